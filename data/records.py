@@ -1,0 +1,314 @@
+"""What the loop passes around and what it keeps: tasks, splits and corpus records.
+
+Everything here is frozen and built from plain values, so that it survives JSON, Parquet and a
+process boundary unchanged. Left out: where tasks come from (`data.sources`), what admits and
+stores records (`data.corpus`).
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, get_args
+
+Split = Literal["train", "audit", "probe", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+VerifierName = Literal["puzzle", "math", "exact"]
+VERIFIER_NAMES: tuple[VerifierName, ...] = get_args(VerifierName)
+
+LabelSource = Literal["rule", "consensus", "human"]
+
+DEFAULT_SHARES: Mapping[Split, float] = {"train": 0.85, "audit": 0.05, "probe": 0.05, "test": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """What produced a task, in enough detail to produce it again.
+
+    Attributes:
+        name: the generator's name, such as `reasoning_gym/basic_arithmetic` or a file name.
+        version: its release, or a hash of the file it read.
+        seed: the seed it ran with.
+        difficulty: its parameters as JSON text, or "".
+    """
+
+    name: str
+    version: str
+    seed: int
+    difficulty: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One problem with its reference answer; build it with `make_task`.
+
+    Attributes:
+        id: `signature(family, question)`, which also fixes the split.
+        reference: the gold answer.
+        entry: the reasoning-gym entry, JSON-able; empty for other sources.
+    """
+
+    id: str
+    family: str
+    question: str
+    reference: str
+    verifier: VerifierName
+    split: Split
+    entry: dict[str, object] = field(hash=False)
+    generator: Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a completion was sampled."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CritiqueNote:
+    """One critique as the corpus keeps it.
+
+    Attributes:
+        critic_hash: fingerprint of the critic's weights.
+        content: the critique as written.
+        meta_check: what checking its claims by code found, such as "confirmed".
+    """
+
+    critic_hash: str
+    content: str
+    meta_check: str
+
+
+class JudgedOutcome(Protocol):
+    """The part of a verdict that a record keeps (`rewards.verdict.Verdict` has it)."""
+
+    @property
+    def verifier(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def outcome(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One judged solution, flat: a row of the corpus. Build it with `make_record`.
+
+    Attributes:
+        id: identity of this sample: its task, solution, learner and sampling seed.
+        task_id: the task that it solves.
+        parents: ids of the records that it descends from.
+        generator_difficulty: the generator's parameters as JSON text, or "".
+        prompt: the task's question, before any dialect renders it.
+        answer: the answer read from the solution; None where there is none.
+        reference: the task's gold answer; with `entry` it lets anyone verify the sample again.
+        entry: the task's reasoning-gym entry as JSON text ("{}" for other sources).
+        revision_of: id of the record that this one revises, or "".
+        pass_rate: share of this task's group that the verifier passed; None if it had no group.
+        signature: `signature(prompt, solution)`, the key of exact deduplication.
+        contamination: "" if unchecked or clean, else what it overlaps with.
+        reject_reason: "" iff accepted.
+        sha256: `record_digest` of every other field.
+    """
+
+    id: str
+    task_id: str
+    parents: tuple[str, ...]
+    family: str
+    generator_name: str
+    generator_version: str
+    generator_seed: int
+    generator_difficulty: str
+    prompt: str
+    solution: str
+    answer: str | None
+    reference: str
+    entry: str
+    verdict_verifier: str
+    verdict_version: str
+    verdict_outcome: str
+    critiques: tuple[CritiqueNote, ...]
+    revision_of: str
+    learner_hash: str
+    temperature: float
+    top_p: float
+    sampling_seed: int
+    pass_rate: float | None
+    label_source: LabelSource
+    round: int
+    split: Split
+    signature: str
+    contamination: str
+    accepted: bool
+    reject_reason: str
+    sha256: str = ""
+
+
+RECORD_FIELDS: tuple[str, ...] = tuple(item.name for item in fields(Record))
+
+
+def normalise(text: str) -> str:
+    """Return `text` in Unicode NFC with every run of whitespace as one space, ends trimmed."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def signature(*parts: str) -> str:
+    """Fingerprint texts up to whitespace: 16 hex digits of SHA-256 over the normalised parts."""
+    joined = "\n".join(normalise(part) for part in parts)
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of a JSON-able value: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def split_of(task_id: str, shares: Mapping[Split, float] = DEFAULT_SHARES) -> Split:
+    """Return the one split a task belongs to, by hash: splits are disjoint by construction.
+
+    Args:
+        task_id: the task's id.
+        shares: share of every split; they sum to 1.
+
+    Raises:
+        ValueError: the shares are negative, incomplete, or do not sum to 1.
+    """
+    complete = set(shares) == set(SPLITS) and min(shares.values()) >= 0
+    if not complete or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(
+            f"shares must name exactly {', '.join(SPLITS)} and sum to 1, none negative, "
+            f"got {dict(shares)}"
+        )
+    digest = hashlib.sha256(f"split\n{task_id}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    for split in SPLITS:
+        position -= shares[split]
+        if position < 0:
+            return split
+    return max(SPLITS, key=lambda split: shares[split])  # the shares' rounding error
+
+
+def make_task(
+    *,
+    family: str,
+    question: str,
+    reference: str,
+    verifier: VerifierName,
+    generator: Generator,
+    entry: dict[str, object] | None = None,
+) -> Task:
+    """Build a task, whose id and split follow from its family and question."""
+    task_id = signature(family, question)
+    return Task(
+        id=task_id,
+        family=family,
+        question=question,
+        reference=reference,
+        verifier=verifier,
+        split=split_of(task_id),
+        entry={} if entry is None else entry,
+        generator=generator,
+    )
+
+
+def make_record(
+    task: Task,
+    *,
+    solution: str,
+    answer: str | None,
+    verdict: JudgedOutcome,
+    sampling: Sampling,
+    learner_hash: str,
+    round: int,
+    pass_rate: float | None,
+    reject_reason: str = "",
+    critiques: Sequence[CritiqueNote] = (),
+    contamination: str = "",
+    label_source: LabelSource = "rule",
+    parents: Sequence[str] = (),
+    revision_of: str = "",
+) -> Record:
+    """Build a record and seal it with its digest.
+
+    Args:
+        round: the round that sampled it, from 0.
+        reject_reason: why the gate refused it; "" admits it as accepted.
+        (the others): as in `Record`.
+
+    Raises:
+        ValueError: `pass_rate` lies outside [0, 1], `round` is negative, or the seed exceeds
+            64 bits.
+    """
+    if pass_rate is not None and not 0 <= pass_rate <= 1:
+        raise ValueError(f"pass_rate must lie in [0, 1], got {pass_rate}: give passes / counted")
+    if round < 0:
+        raise ValueError(f"round must be 0 or more, got {round}")
+    if not -(2**63) <= sampling.seed < 2**63:
+        raise ValueError(f"sampling.seed must fit in 64 signed bits, got {sampling.seed}")
+    record = Record(
+        id=signature(task.id, solution, learner_hash, str(sampling.seed)),
+        task_id=task.id,
+        parents=tuple(parents),
+        family=task.family,
+        generator_name=task.generator.name,
+        generator_version=task.generator.version,
+        generator_seed=task.generator.seed,
+        generator_difficulty=task.generator.difficulty,
+        prompt=task.question,
+        solution=solution,
+        answer=answer,
+        reference=task.reference,
+        entry=canonical_json(task.entry),
+        verdict_verifier=verdict.verifier,
+        verdict_version=verdict.version,
+        verdict_outcome=verdict.outcome,
+        critiques=tuple(critiques),
+        revision_of=revision_of,
+        learner_hash=learner_hash,
+        temperature=float(sampling.temperature),
+        top_p=float(sampling.top_p),
+        sampling_seed=sampling.seed,
+        pass_rate=None if pass_rate is None else float(pass_rate),
+        label_source=label_source,
+        round=round,
+        split=task.split,
+        signature=signature(task.question, solution),
+        contamination=contamination,
+        accepted=not reject_reason,
+        reject_reason=reject_reason,
+    )
+    return seal(record)
+
+
+def seal(record: Record) -> Record:
+    """Return the record with the digest of its present contents (call it after any `replace`)."""
+    return replace(record, sha256=record_digest(record))
+
+
+def record_digest(record: Record) -> str:
+    """Return the SHA-256 hex digest of a record's canonical JSON, without its `sha256` field."""
+    row = record_row(record)
+    del row["sha256"]
+    return hashlib.sha256(canonical_json(row).encode()).hexdigest()
+
+
+def record_row(record: Record) -> dict[str, Any]:
+    """Return the record as one row of plain JSON values, fields in `RECORD_FIELDS`' order."""
+    return {
+        **asdict(record),
+        "parents": list(record.parents),
+        "critiques": [asdict(note) for note in record.critiques],
+    }
+
+
+def record_from_row(row: Mapping[str, Any]) -> Record:
+    """Rebuild the record that `record_row` wrote."""
+    critiques = tuple(CritiqueNote(**note) for note in row["critiques"])
+    return Record(**{**row, "parents": tuple(row["parents"]), "critiques": critiques})
