@@ -1,0 +1,85 @@
+"""How a critique is asked for, written and read: one name for each grammar.
+
+    grammar    solutions           text
+    chain      tiny models' sums   a.b.cx21~0          (`format_chain`)
+    tagged     numbered lines      one JSON object     (`format_tagged`)
+
+Leaves out the truth of the claims (`meta`) and what they earn (`reward`).
+"""
+
+import difflib
+import random
+from typing import Protocol
+
+from critic.critique import (
+    Critique,
+    EvidenceKind,
+    Flaw,
+    ParseFailure,
+    SoundOrFlawed,
+    StepJudgement,
+)
+from critic.format_chain import ChainCritique
+from critic.format_tagged import TaggedCritique
+from data.records import Task
+from rewards.dialect import Solution
+
+__all__ = [
+    "ChainCritique",
+    "Critique",
+    "CritiqueDialect",
+    "EvidenceKind",
+    "Flaw",
+    "ParseFailure",
+    "SoundOrFlawed",
+    "StepJudgement",
+    "TaggedCritique",
+    "critique_dialect",
+    "parse_critique",
+]
+
+
+class CritiqueDialect(Protocol):
+    """A grammar of critiques: what the pipelines need of it."""
+
+    @property
+    def name(self) -> str:
+        """The name shared with the solution dialect that it critiques."""
+
+    def render_prompt(self, problem: str, solution: str) -> str:
+        """Ask for a critique, showing problem and solution only."""
+
+    def parse(self, text: str, solution: Solution, *, truncated: bool) -> Critique | ParseFailure:
+        """Read a critique of `solution`; any string gives a critique or a named failure."""
+
+    def write_critique(self, task: Task, solution: Solution, rng: random.Random) -> str:
+        """Write a true critique, for the cold start.
+
+        Raises:
+            ValueError: the dialect has no procedure for writing one.
+        """
+
+
+_DIALECTS: dict[str, CritiqueDialect] = {"chain": ChainCritique(), "tagged": TaggedCritique()}
+
+
+def critique_dialect(name: str) -> CritiqueDialect:
+    """Find a grammar by the name of the solution dialect.
+
+    Raises:
+        ValueError: there is no such dialect.
+    """
+    if name not in _DIALECTS:
+        nearest = difflib.get_close_matches(name, _DIALECTS, n=1)
+        hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(
+            f"unknown critique dialect {name!r}{hint} Choose one of {', '.join(sorted(_DIALECTS))}"
+        )
+    return _DIALECTS[name]
+
+
+def parse_critique(
+    text: str, solution: Solution, *, dialect: str, truncated: bool = False
+) -> Critique | ParseFailure:
+    """Read a critique in the named dialect; any text gives a critique or a named failure."""
+    return critique_dialect(dialect).parse(text, solution, truncated=truncated)
