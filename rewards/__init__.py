@@ -1,0 +1,1 @@
+"""Verdicts, verifiers, solution dialects and the aggregation of rewards; imports no torch."""

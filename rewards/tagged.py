@@ -1,0 +1,116 @@
+"""The dialect of pretrained models: numbered reasoning in tags, then an answer in tags.
+
+    <think>
+    1. 4 + 1 = 5
+    2. 5 + 7 = 12
+    </think>
+    <answer>12</answer>
+
+Works for any task family. Steps are checked only where they state plain arithmetic
+(`rewards.arithmetic`); it writes no demonstrations.
+"""
+
+import random
+import re
+
+from data.records import Task
+from rewards.arithmetic import equations_in
+from rewards.solution import Solution, Step
+
+_INSTRUCTION = """\
+Reason in numbered steps, one step a line, then give only the final answer. Use exactly this form:
+<think>
+1. first step
+2. second step
+</think>
+<answer>final answer</answer>"""
+
+_TAG = re.compile(r"</?(?:think|answer)>")
+_SHAPE = ("<think>", "</think>", "<answer>", "</answer>")
+_NUMBERED = re.compile(r"(?:^|(?<=<think>))[ \t]*([0-9]{1,4})[.)][ \t]+(?=\S)", re.MULTILINE)
+
+
+class TaggedDialect:
+    """`<think>` with numbered steps, then `<answer>` (module docstring)."""
+
+    name = "tagged"
+    conversational = True
+    stop_text: str | None = "</answer>"
+
+    def render_problem(self, task: Task) -> str:
+        """Write the question and the form of the reply."""
+        return f"{task.question.strip()}\n\n{_INSTRUCTION}"
+
+    def parse_solution(self, text: str, *, truncated: bool) -> Solution:
+        """Read the steps and the answer.
+
+        Defects, in the order they are looked for: `truncated` (the caller's flag),
+        `no_answer` (no answer tag, or nothing in it), `bare_answer` (no reasoning before
+        it), `bad_tags` (tags repeated, out of order, or with text outside), `bad_steps`
+        (reasoning that is not numbered 1, 2, 3, ...).
+        """
+        tags = list(_TAG.finditer(text))
+        steps, numbered = _read_steps(text, tags)
+        defect = _defect(text, tags, steps, numbered, truncated)
+        answer = None if defect else text[tags[2].end() : tags[3].start()].strip()
+        return Solution(text, steps, answer, defect)
+
+    def check_steps(self, task: Task, solution: Solution) -> tuple[bool, ...] | None:
+        """Re-evaluate the arithmetic each step states.
+
+        A step is False if an equation in it is wrong, True otherwise: also where it
+        states none, as code knows nothing against it. None if no step states any.
+        """
+        stated = [equations_in(step.text) for step in solution.steps]
+        if not any(stated):
+            return None
+        return tuple(all(equation.holds for equation in equations) for equations in stated)
+
+    def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
+        """Refuse: this dialect has no procedure to solve an arbitrary task.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"the tagged dialect cannot write a demonstration for task {task.id} "
+            f"(family {task.family!r}): train on recorded solutions, or use the chain dialect"
+        )
+
+
+def _read_steps(text: str, tags: list[re.Match[str]]) -> tuple[tuple[Step, ...], bool]:
+    """Numbered steps of the first think block; also whether they run 1, 2, 3, ..."""
+    if not tags or tags[0][0] != "<think>":
+        return (), False
+    begin = tags[0].end()
+    end = tags[1].start() if len(tags) > 1 else len(text)
+    marks = list(_NUMBERED.finditer(text, begin, end))
+    ends = [mark.start() for mark in marks[1:]] + [end]
+    steps = []
+    for number, (mark, stop) in enumerate(zip(marks, ends, strict=True), start=1):
+        body = text[mark.end() : stop].rstrip()
+        steps.append(Step(str(number), mark.end(), mark.end() + len(body), body))
+    in_order = all(int(mark[1]) == number for number, mark in enumerate(marks, start=1))
+    return tuple(steps), in_order and bool(steps)
+
+
+def _defect(
+    text: str,
+    tags: list[re.Match[str]],
+    steps: tuple[Step, ...],
+    numbered: bool,
+    truncated: bool,
+) -> str | None:
+    if truncated:
+        return "truncated"
+    names = tuple(tag[0] for tag in tags)
+    if "<answer>" not in names or "</answer>" not in names:
+        return "no_answer"
+    if names[:1] != ("<think>",) or not text[tags[0].end() : tags[1].start()].strip():
+        return "bare_answer"
+    outside = text[: tags[0].start()] + text[tags[-1].end() :]
+    if names != _SHAPE or outside.strip() or text[tags[1].end() : tags[2].start()].strip():
+        return "bad_tags"
+    if not text[tags[2].end() : tags[3].start()].strip():
+        return "no_answer"
+    return None if numbered and steps else "bad_steps"
