@@ -1,10 +1,10 @@
 """The compact critique grammar of tiny models, for solutions of the chain dialect.
 
     critique   = step* "~" bucket
-    step       = id "."                  the step is right
-               | id "x" digit digit      the first wrong step: its right sum, digits reversed; the
-                                         walk over the steps ends here
-    bucket     = digit                   p_sound = (bucket + 0.5) / 10
+    step       = id "."          the step is right
+               | id "x" sum      the first wrong step and its right sum, written as in the dialect
+                                 (reversed, two digits or more); the walk ends here
+    bucket     = digit           p_sound = (bucket + 0.5) / 10
 
 `a.b.c.d.>.~9` finds nothing wrong; `a.b.cx21~0` says that step c should have reached 12. Every step
 up to the first wrong one must be judged, in order. Of a malformed solution only the steps that the
@@ -14,40 +14,25 @@ Leaves out whether a claim is true (`meta`).
 """
 
 import random
-import re
 
 from critic.critique import Critique, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from data.records import Task
-from rewards.dialect import ChainDialect, Solution
+from rewards.chain import MAX_DIGITS, ChainDialect, chain_terms, decode_sum, encode_sum, step_parts
+from rewards.dialect import Solution
 
-_DIGITS = "0123456789"
-_OPERAND = re.compile(r"([a-z])([0-9]+)")
-_STATED = re.compile(r"[=>]([0-9]{2})$")
 _SOLUTION_DIALECT = ChainDialect()
 
 
-def right_sum(task: Task, solution: Solution, index: int) -> int | None:
-    """Recompute what step `index` should have stated, given what the step before it stated.
+def right_sum(task: Task, solution: Solution, index: int) -> int:
+    """Recompute what step `index` should state, given the sum stated just before it.
 
-    Returns:
-        The sum modulo 100 (the grammar has two digits), or None where the step before states no
-        sum. A step without an operand in the task should have left the sum as it was.
+    Unlike `due_sum` this always has an answer, so that every wrong step can be refuted with one:
+    a wrong operand is replaced by the task's, a premature `>` by the next term's sum, and a step
+    beyond the last term should have left the sum as it was.
     """
-    stated = stated_sum(solution.steps[index - 1].text) if index else 0
-    if stated is None:
-        return None
-    return (stated + _operands(task).get(solution.steps[index].id, 0)) % 100
-
-
-def stated_sum(step_text: str) -> int | None:
-    """Read the sum that a step of a chain solution states, None if it states none."""
-    match = _STATED.search(step_text.strip())
-    return int(match.group(1)[::-1]) if match else None
-
-
-def _operands(task: Task) -> dict[str, int]:
-    labelled = _OPERAND.findall(_SOLUTION_DIALECT.render_problem(task))
-    return {label: int(operand) for label, operand in labelled}
+    terms = chain_terms(task)
+    previous = step_parts(solution.steps[index - 1]).stated_sum if index else 0
+    return previous + (terms[index] if index < len(terms) else 0)
 
 
 class ChainCritique:
@@ -60,13 +45,16 @@ class ChainCritique:
         return f"{problem}{solution}\n!"
 
     def parse(self, text: str, solution: Solution, *, truncated: bool) -> Critique | ParseFailure:
-        """Read a critique of `solution`; any string gives a critique or a named failure."""
+        """Read a critique of `solution`; any string gives a critique or a named failure.
+
+        The verdict is `flawed` if a step is marked wrong or `p_sound` lies below one half.
+        """
         if truncated:
             return ParseFailure("truncated")
         walk, mark, bucket = text.partition("~")
         if not mark:
             return ParseFailure("no_confidence")
-        if len(bucket) != 1 or bucket not in _DIGITS:
+        if len(bucket) != 1 or not _is_digits(bucket):
             return ParseFailure("bad_confidence")
         judged = _parse_walk(walk, solution)
         if isinstance(judged, ParseFailure):
@@ -82,18 +70,15 @@ class ChainCritique:
         Buckets are drawn from the top (nothing wrong) or bottom three, so that a model trained on
         demonstrations still explores the confidences that RL is to calibrate.
         """
-        valid = _SOLUTION_DIALECT.check_steps(task, solution) or ()
+        valid = _SOLUTION_DIALECT.check_steps(task, solution)
         walk = ""
-        for index, (step, ok) in enumerate(zip(solution.steps, valid, strict=False)):
+        for index, (step, ok) in enumerate(zip(solution.steps, valid, strict=True)):
             walk += f"{step.id}{'.' if ok else 'x'}"
             if not ok:
-                value = right_sum(task, solution, index) or 0
-                walk += f"{value:02d}"[::-1]
+                walk += encode_sum(right_sum(task, solution, index))
                 break
-        num_steps = len(_operands(task)) + 1  # one for each operand and the final answer
-        sound = solution.defect is None and len(valid) == num_steps and all(valid)
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
-        return f"{walk}~{9 - doubt if sound else doubt}"
+        return f"{walk}~{9 - doubt if solution.well_formed and all(valid) else doubt}"
 
 
 def _parse_walk(
@@ -102,23 +87,35 @@ def _parse_walk(
     steps: list[StepJudgement] = []
     position = 0
     for step in solution.steps:
-        if position == len(walk) and solution.defect is not None:
+        if position == len(walk):
+            if solution.well_formed:
+                return ParseFailure("missing_step")
             break
         if not walk.startswith(step.id, position):
-            return ParseFailure("unexpected_step" if position < len(walk) else "missing_step")
-        position += len(step.id)
-        mark = walk[position : position + 1]
-        position += 1
+            return ParseFailure("unexpected_step")
+        position += len(step.id) + 1
+        mark = walk[position - 1 : position]
         if mark == ".":
             steps.append(StepJudgement(step.id, True))
         elif mark == "x":
-            digits = walk[position:]
-            if len(digits) != 2 or any(digit not in _DIGITS for digit in digits):
+            value = _parse_sum(walk[position:])
+            if value is None:
                 return ParseFailure("bad_payload")
-            flaw = Flaw(step.id, step.text, "sum", "recompute", str(int(digits[::-1])))
+            flaw = Flaw(step.id, step.text, "sum", "recompute", str(value))
             return (*steps, StepJudgement(step.id, False)), (flaw,)
         else:
             return ParseFailure("bad_mark")
-    if position != len(walk):
+    if position < len(walk):
         return ParseFailure("unexpected_step")
     return tuple(steps), ()
+
+
+def _parse_sum(digits: str) -> int | None:
+    if not _is_digits(digits) or not 2 <= len(digits) <= MAX_DIGITS:
+        return None
+    value = decode_sum(digits)
+    return value if encode_sum(value) == digits else None  # a sum has one spelling
+
+
+def _is_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
