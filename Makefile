@@ -1,0 +1,61 @@
+# One-command entry points. `make help` lists them; every target that needs the environment makes it.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.sparring-setup
+LOCKS := $(wildcard locks/*.txt)
+
+# The lock is for 3.11, so that comes first; `import ensurepip` because some systems split it off.
+PYTHON ?= $(or $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$python; break; }; done),python3)
+PIP_ARGS ?=
+TORCH_PIP_ARGS ?=
+EXTRAS ?=
+export PIP_ARGS TORCH_PIP_ARGS
+
+CONFIG ?= configs/tiny.toml
+# Two OpenMP runtimes share the cores (torch's and vLLM's): waiting threads must not spin.
+# Nothing may need a model hub at run time.
+RUN_ENV := OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean distclean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+setup: $(STAMP)  ## create .venv from the lock (EXTRAS=gpu,dev: unpinned, for a CUDA machine)
+
+$(STAMP): pyproject.toml $(LOCKS)
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make setup: '$(PYTHON)' ($$($(PYTHON) --version 2>&1 | head -n 1)) is no Python 3.11 or later with" \
+		"its venv module: install one, or name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) tools/setup_env.py $(VENV) --extras "$(EXTRAS)"
+	@touch $@
+
+demo: setup  ## tiny base, cold start, self-play on CPU, report
+	$(RUN_ENV) $(BIN)/python pipelines/sft.py --config $(CONFIG)
+	$(RUN_ENV) $(BIN)/accelerate launch pipelines/rl.py --config $(CONFIG)
+
+test: setup  ## the test suite (PYTEST_ARGS="-m slow" for more)
+	$(RUN_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup  ## lint, format, types, layout of the project
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_project_*.py
+
+bench: setup  ## make bench TOPIC=name runs benchmarks/bench_name.py
+	@test -f "benchmarks/bench_$(TOPIC).py" || { echo "make bench: no benchmark '$(TOPIC)':" \
+		"give TOPIC= one of: $(patsubst benchmarks/bench_%.py,%,$(wildcard benchmarks/bench_*.py))" >&2; exit 2; }
+	$(RUN_ENV) $(BIN)/python benchmarks/bench_$(TOPIC).py $(BENCH_ARGS)
+
+clean:  ## remove caches and build leftovers; runs/ stays
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove .venv
+	rm -rf $(VENV)
