@@ -1,0 +1,19 @@
+"""A DeepSeek-V3 style mixture-of-experts language model (torch only; no rewards, no data).
+
+Importing this package registers the model with transformers' Auto classes.
+"""
+
+from model.checkpoint import load_checkpoint_tensors, named_checkpoint_tensors
+from model.configuration import SparringMoeConfig, tiny_config
+from model.modeling import SparringMoeForCausalLM
+from model.register import register
+
+__all__ = [
+    "SparringMoeConfig",
+    "SparringMoeForCausalLM",
+    "load_checkpoint_tensors",
+    "named_checkpoint_tensors",
+    "tiny_config",
+]
+
+register()

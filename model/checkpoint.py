@@ -1,0 +1,122 @@
+"""DeepSeek-V3's names: the one naming that saving, loading and weight sync share.
+
+In memory a layer's experts are two fused parameters; under DeepSeek-V3's names they are three
+matrices an expert. Every other name is the same in both. Leaves out FP8 scales.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
+
+_GATE_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
+
+
+def named_checkpoint_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and router bias of a model under its name on disk.
+
+    The tensors share the model's memory: whoever keeps one past the next update must copy it.
+    """
+    yield from split_experts({name: t.detach() for name, t in model.state_dict().items()})
+
+
+def split_experts(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Rename in-memory names to those on disk; names already split pass unchanged."""
+    for name, tensor in tensors.items():
+        if name.endswith(_GATE_UP):
+            stem = name.removesuffix("gate_up_proj")
+            for expert, gate_up in enumerate(tensor):
+                gate, up = gate_up.chunk(2, dim=0)
+                yield f"{stem}{expert}.gate_proj.weight", gate
+                yield f"{stem}{expert}.up_proj.weight", up
+        elif name.endswith(_DOWN):
+            stem = name.removesuffix("down_proj")
+            for expert, down in enumerate(tensor):
+                yield f"{stem}{expert}.down_proj.weight", down
+        else:
+            yield name, tensor
+
+
+@torch.no_grad()
+def load_checkpoint_tensors(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy tensors named as on disk into a model, all or nothing.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape; nothing was copied then.
+    """
+    wanted = dict(named_checkpoint_tensors(model))
+    given = dict(tensors)
+    _check_shapes(_shapes(wanted), _shapes(given), "the given tensors")
+    for name, tensor in wanted.items():
+        tensor.copy_(given[name])
+
+
+def check_directory(directory: str | os.PathLike[str], model: nn.Module) -> None:
+    """Check that a saved checkpoint holds exactly the tensors of `model` (which may be on meta).
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape, or there is no checkpoint.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(Path(directory)):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - a safetensors handle, not a dict
+                shapes[name] = tuple(opened.get_slice(name).get_shape())
+    _check_shapes(_shapes(dict(named_checkpoint_tensors(model))), shapes, str(directory))
+
+
+def register_conversion(class_name: str) -> None:
+    """Tell transformers' loader how the experts of our class are split on disk.
+
+    transformers 5 skips its own DeepSeek-V3 mapping for a class it does not ship.
+    """
+    gate_up = WeightConverter(
+        source_patterns=["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"],
+        target_patterns="mlp.experts.gate_up_proj",
+        operations=[MergeModulelist(dim=0), Concatenate(dim=1)],
+    )
+    down = WeightConverter(
+        source_patterns="mlp.experts.*.down_proj.weight",
+        target_patterns="mlp.experts.down_proj",
+        operations=[MergeModulelist(dim=0)],
+    )
+    register_checkpoint_conversion_mapping(class_name, [gate_up, down], overwrite=True)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        return [directory / name for name in sorted(names)]
+    single = directory / "model.safetensors"
+    if not single.exists():
+        raise ValueError(f"{directory} holds no model.safetensors and no index of shards")
+    return [single]
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _check_shapes(
+    wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]], source: str
+) -> None:
+    for name, shape in wanted.items():
+        if name not in given:
+            raise ValueError(f"{source}: tensor {name} is missing (expected shape {list(shape)})")
+        if given[name] != shape:
+            raise ValueError(
+                f"{source}: tensor {name} has shape {list(given[name])}, expected {list(shape)}"
+            )
+    for name in given:
+        if name not in wanted:
+            raise ValueError(
+                f"{source}: tensor {name} belongs to no part of this model: "
+                "is it a checkpoint of another architecture, or of another config?"
+            )

@@ -1,0 +1,209 @@
+"""The model's configuration: DeepSeek-V3's keys, spelled exactly, with what cannot work refused.
+
+Holds `SparringMoeConfig` and `tiny_config`. A saved config says `DeepseekV3ForCausalLM`, so that
+stock transformers and stock vLLM load a checkpoint without our code. Leaves out multi-token
+prediction, FP8 and sparse attention.
+"""
+
+from typing import ClassVar
+
+from transformers import PreTrainedConfig
+
+DISK_ARCHITECTURE = "DeepseekV3ForCausalLM"
+LATENT_NORM_EPS = 1e-6  # transformers fixes it in the two latent norms; vLLM uses rms_norm_eps
+
+# Keys that DeepSeek-V3 configs may set, of which this model computes one value only.
+_ONLY_VALUE: dict[str, object] = {
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "rope_interleave": True,
+    "moe_layer_freq": 1,
+    "num_nextn_predict_layers": 0,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+    "moe_router_dtype": "float32",
+    "rms_norm_eps": LATENT_NORM_EPS,
+}
+_WHY: dict[str, str] = {
+    "tie_word_embeddings": "vLLM ignores tying for this architecture without an error",
+    "topk_method": "another value makes vLLM drop the router bias",
+    "scoring_func": "another value makes vLLM apply a softmax",
+    "rms_norm_eps": "transformers fixes it in the latent norms and vLLM does not",
+    "num_nextn_predict_layers": "multi-token prediction is not part of this model",
+}
+
+
+class SparringMoeConfig(PreTrainedConfig):
+    """Shapes and routing of one model (DeepSeek-V3, arXiv:2412.19437, section 2.1).
+
+    Every width is in numbers of features. `qk_nope_head_dim + qk_rope_head_dim` is the width of
+    a query head, of which the last part is rotated. Layers `0..first_k_dense_replace-1` have a
+    dense feed-forward of `intermediate_size`; the others have `n_routed_experts` experts of
+    `moe_intermediate_size`, in `n_group` groups of which a token may use `topk_group`.
+    `rope_parameters` has `rope_type` "default" or "yarn" and `rope_theta`.
+
+    Raises:
+        ValueError: a value, or a combination, that the model cannot compute.
+    """
+
+    model_type = "deepseek_v3"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {"num_local_experts": "n_routed_experts"}
+
+    vocab_size: int = 129280
+    hidden_size: int = 7168
+    intermediate_size: int = 18432
+    moe_intermediate_size: int = 2048
+    num_hidden_layers: int = 61
+    num_attention_heads: int = 128
+    num_key_value_heads: int | None = None
+    n_shared_experts: int = 1
+    n_routed_experts: int = 256
+    num_experts_per_tok: int = 8
+    n_group: int = 8
+    topk_group: int = 4
+    routed_scaling_factor: float = 2.5
+    norm_topk_prob: bool = True
+    first_k_dense_replace: int = 3
+    kv_lora_rank: int = 512
+    q_lora_rank: int | None = 1536
+    qk_nope_head_dim: int = 128
+    qk_rope_head_dim: int = 64
+    v_head_dim: int = 128
+    max_position_embeddings: int = 4096
+    rope_parameters: dict | None = None
+    initializer_range: float = 0.02
+    rms_norm_eps: float = LATENT_NORM_EPS
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = False
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    rope_interleave: bool = True
+    moe_layer_freq: int = 1
+    num_nextn_predict_layers: int = 0
+    topk_method: str = "noaux_tc"
+    scoring_func: str = "sigmoid"
+    moe_router_dtype: str = "float32"
+
+    def __post_init__(self, **kwargs: object) -> None:
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        self.qk_head_dim = self.qk_nope_head_dim + self.qk_rope_head_dim
+        self.head_dim = self.qk_rope_head_dim  # transformers and vLLM size RoPE by it
+        for derived in ("qk_head_dim", "head_dim"):
+            if kwargs.pop(derived, None) not in (None, getattr(self, derived)):
+                raise ValueError(f"{derived} must be {getattr(self, derived)}: leave it out")
+        super().__post_init__(**kwargs)
+        self._check_fixed_values()
+        self._check_sizes()
+        self._check_routing()
+        self._check_rope()
+
+    def to_dict(self) -> dict[str, object]:
+        """The config as JSON-able values, naming DeepSeek-V3's architecture."""
+        return {**super().to_dict(), "architectures": [DISK_ARCHITECTURE]}
+
+    @property
+    def qk_scale(self) -> float:
+        """Factor of the attention logits: 1/sqrt(width), times YaRN's mscale squared."""
+        from model.rope import yarn_mscale
+
+        rope = self.rope_parameters or {}
+        scale = self.qk_head_dim**-0.5
+        if rope.get("rope_type") == "yarn" and rope.get("mscale_all_dim"):
+            scale *= yarn_mscale(rope["factor"], rope["mscale_all_dim"]) ** 2
+        return scale
+
+    def _check_fixed_values(self) -> None:
+        for key, wanted in _ONLY_VALUE.items():
+            value = getattr(self, key)
+            if value != wanted:
+                why = _WHY.get(key, "this model computes nothing else")
+                raise ValueError(f"{key} must be {wanted!r}, got {value!r}: {why}")
+
+    def _check_sizes(self) -> None:
+        positive = (
+            "vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
+            "num_attention_heads n_routed_experts num_experts_per_tok n_group topk_group "
+            "n_shared_experts kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim"
+        ).split()
+        for key in positive + (["q_lora_rank"] if self.q_lora_rank is not None else []):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.qk_rope_head_dim % 2:
+            raise ValueError(
+                f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}: RoPE rotates pairs"
+            )
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise ValueError(
+                f"num_key_value_heads must equal num_attention_heads ({self.num_attention_heads}), "
+                f"got {self.num_key_value_heads}: leave it out"
+            )
+        if not 0 <= self.first_k_dense_replace <= self.num_hidden_layers:
+            raise ValueError(
+                f"first_k_dense_replace must lie in [0, num_hidden_layers="
+                f"{self.num_hidden_layers}], got {self.first_k_dense_replace}"
+            )
+
+    def _check_routing(self) -> None:
+        experts, groups = self.n_routed_experts, self.n_group
+        if experts % groups:
+            raise ValueError(
+                f"n_group must divide n_routed_experts, got {groups} groups of {experts} experts"
+            )
+        if experts // groups < 2:
+            raise ValueError(
+                f"a group needs at least 2 experts (its score is the sum of its top 2), got "
+                f"{experts // groups}: lower n_group={groups} or raise n_routed_experts={experts}"
+            )
+        if self.topk_group > groups:
+            raise ValueError(f"topk_group must be at most n_group={groups}, got {self.topk_group}")
+        eligible = self.topk_group * (experts // groups)
+        if self.num_experts_per_tok > eligible:
+            raise ValueError(
+                f"num_experts_per_tok must be at most {eligible}, the experts in the "
+                f"topk_group={self.topk_group} chosen groups, got {self.num_experts_per_tok}"
+            )
+
+    def _check_rope(self) -> None:
+        rope = self.rope_parameters or {}
+        kind = rope.get("rope_type", "default")
+        if kind not in ("default", "yarn"):
+            raise ValueError(f"rope_type must be 'default' or 'yarn', got {kind!r}")
+        if kind == "yarn" and (rope.get("factor") is None or rope["factor"] < 1):
+            raise ValueError(f"a yarn rope needs a factor of at least 1, got {rope.get('factor')}")
+
+
+def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
+    """A model of about 0.7M parameters with every part of the architecture, for CPU runs.
+
+    Args:
+        vocab_size: number of tokens.
+        overrides: any field of `SparringMoeConfig`.
+    """
+    fields: dict[str, object] = {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "moe_intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.0,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 32,
+        "q_lora_rank": None,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+        "max_position_embeddings": 512,
+    }
+    return SparringMoeConfig(vocab_size=vocab_size, **{**fields, **overrides})
