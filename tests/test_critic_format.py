@@ -4,34 +4,17 @@ import json
 import random
 
 import pytest
+from critic_cases import RIGHT, TASK, WRONG, chain_solution, chain_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critic.format import Critique, Flaw, ParseFailure, critique_dialect, parse_critique
-from data.records import Generator, Task, make_task
 from rewards.dialect import Solution, dialect
 
 CHAIN, TAGGED = critique_dialect("chain"), critique_dialect("tagged")
 ROUND_TRIPS = settings(deadline=None, max_examples=60)
 
 
-def chain_task(terms: list[int]) -> Task:
-    return make_task(
-        family="basic_arithmetic",
-        question=f"Calculate {' + '.join(map(str, terms))}.",
-        reference=str(sum(terms)),
-        verifier="exact",
-        generator=Generator(name="test", version="0", seed=0, difficulty=""),
-    )
-
-
-def chain_solution(text: str) -> Solution:
-    return dialect("chain").parse_solution(text, truncated=False)
-
-
-TASK = chain_task([4, 1, 7, 10])
-RIGHT = chain_solution("a4=40\nb1=50\nc7=21\nd10=22>22")
-WRONG = chain_solution("a4=40\nb1=50\nc7=20\nd10=21>21")  # the carry of step c is forgotten
 TAGGED_SOLUTION = dialect("tagged").parse_solution(
     "<think>\n1. 4 + 1 = 5\n2. 5 + 7 = 13\n</think>\n<answer>13</answer>", truncated=False
 )
