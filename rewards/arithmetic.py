@@ -43,7 +43,10 @@ class Equation:
         """Equal, or equal after rounding or cutting to the decimals that were written."""
         if self.decimals is None:
             return self.left == self.right
-        return abs(self.left - self.right) < Fraction(1, 10**self.decimals)
+        unit = Fraction(1, 10**self.decimals)
+        rounded = abs(self.left - self.right) <= unit / 2
+        cut = self.left * self.right >= 0 and 0 <= abs(self.left) - abs(self.right) < unit
+        return rounded or cut
 
 
 def equations_in(text: str) -> tuple[Equation, ...]:

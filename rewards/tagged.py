@@ -85,13 +85,13 @@ def _read_steps(text: str, tags: list[re.Match[str]]) -> tuple[tuple[Step, ...],
     begin = tags[0].end()
     end = tags[1].start() if len(tags) > 1 else len(text)
     marks = list(_NUMBERED.finditer(text, begin, end))
-    ends = [mark.start() for mark in marks[1:]] + [end]
+    starts = [mark.start() for mark in marks] + [end]
     steps = []
-    for number, (mark, stop) in enumerate(zip(marks, ends, strict=True), start=1):
-        body = text[mark.end() : stop].rstrip()
+    for number, mark in enumerate(marks, start=1):
+        body = text[mark.end() : starts[number]].rstrip()
         steps.append(Step(str(number), mark.end(), mark.end() + len(body), body))
     in_order = all(int(mark[1]) == number for number, mark in enumerate(marks, start=1))
-    return tuple(steps), in_order and bool(steps)
+    return tuple(steps), in_order
 
 
 def _defect(

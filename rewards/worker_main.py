@@ -18,8 +18,10 @@ from functools import cache
 from typing import BinaryIO, TextIO
 
 MAX_MEMORY_BYTES = 4 * 1024**3
-ORPHAN_GRACE_SECONDS = 2.0
+ORPHAN_GRACE_SECONDS = 1.0
 IDLE_CHECK_SECONDS = 5.0
+# Their scorers compare with tuples, which JSON turned into lists: every answer would fail.
+TUPLE_BOARDS = frozenset({"arc_agi", "rearc"})
 
 Scorer = Callable[[Mapping[str, object]], dict[str, object]]
 
@@ -102,10 +104,19 @@ def _parse_math(text: str) -> list[object]:
 
 
 def _score_puzzle(job: Mapping[str, object]) -> dict[str, object]:
-    score = float(_puzzle_scorer(str(job["dataset"]))(job["answer"], job["entry"]))
+    dataset, entry = str(job["dataset"]), job["entry"]
+    if dataset in TUPLE_BOARDS:
+        entry = _tuples(entry)
+    score = float(_puzzle_scorer(dataset)(job["answer"], entry))
     if not 0 <= score <= 1:
-        raise ValueError(f"the scorer of {job['dataset']} returned {score}, outside [0, 1]")
+        raise ValueError(f"the scorer of {dataset} returned {score}, outside [0, 1]")
     return {"status": "scored", "score": score}
+
+
+def _tuples(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 @cache
