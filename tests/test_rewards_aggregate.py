@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.aggregate import MAX_WEIGHT, CriticView, aggregate, group_advantages, step_rewards
@@ -26,7 +26,6 @@ def reward(verdict: Verdict, critic: CriticView | None, weight: float) -> float:
     return value
 
 
-@settings(deadline=None)
 @given(praised=views, doubted=views, weight=weights)
 def test_any_correct_reward_exceeds_any_other(
     praised: CriticView | None, doubted: CriticView | None, weight: float
@@ -53,7 +52,6 @@ def test_the_critic_shapes_within_the_rules_band(
     assert reward(verdict, critic, 0.4) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(critic=views, weight=weights, outcome=st.sampled_from(["timeout", "error"]))
 def test_no_judgement_is_masked(critic: CriticView | None, weight: float, outcome: str) -> None:
     verdict = Verdict("timeout" if outcome == "timeout" else "error", "math", "1", None)
@@ -86,14 +84,12 @@ def test_only_three_outcomes_count_and_partial_credit_does_not_pass() -> None:
     assert not score_verdict(0.999, "exact", "1").passed
 
 
-@settings(deadline=None)
 @given(value=st.floats(0, 1), size=st.integers(0, 16))
 def test_equal_rewards_carry_no_signal(value: float, size: int) -> None:
     assert group_advantages([value] * size) == [0.0] * size
     assert group_advantages([5.3] * 8) == [0.0] * 8
 
 
-@settings(deadline=None)
 @given(rewards=reward_groups, seed=st.integers(0, 99))
 def test_permuting_a_group_permutes_its_advantages(rewards: list[float | None], seed: int) -> None:
     order = random.Random(seed).sample(range(len(rewards)), len(rewards))
@@ -102,7 +98,6 @@ def test_permuting_a_group_permutes_its_advantages(rewards: list[float | None], 
     assert permuted == [advantages[index] for index in order]
 
 
-@settings(deadline=None)
 @given(rewards=reward_groups)
 def test_masked_rewards_take_no_part(rewards: list[float | None]) -> None:
     counted = [value for value in rewards if value is not None]
@@ -129,7 +124,6 @@ def test_step_rewards_stop_at_the_first_flaw() -> None:
         step_rewards(4, 4, False)
 
 
-@settings(deadline=None)
 @given(data=st.data(), num_steps=st.integers(1, 9))
 def test_no_step_is_praised_where_the_rule_failed(data: st.DataObject, num_steps: int) -> None:
     first_bad = data.draw(st.none() | st.integers(0, num_steps - 1))

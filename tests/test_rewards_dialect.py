@@ -4,7 +4,7 @@ import random
 from itertools import accumulate
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.records import Generator, Task
@@ -57,7 +57,6 @@ def read(text: str) -> Solution:
     return CHAIN.parse_solution(text, truncated=False)
 
 
-@settings(deadline=None)
 @given(text=st.one_of(st.text(), chain_like), truncated=st.booleans())
 def test_chain_parsing_is_total(text: str, truncated: bool) -> None:
     solution = CHAIN.parse_solution(text, truncated=truncated)
@@ -67,7 +66,6 @@ def test_chain_parsing_is_total(text: str, truncated: bool) -> None:
     assert not (truncated and solution.well_formed)
 
 
-@settings(deadline=None)
 @given(text=st.one_of(st.text(), tagged_like), truncated=st.booleans())
 def test_tagged_parsing_is_total(text: str, truncated: bool) -> None:
     solution = TAGGED.parse_solution(text, truncated=truncated)
@@ -84,7 +82,6 @@ def test_chain_writes_the_documented_example() -> None:
     assert [step.id for step in read(text).steps] == ["a", "b", "c", "d", ">"]
 
 
-@settings(deadline=None)
 @given(terms=terms_lists, seed=st.integers(0, 99))
 def test_a_demonstration_without_slips_is_valid_and_scores_full(
     terms: list[int], seed: int
@@ -97,7 +94,6 @@ def test_a_demonstration_without_slips_is_valid_and_scores_full(
     assert PuzzleVerifier().verify(task, solution).passed
 
 
-@settings(deadline=None)
 @given(terms=terms_lists, seed=st.integers(0, 99), rate=st.floats(0.1, 1))
 def test_the_first_bad_step_is_the_slip(terms: list[int], seed: int, rate: float) -> None:
     task = chain_task(terms)
@@ -156,7 +152,6 @@ def test_due_sum_is_the_repair_of_a_step() -> None:
     assert [due_sum(task, solution, index) for index in range(4)] == [4, 5, None, 14]
 
 
-@settings(deadline=None)
 @given(value=st.integers(0, 10**8 - 1))
 def test_sums_have_one_spelling(value: int) -> None:
     assert decode_sum(encode_sum(value)) == value
@@ -253,13 +248,11 @@ def test_only_plain_arithmetic_is_re_evaluated(text: str, holds: list[bool]) -> 
     assert [equation.holds for equation in equations_in(text)] == holds
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="0123456789+-*/()=. ,x", max_size=40))
 def test_re_evaluation_is_total(text: str) -> None:
     equations_in(text)
 
 
-@settings(deadline=None)
 @given(left=st.integers(0, 999), right=st.integers(1, 999), symbol=st.sampled_from("+-*"))
 def test_evaluation_agrees_with_python(left: int, right: int, symbol: str) -> None:
     value = {"+": left + right, "-": left - right, "*": left * right}[symbol]
