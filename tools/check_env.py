@@ -66,8 +66,10 @@ def explain(name: str, error: Exception, advice: str) -> str:
     """One line with the cause and the remedy of a failed import."""
     present = [other for other in MISMATCHED if installed(other)]
     if name != "torch" and present:
-        advice = f"run `{sys.executable} -m pip uninstall {' '.join(present)}`; then " + advice
-        advice = "torchvision and its kin must come from the same build as torch: " + advice
+        advice = (
+            "torchvision and its kin must be of the same build as torch: "
+            f"run `{sys.executable} -m pip uninstall {' '.join(present)}`, then `make setup`"
+        )
     cause = " ".join(str(error).split())[:300]
     return f"{name} does not work: {type(error).__name__}: {cause}\n  -> {advice}"
 
