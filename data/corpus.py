@@ -1,0 +1,185 @@
+"""The corpus: what the gates let through, one Parquet shard per round.
+
+    corpus/round_00003.parquet              records of round 3, accepted and rejected
+    corpus_quarantine/round_00003.parquet   taken back by a rollback, kept as evidence
+
+The quarantine lies beside the corpus, since `datasets` reads the folders inside one.
+
+A shard is written atomically and as a whole: admitting a round again replaces its shard, so a
+round rerun after a kill leaves no trace of the first try. `datasets.load_dataset("parquet",
+data_files="corpus/round_*.parquet")` reads it. Left out: what is let through (the gate decides).
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.atomic import remove_stale, sync_folder, write_parquet_atomic
+from data.records import RECORD_FIELDS, Record, record_digest, record_from_row, record_row
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("task_id", pa.string(), nullable=False),
+        pa.field("parents", pa.list_(pa.string()), nullable=False),
+        pa.field("family", pa.string(), nullable=False),
+        pa.field("generator_name", pa.string(), nullable=False),
+        pa.field("generator_version", pa.string(), nullable=False),
+        pa.field("generator_seed", pa.int64(), nullable=False),
+        pa.field("generator_difficulty", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("solution", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("reference", pa.string(), nullable=False),
+        pa.field("entry", pa.string(), nullable=False),
+        pa.field("verdict_verifier", pa.string(), nullable=False),
+        pa.field("verdict_version", pa.string(), nullable=False),
+        pa.field("verdict_outcome", pa.string(), nullable=False),
+        pa.field(
+            "critiques",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("critic_hash", pa.string()),
+                        pa.field("content", pa.string()),
+                        pa.field("meta_check", pa.string()),
+                    ]
+                )
+            ),
+            nullable=False,
+        ),
+        pa.field("revision_of", pa.string(), nullable=False),
+        pa.field("learner_hash", pa.string(), nullable=False),
+        pa.field("temperature", pa.float64(), nullable=False),
+        pa.field("top_p", pa.float64(), nullable=False),
+        pa.field("sampling_seed", pa.int64(), nullable=False),
+        pa.field("pass_rate", pa.float64()),
+        pa.field("label_source", pa.string(), nullable=False),
+        pa.field("round", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("signature", pa.string(), nullable=False),
+        pa.field("contamination", pa.string(), nullable=False),
+        pa.field("accepted", pa.bool_(), nullable=False),
+        pa.field("reject_reason", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+assert tuple(SCHEMA.names) == RECORD_FIELDS, "SCHEMA must list Record's fields in their order"
+
+_SHARD = re.compile(r"round_(\d{5,})\.parquet")
+
+
+class Corpus:
+    """A folder of shards with one writer and any number of readers.
+
+    Args:
+        directory: the folder; it is made at the first admission.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.quarantine = self.directory.with_name(f"{self.directory.name}_quarantine")
+
+    def admit(self, records: Iterable[Record]) -> list[Path]:
+        """Store the records, replacing the whole shard of every round among them.
+
+        Returns:
+            The shards written, one per round.
+
+        Raises:
+            ValueError: a record was changed after it was sealed.
+        """
+        by_round = sorted(records, key=lambda record: record.round)  # stable: order is kept
+        for record in by_round:
+            if record.sha256 != record_digest(record):
+                raise ValueError(
+                    f"record {record.id} does not match its sha256: call data.records.seal on it"
+                )
+        if self.directory.is_dir():
+            remove_stale(self.directory)
+        paths = []
+        for number, group in groupby(by_round, key=lambda record: record.round):
+            path = self._shard(number)
+            rows = [record_row(record) for record in group]
+            write_parquet_atomic(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+            paths.append(path)
+        return paths
+
+    def rounds(self) -> list[int]:
+        """Return the numbers of the rounds that have a shard, ascending."""
+        names = (_SHARD.fullmatch(path.name) for path in self.directory.glob("round_*.parquet"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def records(self, before: int | None = None) -> Iterator[Record]:
+        """Yield every record in order of round, or those of rounds below `before`.
+
+        Raises:
+            ValueError: a shard is damaged or not a shard of ours.
+        """
+        for number in self._rounds(before):
+            for row in self._read(number, list(RECORD_FIELDS)):
+                yield record_from_row(row)
+
+    def signatures(self, before: int | None = None) -> frozenset[str]:
+        """Return the signatures of all accepted records, or of those of rounds below `before`.
+
+        Raises:
+            ValueError: a shard is damaged or not a shard of ours.
+        """
+        rows = (
+            row
+            for number in self._rounds(before)
+            for row in self._read(number, ["signature", "accepted"])
+        )
+        return frozenset(str(row["signature"]) for row in rows if row["accepted"])
+
+    def drop_rounds(self, after: int) -> list[Path]:
+        """Take the shards of rounds above `after` out of the corpus, into `quarantine`.
+
+        Returns:
+            Where they lie now; an earlier shard of the same round there keeps its name.
+        """
+        moved = []
+        for number in self.rounds():
+            if number > after:
+                self.quarantine.mkdir(exist_ok=True)
+                target = _unused(self.quarantine / f"round_{number:05d}.parquet")
+                os.replace(self._shard(number), target)
+                moved.append(target)
+        if moved:
+            sync_folder(self.quarantine)
+            sync_folder(self.directory)
+        return moved
+
+    def _rounds(self, before: int | None) -> list[int]:
+        return [number for number in self.rounds() if before is None or number < before]
+
+    def _shard(self, number: int) -> Path:
+        return self.directory / f"round_{number:05d}.parquet"
+
+    def _read(self, number: int, columns: list[str]) -> list[dict[str, object]]:
+        path = self._shard(number)
+        try:
+            table = pq.ParquetFile(path).read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"shard {path} cannot be read: {reason}; move it away") from error
+        missing = [name for name in columns if name not in table.column_names]
+        if missing:
+            raise ValueError(f"shard {path} lacks {', '.join(missing)}: it is not one of ours")
+        rows: list[dict[str, object]] = table.to_pylist()
+        return rows
+
+
+def _unused(path: Path) -> Path:
+    """Return `path`, or its first variant `name.1.parquet`, `name.2.parquet`, ... not yet taken."""
+    candidate, number = path, 0
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return candidate
