@@ -382,5 +382,6 @@ def _facts(
             lines.append(f"channel {channel} is blind: no readable signal, {checks} in a row")
     learning = [n for n in seen if baseline_of(settings.rules[n], seen[n], settings) is None]
     if learning:
-        lines.append(f"no baseline yet, so no CUSUM: {', '.join(learning)}")
+        which = "any signal" if len(learning) == len(seen) else ", ".join(learning)
+        lines.append(f"no baseline yet, so no CUSUM, for {which}")
     return tuple(lines)
