@@ -5,7 +5,9 @@ stock transformers and stock vLLM load a checkpoint without our code. Leaves out
 prediction, FP8 and sparse attention.
 """
 
-from typing import ClassVar
+import difflib
+from dataclasses import fields
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -26,6 +28,12 @@ _ONLY_VALUE: dict[str, object] = {
     "moe_router_dtype": "float32",
     "rms_norm_eps": LATENT_NORM_EPS,
 }
+_POSITIVE = (
+    *("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size"),
+    *("num_hidden_layers", "num_attention_heads", "n_routed_experts", "num_experts_per_tok"),
+    *("n_shared_experts", "n_group", "topk_group", "kv_lora_rank", "q_lora_rank"),
+    *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+)
 _WHY: dict[str, str] = {
     "tie_word_embeddings": "vLLM ignores tying for this architecture without an error",
     "topk_method": "another value makes vLLM drop the router bias",
@@ -104,6 +112,17 @@ class SparringMoeConfig(PreTrainedConfig):
         self._check_routing()
         self._check_rope()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', but a config of another architecture is an error, not a warning."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"the config has model_type {model_type!r}, expected {cls.model_type!r}: "
+                "this is a checkpoint of another architecture"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def to_dict(self) -> dict[str, object]:
         """The config as JSON-able values, naming DeepSeek-V3's architecture."""
         return {**super().to_dict(), "architectures": [DISK_ARCHITECTURE]}
@@ -127,14 +146,10 @@ class SparringMoeConfig(PreTrainedConfig):
                 raise ValueError(f"{key} must be {wanted!r}, got {value!r}: {why}")
 
     def _check_sizes(self) -> None:
-        positive = (
-            "vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
-            "num_attention_heads n_routed_experts num_experts_per_tok n_group topk_group "
-            "n_shared_experts kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim"
-        ).split()
-        for key in positive + (["q_lora_rank"] if self.q_lora_rank is not None else []):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        for key in _POSITIVE:
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1, got {value}")
         if self.qk_rope_head_dim % 2:
             raise ValueError(
                 f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}: RoPE rotates pairs"
@@ -185,8 +200,15 @@ def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
     Args:
         vocab_size: number of tokens.
         overrides: any field of `SparringMoeConfig`.
+
+    Raises:
+        ValueError: an override is no field, or the config cannot work.
     """
-    fields: dict[str, object] = {
+    known = {field.name for field in fields(SparringMoeConfig)}
+    for name in overrides.keys() - known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise ValueError(f"the config has no field {name!r}: did you mean {nearest!r}?")
+    tiny: dict[str, object] = {
         "hidden_size": 128,
         "intermediate_size": 256,
         "moe_intermediate_size": 64,
@@ -206,4 +228,4 @@ def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
         "v_head_dim": 32,
         "max_position_embeddings": 512,
     }
-    return SparringMoeConfig(vocab_size=vocab_size, **{**fields, **overrides})
+    return SparringMoeConfig(vocab_size=vocab_size, **{**tiny, **overrides})

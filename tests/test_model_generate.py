@@ -1,0 +1,129 @@
+"""Decoding from the latent cache equals decoding without it, and the cache is as small as said."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from weights import largest_change, make_weights_matter
+
+from model import SparringMoeConfig, SparringMoeForCausalLM, tiny_config
+from model.cache import LatentCache
+from model.mla import absorb, expand
+
+VOCAB = 40
+
+
+def tiny_model(**overrides: object) -> SparringMoeForCausalLM:
+    return make_weights_matter(SparringMoeForCausalLM(tiny_config(VOCAB, **overrides))).eval()
+
+
+def tokens(num_sequences: int, num_tokens: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(2, VOCAB, (num_sequences, num_tokens), generator=generator)
+
+
+def left_padded(lengths: list[int], num_tokens: int) -> tuple[Tensor, Tensor]:
+    ids_BT = tokens(len(lengths), num_tokens)
+    mask_BT = torch.stack([torch.arange(num_tokens) >= num_tokens - n for n in lengths]).long()
+    return ids_BT * mask_BT, mask_BT
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_absorbed_attention_equals_expanded(masked: bool) -> None:
+    B, T, H, N, P, V, R = 2, 7, 3, 4, 6, 5, 8
+    torch.manual_seed(0)
+    q_nope, q_rope = torch.randn(B, T, H, N).double(), torch.randn(B, T, H, P).double()
+    latent, k_rope = torch.randn(B, T, R).double(), torch.randn(B, T, P).double()
+    key_HNR, value_HVR = torch.randn(H, N, R).double(), torch.randn(H, V, R).double()
+    causal_BTS = torch.ones(T, T, dtype=torch.bool).tril().expand(B, T, T)
+    if masked:
+        causal_BTS = causal_BTS.clone()
+        causal_BTS[0, 1:, 0] = False
+    k_nope = torch.einsum("bsr,hnr->bshn", latent, key_HNR)
+    value = torch.einsum("bsr,hvr->bshv", latent, value_HVR)
+    expanded = expand(
+        q_nope, q_rope, k_nope, k_rope, value, causal_BTS if masked else None, scale=0.3
+    )
+    rows = torch.cat((latent, k_rope), -1)
+    absorbed = absorb(q_nope, q_rope, rows, latent, key_HNR, value_HVR, causal_BTS, scale=0.3)
+    assert expanded.shape == (B, T, H * V)
+    assert largest_change(expanded, absorbed) <= 1e-6  # the softmax is taken in float32
+
+
+@pytest.mark.parametrize("chunks", [[1] * 12, [5, 4, 3], [11, 1]])
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_cached_logits_equal_uncached(chunks: list[int], padded: bool) -> None:
+    model = tiny_model(q_lora_rank=48)
+    ids_BT, mask_BT = left_padded([12, 7 if padded else 12], 12)
+    whole = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    cache, parts, end = LatentCache(model.config.num_hidden_layers, capacity=4), [], 0
+    for size in chunks:
+        start, end = end, end + size
+        parts.append(
+            model(
+                input_ids=ids_BT[:, start:end],
+                attention_mask=mask_BT[:, :end] if padded else None,
+                past_key_values=cache,
+            ).logits
+        )
+    real = mask_BT.bool()
+    assert largest_change(whole[real], torch.cat(parts, 1)[real]) <= 1e-5
+
+
+@pytest.mark.parametrize("lengths", [[9, 9, 9], [9, 5, 1]])
+def test_generate_with_the_cache_equals_without(lengths: list[int]) -> None:
+    model = tiny_model()
+    ids_BT, mask_BT = left_padded(lengths, 9)
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+    cached = model.generate(ids_BT, attention_mask=mask_BT, use_cache=True, **options)
+    plain = model.generate(ids_BT, attention_mask=mask_BT, use_cache=False, **options)
+    assert torch.equal(cached, plain)
+    alone = model.generate(ids_BT[-1:, -lengths[-1] :], use_cache=True, **options)
+    width = min(alone.shape[1], cached.shape[1] - 9 + lengths[-1])
+    assert torch.equal(cached[-1, 9 - lengths[-1] :][:width], alone[0, :width])
+
+
+def test_generate_uses_the_latent_cache_and_samples_by_seed() -> None:
+    model = tiny_model()
+    options = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 3}
+    torch.manual_seed(0)
+    first = model.generate(tokens(2, 5), return_dict_in_generate=True, **options)
+    torch.manual_seed(0)
+    again = model.generate(tokens(2, 5), **options)
+    assert isinstance(first.past_key_values, LatentCache)
+    assert first.sequences.shape == (6, 13)
+    assert torch.equal(first.sequences, again)
+
+
+@torch.no_grad()
+def test_the_cache_holds_one_latent_row_a_token_and_layer() -> None:
+    model = tiny_model()
+    cache = model(input_ids=tokens(2, 10)).past_key_values
+    width = model.config.kv_lora_rank + model.config.qk_rope_head_dim
+    assert cache.num_bytes() == 2 * 10 * model.config.num_hidden_layers * width * 4
+    assert cache.num_bytes_allocated() >= cache.num_bytes()
+
+    published = SparringMoeConfig()  # DeepSeek-V3: 1,152 bytes a token and layer in bfloat16
+    assert (published.kv_lora_rank + published.qk_rope_head_dim) * 2 == 1152
+
+
+@torch.no_grad()
+def test_a_cropped_or_reordered_cache_continues_as_if_computed_so() -> None:
+    model = tiny_model()
+    ids_BT = tokens(2, 10)
+    cache = model(input_ids=ids_BT).past_key_values
+    cache.crop(-4)
+    cache.reorder_cache(torch.tensor([1, 0]))
+    continued = model(input_ids=ids_BT.flip(0)[:, 6:], past_key_values=cache).logits
+    assert largest_change(continued, model(input_ids=ids_BT).logits.flip(0)[:, 6:]) <= 1e-5
+
+
+def test_a_foreign_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match="LatentCache, got DynamicCache"):
+        tiny_model()(input_ids=tokens(1, 3), past_key_values=DynamicCache())
+
+
+def test_a_mask_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[1, 3\], got \[1, 4\]"):
+        tiny_model()(input_ids=tokens(1, 3), attention_mask=torch.ones(1, 4))

@@ -1,0 +1,188 @@
+"""Our model against transformers' own DeepSeek-V3 on the same weights.
+
+The reference is imported from `transformers.models`, or loaded in a process that never imports
+us: through the Auto classes we would be compared with ourselves.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
+from weights import (
+    cost_of_swapped_experts,
+    cost_of_wrong_rope,
+    largest_change,
+    make_weights_matter,
+)
+
+from model import SparringMoeForCausalLM, tiny_config
+
+VOCAB = 40
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.8,
+}
+VARIANTS = {
+    "groups": {},
+    "one group, low-rank query": {"n_group": 1, "topk_group": 1, "q_lora_rank": 48},
+    "yarn": {"rope_parameters": YARN},
+    "plain yarn": {
+        "rope_parameters": {k: v for k, v in YARN.items() if "mscale" not in k and "beta" not in k}
+    },
+    "four groups, narrow values": {
+        "n_routed_experts": 16,
+        "n_group": 4,
+        "topk_group": 2,
+        "num_experts_per_tok": 3,
+        "v_head_dim": 16,
+        "routed_scaling_factor": 2.5,
+    },
+    "unnormalised, two shared": {"norm_topk_prob": False, "n_shared_experts": 2},
+    "wide values": {"v_head_dim": 48, "qk_nope_head_dim": 24},
+    "all experts": {"first_k_dense_replace": 0},
+    "all dense": {"first_k_dense_replace": 3},
+}
+
+
+def pair(
+    overrides: dict, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> tuple[SparringMoeForCausalLM, DeepseekV3ForCausalLM]:
+    """Our model and transformers', with the same weights that matter."""
+    ours = make_weights_matter(SparringMoeForCausalLM(tiny_config(VOCAB, **overrides)), seed)
+    saved = ours.config.to_dict()
+    reference = DeepseekV3ForCausalLM(DeepseekV3Config(**saved))
+    reference.load_state_dict(ours.state_dict())
+    return ours.to(dtype), reference.to(dtype)
+
+
+def tokens(num_sequences: int, num_tokens: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCAB, (num_sequences, num_tokens), generator=generator)
+
+
+def padding_mask(lengths: list[int], num_tokens: int, side: str) -> Tensor:
+    """1 for the first (or last) `lengths` of each row."""
+    order_T = torch.arange(num_tokens)
+    real = torch.stack([order_T < length for length in lengths]).long()
+    return real.flip(-1) if side == "left" else real
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_and_gradients_equal_transformers(name: str) -> None:
+    ours, reference = pair(VARIANTS[name])
+    ids_BT = tokens(3, 40)
+    a = ours(input_ids=ids_BT, labels=ids_BT)
+    b = reference(input_ids=ids_BT, labels=ids_BT)
+    assert largest_change(a.logits, b.logits) <= 1e-5
+    assert abs(a.loss - b.loss).item() <= 1e-6
+
+    a.loss.backward()
+    b.loss.backward()
+    theirs = {name: p.grad for name, p in reference.named_parameters()}
+    for parameter_name, parameter in ours.named_parameters():
+        error = largest_change(parameter.grad, theirs[parameter_name])
+        scale = theirs[parameter_name].abs().max().item()
+        assert error <= 1e-5 * max(scale, 1), f"{parameter_name}: {error} of {scale}"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["groups", "yarn"])
+def test_padding_equals_transformers_on_real_tokens(name: str, side: str) -> None:
+    ours, reference = pair(VARIANTS[name])
+    ids_BT, mask_BT = tokens(3, 24), padding_mask([24, 17, 5], 24, side)
+    a = ours(input_ids=ids_BT, attention_mask=mask_BT).logits
+    b = reference(input_ids=ids_BT, attention_mask=mask_BT).logits
+    real = mask_BT.bool()
+    assert torch.isfinite(a).all()
+    assert largest_change(a[real], b[real]) <= 1e-5
+    if side == "left":
+        assert largest_change(a[real], ours(input_ids=ids_BT).logits[real]) > 0.1
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_does_not_change_a_sequence(side: str) -> None:
+    ours, _ = pair({})
+    ids_BT, mask_BT = tokens(2, 24), padding_mask([24, 9], 24, side)
+    padded = ours(input_ids=ids_BT, attention_mask=mask_BT).logits[1][mask_BT[1].bool()]
+    alone = ours(input_ids=ids_BT[1:][mask_BT[1:].bool()][None]).logits[0]
+    assert largest_change(padded, alone) <= 1e-5
+
+
+def test_a_packed_row_equals_its_documents() -> None:
+    ours, _ = pair({})
+    ids_BT = tokens(1, 20)
+    positions = torch.cat((torch.arange(12), torch.arange(8)))[None]
+    packed = ours(input_ids=ids_BT, position_ids=positions).logits[0]
+    alone = [ours(input_ids=part).logits[0] for part in ids_BT.split([12, 8], dim=1)]
+    assert largest_change(packed, torch.cat(alone)) <= 1e-5
+
+
+def test_logits_to_keep_gives_the_last_logits() -> None:
+    ours, _ = pair({})
+    ids_BT = tokens(2, 10)
+    mask_BT = torch.ones_like(ids_BT)
+    kept = ours(input_ids=ids_BT, attention_mask=mask_BT, logits_to_keep=4, use_cache=False).logits
+    assert kept.shape == (2, 4, VOCAB)
+    assert largest_change(kept, ours(input_ids=ids_BT).logits[:, -4:]) <= 1e-6
+
+
+def test_the_loss_is_divided_by_the_items_of_the_whole_batch() -> None:
+    ours, reference = pair({})
+    ids_BT = tokens(2, 10)
+    arguments = {"input_ids": ids_BT, "labels": ids_BT, "num_items_in_batch": torch.tensor(50)}
+    a, b = ours(**arguments).loss, reference(**arguments).loss
+    assert abs(a - b).item() <= 1e-6
+    assert a.item() == pytest.approx(ours(input_ids=ids_BT, labels=ids_BT).loss.item() * 18 / 50)
+
+
+def test_bfloat16_is_as_near_to_float32_as_transformers_is() -> None:
+    exact = pair({})[0](input_ids=tokens(2, 24)).logits
+    ours, reference = pair({}, dtype=torch.bfloat16)
+    assert ours.routers()[1].e_score_correction_bias.dtype == torch.float32
+    errors = [
+        (model(input_ids=tokens(2, 24)).logits.float() - exact).pow(2).mean().sqrt().item()
+        for model in (ours, reference)
+    ]
+    assert errors[0] <= 1.5 * errors[1]
+
+
+def test_the_weights_make_errors_cost_more_than_a_nat() -> None:
+    for name, overrides in VARIANTS.items():
+        ours, _ = pair(overrides, seed=1)
+        assert cost_of_wrong_rope(ours, tokens(4, 32)) > 1, name
+        if name != "all dense":
+            assert cost_of_swapped_experts(ours, tokens(4, 32)) > 1, name
+
+
+_STOCK = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+assert type(model).__module__.startswith("transformers.models.deepseek_v3"), type(model)
+assert "model" not in sys.modules
+torch.save(model(input_ids=torch.load(sys.argv[2])).logits.detach(), sys.argv[3])
+"""
+
+
+def test_stock_transformers_loads_our_checkpoint(tmp_path: Path) -> None:
+    ours, _ = pair({"rope_parameters": YARN, "q_lora_rank": 48})
+    ids_BT = tokens(2, 24)
+    ours.save_pretrained(tmp_path / "model")
+    torch.save(ids_BT, tmp_path / "ids.pt")
+    arguments = [str(tmp_path / name) for name in ("model", "ids.pt", "logits.pt")]
+    loaded = subprocess.run(
+        [sys.executable, "-c", _STOCK, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    theirs = torch.load(tmp_path / "logits.pt")
+    assert largest_change(ours(input_ids=ids_BT).logits, theirs) <= 1e-5
