@@ -82,7 +82,7 @@ class Corpus:
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()
         self.quarantine = self.directory.with_name(f"{self.directory.name}_quarantine")
 
     def admit(self, records: Iterable[Record]) -> list[Path]:

@@ -204,10 +204,11 @@ def _distinct_tasks(rows: Iterable[_Row], family: str, name: str) -> list[Task]:
         )
         known = tasks.setdefault(task.id, task)
         first_place = places.setdefault(task.id, place)
-        if known.reference != answer:
+        if (known.reference, known.verifier) != (answer, verifier):
             raise ValueError(
-                f"{place}: the same question stands at {first_place} with another answer "
-                f"({known.reference!r:.40}, here {answer!r:.40}): keep one"
+                f"{place}: the same question stands at {first_place} with another answer or "
+                f"verifier ({known.reference!r:.40} by {known.verifier}, here {answer!r:.40} by "
+                f"{verifier}): keep one"
             )
     return list(tasks.values())
 

@@ -1,0 +1,190 @@
+"""The corpus on disk: whole or absent, idempotent, readable by `datasets`, taken back on demand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.atomic import TEMPORARY_SUFFIX, write_bytes_atomic, write_text_atomic
+from data.card import card
+from data.corpus import Corpus
+from data.records import (
+    RECORD_FIELDS,
+    CritiqueNote,
+    Generator,
+    Record,
+    Sampling,
+    make_record,
+    make_task,
+    record_row,
+    seal,
+)
+from rewards.verdict import Verdict
+
+
+def make(number: int, round: int, *, solution: str = "", reject_reason: str = "") -> Record:
+    task = make_task(
+        family="sums",
+        question=f"What is {number} + 1?",
+        reference=str(number + 1),
+        verifier="exact",
+        generator=Generator(name="reasoning_gym/sums", version="1", seed=0, difficulty=""),
+    )
+    note = CritiqueNote(critic_hash="cc", content="fine|\nso far", meta_check="confirmed")
+    return make_record(
+        task,
+        solution=solution or f"{number} + 1 = {number + 1}",
+        answer=None if reject_reason else str(number + 1),
+        verdict=Verdict("invalid" if reject_reason else "correct", "exact", "1", 0.0),
+        sampling=Sampling(temperature=0.7, top_p=1, seed=number),
+        learner_hash="aa",
+        round=round,
+        pass_rate=0.25 if number % 2 else None,
+        critiques=[note] * (number % 3),
+        reject_reason=reject_reason,
+    )
+
+
+def test_admitted_records_come_back_unchanged(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path / "corpus")
+    assert corpus.rounds() == [] and list(corpus.records()) == []
+    records = [make(n, n // 4, reject_reason="invalid" if n % 4 == 0 else "") for n in range(12)]
+    paths = corpus.admit(reversed(records))
+    assert [path.name for path in paths] == [f"round_0000{n}.parquet" for n in range(3)]
+    assert sorted(corpus.records(), key=lambda item: item.sampling_seed) == records
+    assert list(corpus.records(before=1)) == records[3::-1]
+    assert corpus.signatures() == {item.signature for item in records if item.accepted}
+    assert corpus.signatures(before=0) == frozenset()
+    assert Corpus(tmp_path / "corpus").rounds() == [0, 1, 2]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12))
+def test_admitting_again_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[int, int]]
+) -> None:
+    corpus = Corpus(tmp_path_factory.mktemp("corpus"))
+    records = [make(number, round) for round, number in sorted(cells)]
+    corpus.admit(records)
+    corpus.admit(records)
+    assert list(corpus.records()) == records
+
+
+def test_a_rerun_round_replaces_its_shard_only(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path)
+    corpus.admit([make(n, n % 2) for n in range(6)])
+    corpus.admit([make(7, 1)])
+    assert [item.sampling_seed for item in corpus.records()] == [0, 2, 4, 7]
+    assert corpus.admit([]) == [] and corpus.rounds() == [0, 1]
+
+
+def test_what_a_kill_left_behind_is_ignored_and_removed(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path)
+    corpus.admit([make(1, 0)])
+    stale = tmp_path / f".round_00001.parquet.00ff00ff{TEMPORARY_SUFFIX}"
+    stale.write_bytes(b"PAR1 half a shard")
+    assert corpus.rounds() == [0] and len(list(corpus.records())) == 1
+    assert len(load(tmp_path, tmp_path / "cache")) == 1
+    assert stale.exists()  # a reader removes nothing: the writer may be at work
+    corpus.admit([make(2, 1)])
+    assert not stale.exists() and corpus.rounds() == [0, 1]
+
+
+def test_a_failed_write_keeps_the_shard_that_was(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path)
+    good = make(1, 0)
+    corpus.admit([good])
+    with pytest.raises(OverflowError):
+        corpus.admit([seal(replace(good, generator_seed=2**70))])
+    with pytest.raises(ValueError, match="does not match its sha256"):
+        corpus.admit([replace(good, solution="tampered")])
+    assert list(corpus.records()) == [good]
+    assert [path.name for path in tmp_path.iterdir()] == ["round_00000.parquet"]
+
+
+def test_an_interrupted_atomic_write_leaves_the_old_contents(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "status.json"
+    write_text_atomic(path, "old\r\n")
+    with pytest.raises(TypeError):
+        write_bytes_atomic(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old\r\n"
+    write_text_atomic(path, "néw")
+    assert path.read_text(encoding="utf-8") == "néw"
+    assert [item.name for item in path.parent.iterdir()] == ["status.json"]
+
+
+def test_dropped_rounds_are_kept_as_evidence(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path / "corpus")
+    corpus.admit([make(n, n) for n in range(4)])
+    moved = corpus.drop_rounds(after=1)
+    assert corpus.rounds() == [0, 1]
+    assert [path.name for path in moved] == ["round_00002.parquet", "round_00003.parquet"]
+    corpus.admit([make(5, 2)])
+    (second,) = corpus.drop_rounds(after=1)
+    assert second.name == "round_00002.1.parquet" and all(path.exists() for path in moved)
+    assert corpus.drop_rounds(after=1) == []
+    assert len(load(tmp_path / "corpus", tmp_path / "cache")) == 2  # the quarantine is not read
+
+
+def test_a_damaged_or_foreign_shard_is_named(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path)
+    (tmp_path / "round_00000.parquet").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"round_00000\.parquet cannot be read"):
+        list(corpus.records())
+    datasets.Dataset.from_dict({"x": [1]}).to_parquet(tmp_path / "round_00000.parquet")
+    with pytest.raises(ValueError, match="lacks signature"):
+        corpus.signatures()
+
+
+def load(folder: Path, cache: Path, **options: str) -> datasets.Dataset:
+    options = options or {"data_dir": str(folder)}
+    return datasets.load_dataset("parquet", split="train", cache_dir=str(cache), **options)
+
+
+def test_datasets_reads_the_corpus(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path / "corpus")
+    records = [make(n, n // 2, reject_reason="x" if n == 1 else "") for n in range(5)]
+    corpus.admit(records)
+    write_text_atomic(corpus.directory / "README.md", card(corpus.records()))
+    pattern = str(corpus.directory / "round_*.parquet")
+    expected = [record_row(item) for item in records]
+    for dataset in (
+        load(corpus.directory, tmp_path / "cache", data_files=pattern),
+        datasets.load_dataset(str(corpus.directory), split="train", cache_dir=tmp_path / "cache"),
+    ):
+        assert tuple(dataset.column_names) == RECORD_FIELDS
+        assert dataset.to_list() == expected
+
+
+def test_the_card_counts_what_is_there() -> None:
+    records = [make(n, n // 4, reject_reason="truncated" if n == 0 else "") for n in range(8)]
+    text = card(records, title='The "corpus"', licence="cc0-1.0")
+    _, front, body = text.split("---\n", 2)
+    header = yaml.safe_load(front)
+    assert header["pretty_name"] == 'The "corpus"' and header["license"] == "cc0-1.0"
+    assert header["configs"] == [{"config_name": "default", "data_files": "round_*.parquet"}]
+    for line in (
+        "| all | 8 | 7 |",
+        "| family sums | 8 | 7 |",
+        "| round 0 | 4 | 3 |",
+        "| truncated | 1 |",
+        "| correct | 7 |",
+        "- accepted: 7 of 8 (87.5%)",
+        "accepted records: 0.250",
+        "- distinct problems: 7 of 7 (100.0%)",
+        "- generators: `reasoning_gym/sums 1`",
+        "- learner weights: `aa`",
+        "- critic weights: `cc`",
+        "- reasoning_gym: Apache-2.0",
+        "## Limits",
+    ):
+        assert line in body, line
+
+
+def test_the_card_of_nothing_is_still_a_card() -> None:
+    text = card([])
+    assert "| all | 0 | 0 |" in text and "not measured" in text

@@ -1,0 +1,91 @@
+"""Duplicates within the corpus, and overlap with evaluation texts."""
+
+import random
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from data.contamination import Contamination
+from data.dedup import DuplicateIndex, minhash, similarity
+
+WORDS = [f"word{number}" for number in range(400)]
+NUMBERS = st.lists(st.integers(0, 99), min_size=1, max_size=14)
+
+
+def prose(seed: int, num_words: int = 200) -> list[str]:
+    return random.Random(seed).choices(WORDS, k=num_words)
+
+
+@given(NUMBERS, NUMBERS)
+def test_exact_duplicates_are_found_up_to_whitespace(left: list[int], right: list[int]) -> None:
+    index = DuplicateIndex()
+    solution = "\n".join(map(str, left))
+    assert index.find("q", solution) == ""
+    index.add("q", solution)
+    assert index.find(" q", "  ".join(map(str, left))) == "duplicate"
+    assert index.find("another q", solution) == ""
+    assume(left != right)
+    assert index.find("q", "\n".join(map(str, right))) == ""
+
+
+@given(st.integers(0, 2**32), st.integers(0, 199))
+def test_prose_with_one_word_changed_is_a_near_duplicate(seed: int, place: int) -> None:
+    words = prose(seed)
+    index = DuplicateIndex()
+    index.add("q", " ".join(words))
+    changed = " ".join([*words[:place], "elsewhere", *words[place + 1 :]])
+    assert index.find("q", changed) == "near_duplicate"
+    assert index.find("q", " ".join(prose(seed + 1))) == ""
+
+
+def test_minhash_estimates_the_jaccard_similarity() -> None:
+    for num_shared in (50, 100, 200, 300):
+        left = prose(1, 400)
+        right = left[:num_shared] + prose(2, 400 - num_shared)
+        triples = [set(zip(text, text[1:], text[2:], strict=False)) for text in (left, right)]
+        exact = len(triples[0] & triples[1]) / len(triples[0] | triples[1])
+        sketches = [minhash(" ".join(text)) for text in (left, right)]
+        assert sketches[0] is not None and sketches[1] is not None
+        assert abs(similarity(sketches[0], sketches[1]) - exact) < 0.13
+
+
+def test_short_texts_are_no_prose() -> None:
+    assert minhash(" ".join(prose(0, 50))) is None
+    assert minhash(" ".join(prose(0, 51))) is not None
+
+
+@given(st.integers(0, 2**32), st.integers(0, 30), st.integers(0, 20))
+def test_ten_words_in_a_row_are_an_overlap(seed: int, start: int, cut: int) -> None:
+    evaluation = prose(seed, 40)
+    index = Contamination([" ".join(evaluation), " ".join(prose(seed + 1, 40))])
+    mine = [f"mine{number}" for number in range(20)]
+    shared = evaluation[start : start + 10]
+    leaked = " ".join([*mine[:cut], *shared, *mine[cut:]])
+    assert index.overlap(leaked.upper()) == " ".join(shared)
+    clean = " ".join([*mine[:cut], *shared[:9], *mine[cut:]])
+    assert index.overlap(clean) == ""
+
+
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=8), st.integers(0, 50))
+def test_short_texts_match_as_a_whole(terms: list[int], other: int) -> None:
+    question = f"Calculate {' + '.join(map(str, terms))}."
+    index = Contamination([question])
+    assert index.overlap(f"  {question.lower()} ") == question.lower()
+    assert index.overlap(f"Now: {question} Easy") == question.lower()
+    assert index.overlap(question.replace("+", "-")) == ""
+    assert index.overlap(f"Calculate {' + '.join(map(str, [*terms, other]))}.") == ""
+
+
+def test_very_short_texts_match_only_alone() -> None:
+    index = Contamination(["7", "", "two words"])
+    assert index.overlap("7") == "7" and index.overlap("Two  words") == "two words"
+    assert index.overlap("7 and two words") == "" and index.overlap("") == ""
+
+
+def test_a_template_is_no_leak_but_its_filling_is() -> None:
+    template = "Sort these words in ascending order and give them as a comma-separated list: "
+    texts = [template + " ".join(prose(seed, 12)) for seed in range(5)]
+    index = Contamination(texts)
+    assert index.overlap(template + " ".join(prose(9, 12))) == ""
+    assert index.overlap(template + " ".join(prose(3, 12))) != ""
+    assert index.overlap("Words: " + " ".join(prose(3, 12))) != ""
