@@ -1,0 +1,205 @@
+"""Builds what a run is made of: models, tokenizer, engines, syncs and the two roles."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from trl import GRPOConfig
+
+import model  # noqa: F401  registers our classes
+from data.records import Task
+from pipelines.games import Judging
+from pipelines.roles import Policy, RoleTrainer
+from pipelines.rollout import Engine, TransformersEngine, VllmEngine, require_vllm
+from pipelines.settings import GRPO_OWNED, RoleTable, Settings, check_library_table
+from pipelines.sync import WeightSync, checkpoint_manifest
+
+OnStep = Callable[[dict[str, object]], None]
+NUM_PROBES = 8
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The two policies of a run."""
+
+    learner: RoleTrainer
+    critic: RoleTrainer
+
+    def named(self) -> dict[str, RoleTrainer]:
+        return {"learner": self.learner, "critic": self.critic}
+
+
+def on_cpu() -> bool:
+    """Whether this machine has no accelerator."""
+    return not torch.accelerator.is_available()
+
+
+def check_launch(settings: Settings) -> None:
+    """Refuse a launch that did not start what the configuration says.
+
+    Raises:
+        ValueError: WORLD_SIZE, Accelerate's world and `run.num_processes` differ.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = settings.run.num_processes
+    if launched != wanted:
+        raise ValueError(
+            f"run.num_processes = {wanted} but the launcher started {launched}: on CPU use `accelerate launch "
+            f"--multi_gpu --num_processes {wanted}` (plain --cpu starts one process), or set run.num_processes={launched}"
+        )
+
+
+def check_settings(settings: Settings) -> None:
+    """Everything about the configuration that can be refused before a model is loaded.
+
+    Raises:
+        ValueError: what to change.
+    """
+    for name, role in (("learner", settings.learner), ("critic", settings.critic)):
+        check_library_table(f"{name}.grpo", role.grpo, GRPOConfig, GRPO_OWNED)
+        check_library_table(f"{name}.lora", role.lora, LoraConfig, frozenset())
+    if settings.rollout.engine == "vllm":
+        require_vllm()
+    for name, role in (("learner", settings.learner), ("critic", settings.critic)):
+        check_checkpoint(f"{name}.model", role_path(settings, role))
+
+
+def role_path(settings: Settings, role: RoleTable) -> str:
+    """Where a role starts: its own checkpoint, or the cold start."""
+    if role.model:
+        return role.model
+    assert settings.sft is not None, "Settings refuses this"
+    return str(settings.sft.directory)
+
+
+def check_checkpoint(dotted: str, path: str) -> None:
+    """Refuse a directory that holds no causal language model (a hub id passes, it is loaded later).
+
+    Raises:
+        ValueError: what is missing.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        if path.count("/") == 1 and not path.startswith(("runs/", ".", "~")):
+            return
+        raise ValueError(
+            f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint directory"
+        )
+    for needed in ("config.json", "tokenizer_config.json"):
+        if not (folder / needed).exists():
+            raise ValueError(
+                f"{dotted}: {path} has no {needed}: it is not a saved model with its tokenizer"
+            )
+    checkpoint_manifest(folder)
+
+
+def build_roles(settings: Settings, directory: Path, on_step: OnStep, probes: Sequence[Task], judging: Judging) -> Roles:  # fmt: skip
+    """Load both policies, start their engines, and prove that the tokenizers agree.
+
+    Args:
+        probes: tasks whose rendered problems and gold texts the sync is checked on.
+    """
+    learner_path, critic_path = (
+        role_path(settings, settings.learner),
+        role_path(settings, settings.critic),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(learner_path)
+    _check_vocabulary(
+        tokenizer, AutoTokenizer.from_pretrained(critic_path), learner_path, critic_path
+    )
+    probe_ids = [_probe_ids(tokenizer, judging, task) for task in probes[:NUM_PROBES]]
+    built = {
+        name: _build_role(name, settings, role, path, tokenizer, directory, on_step, probe_ids)
+        for name, role, path in (
+            ("learner", settings.learner, learner_path), ("critic", settings.critic, critic_path)
+        )
+    }  # fmt: skip
+    world = built["learner"].accelerator.num_processes
+    if world != settings.run.num_processes:
+        raise ValueError(
+            f"Accelerate's world is {world} process(es), run.num_processes is "
+            f"{settings.run.num_processes}: launch with `accelerate launch --multi_gpu --num_processes N`"
+        )
+    return Roles(built["learner"], built["critic"])
+
+
+def _check_vocabulary(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, a: str, b: str
+) -> None:
+    if ours.get_vocab() != theirs.get_vocab():
+        raise ValueError(
+            f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and {len(theirs)} tokens): "
+            "start both from models with one tokenizer"
+        )
+
+
+def _probe_ids(tokenizer: PreTrainedTokenizerBase, judging: Judging, task: Task) -> list[int]:
+    text = (
+        judging.dialect.render_problem(task)
+        + f"{task.reference}\n"
+        + judging.dialect.render_problem(task)
+    )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids[: judging.settings.rollout.max_model_len - 1]
+
+
+def load_policy(path: str, role: RoleTable) -> Policy:
+    """A role's model, with a fresh LoRA adapter where the configuration has one.
+
+    Raises:
+        ValueError: the checkpoint cannot be loaded.
+    """
+    try:
+        policy = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, role.dtype))
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ValueError(f"cannot load a causal language model from {path}: {error}") from error
+    return (
+        get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
+        if role.lora
+        else policy
+    )
+
+
+def _build_role(name: str, settings: Settings, role: RoleTable, path: str, tokenizer: PreTrainedTokenizerBase, directory: Path, on_step: OnStep, probe_ids: list[list[int]]) -> RoleTrainer:  # fmt: skip
+    policy = load_policy(path, role)
+    engine: Engine
+    sync = None
+    if settings.rollout.engine == "vllm":
+        engine = VllmEngine(Path(path), settings.rollout, role.dtype, tokenizer.eos_token_id)
+        sync = WeightSync(
+            engine, checkpoint_manifest(Path(path)), probe_ids, settings.rollout.probe_every,
+            settings.rollout.probe_threshold,
+        )  # fmt: skip
+    else:
+        engine = TransformersEngine(
+            policy, tokenizer.eos_token_id, tokenizer.pad_token_id, settings.rollout.max_model_len
+        )
+    trainer = RoleTrainer(
+        name=name, policy=policy, tokenizer=tokenizer, args=_grpo_config(name, settings, role, directory),
+        engine=engine, sync=sync, run_steps=settings.run.rounds * role.steps_per_round, on_step=on_step,
+        router_bias_rate=role.router_bias_rate,
+    )  # fmt: skip
+    local = trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation
+    if local % trainer.num_generations:
+        raise ValueError(
+            f"{name}.grpo: per_device_train_batch_size x steps_per_generation = {local} splits a group of "
+            f"num_generations = {trainer.num_generations} over processes: make it a multiple"
+        )
+    return trainer
+
+
+def _grpo_config(name: str, settings: Settings, role: RoleTable, directory: Path) -> GRPOConfig:
+    owned = {
+        "output_dir": str(directory / "trainer" / name), "seed": settings.run.seed, "save_strategy": "no",
+        "report_to": "none", "logging_steps": 1, "shuffle_dataset": False, "use_vllm": False,
+        "max_completion_length": role.max_completion_length, "temperature": role.temperature,
+        "use_cpu": on_cpu(), "disable_tqdm": True, "max_steps": 1,
+    }  # fmt: skip
+    try:
+        return GRPOConfig(**role.grpo, **owned)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}.grpo: {error}") from None

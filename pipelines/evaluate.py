@@ -1,0 +1,193 @@
+"""Held-out measurements: the learner's mean@k, the critic's audit, and the gold probe.
+
+All are taken at the configured temperature whatever the monitor did to the training one. Nothing
+measured here ever rewards a policy.
+"""
+
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from critic.calibration import AuditReport, audit, auroc, class_balance
+from critic.critique import Critique
+from data.atomic import write_text_atomic
+from data.records import Task
+from pipelines.games import Bout, CritiqueItem, Judging
+from pipelines.roles import RoleTrainer, Sample
+from pipelines.rollout import policy_logprobs
+
+NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """mean@k over tasks with 95% bootstrap intervals (tasks resampled).
+
+    Attributes:
+        mean: share of correct samples, averaged over tasks.
+        well_formed: share of well-formed samples.
+        mean_well_formed: share of correct ones among the well-formed.
+        pass_at_k: share of tasks with at least one correct sample.
+    """
+
+    num_tasks: int
+    num_samples: int
+    mean: float
+    mean_interval: tuple[float, float]
+    well_formed: float
+    mean_well_formed: float
+    mean_well_formed_interval: tuple[float, float]
+    pass_at_k: float
+
+
+@dataclass(frozen=True)
+class AuditedSolution:
+    """A solution for the critic's audit, with the scores of the two baselines."""
+
+    item: CritiqueItem
+    mean_logprob: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class CriticAudit:
+    """The critic's report and the AUROC of what it must beat."""
+
+    report: AuditReport
+    parsed: float
+    length_auroc: float | None
+    logprob_auroc: float | None
+
+
+def play_unrewarded(
+    judging: Judging, learner: RoleTrainer, tasks: Sequence[Task], k: int, purpose: str
+) -> list[list[Bout]]:
+    """Sample k solutions a task at the configured temperature and verify them; no update."""
+    temperature = judging.settings.learner.temperature
+    drawn = learner.sample([judging.problem(task) for task in tasks], purpose, k, temperature)
+    groups = []
+    for task, samples in zip(tasks, drawn, strict=True):
+        read = [(sample, *judging.read(task, sample)) for sample in samples]
+        groups.append(
+            [Bout(task, s, solution, verdict, None, None) for s, solution, verdict in read]
+        )
+    return groups
+
+
+def mean_at_k(groups: Sequence[Sequence[Bout]], seed: int = 0) -> Evaluation:
+    """Summarise groups of k bouts; timeouts and errors are left out of the shares."""
+    correct_NK = np.array([[b.verdict.passed for b in g] for g in groups], dtype=float)
+    formed_NK = np.array([[b.solution.well_formed for b in g] for g in groups], dtype=float)
+    counted_NK = np.array([[b.verdict.counted for b in g] for g in groups], dtype=float)
+    picks = np.random.default_rng(seed).integers(len(groups), size=(NUM_RESAMPLES, len(groups)))
+
+    def ratio(
+        numerator_NK: np.ndarray, denominator_NK: np.ndarray
+    ) -> tuple[float, tuple[float, float]]:
+        top_N, bottom_N = numerator_NK.sum(1), denominator_NK.sum(1)
+        if bottom_N.sum() == 0:
+            return math.nan, (math.nan, math.nan)
+        resampled = top_N[picks].sum(1) / np.maximum(bottom_N[picks].sum(1), 1)
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        return float(top_N.sum() / bottom_N.sum()), (float(low), float(high))
+
+    mean, interval = ratio(correct_NK, counted_NK)
+    formed_mean, formed_interval = ratio(correct_NK * formed_NK, counted_NK * formed_NK)
+    return Evaluation(
+        num_tasks=len(groups), num_samples=correct_NK.shape[1], mean=mean, mean_interval=interval,
+        well_formed=float(formed_NK.mean()), mean_well_formed=formed_mean,
+        mean_well_formed_interval=formed_interval, pass_at_k=float(correct_NK.any(1).mean()),
+    )  # fmt: skip
+
+
+def audit_set(
+    judging: Judging, groups: Sequence[Sequence[Bout]], seed: int
+) -> list[AuditedSolution]:
+    """Class-balanced, distinct, well-formed, untruncated solutions from unrewarded bouts."""
+    distinct = {
+        (b.task.id, b.solution.text): b for group in groups for b in group if b.solution.well_formed
+    }
+    found = [
+        AuditedSolution(
+            judging.item(b.task, b.solution, b.verdict.passed),
+            math.fsum(b.sample.logprobs) / len(b.sample.logprobs), len(b.sample.token_ids),
+        )
+        for b in distinct.values() if b.verdict.outcome in ("correct", "incorrect")
+    ]  # fmt: skip
+    return class_balance(found, lambda solution: solution.item.sound, random.Random(seed))
+
+
+def audit_critic(
+    judging: Judging, critic: RoleTrainer, solutions: Sequence[AuditedSolution], purpose: str
+) -> CriticAudit | None:
+    """Ask the critic about each solution several times; None where there is nothing to ask.
+
+    Its p_sound is the mean over its parsed critiques (0.5 where none parses), its first flaw the
+    one most of them name.
+    """
+    if not solutions:
+        return None
+    prompts = [judging.critique_prompt(s.item.task, s.item.solution) for s in solutions]
+    k = judging.settings.critic.critiques_per_audit
+    drawn = critic.sample(prompts, purpose, k, judging.settings.critic.temperature)
+    p_sound, flaws, num_parsed = [], [], 0
+    for solution, samples in zip(solutions, drawn, strict=True):
+        parsed = _parsed(judging, solution.item, samples)
+        num_parsed += len(parsed)
+        p_sound.append(float(np.mean([c.p_sound for c in parsed])) if parsed else 0.5)
+        flaws.append(_first_flaw(parsed))
+    labels = [int(s.item.sound) for s in solutions]
+    report = audit(p_sound, labels, flaws, [s.item.first_bad for s in solutions])
+    return CriticAudit(
+        report=report, parsed=num_parsed / (len(solutions) * k),
+        length_auroc=_best_direction(auroc([-s.num_tokens for s in solutions], labels)),
+        logprob_auroc=_best_direction(auroc([s.mean_logprob for s in solutions], labels)),
+    )  # fmt: skip
+
+
+def _best_direction(value: float | None) -> float | None:
+    """A baseline may be used either way round: count it at its better."""
+    return None if value is None else max(value, 1 - value)
+
+
+def _parsed(judging: Judging, item: CritiqueItem, samples: Sequence[Sample]) -> list[Critique]:
+    judged = (judging.judge(item.task, item.solution, sample).critique for sample in samples)
+    return [critique for critique in judged if isinstance(critique, Critique)]
+
+
+def _first_flaw(critiques: Sequence[Critique]) -> str | None:
+    named = Counter(c.flaws[0].step if c.flaws else None for c in critiques)
+    return named.most_common(1)[0][0] if named else None
+
+
+def probe_nll(judging: Judging, learner: RoleTrainer, tasks: Sequence[Task]) -> float:
+    """Mean negative log-likelihood of gold solutions under the policy (nats/token).
+
+    Where the dialect can write a gold solution it is scored whole, else the reference answer is.
+    """
+    total, count = 0.0, 0
+    prompts = learner._tokenize_prompts([judging.problem(task) for task in tasks])[0]
+    for task, prompt in zip(tasks, prompts, strict=True):
+        text = _gold_text(judging, task, random.Random(0))
+        gold = learner._tokenizer(text, add_special_tokens=False)["input_ids"]
+        logprobs = policy_logprobs(learner.policy, [[*prompt, *gold]])[0][len(prompt) - 1 :]
+        total, count = total - math.fsum(logprobs), count + len(logprobs)
+    return total / count
+
+
+def _gold_text(judging: Judging, task: Task, rng: random.Random) -> str:
+    if judging.dialect.name == "chain":
+        return judging.dialect.write_solution(task, rng, 0.0)
+    return f"<answer>{task.reference}</answer>"
+
+
+def save_evaluation(path: Path, **parts: object) -> None:
+    """Write evaluations and audits as JSON, atomically."""
+    tables = {name: None if part is None else asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
+    write_text_atomic(path, json.dumps(tables, indent=2))

@@ -1,0 +1,197 @@
+"""What a person reads: console lines, metrics rows, transcripts, and the final table."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from critic.critique import ParseFailure
+from critic.monitor import Health
+from data.atomic import write_text_atomic
+from data.records import Record
+from model.modeling import SparringMoeForCausalLM
+from pipelines.games import Bout
+from pipelines.gate import reject_counts
+from pipelines.guard import Probe
+from pipelines.roles import RoleTrainer
+
+NUM_TRANSCRIPTS = 24
+
+
+class Stages:
+    """Wall-clock seconds by stage, over the whole run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - start)
+
+    def since_last_round(self) -> dict[str, float]:
+        """Seconds by stage since the previous call."""
+        fresh = {n: round(s - self._reported.get(n, 0.0), 3) for n, s in self.seconds.items()}
+        self._reported = dict(self.seconds)
+        return {name: seconds for name, seconds in fresh.items() if seconds > 0}
+
+
+def console_line(row: Mapping[str, object]) -> str:
+    """One optimizer step in one line."""
+    numbers = {
+        "reward": row.get("reward/mean"), "entropy": row.get("rollout/token_entropy"),
+        "length": row.get("rollout/mean_length"), "logprob gap": row.get("policy/logprob_difference_max"),
+    }  # fmt: skip
+    shown = "  ".join(
+        f"{name} {value:.3g}" for name, value in numbers.items() if isinstance(value, float)
+    )
+    seconds = sum(
+        float(str(v)) for k, v in row.items() if k.startswith("time/") and k != "time/step"
+    )
+    return f"round {row['round']}  {row['role']:<7} step {row['step']:>4}  {shown}  {seconds:.1f} s"
+
+
+def round_row(
+    round_: int, probe: Probe, health: Health, readings: Mapping[str, float | None],
+    candidates: Sequence[Record], learner: RoleTrainer, stages: Stages,
+) -> dict[str, object]:  # fmt: skip
+    """The metrics row of a finished round."""
+    row: dict[str, object] = {
+        "kind": "round", "round": round_, "probe/mean_at_8": probe.evaluation.mean,
+        "probe/well_formed": probe.evaluation.well_formed, "probe/nll": probe.nll,
+        "monitor/state": health.state, "monitor/signals": dict(readings),
+        "monitor/reasons": list(health.reasons), "monitor/actions": [a.model_dump() for a in health.actions],
+        "gate/admitted": sum(r.accepted for r in candidates), "gate/rejected": reject_counts(candidates),
+    }  # fmt: skip
+    if probe.audit is not None:
+        row |= {"critic/auroc": probe.audit.report.auroc, "critic/ece": probe.audit.report.ece}
+        row |= {"critic/first_flaw_accuracy": probe.audit.report.first_flaw_accuracy}
+        row |= {"critic/parsed": probe.audit.parsed}
+    policy = learner.policy
+    if isinstance(policy, SparringMoeForCausalLM):
+        row["moe/load"] = [load.tolist() for load in policy.router_load().values()]
+        policy.reset_router_load()
+    if learner.sync is not None:
+        row["rollout/probe_difference"] = learner.sync.probe_difference
+    return row | {f"time/{name}": seconds for name, seconds in stages.since_last_round().items()}
+
+
+def transcript(bout: Bout) -> dict[str, object]:
+    """One bout as a person reads it."""
+    judged = bout.judged
+    return {
+        "task": bout.task.id, "question": bout.task.question, "reference": bout.task.reference,
+        "solution": bout.sample.text, "defect": bout.solution.defect, "outcome": bout.verdict.outcome,
+        "reward": bout.reward, "critique": None if judged is None else judged.text,
+        "critique_failure": judged.critique.reason if judged and isinstance(judged.critique, ParseFailure) else None,
+        "claims": [] if judged is None else [f"{c.flaw.step}: {c.status}" for c in judged.claims],
+    }  # fmt: skip
+
+
+def write_transcripts(directory: Path, round_: int, bouts: Sequence[Bout]) -> None:
+    """Keep some bouts of a round, spread evenly over it."""
+    every = max(1, len(bouts) // NUM_TRANSCRIPTS)
+    lines = [json.dumps(transcript(bout)) for bout in bouts[::every][:NUM_TRANSCRIPTS]]
+    folder = directory / "transcripts"
+    folder.mkdir(exist_ok=True)
+    write_text_atomic(folder / f"round_{round_:05d}.jsonl", "\n".join(lines) + "\n")
+
+
+def summary(
+    directory: Path, stages: Stages, counts: Counter[str], monitor: str, total_seconds: float
+) -> dict[str, object]:
+    """Before and after in one JSON object, from before.json and after.json."""
+    result: dict[str, object] = {}
+    for when in ("before", "after"):
+        parts = json.loads((directory / f"{when}.json").read_text())
+        evaluation, audit = parts["evaluation"], parts["audit"]
+        result[when] = {
+            "mean_at_k": evaluation["mean"], "mean_interval": evaluation["mean_interval"],
+            "mean_well_formed": evaluation["mean_well_formed"],
+            "mean_well_formed_interval": evaluation["mean_well_formed_interval"],
+            "well_formed": evaluation["well_formed"], "pass_at_k": evaluation["pass_at_k"],
+            "num_tasks": evaluation["num_tasks"], "num_samples": evaluation["num_samples"],
+        } | (_audit_numbers(audit) if audit else {})  # fmt: skip
+    admitted = counts.get("admitted", 0)
+    rejected = {reason: n for reason, n in counts.items() if reason != "admitted"}
+    return result | {
+        "admitted": admitted, "rejected": rejected, "monitor": monitor,
+        "stages": {name: round(s, 1) for name, s in stages.seconds.items()}, "seconds": round(total_seconds, 1),
+    }  # fmt: skip
+
+
+def _audit_numbers(audit: Mapping[str, object]) -> dict[str, object]:
+    report = audit["report"]
+    assert isinstance(report, dict), "asdict of a dataclass"
+    return {
+        "auroc": report["auroc"], "auroc_interval": report["auroc_interval"], "ece": report["ece"],
+        "first_flaw_accuracy": report["first_flaw_accuracy"], "audited": report["num"],
+        "critiques_parsed": audit["parsed"], "auroc_length_baseline": audit["length_auroc"],
+        "auroc_logprob_baseline": audit["logprob_auroc"],
+    }  # fmt: skip
+
+
+def table(found: Mapping[str, object], directory: Path) -> str:
+    """The table a run ends with."""
+    before, after = found["before"], found["after"]
+    assert isinstance(before, dict) and isinstance(after, dict), "summary() made them"
+    k = before["num_samples"]
+    rows = [
+        (f"learner mean@{k} ({before['num_tasks']} test tasks)", _mean(before, "mean_at_k", "mean_interval"), _mean(after, "mean_at_k", "mean_interval")),
+        ("  of well-formed answers", _mean(before, "mean_well_formed", "mean_well_formed_interval"), _mean(after, "mean_well_formed", "mean_well_formed_interval")),
+        ("  well-formed", _percent(before["well_formed"]), _percent(after["well_formed"])),
+        (f"critic AUROC ({before.get('audited', 0)} audited solutions)", _auroc(before), _auroc(after)),
+        ("  solution-length baseline", _number(before.get("auroc_length_baseline")), _number(after.get("auroc_length_baseline"))),
+        ("  mean-log-probability baseline", _number(before.get("auroc_logprob_baseline")), _number(after.get("auroc_logprob_baseline"))),
+        ("critic ECE", _number(before.get("ece")), _number(after.get("ece"))),
+        ("critic first-flaw accuracy", _number(before.get("first_flaw_accuracy")), _number(after.get("first_flaw_accuracy"))),
+    ]  # fmt: skip
+    width = max(len(row[0]) for row in rows)
+    lines = ["", f"{'':<{width}}  {'cold start':<24}{'after self-play':<24}"]
+    lines += [f"{name:<{width}}  {a:<24}{b:<24}" for name, a, b in rows]
+    gain = 100 * (after["mean_at_k"] - before["mean_at_k"])
+    lines += ["", f"gain: {gain:+.1f} points of mean@{k}"]
+    rejected = found["rejected"]
+    assert isinstance(rejected, dict), "summary() made it"
+    reasons = ", ".join(
+        f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1])
+    )
+    lines += [
+        f"samples admitted: {found['admitted']}; rejected: {sum(rejected.values())} ({reasons})"
+    ]
+    stages = found["stages"]
+    assert isinstance(stages, dict), "summary() made it"
+    shown = ", ".join(
+        f"{name} {s:.0f}" for name, s in stages.items() if ":" not in name and s >= 0.5
+    )
+    inner = ", ".join(f"{name} {s:.0f}" for name, s in stages.items() if ":" in name and s >= 0.5)
+    lines += [f"monitor: {found['monitor']}", f"seconds: {found['seconds']:.0f} in all; {shown}"]
+    lines += [f"  inside the blocks: {inner}", f"report: {directory / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _mean(part: Mapping[str, object], key: str, interval: str) -> str:
+    low, high = part[interval]  # type: ignore[misc]
+    return f"{100 * part[key]:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"  # type: ignore[operator]
+
+
+def _auroc(part: Mapping[str, object]) -> str:
+    if part.get("auroc") is None:
+        return "-"
+    low, high = part["auroc_interval"]  # type: ignore[misc]
+    return f"{part['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _number(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,53 @@
+"""What every entry point needs of its process: clear failures, quiet libraries, its task source."""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+from data.sources import TaskSource, make_source
+from pipelines.settings import Settings
+
+USER_ERROR = 2
+
+
+@contextlib.contextmanager
+def fail_clearly() -> Iterator[None]:
+    """Turn a user's mistake (ValueError) into one line on rank 0 and exit status 2."""
+    try:
+        yield
+    except ValueError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        raise SystemExit(USER_ERROR) from None
+
+
+def quiet_libraries() -> None:
+    """Keep the console to our own lines; libraries still raise what is wrong."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("transformers", "trl", "accelerate", "datasets", "vllm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def build_source(settings: Settings) -> TaskSource:
+    """The task source that the `[tasks]` table describes."""
+    tasks = settings.tasks
+    if tasks.source == "reasoning_gym":
+        return make_source("reasoning_gym", family=tasks.family, params=tasks.params)
+    if tasks.source == "jsonl":
+        return make_source("jsonl", path=tasks.path)
+    return make_source(
+        "dataset", path=tasks.path, split=tasks.dataset_split,
+        question_field=tasks.question_field, answer_field=tasks.answer_field,
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""Self-play: the learner solves, the critic judges, the monitor may stop the run.
+
+    accelerate launch pipelines/rl.py --config configs/tiny.toml [table.key=value ...]
+    accelerate launch pipelines/rl.py --resume runs/tiny [run.rounds=N]
+
+    tasks -> learner block (vLLM rollouts -> verdicts -> critiques -> rewards -> GRPO steps)
+          -> critic block  (critiques of those solutions and of planted flaws -> GRPO steps)
+          -> gate          (verified, criticised, deduplicated, decontaminated records)
+          -> monitor       (gold probe, audit -> ok | warn | intervene | halt)
+          -> admit, apply, commit
+
+Leaves out the cold start (`sft.py`), and everything that a round is made of (`games.py`, `roles.py`,
+`gate.py`, `guard.py`): this file is the loop. Exit status: 0 finished, 2 a user's mistake, 3 halted
+by the monitor, 4 a weight sync that could not be proven.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.checkout import require_checkout
+from pipelines.process import fail_clearly, quiet_libraries
+from pipelines.settings import Settings, load_settings
+
+HALTED, UNPROVEN_SYNC = 3, 4
+
+
+def self_play(settings: Settings, resume: bool) -> int:
+    """Run the rounds that remain; returns the exit status."""
+    from pipelines.session import Session  # after quiet_libraries(): this imports torch
+
+    with Session(settings, resume) as run:
+        for _ in run.remaining_rounds():
+            bouts = run.play_learner()
+            run.play_critic(bouts)
+            candidates = run.candidates(bouts)
+            health = run.check(bouts)
+            if health.halted:
+                run.halt(health, bouts)
+                return HALTED
+            run.admit_and_commit(bouts, candidates, health)
+        run.finish()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, help="TOML configuration of a new run")
+    parser.add_argument("--resume", type=Path, help="run directory to continue")
+    parser.add_argument("overrides", nargs="*", help="table.key=value")
+    options = parser.parse_intermixed_args(arguments)
+    with fail_clearly():
+        require_checkout()
+        if (options.config is None) == (options.resume is None):
+            raise ValueError("give either --config configs/NAME.toml or --resume RUN")
+        quiet_libraries()
+        if options.resume is not None:
+            from pipelines.run_state import resume_settings
+
+            return self_play(resume_settings(options.resume, options.overrides), resume=True)
+        return self_play(load_settings(options.config, options.overrides), resume=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

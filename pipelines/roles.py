@@ -1,0 +1,418 @@
+"""A role (learner or critic) as a thin subclass of TRL's GRPOTrainer that trains in blocks.
+
+TRL's loss, options and data flow stay; this file adds what alternating blocks need: a step count
+and optimizer that persist over `train()` calls, our engine in place of TRL's, rewards that can be
+masked, advantages that are exactly 0 for a group without signal, and per-step advantages.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+)
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from model.modeling import SparringMoeForCausalLM
+from pipelines.rollout import Completion, Engine, Sampling, completion_seed
+from pipelines.sync import WeightSync
+
+Policy = PreTrainedModel | PeftModel
+LOG_NAMES = {
+    "reward": "reward/mean", "reward_std": "reward/std", "frac_reward_zero_std": "reward/zero_std_groups",
+    "entropy": "rollout/token_entropy", "completions/mean_length": "rollout/mean_length",
+    "completions/clipped_ratio": "rollout/truncated", "kl": "policy/kl", "loss": "policy/loss",
+    "grad_norm": "policy/grad_norm", "learning_rate": "policy/learning_rate", "step_time": "time/step",
+    "sampling/sampling_logp_difference/mean": "policy/logprob_difference_mean",
+    "sampling/sampling_logp_difference/max": "policy/logprob_difference_max",
+    "sampling/importance_sampling_ratio/mean": "policy/importance_ratio_mean",
+    "clip_ratio/region_mean": "policy/clip_ratio",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepSignal:
+    """A step's reward on the completion's characters [start, end)."""
+
+    start: int
+    end: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a game says of one completion: a reward (None: masked out) and step signals."""
+
+    reward: float | None
+    steps: tuple[StepSignal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion as text, with what the sampler knows of it."""
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+    seed: int = 0
+
+
+class Scorer(Protocol):
+    """A game's judge: `indices` are rows of the block, one a completion, groups adjacent."""
+
+    def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]: ...
+
+
+class RoleTrainer(GRPOTrainer):
+    """One policy with its optimizer, its engine, and its verified sync.
+
+    Args:
+        name: "learner" or "critic".
+        policy: the model to train.
+        tokenizer: shared by both roles.
+        args: TRL's config; `use_vllm` must be False, the engine is ours.
+        engine: samples for this role.
+        sync: proves that the engine holds the policy; None for transformers' generation.
+        run_steps: optimizer steps of the whole run, for the learning-rate schedule.
+        on_step: receives one flat metrics row per optimizer step.
+        router_bias_rate: gamma of aux-loss-free balancing (arXiv:2408.15664); 0 freezes the bias.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        tokenizer: PreTrainedTokenizerBase,
+        args: GRPOConfig,
+        engine: Engine,
+        sync: WeightSync | None,
+        run_steps: int,
+        on_step: Callable[[dict[str, object]], None],
+        router_bias_rate: float = 0.0,
+    ) -> None:
+        placeholder = Dataset.from_list([{"prompt": "", "row": 0}])
+        super().__init__(
+            model=policy, processing_class=tokenizer, args=args, train_dataset=placeholder,
+            reward_funcs=[self._reward],
+        )  # fmt: skip
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_StepEnd(self))
+        self.name, self.engine, self.sync, self.run_steps = name, engine, sync, run_steps
+        self.on_step, self.router_bias_rate = on_step, router_bias_rate
+        self.use_vllm, self.vllm_generation, self._last_loaded_step = True, _EngineAdapter(self), -1
+        self.weights_version = 0
+        self.step_weight = 0.0
+        self.timers: defaultdict[str, float] = defaultdict(float)
+        self._scorer: Scorer | None = None
+        self._scored: list[Scored] = []
+        self._drawn: list[tuple[Completion, int]] = []
+        self._purpose = "train"
+        self._pending_state: dict[str, dict[str, object]] | None = None
+
+    # -- blocks ---------------------------------------------------------------------------------
+
+    def prompts_per_block(self, steps: int) -> int:
+        """How many prompts a block of optimizer steps consumes.
+
+        Raises:
+            ValueError: the block would split a generation batch.
+        """
+        micro = steps * self.args.gradient_accumulation_steps
+        reuse = self.args.steps_per_generation * self.num_iterations
+        if micro % reuse:
+            raise ValueError(
+                f"{self.name}.steps_per_round = {steps} (x {self.args.gradient_accumulation_steps} accumulation) is "
+                f"not a multiple of steps_per_generation x num_iterations = {reuse}: change one of them"
+            )
+        return micro // reuse * self.args.generation_batch_size // self.num_generations
+
+    def play(
+        self, prompts: Sequence[str | list[dict[str, str]]], scorer: Scorer, purpose: str
+    ) -> None:
+        """Train one block: sample groups for the prompts, score them, update.
+
+        Args:
+            prompts: exactly `prompts_per_block(steps)` of them for some number of steps.
+            scorer: the game's judge.
+            purpose: names the block in the sampling seeds.
+        """
+        self._scorer, self._purpose = scorer, purpose
+        self.train_dataset = Dataset.from_list(
+            [{"prompt": p, "row": i} for i, p in enumerate(prompts)]
+        )
+        generations = len(prompts) * self.num_generations // self.args.generation_batch_size
+        reuse = self.args.steps_per_generation * self.num_iterations
+        self.args.max_steps = generations * reuse // self.args.gradient_accumulation_steps
+        self._step, self._buffered_inputs = 0, None
+        self.train()
+
+    def _init_training_state(self, max_steps: int, *args: object) -> tuple[int, int]:
+        """Keep the step count over blocks: a restarted one would make TRL skip the weight sync."""
+        step, tokens = self.state.global_step, self.state.num_input_tokens_seen
+        epochs = super()._init_training_state(max_steps, *args)
+        self.state.global_step, self.state.num_input_tokens_seen = step, tokens
+        self.state.max_steps = step + max_steps
+        return epochs
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):  # type: ignore[no-untyped-def]
+        """One schedule for the run; TRL's default would decay to 0 in every block."""
+        return super().create_scheduler(self.run_steps, optimizer)
+
+    def _prepare_for_training(self, *args: object):  # type: ignore[no-untyped-def]
+        prepared = super()._prepare_for_training(*args)
+        if self._pending_state is not None:  # only now does the prepared optimizer exist
+            self.optimizer.load_state_dict(self._pending_state["optimizer"])
+            self.lr_scheduler.load_state_dict(self._pending_state["scheduler"])
+            self._pending_state = None
+        return prepared
+
+    def training_step(self, model, inputs, num_items_in_batch):  # type: ignore[no-untyped-def]
+        start = time.perf_counter()
+        before = sum(self.timers.values())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        inner = sum(self.timers.values()) - before  # generation and scoring happen inside
+        self.timers["update"] += time.perf_counter() - start - inner
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """One row per optimizer step, under our names, instead of TRL's console dictionaries."""
+        metrics = {
+            key: sum(values) / len(values)
+            for key, values in self._metrics["train"].items()
+            if values
+        }
+        self._metrics["train"].clear()
+        if "loss" not in logs:
+            return
+        row = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
+        row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
+        self.timers.clear()
+        self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
+
+    def finish_step(self) -> None:
+        """After the optimizer step: balance the experts, and note that the weights changed."""
+        policy = self.policy
+        if isinstance(policy, SparringMoeForCausalLM) and self.router_bias_rate > 0:
+            policy.update_router_bias(self.router_bias_rate)
+        self.weights_version += 1
+
+    def set_temperature(self, temperature: float) -> None:
+        """Change the sampling temperature, and with it that of the policy's log-probabilities."""
+        self.temperature = temperature
+        base = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+        add_fused_lm_head(base, temperature=temperature, outputs=("log_probs", "entropy"))
+
+    # -- sampling -------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The unwrapped model."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def ensure_synced(self) -> None:
+        """Give the engine the policy's current weights, verified, if it lacks them."""
+        if self.engine.version == self.weights_version:
+            return
+        start = time.perf_counter()
+        if self.sync is None:
+            self.engine.version = self.weights_version
+        else:
+            self.sync.push(self.policy, self.weights_version)
+        self.timers["sync"] += time.perf_counter() - start
+
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str
+    ) -> list[tuple[Completion, int]]:
+        """Sample one completion a prompt from exactly the current weights, each with its seed."""
+        self.ensure_synced()
+        assert self.engine.version == self.weights_version, "a rollout from stale weights"
+        start = time.perf_counter()
+        identity = (
+            self.args.seed,
+            self.name,
+            purpose,
+            self.weights_version,
+            self.accelerator.process_index,
+        )
+        seeds = [completion_seed(*identity, index) for index in range(len(prompts))]
+        completions = self.engine.generate(prompts, sampling, seeds)
+        self.timers["generate"] += time.perf_counter() - start
+        return list(zip(completions, seeds, strict=True))
+
+    def sample(
+        self,
+        prompts: Sequence[str | list[dict[str, str]]],
+        purpose: str,
+        num: int = 1,
+        temperature: float | None = None,
+    ) -> list[list[Sample]]:
+        """Sample `num` completions for each prompt, outside training (evaluation, critiques)."""
+        if not prompts:
+            return []
+        ids = self._tokenize_prompts(list(prompts))[0]
+        sampling = Sampling(self.max_completion_length, temperature or self.temperature)
+        flat = self.generate_ids([p for p in ids for _ in range(num)], sampling, purpose)
+        samples = [self._to_sample(*drawn) for drawn in flat]
+        return [samples[i : i + num] for i in range(0, len(samples), num)]
+
+    def _to_sample(self, completion: Completion, seed: int) -> Sample:
+        text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        return Sample(text, completion.token_ids, completion.logprobs, completion.truncated, seed)
+
+    # -- rewards and advantages -----------------------------------------------------------------
+
+    def _reward(
+        self, completion_ids: list[list[int]], row: list[int], **_: object
+    ) -> list[float | None]:
+        """TRL's single reward function: the game's judgement of the local completions."""
+        assert self._scorer is not None, "play() sets the scorer"
+        samples = [self._to_sample(*drawn) for drawn in self._drawn]
+        assert [s.token_ids for s in samples] == list(completion_ids), "TRL reordered the rollouts"
+        start, before = time.perf_counter(), self.timers["critique"]
+        self._scored = self._scorer(row, samples)
+        critique = self.timers["critique"] - before
+        self.timers["verify"] += time.perf_counter() - start - critique
+        return [scored.reward for scored in self._scored]
+
+    def _calculate_rewards(self, *args: object) -> torch.Tensor:
+        self._rewards_BF = super()._calculate_rewards(*args)  # all ranks, one column
+        return self._rewards_BF
+
+    def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
+        """TRL's batch, with masked rows taken out of the loss and exact advantages."""
+        output = super()._generate_and_score_completions(inputs)
+        num = len(self._scored)
+        start = self.accelerator.process_index * num
+        rewards_NG = self._rewards_BF[:, 0].view(-1, self.num_generations)
+        local_B = slice(start, start + num)
+        flat_B = (_spread(rewards_NG) == 0).repeat_interleave(self.num_generations)[local_B]
+        masked_B = torch.isnan(self._rewards_BF[local_B, 0])
+        output["advantages"] = output["advantages"].masked_fill(flat_B | masked_B, 0.0)
+        if masked_B.any():
+            output["completion_mask"] = output["completion_mask"] * (~masked_B).int().unsqueeze(1)
+        output["num_items_in_batch"] = self.accelerator.gather(
+            output["completion_mask"].sum()
+        ).sum()
+        # Every rank must take the same branch below, or the next collective would hang.
+        has_steps = any(gather_object([any(s.steps for s in self._scored)]))
+        if self.step_weight > 0 and has_steps:
+            output["advantages"] = self._blend_steps(output["advantages"], output["completion_ids"])
+        return output
+
+    def _blend_steps(
+        self, advantages_B: torch.Tensor, completion_ids_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """A = (1 - alpha) A_out + alpha A_step per token (Tango, arXiv:2505.15034).
+
+        Steps are normalised within their group. Where the outcome's advantage is negative no token
+        gets a positive one: the critic may shape, it never overturns a rule's failure.
+        """
+        steps_BT = torch.zeros(completion_ids_BT.shape, device=advantages_B.device)
+        for first in range(0, len(self._scored), self.num_generations):
+            group = self._scored[first : first + self.num_generations]
+            values = torch.tensor([signal.value for scored in group for signal in scored.steps])
+            if values.numel() < 2 or values.max() == values.min():
+                continue
+            mean, std = values.mean().item(), values.std().item()
+            for offset, scored in enumerate(group):
+                row = first + offset
+                ends = self._token_ends(completion_ids_BT[row].tolist())
+                for signal in scored.steps:
+                    tokens = [t for t, end in enumerate(ends) if signal.start < end <= signal.end]
+                    if tokens:
+                        steps_BT[row, tokens] = (signal.value - mean) / (std + 1e-4)
+        outcome_B1 = advantages_B.unsqueeze(1)
+        blended_BT = (1 - self.step_weight) * outcome_B1 + self.step_weight * steps_BT
+        return torch.where(outcome_B1 < 0, blended_BT.clamp(max=0.0), blended_BT)
+
+    def _token_ends(self, ids: Sequence[int]) -> list[int]:
+        """For each token the number of characters decoded up to and with it."""
+        lengths = [len(self._tokenizer.decode([i], skip_special_tokens=True)) for i in ids]
+        whole = len(self._tokenizer.decode(ids, skip_special_tokens=True))
+        if sum(lengths) == whole:
+            return torch.tensor(lengths).cumsum(0).tolist()
+        return [
+            len(self._tokenizer.decode(ids[: i + 1], skip_special_tokens=True))
+            for i in range(len(ids))
+        ]
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, object]:
+        """What a round boundary must keep beside the weights."""
+        trained = self.optimizer is not None
+        return {
+            "global_step": self.state.global_step,
+            "num_input_tokens_seen": self.state.num_input_tokens_seen,
+            "weights_version": self.weights_version,
+            "num_syncs": 0 if self.sync is None else self.sync.num_syncs,
+            "temperature": self.temperature,
+            "optimizer": self.optimizer.state_dict() if trained else None,
+            "scheduler": self.lr_scheduler.state_dict() if trained else None,
+        }
+
+    def load_state_dict(
+        self, state: dict[str, object], tensors: Iterable[tuple[str, torch.Tensor]]
+    ) -> None:
+        """Restore a round boundary: weights now, the optimizer when the next block prepares it."""
+        own = self.policy.state_dict()
+        for name, tensor in tensors:
+            own[name].copy_(tensor)
+        self.state.global_step = state["global_step"]
+        self.state.num_input_tokens_seen = state["num_input_tokens_seen"]
+        self.weights_version = state["weights_version"]
+        if state["temperature"] != self.temperature:
+            self.set_temperature(state["temperature"])
+        if self.sync is not None:
+            self.sync.num_syncs = 0  # a restored engine is probed again at once
+        self.engine.version = -1
+        if state["optimizer"] is not None:
+            self._pending_state = {"optimizer": state["optimizer"], "scheduler": state["scheduler"]}
+
+
+class _EngineAdapter:
+    """What GRPOTrainer expects of its `vllm_generation`, on our engine."""
+
+    def __init__(self, role: RoleTrainer) -> None:
+        self.role = role
+
+    def sync_weights(self) -> None:
+        self.role.ensure_synced()
+
+    def generate(self, prompts, images, num_generations, profiler=None):  # type: ignore[no-untyped-def]
+        sampling = Sampling(self.role.max_completion_length, self.role.temperature)
+        self.role._drawn = self.role.generate_ids(prompts, sampling, self.role._purpose)
+        completions = [completion for completion, _ in self.role._drawn]
+        logprobs = [[[lp] for lp in c.logprobs] for c in completions]
+        return prompts, [c.token_ids for c in completions], logprobs, None
+
+
+class _StepEnd(TrainerCallback):
+    """Tells the role that the optimizer has stepped."""
+
+    def __init__(self, role: RoleTrainer) -> None:
+        self.role = role
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.role.finish_step()
+
+
+def _spread(rewards_NG: torch.Tensor) -> torch.Tensor:
+    """Max minus min over the counted (non-NaN) rewards of each group, 0 where none is. Shape [N]."""
+    low = torch.nan_to_num(rewards_NG, nan=torch.inf).amin(1)
+    high = torch.nan_to_num(rewards_NG, nan=-torch.inf).amax(1)
+    return torch.where(high > low, high - low, torch.zeros_like(high))

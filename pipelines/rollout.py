@@ -1,0 +1,269 @@
+"""Rollout engines: vLLM colocated in this process, or transformers' generation, behind one interface.
+
+An engine samples completions of token-id prompts and scores given sequences. It knows nothing of
+tasks, rewards or training; `pipelines/sync.py` moves the policy's weights into it.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from pipelines.settings import RolloutTable
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample; the full distribution at a temperature, never truncated."""
+
+    max_tokens: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion.
+
+    Attributes:
+        token_ids: sampled ids, the end-of-sequence id included when it was reached.
+        logprobs: log-probability (nats) of each id under the sampler, after temperature.
+        truncated: the token limit ended it.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+class Engine(Protocol):
+    """What the roles need of a sampler."""
+
+    version: int
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]: ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+
+
+def completion_seed(*parts: object) -> int:
+    """A 63-bit seed from what identifies a completion (run, role, weights version, index)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, max_model_len: int) -> None:
+    """Refuse prompts that the context cannot hold.
+
+    Raises:
+        ValueError: names the longest prompt's length and the setting to change.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + max_tokens > max_model_len:
+        raise ValueError(
+            f"a prompt of {longest} tokens and a completion of {max_tokens} exceed "
+            f"rollout.max_model_len = {max_model_len}: raise it to at least {longest + max_tokens}"
+        )
+
+
+class TransformersEngine:
+    """Sampling by transformers' `generate` from the policy itself: no weights to sync."""
+
+    def __init__(
+        self, policy: PreTrainedModel, eos_id: int, pad_id: int, max_model_len: int
+    ) -> None:
+        self.policy, self.eos_id, self.pad_id, self.max_model_len = (
+            policy,
+            eos_id,
+            pad_id,
+            max_model_len,
+        )
+        self.version = -1
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """Sample one completion a prompt; `seeds` seed the batch as a whole."""
+        check_prompts(prompts, sampling.max_tokens, self.max_model_len)
+        device = self.policy.device
+        width = max(len(prompt) for prompt in prompts)
+        ids_BT = torch.tensor(
+            [[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device
+        )
+        mask_BT = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
+        )
+        training = self.policy.training
+        self.policy.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(completion_seed(*seeds))
+            out = self.policy.generate(
+                input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=sampling.max_tokens,
+                do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0,
+                eos_token_id=self.eos_id, pad_token_id=self.pad_id, use_cache=True,
+                return_dict_in_generate=True, output_logits=True,
+            )  # fmt: skip
+        self.policy.train(training)
+        new_BT = out.sequences[:, width:]
+        logits_BTV = torch.stack(out.logits, dim=1).float() / sampling.temperature
+        logprobs_BT = logits_BTV.log_softmax(-1).gather(-1, new_BT.unsqueeze(-1)).squeeze(-1)
+        return [
+            self._trim(ids, lps)
+            for ids, lps in zip(new_BT.tolist(), logprobs_BT.tolist(), strict=True)
+        ]
+
+    def _trim(self, ids: list[int], logprobs: list[float]) -> Completion:
+        if self.eos_id not in ids:
+            return Completion(ids, logprobs, truncated=True)
+        end = ids.index(self.eos_id) + 1
+        return Completion(ids[:end], logprobs[:end], truncated=False)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of each sequence's tokens after the first (nats)."""
+        return policy_logprobs(self.policy, sequences)
+
+
+class VllmEngine:
+    """A vLLM engine in this process.
+
+    Args:
+        directory: a checkpoint with its config; its tensor names are the sync's manifest.
+        settings: the `[rollout]` table.
+        dtype: the policy's dtype, passed on: vLLM would turn fp32 into bf16.
+        eos_id: the token id that ends a completion.
+    """
+
+    def __init__(self, directory: Path, settings: RolloutTable, dtype: str, eos_id: int) -> None:
+        _prepare_environment(directory)
+        from vllm import LLM
+
+        self.eos_id, self.max_model_len = eos_id, settings.max_model_len
+        self.version = -1
+        threads = torch.get_num_threads()
+        rng = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+        self.llm: LLM = LLM(
+            model=str(directory), dtype=dtype, skip_tokenizer_init=True, enforce_eager=True,
+            # With enforce_eager the CPU rotary kernel mis-rotates 3-D q/k of MLA models (docs/design.md).
+            compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
+            max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=max(8192, settings.max_model_len),
+            kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
+            logprobs_mode="processed_logprobs", disable_log_stats=True, seed=0,
+            # With several processes each holds a whole engine beside its share of the batch.
+            distributed_executor_backend="external_launcher" if _world_size() > 1 else "uni",
+        )  # fmt: skip
+        random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
+        torch.set_num_threads(threads)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """Sample one completion a prompt, each with its own seed, so that a batch is reproducible."""
+        from vllm import SamplingParams
+
+        check_prompts(prompts, sampling.max_tokens, self.max_model_len)
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed,
+                logprobs=0, detokenize=False, stop_token_ids=[self.eos_id],
+            )
+            for seed in seeds
+        ]  # fmt: skip
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        return [_completion(output.outputs[0]) for output in outputs]
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of each sequence's tokens after the first (nats)."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=1, temperature=1.0, seed=0, prompt_logprobs=0, detokenize=False
+        )
+        inputs = [{"prompt_token_ids": list(ids)} for ids in sequences]
+        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        return [
+            [
+                entry[token].logprob
+                for token, entry in zip(ids[1:], out.prompt_logprobs[1:], strict=True)
+            ]
+            for ids, out in zip(sequences, outputs, strict=True)
+        ]
+
+    def model(self) -> torch.nn.Module:
+        """The engine's own module, for the sync."""
+        return self.llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
+
+
+@torch.no_grad()
+def policy_logprobs(
+    policy: PreTrainedModel, sequences: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Score sequences with the policy: log-probabilities of the tokens after the first (nats)."""
+    training = policy.training
+    policy.eval()
+    scores = []
+    for ids in sequences:
+        ids_1T = torch.tensor([list(ids)], device=policy.device)
+        logits_TV = policy(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
+        targets_T1 = ids_1T[0, 1:].unsqueeze(-1)
+        scores.append(logits_TV.log_softmax(-1).gather(-1, targets_T1).squeeze(-1).tolist())
+    policy.train(training)
+    return scores
+
+
+def require_vllm() -> None:
+    """Fail early and clearly where `rollout.engine = "vllm"` cannot work.
+
+    Raises:
+        ValueError: vLLM is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            'rollout.engine = "vllm" but vLLM is not installed: install the extra sparring[cpu] or '
+            'sparring[gpu], or set rollout.engine="transformers"'
+        )
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _prepare_environment(directory: Path) -> None:
+    """vLLM reads these when it is imported or an engine starts."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    config = AutoConfig.from_pretrained(directory)
+    if config.model_type == "deepseek_v3" and not torch.cuda.is_available():
+        latent = (config.kv_lora_rank, config.qk_rope_head_dim)
+        wanted = "0" if latent == MLA_KERNEL_LATENT else "1"
+        if os.environ.get("VLLM_MLA_DISABLE") != wanted:
+            logger.info(
+                "VLLM_MLA_DISABLE=%s: latent %s, CPU kernel %s", wanted, latent, MLA_KERNEL_LATENT
+            )
+            os.environ["VLLM_MLA_DISABLE"] = wanted
+
+
+def _completion(output: object) -> Completion:
+    ids = list(output.token_ids)  # type: ignore[attr-defined]
+    logprobs = [entry[token].logprob for token, entry in zip(ids, output.logprobs, strict=True)]  # type: ignore[attr-defined]
+    return Completion(ids, logprobs, truncated=output.finish_reason == "length")  # type: ignore[attr-defined]
