@@ -246,12 +246,7 @@ def make_record(
         ValueError: `pass_rate` lies outside [0, 1], `round` is negative, or the seed exceeds
             64 bits.
     """
-    if pass_rate is not None and not 0 <= pass_rate <= 1:
-        raise ValueError(f"pass_rate must lie in [0, 1], got {pass_rate}: give passes / counted")
-    if round < 0:
-        raise ValueError(f"round must be 0 or more, got {round}")
-    if not -(2**63) <= sampling.seed < 2**63:
-        raise ValueError(f"sampling.seed must fit in 64 signed bits, got {sampling.seed}")
+    _check_ranges(pass_rate, round, sampling.seed)
     record = Record(
         id=signature(task.id, solution, learner_hash, str(sampling.seed)),
         task_id=task.id,
@@ -285,6 +280,15 @@ def make_record(
         reject_reason=reject_reason,
     )
     return seal(record)
+
+
+def _check_ranges(pass_rate: float | None, round: int, sampling_seed: int) -> None:
+    if pass_rate is not None and not 0 <= pass_rate <= 1:
+        raise ValueError(f"pass_rate must lie in [0, 1], got {pass_rate}: give passes / counted")
+    if round < 0:
+        raise ValueError(f"round must be 0 or more, got {round}")
+    if not -(2**63) <= sampling_seed < 2**63:
+        raise ValueError(f"sampling.seed must fit in 64 signed bits, got {sampling_seed}")
 
 
 def seal(record: Record) -> Record:
