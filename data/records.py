@@ -237,25 +237,23 @@ def make_record(
 ) -> Record:
     """Build a record and seal it with its digest.
 
-    Args:
-        round: the round that sampled it, from 0.
-        reject_reason: why the gate refused it; "" admits it as accepted.
-        (the others): as in `Record`.
+    The arguments are `Record`'s; a `reject_reason` of "" makes the record an accepted one.
 
     Raises:
         ValueError: `pass_rate` lies outside [0, 1], `round` is negative, or the seed exceeds
             64 bits.
     """
     _check_ranges(pass_rate, round, sampling.seed)
+    origin = task.generator
     record = Record(
         id=signature(task.id, solution, learner_hash, str(sampling.seed)),
         task_id=task.id,
         parents=tuple(parents),
         family=task.family,
-        generator_name=task.generator.name,
-        generator_version=task.generator.version,
-        generator_seed=task.generator.seed,
-        generator_difficulty=task.generator.difficulty,
+        generator_name=origin.name,
+        generator_version=origin.version,
+        generator_seed=origin.seed,
+        generator_difficulty=origin.difficulty,
         prompt=task.question,
         solution=solution,
         answer=answer,
