@@ -1,7 +1,7 @@
 """How a critique is asked for, written and read: one name for each grammar.
 
     grammar    solutions           text
-    chain      tiny models' sums   a.b.cx21~0          (`format_chain`)
+    chain      tiny models' sums   a40.b50.c21x~0      (`format_chain`)
     tagged     numbered lines      one JSON object     (`format_tagged`)
 
 Leaves out the truth of the claims (`meta`) and what they earn (`reward`).

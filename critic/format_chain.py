@@ -1,19 +1,24 @@
 """The compact critique grammar of tiny models, for solutions of the chain dialect.
 
     critique   = step* "~" bucket
-    step       = id "."          the step is right
-               | id "x" sum      the first wrong step and its right sum, written as in the dialect
-                                 (reversed, two digits or more); the walk ends here
+    step       = id sum "."      the step is right: it states the recomputed sum
+               | id sum "x"      the first wrong step: it does not; the walk ends here
+    sum        = digits          recomputed from the sum stated before, written as in the dialect
+                                 (reversed, two digits or more)
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
-`a.b.c.d.>.~9` finds nothing wrong; `a.b.cx21~0` says that step c should have reached 12. Every step
-up to the first wrong one must be judged, in order. Of a malformed solution only the steps that the
-solution parser recovered can be judged, and the walk may end after any of them.
+`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x~0` says that step c should have reached 12. The
+critic recomputes before it judges: a tiny model compares two numbers that it can see far better
+than it adds and compares in one token. A step marked right though the recomputed sum differs is a
+parse failure. Every step up to the first wrong one must be judged, in order. Of a malformed
+solution only the steps that the solution parser recovered can be judged, and the walk may end after
+any of them.
 
 Leaves out whether a claim is true (`meta`).
 """
 
 import random
+import re
 
 from critic.critique import Critique, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from data.records import Task
@@ -21,6 +26,7 @@ from rewards.chain import MAX_DIGITS, ChainDialect, chain_terms, decode_sum, enc
 from rewards.dialect import Solution
 
 _SOLUTION_DIALECT = ChainDialect()
+_JUDGEMENT = re.compile(r"([0-9]+)([.x])")
 
 
 def right_sum(task: Task, solution: Solution, index: int) -> int:
@@ -73,9 +79,9 @@ class ChainCritique:
         valid = _SOLUTION_DIALECT.check_steps(task, solution)
         walk = ""
         for index, (step, ok) in enumerate(zip(solution.steps, valid, strict=True)):
-            walk += f"{step.id}{'.' if ok else 'x'}"
+            recomputed = encode_sum(right_sum(task, solution, index))
+            walk += f"{step.id}{recomputed}{'.' if ok else 'x'}"
             if not ok:
-                walk += encode_sum(right_sum(task, solution, index))
                 break
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
         return f"{walk}~{9 - doubt if solution.well_formed and all(valid) else doubt}"
@@ -93,18 +99,17 @@ def _parse_walk(
             break
         if not walk.startswith(step.id, position):
             return ParseFailure("unexpected_step")
-        position += len(step.id) + 1
-        mark = walk[position - 1 : position]
-        if mark == ".":
-            steps.append(StepJudgement(step.id, True))
-        elif mark == "x":
-            value = _parse_sum(walk[position:])
-            if value is None:
-                return ParseFailure("bad_payload")
+        judgement = _JUDGEMENT.match(walk, position + len(step.id))
+        value = None if judgement is None else _parse_sum(judgement[1])
+        if judgement is None or value is None:
+            return ParseFailure("bad_judgement")
+        position, ok = judgement.end(), judgement[2] == "."
+        if ok and value != step_parts(step).stated_sum:
+            return ParseFailure("contradiction")
+        steps.append(StepJudgement(step.id, ok))
+        if not ok:
             flaw = Flaw(step.id, step.text, "sum", "recompute", str(value))
-            return (*steps, StepJudgement(step.id, False)), (flaw,)
-        else:
-            return ParseFailure("bad_mark")
+            return ParseFailure("trailing_text") if walk[position:] else (tuple(steps), (flaw,))
     if position < len(walk):
         return ParseFailure("unexpected_step")
     return tuple(steps), ()

@@ -34,20 +34,20 @@ def tagged_status(line: str, quote: str, kind: EvidenceKind, payload: str) -> Cl
 
 
 def test_chain_claims() -> None:
-    assert chain_status("a.b.cx21~0", WRONG) == ["confirmed"]
-    assert chain_status("a.b.cx31~0", WRONG) == ["refuted"]  # right place, wrong recomputation
-    assert chain_status("a.bx60~0", WRONG) == ["refuted"]
-    assert chain_status("a.b.c.dx21~0", WRONG) == ["refuted"]  # wrong, but only because c was
-    assert chain_status("a.b.c.d.>.~0", WRONG) == []
+    assert chain_status("a40.b50.c21x~0", WRONG) == ["confirmed"]
+    assert chain_status("a40.b50.c31x~0", WRONG) == ["refuted"]  # right place, wrong recomputation
+    assert chain_status("a40.b60x~0", WRONG) == ["refuted"]
+    assert chain_status("a40.b50.c20.d21x~0", WRONG) == ["refuted"]  # wrong, but only because c was
+    assert chain_status("a40.b50.c20.d21.>21.~0", WRONG) == []
 
 
 @pytest.mark.parametrize(
     ("text", "claim"),
     [
-        ("a4=40\nb2=60\nc7=31\nd10=32>32", "a.bx50~0"),  # a misread operand
-        ("a4=40\nb1=50>50", "a.b.>x21~0"),  # a premature answer
-        ("a4=40\nb1=50\nc7=21\nd10=22\ne1=32>32", "a.b.c.d.ex22~0"),  # an invented term
-        ("a4=40\nb1=50\nc7=21\nd10=22>32", "a.b.c.d.>x22~0"),  # a miscopied total
+        ("a4=40\nb2=60\nc7=31\nd10=32>32", "a40.b50x~0"),  # a misread operand
+        ("a4=40\nb1=50>50", "a40.b50.>21x~0"),  # a premature answer
+        ("a4=40\nb1=50\nc7=21\nd10=22\ne1=32>32", "a40.b50.c21.d22.e22x~0"),  # an invented term
+        ("a4=40\nb1=50\nc7=21\nd10=22>32", "a40.b50.c21.d22.>22x~0"),  # a miscopied total
     ],
 )
 def test_every_kind_of_wrong_chain_step_has_one_right_sum(text: str, claim: str) -> None:
@@ -104,9 +104,9 @@ def view(text: str, solution: Solution) -> tuple[float, float, bool] | None:
 
 
 def test_the_learner_is_only_judged_by_confirmed_flaws() -> None:
-    assert view("a.b.cx21~1", WRONG) == (0.15, 2 / 5, True)
-    assert view("a.b.cx31~1", WRONG) == (0.15, 0.0, False)
-    assert view("a.b.c.d.>.~9", WRONG) == (0.95, 0.0, False)
+    assert view("a40.b50.c21x~1", WRONG) == (0.15, 2 / 5, True)
+    assert view("a40.b50.c31x~1", WRONG) == (0.15, 0.0, False)
+    assert view("a40.b50.c20.d21.>21.~9", WRONG) == (0.95, 0.0, False)
     assert view("nonsense", WRONG) is None
 
 
