@@ -108,7 +108,7 @@ def build_roles(settings: Settings, directory: Path, on_step: OnStep, probes: Se
         role_path(settings, settings.critic),
     )
     tokenizer = AutoTokenizer.from_pretrained(learner_path)
-    _check_vocabulary(
+    check_vocabulary(
         tokenizer, AutoTokenizer.from_pretrained(critic_path), learner_path, critic_path
     )
     probe_ids = [_probe_ids(tokenizer, judging, task) for task in probes[:NUM_PROBES]]
@@ -127,9 +127,14 @@ def build_roles(settings: Settings, directory: Path, on_step: OnStep, probes: Se
     return Roles(built["learner"], built["critic"])
 
 
-def _check_vocabulary(
+def check_vocabulary(
     ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, a: str, b: str
 ) -> None:
+    """Refuse a learner (at `a`) and a critic (at `b`) that do not share every token.
+
+    Raises:
+        ValueError: the vocabularies differ.
+    """
     if ours.get_vocab() != theirs.get_vocab():
         raise ValueError(
             f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and {len(theirs)} tokens): "

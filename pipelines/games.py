@@ -5,9 +5,10 @@ judged sample as data. Training itself is `pipelines/roles.py`; the rules are in
 `critic/`.
 """
 
+import functools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from critic.critique import Critique, ParseFailure
@@ -144,24 +145,14 @@ class LearnerGame:
     def _criticise(
         self, tasks: Sequence[Task], solutions: Sequence[Solution]
     ) -> list[JudgedClaim | None]:
-        """One critique of each distinct well-formed solution, shared by its copies."""
         start = time.perf_counter()
-        distinct: dict[tuple[str, str], tuple[Task, Solution]] = {}
+        found: list[JudgedClaim | None] = [None] * len(tasks)
         if self.critic is not None and self.critic_weight > 0:
-            for task, solution in zip(tasks, solutions, strict=True):
-                if solution.well_formed:
-                    distinct.setdefault((task.id, solution.text), (task, solution))
-            prompts = [self.judging.critique_prompt(*pair) for pair in distinct.values()]
-            step = self.learner.state.global_step
-            drawn = self.critic.sample(prompts, f"{self.purpose}/{step}/critique")
-        found = {
-            key: self.judging.judge(task, solution, samples[0])
-            for (key, (task, solution)), samples in zip(
-                distinct.items(), drawn if distinct else [], strict=True
-            )
-        }
+            purpose = f"{self.purpose}/{self.learner.state.global_step}/critique"
+            ask = functools.partial(self.critic.sample, purpose=purpose)
+            found = criticise(self.judging, tasks, solutions, ask)
         self.learner.timers["critique"] += time.perf_counter() - start
-        return [found.get((t.id, s.text)) for t, s in zip(tasks, solutions, strict=True)]
+        return found
 
     def _steps(
         self, solution: Solution, verdict: Verdict, claim: JudgedClaim | None
@@ -257,6 +248,24 @@ class CriticGame:
         if preset == "tango":
             return tango_reward(judged, self.weights)
         return critic_reward(judged)
+
+
+def criticise(
+    judging: Judging, tasks: Sequence[Task], solutions: Sequence[Solution],
+    ask: Callable[[list[Prompt]], list[list[Sample]]],
+) -> list[JudgedClaim | None]:  # fmt: skip
+    """One critique of each distinct well-formed solution, shared by its copies."""
+    distinct = {
+        (task.id, solution.text): (task, solution)
+        for task, solution in zip(tasks, solutions, strict=True)
+        if solution.well_formed
+    }
+    drawn = ask([judging.critique_prompt(*pair) for pair in distinct.values()])
+    found = {
+        key: judging.judge(task, solution, samples[0])
+        for (key, (task, solution)), samples in zip(distinct.items(), drawn, strict=True)
+    }
+    return [found.get((t.id, s.text)) for t, s in zip(tasks, solutions, strict=True)]
 
 
 def judge_critique(judging: Judging, item: CritiqueItem, sample: Sample) -> JudgedCritique:

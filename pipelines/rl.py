@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.checkout import require_checkout
-from pipelines.process import fail_clearly, quiet_libraries
+from pipelines.process import fail_clearly, prepare_process
 from pipelines.settings import Settings, load_settings
 
 HALTED, UNPROVEN_SYNC = 3, 4
@@ -28,7 +28,7 @@ HALTED, UNPROVEN_SYNC = 3, 4
 
 def self_play(settings: Settings, resume: bool) -> int:
     """Run the rounds that remain; returns the exit status."""
-    from pipelines.session import Session  # after quiet_libraries(): this imports torch
+    from pipelines.session import Session  # imports torch
 
     with Session(settings, resume) as run:
         for _ in run.remaining_rounds():
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_checkout()
         if (options.config is None) == (options.resume is None):
             raise ValueError("give either --config configs/NAME.toml or --resume RUN")
-        quiet_libraries()
+        prepare_process()
         if options.resume is not None:
             from pipelines.run_state import resume_settings
 

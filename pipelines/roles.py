@@ -158,6 +158,7 @@ class RoleTrainer(GRPOTrainer):
         reuse = self.args.steps_per_generation * self.num_iterations
         self.args.max_steps = generations * reuse // self.args.gradient_accumulation_steps
         self._step, self._buffered_inputs = 0, None
+        self.timers.clear()
         self.train()
 
     def _init_training_state(self, max_steps: int, *args: object) -> tuple[int, int]:

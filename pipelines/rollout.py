@@ -165,7 +165,7 @@ class VllmEngine:
             max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=max(8192, settings.max_model_len),
             kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
-            logprobs_mode="processed_logprobs", disable_log_stats=True, seed=0,
+            logprobs_mode="processed_logprobs", disable_log_stats=True, seed=0, use_tqdm_on_load=False,
             # With several processes each holds a whole engine beside its share of the batch.
             distributed_executor_backend="external_launcher" if _world_size() > 1 else "uni",
         )  # fmt: skip
@@ -247,11 +247,7 @@ def _world_size() -> int:
 
 
 def _prepare_environment(directory: Path) -> None:
-    """vLLM reads these when it is imported or an engine starts."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    """vLLM reads this when an engine starts; the rest is `pipelines.process.ENVIRONMENT`."""
     config = AutoConfig.from_pretrained(directory)
     if config.model_type == "deepseek_v3" and not torch.cuda.is_available():
         latent = (config.kv_lora_rank, config.qk_rope_head_dim)

@@ -96,6 +96,7 @@ class Session:
         self.files.status("running", round=self.next_round)
         if self.next_round == 0:
             self._evaluate("before")
+            self.previous_nll = probe_nll(self.judging, self.roles.learner, self.probe_tasks)
         self.audited = load_audit(self.files.path / "audit.json", self.judging)
         return self
 

@@ -2,152 +2,32 @@
 
     python pipelines/sft.py --config configs/tiny.toml [table.key=value ...]
 
-Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`: forgotten carries), as
-any text that people wrote does: the base imitates an unreliable solver, and RL has something to
-learn. TRL's SFTTrainer trains; the loss is on completions only.
+This file is the command; `cold_start.py` does the work once the process is prepared.
 """
 
 import argparse
-import json
-import random
-import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, set_seed
-from trl import SFTConfig, SFTTrainer
-
-from critic.format import critique_dialect
-from data.atomic import write_text_atomic
-from data.records import Task
-from model import SparringMoeForCausalLM, tiny_config
 from pipelines.checkout import require_checkout
-from pipelines.process import build_source, fail_clearly, quiet_libraries
-from pipelines.settings import (
-    SFT_OWNED,
-    Settings,
-    check_library_table,
-    dump_settings,
-    load_settings,
-)
-from pipelines.tokenizer import character_tokenizer
-from rewards.dialect import dialect
-
-
-def demonstrations(settings: Settings, tasks: Sequence[Task]) -> list[dict[str, str]]:
-    """Prompt and completion rows: solutions with slips, and true critiques of such solutions.
-
-    A criticised solution has slipped somewhere in about `flawed_share` of the rows.
-    """
-    assert settings.sft is not None
-    solver, judge = dialect(settings.tasks.dialect), critique_dialect(settings.tasks.dialect)
-    rng = random.Random(settings.run.seed)
-    rows = []
-    for task in tasks[: settings.sft.num_solutions]:
-        solution = solver.write_solution(task, rng, settings.sft.slip_rate)
-        rows.append({"prompt": solver.render_problem(task), "completion": solution})
-    for task in tasks[settings.sft.num_solutions :]:
-        text = _solution_to_judge(task, settings, rng)
-        solution = solver.parse_solution(text, truncated=False)
-        prompt = judge.render_prompt(solver.render_problem(task), text)
-        rows.append({"prompt": prompt, "completion": judge.write_critique(task, solution, rng)})
-    rng.shuffle(rows)
-    return rows
-
-
-def _solution_to_judge(task: Task, settings: Settings, rng: random.Random) -> str:
-    solver = dialect(settings.tasks.dialect)
-    wanted_flawed = rng.random() < settings.sft.flawed_share
-    for _ in range(8):  # a task without a carry cannot slip
-        text = solver.write_solution(task, rng, 0.4 if wanted_flawed else 0.0)
-        solution = solver.parse_solution(text, truncated=False)
-        if all(solver.check_steps(task, solution)) != wanted_flawed:
-            break
-    return text
-
-
-def cold_start(settings: Settings) -> Path:
-    """Train the base and save it; a finished checkpoint of the same settings is kept.
-
-    Raises:
-        ValueError: there is no `[sft]` table, or the dialect has no demonstrations.
-    """
-    if settings.sft is None:
-        raise ValueError("there is no [sft] table in the configuration: nothing to cold-start")
-    check_library_table("sft.trainer", settings.sft.trainer, SFTConfig, SFT_OWNED)
-    target = settings.sft.directory
-    fingerprint = json.dumps(json.loads(dump_settings(settings))["sft"] | {
-        "tasks": settings.tasks.model_dump(mode="json"), "seed": settings.run.seed}, sort_keys=True)  # fmt: skip
-    stamp = target / "cold_start.json"
-    if stamp.exists() and stamp.read_text() == fingerprint:
-        print(f"cold start: {target} is up to date")
-        return target
-    start = time.perf_counter()
-    set_seed(settings.run.seed)
-    tokenizer = character_tokenizer()
-    source = build_source(settings)
-    num = settings.sft.num_solutions + settings.sft.num_critiques
-    rows = demonstrations(settings, source.draw("train", num, settings.run.seed))
-    model = SparringMoeForCausalLM(
-        tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
-    )
-    trainer = _train(settings, model, tokenizer, rows)
-    _save(trainer, tokenizer, target, fingerprint)
-    loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
-    print(
-        f"cold start: {trainer.state.global_step} steps, loss {loss:.3f}, {time.perf_counter() - start:.0f} s"
-    )
-    return target
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    return {
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None,
-    }
-
-
-def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: ignore[no-untyped-def]
-    options = {
-        "output_dir": str(settings.sft.directory) + ".work", "save_strategy": "no", "report_to": "none",
-        "seed": settings.run.seed, "use_cpu": not torch.accelerator.is_available(), "logging_steps": 20,
-    } | settings.sft.trainer  # fmt: skip
-    config = SFTConfig(**options)
-    trainer = SFTTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    )
-    trainer.train()
-    return trainer
-
-
-def _save(
-    trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, target: Path, fingerprint: str
-) -> None:
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    trainer.model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    write_text_atomic(partial / "cold_start.json", fingerprint)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    shutil.rmtree(str(target) + ".work", ignore_errors=True)
+from pipelines.process import fail_clearly, prepare_process
+from pipelines.settings import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--config", type=Path, required=True, help="TOML configuration")
     parser.add_argument("overrides", nargs="*", help="table.key=value")
     options = parser.parse_args(arguments)
     with fail_clearly():
         require_checkout()
-        quiet_libraries()
-        cold_start(load_settings(options.config, options.overrides))
+        settings = load_settings(options.config, options.overrides)
+        prepare_process()
+        from pipelines.cold_start import cold_start  # imports torch
+
+        cold_start(settings)
     return 0
 
 
