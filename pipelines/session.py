@@ -209,11 +209,22 @@ class Session:
                 outcome.write_transcripts(self.files.path, self.round, bouts)
             self.curriculum.learn_from(bouts)
             apply_actions(health.actions, self.knobs, self.roles.learner, self.curriculum)
-            self.files.log(outcome.round_row(self.round, self.probe, health, self.guard.history[-1], candidates, self.roles.learner, self.stages))  # fmt: skip
+            row = outcome.round_row(self.round, self.probe, health, self.guard.history[-1], candidates, self.roles.learner, self.stages)  # fmt: skip
+            self.files.log(row | self._agreed_weights())
             self.files.commit(
                 self.round, self.roles.named(), self._state(), self.guard.state.last_clean_check
             )
         self.files.status("running", round=self.round + 1, monitor=health.state)
+
+    def _agreed_weights(self) -> dict[str, object]:
+        """Both policies' weights hashes, one a process; they must be equal on all of them."""
+        facts: dict[str, object] = {"run/world_size": self.processes.num_processes}
+        for prefix, role in (("policy", self.roles.learner), ("critic", self.roles.critic)):
+            hashes = gather_object([weights_hash(role.policy)])
+            if len(set(hashes)) > 1:
+                raise RuntimeError(f"processes hold different {role.name} weights: {hashes}")
+            facts[f"{prefix}/weights_hash"] = hashes
+        return facts
 
     # -- the end --------------------------------------------------------------------------------
 
