@@ -27,7 +27,8 @@ class LatentLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for latents [B, T, R] and rotated keys [B, T, C - R], and some room."""
         width = key_states.shape[-1] + value_states.shape[-1]
-        capacity = max(self.capacity, 2 * key_states.shape[1], 64)
+        num_tokens = key_states.shape[1]
+        capacity = max(self.capacity, num_tokens) if self.capacity else max(2 * num_tokens, 64)
         self.rows_BSC = key_states.new_empty(key_states.shape[0], capacity, width)
         self.is_initialized = True
 

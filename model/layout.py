@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Positions [B or 1, T]; mask [B or 1, T, S], None if plain causal; real [N], None if all."""
+    """Positions [B or 1, T]; mask [B or 1, T, S], None if plain causal; real (not padding) [N]."""
 
     position_ids_BT: Tensor
     mask_BTS: Tensor | None
-    real_N: Tensor | None
+    real_N: Tensor
 
 
 def token_layout(
@@ -30,12 +30,13 @@ def token_layout(
     """
     num_sequences, num_tokens = x_BTD.shape[:2]
     order_T = torch.arange(past, past + num_tokens, device=x_BTD.device)
+    all_N = torch.ones(num_sequences * num_tokens, dtype=torch.bool, device=x_BTD.device)
     if attention_mask is None:
         mask_BTS = _documents(position_ids) if position_ids is not None and not past else None
         if mask_BTS is None and past and num_tokens > 1:
             mask_BTS = _causal(order_T, past + num_tokens)
         positions = order_T[None] if position_ids is None else position_ids
-        return TokenLayout(positions, mask_BTS, None)
+        return TokenLayout(positions, mask_BTS, all_N)
 
     wanted = (num_sequences, past + num_tokens)
     if attention_mask.shape != wanted:
@@ -47,7 +48,7 @@ def token_layout(
     if bool(real_BS.all()):
         mask_BTS = _causal(order_T, past + num_tokens) if past and num_tokens > 1 else None
         positions = order_T[None] if position_ids is None else position_ids
-        return TokenLayout(positions, mask_BTS, None)
+        return TokenLayout(positions, mask_BTS, all_N)
 
     if position_ids is None:
         position_ids = (real_BS.cumsum(-1) - 1).clamp(min=0)[:, past:]

@@ -29,8 +29,8 @@ def expand(
 ) -> Tensor:
     """Attention over keys and values rebuilt per head; causal where no mask is given.
 
-    Values are padded to the width of the keys, without which PyTorch's fused attention falls
-    back to the quadratic-memory path.
+    The narrower of keys and values is padded to the other's width, without which PyTorch's
+    fused attention falls back to the quadratic-memory path.
 
     Returns:
         [B, T, H * V].
@@ -39,12 +39,11 @@ def expand(
     query = torch.cat((q_nope_BTHN, q_rope_BTHP), -1)
     k_rope_BSHP = k_rope_BSP[:, :, None].expand(-1, -1, num_heads, -1)
     key = torch.cat((k_nope_BSHN, k_rope_BSHP), -1)
-    pad = query.shape[-1] - v_width
-    value = F.pad(value_BSHV, (0, pad)) if pad > 0 else value_BSHV
+    width = max(query.shape[-1], v_width)
     context_BHTV = F.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
+        _widen(query, width).transpose(1, 2),
+        _widen(key, width).transpose(1, 2),
+        _widen(value_BSHV, width).transpose(1, 2),
         attn_mask=None if mask_BTS is None else mask_BTS[:, None],
         is_causal=mask_BTS is None,
         scale=scale,
@@ -152,3 +151,8 @@ class MultiHeadLatentAttention(nn.Module):
             matrix = self.kv_b_proj(torch.eye(rank, dtype=like.dtype, device=like.device)).T
         rebuild_HNR, value_HVR = matrix.unflatten(0, (self.num_heads, -1)).split(self.kv_widths, 1)
         return rebuild_HNR, value_HVR
+
+
+def _widen(x: Tensor, width: int) -> Tensor:
+    """Append zeros to the last axis."""
+    return F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x

@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
         self.up_proj = nn.Linear(width, hidden_width, bias=False)
         self.down_proj = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x_BTD: Tensor, real_N: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
 
 
@@ -59,9 +59,9 @@ class MixtureOfExperts(nn.Module):
             config.hidden_size, config.n_shared_experts * config.moe_intermediate_size
         )
 
-    def forward(self, x_BTD: Tensor, real_N: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, counted_N: Tensor | None = None) -> Tensor:
         x_ND = x_BTD.flatten(0, 1)
-        chosen_NK, weights_NK = self.gate(x_ND, real_N)
+        chosen_NK, weights_NK = self.gate(x_ND, counted_N)
         routed_ND = self.experts(x_ND, chosen_NK, weights_NK)
         return routed_ND.view_as(x_BTD) + self.shared_experts(x_BTD)
 
@@ -85,13 +85,16 @@ class DecoderLayer(GradientCheckpointingLayer):
         x_BTD: Tensor,
         rotations_BT1P: Tensor,
         mask_BTS: Tensor | None = None,
-        real_N: Tensor | None = None,
+        counted_N: Tensor | None = None,
         past_key_values: LatentCache | None = None,
     ) -> Tensor:
         x_BTD = x_BTD + self.self_attn(
             self.input_layernorm(x_BTD), rotations_BT1P, mask_BTS, past_key_values
         )
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), real_N)
+        normed_BTD = self.post_attention_layernorm(x_BTD)
+        if isinstance(self.mlp, MixtureOfExperts):
+            return x_BTD + self.mlp(normed_BTD, counted_N)
+        return x_BTD + self.mlp(normed_BTD)
 
 
 class Decoder(nn.Module):
@@ -126,11 +129,10 @@ class Decoder(nn.Module):
         past = 0 if cache is None else cache.get_seq_length()
         layout = token_layout(x_BTD, attention_mask, position_ids, past)
         rotations_BT1P = rotations(self.config, layout.position_ids_BT)
+        counted_N = layout.real_N if self.training and cache is None else None
         states = [x_BTD]
         for layer in self.layers:
-            x_BTD = layer(
-                x_BTD, rotations_BT1P, layout.mask_BTS, layout.real_N, past_key_values=cache
-            )
+            x_BTD = layer(x_BTD, rotations_BT1P, layout.mask_BTS, counted_N, past_key_values=cache)
             if output_hidden_states:
                 states.append(x_BTD)
         x_BTD = self.norm(x_BTD)
@@ -141,19 +143,23 @@ class Decoder(nn.Module):
         )
 
     def _cache(self, given: Cache | None, use_cache: bool | None) -> LatentCache | None:
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if given is None and not use_cache:
+            return None
         if self.gradient_checkpointing and self.training:
-            return None  # a checkpointed layer runs twice and would append twice
-        if isinstance(given, LatentCache):
-            return given
-        if given is not None:
+            raise ValueError(
+                "a cache cannot be filled by layers that gradient checkpointing runs twice: call "
+                "gradient_checkpointing_disable() or eval() to generate, or pass use_cache=False"
+            )
+        if given is None:
+            return LatentCache(self.config.num_hidden_layers)
+        if not isinstance(given, LatentCache):
             raise ValueError(
                 f"past_key_values must be a model.cache.LatentCache, got {type(given).__name__}: "
                 "leave it out and the model makes one"
             )
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        if not use_cache or self.training:
-            return None
-        return LatentCache(self.config.num_hidden_layers)
+        return given
 
 
 class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
@@ -197,7 +203,8 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: [B, S], 1 for real tokens, 0 for padding on either side.
             position_ids: [B, T]; by default counted over real tokens. Without a mask, a position
                 that does not increase starts another document, which attends to itself only.
-            past_key_values: a `LatentCache`; made here when `use_cache` (and not training).
+            past_key_values: a `LatentCache`; made here when `use_cache`, by default
+                `config.use_cache` when not training.
             labels: [B, T], -100 where no loss is wanted; shifted by transformers' loss.
             logits_to_keep: compute only the last so many positions (0: all), or those indices.
 

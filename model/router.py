@@ -35,8 +35,8 @@ def select_experts(
 class Router(nn.Module):
     """Scores, selection and the load that each expert got.
 
-    `expert_load_E` counts, while training, the real (unpadded) tokens given to each expert since
-    the last `reset_load`. It is no buffer: DDP would overwrite it with rank 0's.
+    `expert_load_E` counts the tokens given to each expert since the last `reset_load`: those of
+    training, without padding. It is no buffer: DDP would overwrite it with rank 0's.
     """
 
     def __init__(self, config: SparringMoeConfig) -> None:
@@ -51,11 +51,11 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(self.num_experts))
         self.expert_load_E: Tensor | None = None
 
-    def forward(self, x_ND: Tensor, real_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x_ND: Tensor, counted_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Route each token.
 
         Args:
-            real_N: True for tokens that count towards the load; all do if None.
+            counted_N: True for tokens that count towards the load; none does if None.
 
         Returns:
             Expert indices [N, K] and their float32 weights [N, K].
@@ -70,8 +70,8 @@ class Router(nn.Module):
                 num_groups_kept=self.num_groups_kept,
                 num_selected=self.num_selected,
             )
-            if self.training and not _in_backward():
-                self._count(chosen_NK, real_N)
+            if counted_N is not None and not _in_backward():
+                self._count(chosen_NK[counted_N])
         weights_NK = scores_NE.gather(1, chosen_NK)
         if self.normalise:
             weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
@@ -101,9 +101,7 @@ class Router(nn.Module):
         self.e_score_correction_bias += gamma * torch.sign(load_E.mean() - load_E)
         self.reset_load()
 
-    def _count(self, chosen_NK: Tensor, real_N: Tensor | None) -> None:
-        if real_N is not None:
-            chosen_NK = chosen_NK[real_N]
+    def _count(self, chosen_NK: Tensor) -> None:
         counts_E = torch.bincount(chosen_NK.flatten(), minlength=self.num_experts)
         self.expert_load_E = (
             counts_E if self.expert_load_E is None else self.expert_load_E + counts_E

@@ -88,13 +88,13 @@ def test_the_bias_selects_but_does_not_weigh() -> None:
 def test_bias_updates_move_the_load_towards_balance() -> None:
     torch.manual_seed(0)
     router = Router(tiny_config(40, n_group=1, topk_group=1)).train()
-    x_ND = torch.randn(512, 128) + 0.5
+    x_ND, everything = torch.randn(512, 128) + 0.5, torch.ones(512, dtype=torch.bool)
     with torch.no_grad():
         router.weight.normal_(std=0.02)
         router.weight[0] += 0.05  # expert 0 is far too popular
 
     def imbalance() -> float:
-        router(x_ND)
+        router(x_ND, everything)
         load_E = router.load()
         assert load_E.sum() == 512 * 2
         return (load_E.max() / load_E.mean()).item()
@@ -102,7 +102,7 @@ def test_bias_updates_move_the_load_towards_balance() -> None:
     before = imbalance()
     for _ in range(300):
         router.update_bias(0.01)
-        router(x_ND)
+        router(x_ND, everything)
     router.reset_load()
     after = imbalance()
     assert before > 2 and after < 1.3, (before, after)

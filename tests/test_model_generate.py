@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 from weights import largest_change, make_weights_matter
 
@@ -51,11 +52,11 @@ def test_absorbed_attention_equals_expanded(masked: bool) -> None:
 
 
 @pytest.mark.parametrize("chunks", [[1] * 12, [5, 4, 3], [11, 1]])
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("mask", ["none", "full", "padded"])
 @torch.no_grad()
-def test_cached_logits_equal_uncached(chunks: list[int], padded: bool) -> None:
+def test_cached_logits_equal_uncached(chunks: list[int], mask: str) -> None:
     model = tiny_model(q_lora_rank=48)
-    ids_BT, mask_BT = left_padded([12, 7 if padded else 12], 12)
+    ids_BT, mask_BT = left_padded([12, 7 if mask == "padded" else 12], 12)
     whole = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
     cache, parts, end = LatentCache(model.config.num_hidden_layers, capacity=4), [], 0
     for size in chunks:
@@ -63,7 +64,7 @@ def test_cached_logits_equal_uncached(chunks: list[int], padded: bool) -> None:
         parts.append(
             model(
                 input_ids=ids_BT[:, start:end],
-                attention_mask=mask_BT[:, :end] if padded else None,
+                attention_mask=None if mask == "none" else mask_BT[:, :end],
                 past_key_values=cache,
             ).logits
         )
@@ -117,6 +118,26 @@ def test_a_cropped_or_reordered_cache_continues_as_if_computed_so() -> None:
     cache.reorder_cache(torch.tensor([1, 0]))
     continued = model(input_ids=ids_BT.flip(0)[:, 6:], past_key_values=cache).logits
     assert largest_change(continued, model(input_ids=ids_BT).logits.flip(0)[:, 6:]) <= 1e-5
+
+
+def test_generating_in_training_mode_is_right_or_refused() -> None:
+    model = tiny_model()
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    wanted = model.generate(tokens(2, 5), **options)
+    assert torch.equal(model.train().generate(tokens(2, 5), **options), wanted)
+    assert model.router_load()[1].sum() == 0
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="gradient_checkpointing_disable"):
+        model.generate(tokens(2, 5), **options)
+
+
+@pytest.mark.parametrize("v_width", [3, 8, 11])
+def test_expanded_attention_is_fused_whatever_the_width_of_values(v_width: int) -> None:
+    q_nope, q_rope = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 3, 4)
+    value = torch.ones(2, 5, 3, v_width)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # refuses inputs it would leave to the slow path
+        context = expand(q_nope, q_rope, q_nope, q_rope[:, :, 0], value, None, scale=1.0)
+    assert largest_change(context, torch.ones(2, 5, 3 * v_width)) <= 1e-6
 
 
 def test_a_foreign_cache_is_refused() -> None:
