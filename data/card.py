@@ -16,22 +16,27 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6,
 
 
 def card(
-    records: Iterable[Record], *, title: str = "Sparring corpus", licence: str = "apache-2.0"
+    records: Iterable[Record],
+    *,
+    title: str = "Sparring corpus",
+    licence: str = "apache-2.0",
+    data_files: str = "round_*.parquet",
 ) -> str:
     """Return the dataset card of these records as Markdown.
 
     Args:
         title: the card's heading.
         licence: the identifier that the hub knows the licence by.
+        data_files: where the shards lie, as seen from the card.
     """
     listed = list(records)
     accepted = [record for record in listed if record.accepted]
     sections = [
-        _front_matter(len(listed), title, licence),
+        _front_matter(len(listed), title, licence, data_files),
         f"# {title}",
         "Problems with solutions sampled from a language model, each judged by a rule-based "
         "verifier and, where a critic took part, with its critiques. Load the shards with "
-        '`datasets.load_dataset("parquet", data_files="round_*.parquet")`.',
+        f'`datasets.load_dataset("parquet", data_files="{data_files}")`.',
         "## Counts\n\n" + _counts(listed, accepted),
         "## Acceptance\n\n" + _acceptance(listed, accepted),
         "## Diversity\n\n" + _diversity(accepted),
@@ -42,7 +47,7 @@ def card(
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(num_records: int, title: str, licence: str) -> str:
+def _front_matter(num_records: int, title: str, licence: str, data_files: str) -> str:
     size = next((name for limit, name in SIZES if num_records < limit), "n>1M")
     lines = [
         "---",
@@ -57,7 +62,7 @@ def _front_matter(num_records: int, title: str, licence: str) -> str:
         f"- {json.dumps(size)}",
         "configs:",
         "- config_name: default",
-        '  data_files: "round_*.parquet"',
+        f"  data_files: {json.dumps(data_files)}",
         "---",
     ]
     return "\n".join(lines)
