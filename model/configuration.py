@@ -127,17 +127,6 @@ class SparringMoeConfig(PreTrainedConfig):
         """The config as JSON-able values, naming DeepSeek-V3's architecture."""
         return {**super().to_dict(), "architectures": [DISK_ARCHITECTURE]}
 
-    @property
-    def qk_scale(self) -> float:
-        """Factor of the attention logits: 1/sqrt(width), times YaRN's mscale squared."""
-        from model.rope import yarn_mscale
-
-        rope = self.rope_parameters or {}
-        scale = self.qk_head_dim**-0.5
-        if rope.get("rope_type") == "yarn" and rope.get("mscale_all_dim"):
-            scale *= yarn_mscale(rope["factor"], rope["mscale_all_dim"]) ** 2
-        return scale
-
     def _check_fixed_values(self) -> None:
         for key, wanted in _ONLY_VALUE.items():
             value = getattr(self, key)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.cache import LatentCache
 from model.configuration import LATENT_NORM_EPS, SparringMoeConfig
 from model.norm import RMSNorm
-from model.rope import rotate
+from model.rope import attention_scale, rotate
 
 
 def expand(
@@ -89,7 +89,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.q_widths = (config.qk_nope_head_dim, config.qk_rope_head_dim)
         self.kv_widths = (config.qk_nope_head_dim, config.v_head_dim)
         self.latent_widths = (config.kv_lora_rank, config.qk_rope_head_dim)
-        self.scale = config.qk_scale
+        self.scale = attention_scale(config)
         q_width = self.num_heads * config.qk_head_dim
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(config.hidden_size, q_width, bias=False)

@@ -17,6 +17,15 @@ def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def attention_scale(config: SparringMoeConfig) -> float:
+    """Factor of the attention logits: 1/sqrt(width), times YaRN's mscale squared."""
+    rope = config.rope_parameters or {}
+    scale = config.qk_head_dim**-0.5
+    if rope.get("rope_type") == "yarn" and rope.get("mscale_all_dim"):
+        scale *= yarn_mscale(rope["factor"], rope["mscale_all_dim"]) ** 2
+    return scale
+
+
 def rotations(config: SparringMoeConfig, position_ids_BT: Tensor) -> Tensor:
     """Unit complex numbers, times YaRN's length scale, that rotate each pair at each position.
 
