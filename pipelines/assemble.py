@@ -16,7 +16,7 @@ from pipelines.games import Judging
 from pipelines.roles import Policy, RoleTrainer
 from pipelines.rollout import Engine, TransformersEngine, VllmEngine, require_vllm
 from pipelines.settings import GRPO_OWNED, RoleTable, Settings, check_library_table
-from pipelines.sync import WeightSync, checkpoint_manifest
+from pipelines.sync import WeightSync, check_lora, checkpoint_manifest
 
 OnStep = Callable[[dict[str, object]], None]
 NUM_PROBES = 8
@@ -162,11 +162,11 @@ def load_policy(path: str, role: RoleTable) -> Policy:
         policy = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, role.dtype))
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"cannot load a causal language model from {path}: {error}") from error
-    return (
-        get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
-        if role.lora
-        else policy
-    )
+    if not role.lora:
+        return policy
+    adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
+    check_lora(adapted)
+    return adapted
 
 
 def _build_role(name: str, settings: Settings, role: RoleTable, path: str, tokenizer: PreTrainedTokenizerBase, directory: Path, on_step: OnStep, probe_ids: list[list[int]]) -> RoleTrainer:  # fmt: skip

@@ -23,10 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 
 from data.atomic import sync_folder, write_text_atomic
-from pipelines.roles import RoleTrainer
+from pipelines.roles import Policy, RoleTrainer
 from pipelines.settings import Settings, apply_overrides, dump_settings, parse_settings
+from pipelines.sync import policy_tensors
 
 KEPT_CHECKPOINTS = 3
 VERSIONED = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "reasoning-gym")
@@ -132,7 +134,7 @@ class RunDirectory:
         torch.save(rng_state(), partial / f"rng_{self.processes.process_index}.pt")
         if self.is_main:
             for name, role in roles.items():
-                role.policy.save_pretrained(partial / name)
+                export_policy(role.policy, partial / name)
                 role.processing_class.save_pretrained(partial / name)
                 torch.save(
                     {"trainer": role.state_dict(), "weights": trained_tensors(role)},
@@ -210,11 +212,21 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
     return parse_settings(apply_overrides(tables, overrides))
 
 
+def export_policy(policy: Policy, folder: Path) -> None:
+    """Save a policy as a plain checkpoint, LoRA merged, under the names that the sync sends."""
+    if isinstance(policy, PeftModel):
+        merged = dict(policy_tensors(policy))
+        policy.get_base_model().save_pretrained(folder, state_dict=merged)
+    else:
+        policy.save_pretrained(folder)
+
+
 def trained_tensors(role: RoleTrainer) -> dict[str, torch.Tensor]:
     """What training changes: trainable parameters, and every persistent buffer."""
     policy = role.policy
-    trainable = {name for name, p in policy.named_parameters() if p.requires_grad}
-    frozen = {name for name, p in policy.named_parameters() if not p.requires_grad}
+    parameters = dict(policy.named_parameters(remove_duplicate=False))  # tied names too
+    trainable = {name for name, p in parameters.items() if p.requires_grad}
+    frozen = parameters.keys() - trainable
     return {
         n: t.detach().clone()
         for n, t in policy.state_dict().items()

@@ -13,12 +13,13 @@ import json
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
@@ -35,44 +36,65 @@ class SyncError(RuntimeError):
     """The engine does not hold the policy's weights; no sample may be used."""
 
 
+@torch.no_grad()
 def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
     """Yield every tensor of a policy under its checkpoint name, LoRA merged into temporaries."""
     if isinstance(policy, PeftModel):
-        yield from _merged_tensors(policy)
+        base = policy.get_base_model()
+        yield from _without_tied(base, _merged_tensors(base, policy.active_adapter))
     elif isinstance(policy, SparringMoeForCausalLM):
         yield from named_checkpoint_tensors(policy)
     else:
-        yield from _plain_tensors(policy, policy.state_dict())
+        yield from _without_tied(policy, iter(policy.state_dict().items()))
 
 
-def _plain_tensors(policy: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> NamedTensors:
+def check_lora(policy: PeftModel) -> None:
+    """Refuse adapters that cannot be merged by name, before anything is started.
+
+    Raises:
+        ValueError: the base is our MoE model, or an adapter is not plain LoRA on a linear layer.
+    """
+    base = policy.get_base_model()
+    if isinstance(base, SparringMoeForCausalLM):
+        raise ValueError(
+            "LoRA on the MoE model is not served by the sync yet: remove the [*.lora] table, or "
+            "start from a dense checkpoint as configs/smollm2.toml does"
+        )
+    if policy.peft_config[policy.active_adapter].modules_to_save:
+        raise ValueError("lora.modules_to_save is not served by the sync: remove it")
+    tied = base.all_tied_weights_keys if base.config.tie_word_embeddings else {}
+    for name, module in base.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        plain = isinstance(module, LoraLinear) and not module.lora_variant
+        if not plain or {f"{name}.weight"} & {*tied, *tied.values()}:
+            raise ValueError(
+                f"lora: the adapter on {name} ({type(module).__name__}) is not plain LoRA on an "
+                "untied linear layer, so the sync cannot merge it: leave it out of "
+                "lora.target_modules and use no variant"
+            )
+
+
+def _without_tied(policy: PreTrainedModel, tensors: NamedTensors) -> NamedTensors:
     tied = policy.all_tied_weights_keys if policy.config.tie_word_embeddings else {}
-    for name, tensor in state.items():
+    for name, tensor in tensors:
         if name not in tied:
             yield name, tensor
 
 
-def _merged_tensors(policy: PeftModel) -> NamedTensors:
+def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
     """W + scale * B A per adapted layer; the base stays untouched, so nothing is rounded twice."""
-    base = policy.get_base_model()
-    if isinstance(base, SparringMoeForCausalLM):
-        raise ValueError(
-            "LoRA on the MoE model is not served by the sync yet: remove the [*.lora] table, or start from "
-            "a dense checkpoint such as configs/smollm2.toml"
-        )
-    deltas = {
-        name: module.get_delta_weight(policy.active_adapter)
+    adapted = {
+        f"{name}.base_layer.weight": module
         for name, module in base.named_modules()
-        if isinstance(module, LoraLayer) and policy.active_adapter in module.lora_A
+        if isinstance(module, LoraLayer)
     }
-    state = {}
     for name, tensor in base.state_dict().items():
-        if ".lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".")
-        delta = deltas.get(plain.removesuffix(".weight"))
-        state[plain] = tensor if delta is None or not plain.endswith(".weight") else tensor + delta
-    yield from _plain_tensors(base, state)
+        if name in adapted:
+            delta = adapted[name].get_delta_weight(adapter)
+            yield name.replace(".base_layer.", "."), tensor + delta.to(tensor.dtype)
+        elif ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), tensor
 
 
 def weights_hash(policy: PreTrainedModel | PeftModel) -> str:

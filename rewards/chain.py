@@ -118,7 +118,6 @@ class ChainDialect:
 
     name = "chain"
     conversational = False
-    stop_text: str | None = None
 
     def render_problem(self, task: Task) -> str:
         """Write `a4b1c7d10` and a newline."""

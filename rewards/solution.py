@@ -54,10 +54,6 @@ class Dialect(Protocol):
     def conversational(self) -> bool:
         """Whether a problem goes through the tokenizer's chat template."""
 
-    @property
-    def stop_text(self) -> str | None:
-        """Text that ends generation and stays in the completion; None: end-of-sequence only."""
-
     def render_problem(self, task: Task) -> str:
         """Write the task as the learner sees it."""
 

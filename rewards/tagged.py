@@ -35,7 +35,6 @@ class TaggedDialect:
 
     name = "tagged"
     conversational = True
-    stop_text: str | None = "</answer>"
 
     def render_problem(self, task: Task) -> str:
         """Write the question and the form of the reply."""
