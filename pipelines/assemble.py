@@ -48,8 +48,10 @@ def check_launch(settings: Settings) -> None:
     wanted = settings.run.num_processes
     if launched != wanted:
         raise ValueError(
-            f"run.num_processes = {wanted} but the launcher started {launched}: on CPU use `accelerate launch "
-            f"--multi_gpu --num_processes {wanted}` (plain --cpu starts one process), or set run.num_processes={launched}"
+            f"run.num_processes = {wanted} but the launcher started {launched}: on CPU use "
+            "`accelerate launch "
+            f"--multi_gpu --num_processes {wanted}` (plain --cpu starts one process), or set "
+            f"run.num_processes={launched}"
         )
 
 
@@ -87,7 +89,8 @@ def check_checkpoint(dotted: str, path: str) -> None:
         if path.count("/") == 1 and not path.startswith(("runs/", ".", "~")):
             return
         raise ValueError(
-            f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint directory"
+            f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint "
+            "directory"
         )
     for needed in ("config.json", "tokenizer_config.json"):
         if not (folder / needed).exists():
@@ -97,7 +100,9 @@ def check_checkpoint(dotted: str, path: str) -> None:
     checkpoint_manifest(folder)
 
 
-def build_roles(settings: Settings, directory: Path, on_step: OnStep, probes: Sequence[Task], judging: Judging) -> Roles:  # fmt: skip
+def build_roles(
+    settings: Settings, directory: Path, on_step: OnStep, probes: Sequence[Task], judging: Judging
+) -> Roles:
     """Load both policies, start their engines, and prove that the tokenizers agree.
 
     Args:
@@ -115,14 +120,16 @@ def build_roles(settings: Settings, directory: Path, on_step: OnStep, probes: Se
     built = {
         name: _build_role(name, settings, role, path, tokenizer, directory, on_step, probe_ids)
         for name, role, path in (
-            ("learner", settings.learner, learner_path), ("critic", settings.critic, critic_path)
+            ("learner", settings.learner, learner_path),
+            ("critic", settings.critic, critic_path),
         )
-    }  # fmt: skip
+    }
     world = built["learner"].accelerator.num_processes
     if world != settings.run.num_processes:
         raise ValueError(
             f"Accelerate's world is {world} process(es), run.num_processes is "
-            f"{settings.run.num_processes}: launch with `accelerate launch --multi_gpu --num_processes N`"
+            f"{settings.run.num_processes}: launch with `accelerate launch --multi_gpu "
+            "--num_processes N`"
         )
     return Roles(built["learner"], built["critic"])
 
@@ -137,7 +144,8 @@ def check_vocabulary(
     """
     if ours.get_vocab() != theirs.get_vocab():
         raise ValueError(
-            f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and {len(theirs)} tokens): "
+            f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and "
+            f"{len(theirs)} tokens): "
             "start both from models with one tokenizer"
         )
 
@@ -169,29 +177,48 @@ def load_policy(path: str, role: RoleTable) -> Policy:
     return adapted
 
 
-def _build_role(name: str, settings: Settings, role: RoleTable, path: str, tokenizer: PreTrainedTokenizerBase, directory: Path, on_step: OnStep, probe_ids: list[list[int]]) -> RoleTrainer:  # fmt: skip
+def _build_role(
+    name: str,
+    settings: Settings,
+    role: RoleTable,
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    on_step: OnStep,
+    probe_ids: list[list[int]],
+) -> RoleTrainer:
     policy = load_policy(path, role)
     engine: Engine
     sync = None
     if settings.rollout.engine == "vllm":
         engine = VllmEngine(Path(path), settings.rollout, role.dtype, tokenizer.eos_token_id)
         sync = WeightSync(
-            engine, checkpoint_manifest(Path(path)), probe_ids, settings.rollout.probe_every,
+            engine,
+            checkpoint_manifest(Path(path)),
+            probe_ids,
+            settings.rollout.probe_every,
             settings.rollout.probe_threshold,
-        )  # fmt: skip
+        )
     else:
         engine = TransformersEngine(
             policy, tokenizer.eos_token_id, tokenizer.pad_token_id, settings.rollout.max_model_len
         )
     trainer = RoleTrainer(
-        name=name, policy=policy, tokenizer=tokenizer, args=_grpo_config(name, settings, role, directory),
-        engine=engine, sync=sync, run_steps=settings.run.rounds * role.steps_per_round, on_step=on_step,
+        name=name,
+        policy=policy,
+        tokenizer=tokenizer,
+        args=_grpo_config(name, settings, role, directory),
+        engine=engine,
+        sync=sync,
+        run_steps=settings.run.rounds * role.steps_per_round,
+        on_step=on_step,
         router_bias_rate=role.router_bias_rate,
-    )  # fmt: skip
+    )
     local = trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation
     if local % trainer.num_generations:
         raise ValueError(
-            f"{name}.grpo: per_device_train_batch_size x steps_per_generation = {local} splits a group of "
+            f"{name}.grpo: per_device_train_batch_size x steps_per_generation = {local} splits "
+            "a group of "
             f"num_generations = {trainer.num_generations} over processes: make it a multiple"
         )
     return trainer
@@ -199,11 +226,19 @@ def _build_role(name: str, settings: Settings, role: RoleTable, path: str, token
 
 def _grpo_config(name: str, settings: Settings, role: RoleTable, directory: Path) -> GRPOConfig:
     owned = {
-        "output_dir": str(directory / "trainer" / name), "seed": settings.run.seed, "save_strategy": "no",
-        "report_to": "none", "logging_steps": 1, "shuffle_dataset": False, "use_vllm": False,
-        "max_completion_length": role.max_completion_length, "temperature": role.temperature,
-        "use_cpu": on_cpu(), "disable_tqdm": True, "max_steps": 1,
-    }  # fmt: skip
+        "output_dir": str(directory / "trainer" / name),
+        "seed": settings.run.seed,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 1,
+        "shuffle_dataset": False,
+        "use_vllm": False,
+        "max_completion_length": role.max_completion_length,
+        "temperature": role.temperature,
+        "use_cpu": on_cpu(),
+        "disable_tqdm": True,
+        "max_steps": 1,
+    }
     try:
         return GRPOConfig(**role.grpo, **owned)
     except (ValueError, TypeError) as error:

@@ -15,11 +15,13 @@ def save_audit(path: Path, solutions: list[AuditedSolution]) -> None:
     """Write the set as JSON, atomically."""
     rows = [
         {
-            "task": asdict(s.item.task), "text": s.item.solution.text,
-            "mean_logprob": s.mean_logprob, "num_tokens": s.num_tokens,
+            "task": asdict(s.item.task),
+            "text": s.item.solution.text,
+            "mean_logprob": s.mean_logprob,
+            "num_tokens": s.num_tokens,
         }
         for s in solutions
-    ]  # fmt: skip
+    ]
     write_text_atomic(path, json.dumps(rows))
 
 

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, set_seed
+from tqdm import tqdm
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer
 
 from critic.format import critique_dialect
@@ -27,7 +34,6 @@ from pipelines.settings import (
     Settings,
     check_library_table,
     dump_settings,
-    load_settings,
 )
 from pipelines.tokenizer import character_tokenizer
 from rewards.dialect import dialect
@@ -75,8 +81,11 @@ def cold_start(settings: Settings) -> Path:
         raise ValueError("there is no [sft] table in the configuration: nothing to cold-start")
     check_library_table("sft.trainer", settings.sft.trainer, SFTConfig, SFT_OWNED)
     target = settings.sft.directory
-    fingerprint = json.dumps(json.loads(dump_settings(settings))["sft"] | {
-        "tasks": settings.tasks.model_dump(mode="json"), "seed": settings.run.seed}, sort_keys=True)  # fmt: skip
+    fingerprint = json.dumps(
+        json.loads(dump_settings(settings))["sft"]
+        | {"tasks": settings.tasks.model_dump(mode="json"), "seed": settings.run.seed},
+        sort_keys=True,
+    )
     stamp = target / "cold_start.json"
     if stamp.exists() and stamp.read_text() == fingerprint:
         print(f"cold start: {target} is up to date")
@@ -94,7 +103,8 @@ def cold_start(settings: Settings) -> Path:
     _save(trainer, tokenizer, target, fingerprint)
     loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
     print(
-        f"cold start: {trainer.state.global_step} steps, loss {loss:.3f}, {time.perf_counter() - start:.0f} s"
+        f"cold start: {trainer.state.global_step} steps, loss {loss:.3f}, "
+        f"{time.perf_counter() - start:.0f} s"
     )
     return target
 
@@ -109,15 +119,39 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: ignore[no-untyped-def]
     options = {
-        "output_dir": str(settings.sft.directory) + ".work", "save_strategy": "no", "report_to": "none",
-        "seed": settings.run.seed, "use_cpu": not torch.accelerator.is_available(), "logging_steps": 20,
-    } | settings.sft.trainer  # fmt: skip
+        "output_dir": str(settings.sft.directory) + ".work",
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": settings.run.seed,
+        "use_cpu": not torch.accelerator.is_available(),
+        "logging_steps": 20,
+    } | settings.sft.trainer
     config = SFTConfig(**options)
     trainer = SFTTrainer(
         model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
     )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress())
     trainer.train()
     return trainer
+
+
+class _Progress(TrainerCallback):
+    """A bar with the current loss, in place of a dictionary a step."""
+
+    def on_train_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+        self.bar = tqdm(
+            total=state.max_steps, desc="cold start", disable=not state.is_world_process_zero
+        )
+
+    def on_log(self, args, state, control, logs=None, **_):  # type: ignore[no-untyped-def]
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+        self.bar.close()
 
 
 def _save(

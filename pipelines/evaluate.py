@@ -100,10 +100,15 @@ def mean_at_k(groups: Sequence[Sequence[Bout]], seed: int = 0) -> Evaluation:
     mean, interval = ratio(correct_NK, counted_NK)
     formed_mean, formed_interval = ratio(correct_NK * formed_NK, counted_NK * formed_NK)
     return Evaluation(
-        num_tasks=len(groups), num_samples=correct_NK.shape[1], mean=mean, mean_interval=interval,
-        well_formed=float(formed_NK.mean()), mean_well_formed=formed_mean,
-        mean_well_formed_interval=formed_interval, pass_at_k=float(correct_NK.any(1).mean()),
-    )  # fmt: skip
+        num_tasks=len(groups),
+        num_samples=correct_NK.shape[1],
+        mean=mean,
+        mean_interval=interval,
+        well_formed=float(formed_NK.mean()),
+        mean_well_formed=formed_mean,
+        mean_well_formed_interval=formed_interval,
+        pass_at_k=float(correct_NK.any(1).mean()),
+    )
 
 
 def audit_set(
@@ -116,10 +121,12 @@ def audit_set(
     found = [
         AuditedSolution(
             judging.item(b.task, b.solution, b.verdict.passed),
-            math.fsum(b.sample.logprobs) / len(b.sample.logprobs), len(b.sample.token_ids),
+            math.fsum(b.sample.logprobs) / len(b.sample.logprobs),
+            len(b.sample.token_ids),
         )
-        for b in distinct.values() if b.verdict.outcome in ("correct", "incorrect")
-    ]  # fmt: skip
+        for b in distinct.values()
+        if b.verdict.outcome in ("correct", "incorrect")
+    ]
     return class_balance(found, lambda solution: solution.item.sound, random.Random(seed))
 
 
@@ -145,10 +152,11 @@ def audit_critic(
     labels = [int(s.item.sound) for s in solutions]
     report = audit(p_sound, labels, flaws, [s.item.first_bad for s in solutions])
     return CriticAudit(
-        report=report, parsed=num_parsed / (len(solutions) * k),
+        report=report,
+        parsed=num_parsed / (len(solutions) * k),
         length_auroc=_best_direction(auroc([-s.num_tokens for s in solutions], labels)),
         logprob_auroc=_best_direction(auroc([s.mean_logprob for s in solutions], labels)),
-    )  # fmt: skip
+    )
 
 
 def _best_direction(value: float | None) -> float | None:

@@ -9,7 +9,7 @@ import functools
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from critic.critique import Critique, ParseFailure
 from critic.flaws import plant
@@ -81,7 +81,18 @@ class Judging:
         return [{"role": "user", "content": text}] if self.dialect.conversational else text
 
     def problem(self, task: Task) -> Prompt:
-        return self.prompt(self.dialect.render_problem(task))
+        """The learner's prompt, after the configured examples as earlier turns."""
+        asked = self.prompt(self.dialect.render_problem(task))
+        if isinstance(asked, str):
+            return asked
+        turns: list[dict[str, str]] = []
+        for example in self.settings.tasks.examples:
+            shown = self.dialect.render_problem(replace(task, question=example.question))
+            turns += [
+                {"role": "user", "content": shown},
+                {"role": "assistant", "content": example.reply},
+            ]
+        return turns + asked
 
     def critique_prompt(self, task: Task, solution: Solution) -> Prompt:
         problem = self.dialect.render_problem(task)
@@ -196,7 +207,8 @@ class CriticGame:
         chosen += planted
         if not chosen:
             raise ValueError(
-                "the learner's block left no well-formed solution to criticise: train its format first"
+                "the learner's block left no well-formed solution to criticise: train its "
+                "format first"
             )
         while len(chosen) < num:
             chosen.append(rng.choice(chosen))
@@ -251,9 +263,11 @@ class CriticGame:
 
 
 def criticise(
-    judging: Judging, tasks: Sequence[Task], solutions: Sequence[Solution],
+    judging: Judging,
+    tasks: Sequence[Task],
+    solutions: Sequence[Solution],
     ask: Callable[[list[Prompt]], list[list[Sample]]],
-) -> list[JudgedClaim | None]:  # fmt: skip
+) -> list[JudgedClaim | None]:
     """One critique of each distinct well-formed solution, shared by its copies."""
     distinct = {
         (task.id, solution.text): (task, solution)
@@ -272,9 +286,12 @@ def judge_critique(judging: Judging, item: CritiqueItem, sample: Sample) -> Judg
     """Everything the critic's reward depends on, for one critique of a known solution."""
     claim = judging.judge(item.task, item.solution, sample)
     return JudgedCritique(
-        critique=claim.critique, claims=claim.claims, sound=item.sound, first_bad_step=item.first_bad,
+        critique=claim.critique,
+        claims=claim.claims,
+        sound=item.sound,
+        first_bad_step=item.first_bad,
         checkable=is_checkable(item.task, item.solution, judging.dialect),
-    )  # fmt: skip
+    )
 
 
 def _judgeable(bout: Bout) -> bool:

@@ -25,9 +25,14 @@ class Gate:
         self.contamination = contamination
 
     def __call__(
-        self, bouts: Sequence[Bout], duplicates: DuplicateIndex, learner_hash: str, critic_hash: str,
-        round_: int, temperature: float,
-    ) -> list[Record]:  # fmt: skip
+        self,
+        bouts: Sequence[Bout],
+        duplicates: DuplicateIndex,
+        learner_hash: str,
+        critic_hash: str,
+        round_: int,
+        temperature: float,
+    ) -> list[Record]:
         """Judge bouts against everything admitted so far; what is accepted joins `duplicates`."""
         rates = _pass_rates(bouts)
         records = []
@@ -40,12 +45,19 @@ class Gate:
                 duplicates.add(question, solution)
             records.append(
                 make_record(
-                    bout.task, solution=solution, answer=bout.solution.answer, verdict=bout.verdict,
+                    bout.task,
+                    solution=solution,
+                    answer=bout.solution.answer,
+                    verdict=bout.verdict,
                     sampling=Sampling(temperature=temperature, top_p=1.0, seed=bout.sample.seed),
-                    learner_hash=learner_hash, round=round_, pass_rate=rates[bout.task.id],
-                    reject_reason=reason, contamination=overlap, critiques=_notes(bout.judged, critic_hash),
+                    learner_hash=learner_hash,
+                    round=round_,
+                    pass_rate=rates[bout.task.id],
+                    reject_reason=reason,
+                    contamination=overlap,
+                    critiques=_notes(bout.judged, critic_hash),
                 )
-            )  # fmt: skip
+            )
         return records
 
 

@@ -46,9 +46,11 @@ class Stages:
 def console_line(row: Mapping[str, object]) -> str:
     """One optimizer step in one line."""
     numbers = {
-        "reward": row.get("reward/mean"), "entropy": row.get("rollout/token_entropy"),
-        "length": row.get("rollout/mean_length"), "logprob gap": row.get("policy/logprob_difference_max"),
-    }  # fmt: skip
+        "reward": row.get("reward/mean"),
+        "entropy": row.get("rollout/token_entropy"),
+        "length": row.get("rollout/mean_length"),
+        "logprob gap": row.get("policy/logprob_difference_max"),
+    }
     shown = "  ".join(
         f"{name} {value:.3g}" for name, value in numbers.items() if isinstance(value, float)
     )
@@ -59,17 +61,28 @@ def console_line(row: Mapping[str, object]) -> str:
 
 
 def round_row(
-    round_: int, probe: Probe, health: Health, readings: Mapping[str, float | None],
-    candidates: Sequence[Record], learner: RoleTrainer, stages: Stages,
-) -> dict[str, object]:  # fmt: skip
+    round_: int,
+    probe: Probe,
+    health: Health,
+    readings: Mapping[str, float | None],
+    candidates: Sequence[Record],
+    learner: RoleTrainer,
+    stages: Stages,
+) -> dict[str, object]:
     """The metrics row of a finished round."""
     row: dict[str, object] = {
-        "kind": "round", "round": round_, "probe/mean_at_8": probe.evaluation.mean,
-        "probe/well_formed": probe.evaluation.well_formed, "probe/nll": probe.nll,
-        "monitor/state": health.state, "monitor/signals": dict(readings),
-        "monitor/reasons": list(health.reasons), "monitor/actions": [a.model_dump() for a in health.actions],
-        "gate/admitted": sum(r.accepted for r in candidates), "gate/rejected": reject_counts(candidates),
-    }  # fmt: skip
+        "kind": "round",
+        "round": round_,
+        "probe/mean_at_8": probe.evaluation.mean,
+        "probe/well_formed": probe.evaluation.well_formed,
+        "probe/nll": probe.nll,
+        "monitor/state": health.state,
+        "monitor/signals": dict(readings),
+        "monitor/reasons": list(health.reasons),
+        "monitor/actions": [a.model_dump() for a in health.actions],
+        "gate/admitted": sum(r.accepted for r in candidates),
+        "gate/rejected": reject_counts(candidates),
+    }
     if probe.audit is not None:
         row |= {"critic/auroc": probe.audit.report.auroc, "critic/ece": probe.audit.report.ece}
         row |= {"critic/first_flaw_accuracy": probe.audit.report.first_flaw_accuracy}
@@ -87,12 +100,19 @@ def transcript(bout: Bout) -> dict[str, object]:
     """One bout as a person reads it."""
     judged = bout.judged
     return {
-        "task": bout.task.id, "question": bout.task.question, "reference": bout.task.reference,
-        "solution": bout.sample.text, "defect": bout.solution.defect, "outcome": bout.verdict.outcome,
-        "reward": bout.reward, "critique": None if judged is None else judged.text,
-        "critique_failure": judged.critique.reason if judged and isinstance(judged.critique, ParseFailure) else None,
+        "task": bout.task.id,
+        "question": bout.task.question,
+        "reference": bout.task.reference,
+        "solution": bout.sample.text,
+        "defect": bout.solution.defect,
+        "outcome": bout.verdict.outcome,
+        "reward": bout.reward,
+        "critique": None if judged is None else judged.text,
+        "critique_failure": judged.critique.reason
+        if judged and isinstance(judged.critique, ParseFailure)
+        else None,
         "claims": [] if judged is None else [f"{c.flaw.step}: {c.status}" for c in judged.claims],
-    }  # fmt: skip
+    }
 
 
 def write_transcripts(directory: Path, round_: int, bouts: Sequence[Bout]) -> None:
@@ -113,29 +133,39 @@ def summary(
         parts = json.loads((directory / f"{when}.json").read_text())
         evaluation, audit = parts["evaluation"], parts["audit"]
         result[when] = {
-            "mean_at_k": evaluation["mean"], "mean_interval": evaluation["mean_interval"],
+            "mean_at_k": evaluation["mean"],
+            "mean_interval": evaluation["mean_interval"],
             "mean_well_formed": evaluation["mean_well_formed"],
             "mean_well_formed_interval": evaluation["mean_well_formed_interval"],
-            "well_formed": evaluation["well_formed"], "pass_at_k": evaluation["pass_at_k"],
-            "num_tasks": evaluation["num_tasks"], "num_samples": evaluation["num_samples"],
-        } | (_audit_numbers(audit) if audit else {})  # fmt: skip
+            "well_formed": evaluation["well_formed"],
+            "pass_at_k": evaluation["pass_at_k"],
+            "num_tasks": evaluation["num_tasks"],
+            "num_samples": evaluation["num_samples"],
+        } | (_audit_numbers(audit) if audit else {})
     admitted = counts.get("admitted", 0)
     rejected = {reason: n for reason, n in counts.items() if reason != "admitted"}
     return result | {
-        "admitted": admitted, "rejected": rejected, "monitor": monitor,
-        "stages": {name: round(s, 1) for name, s in stages.seconds.items()}, "seconds": round(total_seconds, 1),
-    }  # fmt: skip
+        "admitted": admitted,
+        "rejected": rejected,
+        "monitor": monitor,
+        "stages": {name: round(s, 1) for name, s in stages.seconds.items()},
+        "seconds": round(total_seconds, 1),
+    }
 
 
 def _audit_numbers(audit: Mapping[str, object]) -> dict[str, object]:
     report = audit["report"]
     assert isinstance(report, dict), "asdict of a dataclass"
     return {
-        "auroc": report["auroc"], "auroc_interval": report["auroc_interval"], "ece": report["ece"],
-        "first_flaw_accuracy": report["first_flaw_accuracy"], "audited": report["num"],
-        "critiques_parsed": audit["parsed"], "auroc_length_baseline": audit["length_auroc"],
+        "auroc": report["auroc"],
+        "auroc_interval": report["auroc_interval"],
+        "ece": report["ece"],
+        "first_flaw_accuracy": report["first_flaw_accuracy"],
+        "audited": report["num"],
+        "critiques_parsed": audit["parsed"],
+        "auroc_length_baseline": audit["length_auroc"],
         "auroc_logprob_baseline": audit["logprob_auroc"],
-    }  # fmt: skip
+    }
 
 
 def table(found: Mapping[str, object], directory: Path) -> str:
@@ -144,15 +174,39 @@ def table(found: Mapping[str, object], directory: Path) -> str:
     assert isinstance(before, dict) and isinstance(after, dict), "summary() made them"
     k = before["num_samples"]
     rows = [
-        (f"learner mean@{k} ({before['num_tasks']} test tasks)", _mean(before, "mean_at_k", "mean_interval"), _mean(after, "mean_at_k", "mean_interval")),
-        ("  of well-formed answers", _mean(before, "mean_well_formed", "mean_well_formed_interval"), _mean(after, "mean_well_formed", "mean_well_formed_interval")),
+        (
+            f"learner mean@{k} ({before['num_tasks']} test tasks)",
+            _mean(before, "mean_at_k", "mean_interval"),
+            _mean(after, "mean_at_k", "mean_interval"),
+        ),
+        (
+            "  of well-formed answers",
+            _mean(before, "mean_well_formed", "mean_well_formed_interval"),
+            _mean(after, "mean_well_formed", "mean_well_formed_interval"),
+        ),
         ("  well-formed", _percent(before["well_formed"]), _percent(after["well_formed"])),
-        (f"critic AUROC ({before.get('audited', 0)} audited solutions)", _auroc(before), _auroc(after)),
-        ("  solution-length baseline", _number(before.get("auroc_length_baseline")), _number(after.get("auroc_length_baseline"))),
-        ("  mean-log-probability baseline", _number(before.get("auroc_logprob_baseline")), _number(after.get("auroc_logprob_baseline"))),
+        (
+            f"critic AUROC ({before.get('audited', 0)} audited solutions)",
+            _auroc(before),
+            _auroc(after),
+        ),
+        (
+            "  solution-length baseline",
+            _number(before.get("auroc_length_baseline")),
+            _number(after.get("auroc_length_baseline")),
+        ),
+        (
+            "  mean-log-probability baseline",
+            _number(before.get("auroc_logprob_baseline")),
+            _number(after.get("auroc_logprob_baseline")),
+        ),
         ("critic ECE", _number(before.get("ece")), _number(after.get("ece"))),
-        ("critic first-flaw accuracy", _number(before.get("first_flaw_accuracy")), _number(after.get("first_flaw_accuracy"))),
-    ]  # fmt: skip
+        (
+            "critic first-flaw accuracy",
+            _number(before.get("first_flaw_accuracy")),
+            _number(after.get("first_flaw_accuracy")),
+        ),
+    ]
     width = max(len(row[0]) for row in rows)
     lines = ["", f"{'':<{width}}  {'cold start':<24}{'after self-play':<24}"]
     lines += [f"{name:<{width}}  {a:<24}{b:<24}" for name, a, b in rows]

@@ -31,15 +31,22 @@ from pipelines.sync import WeightSync
 
 Policy = PreTrainedModel | PeftModel
 LOG_NAMES = {
-    "reward": "reward/mean", "reward_std": "reward/std", "frac_reward_zero_std": "reward/zero_std_groups",
-    "entropy": "rollout/token_entropy", "completions/mean_length": "rollout/mean_length",
-    "completions/clipped_ratio": "rollout/truncated", "kl": "policy/kl", "loss": "policy/loss",
-    "grad_norm": "policy/grad_norm", "learning_rate": "policy/learning_rate", "step_time": "time/step",
+    "reward": "reward/mean",
+    "reward_std": "reward/std",
+    "frac_reward_zero_std": "reward/zero_std_groups",
+    "entropy": "rollout/token_entropy",
+    "completions/mean_length": "rollout/mean_length",
+    "completions/clipped_ratio": "rollout/truncated",
+    "kl": "policy/kl",
+    "loss": "policy/loss",
+    "grad_norm": "policy/grad_norm",
+    "learning_rate": "policy/learning_rate",
+    "step_time": "time/step",
     "sampling/sampling_logp_difference/mean": "policy/logprob_difference_mean",
     "sampling/sampling_logp_difference/max": "policy/logprob_difference_max",
     "sampling/importance_sampling_ratio/mean": "policy/importance_ratio_mean",
     "clip_ratio/region_mean": "policy/clip_ratio",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -105,9 +112,12 @@ class RoleTrainer(GRPOTrainer):
     ) -> None:
         placeholder = Dataset.from_list([{"prompt": "", "row": 0}])
         super().__init__(
-            model=policy, processing_class=tokenizer, args=args, train_dataset=placeholder,
+            model=policy,
+            processing_class=tokenizer,
+            args=args,
+            train_dataset=placeholder,
             reward_funcs=[self._reward],
-        )  # fmt: skip
+        )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_StepEnd(self))
@@ -135,8 +145,10 @@ class RoleTrainer(GRPOTrainer):
         reuse = self.args.steps_per_generation * self.num_iterations
         if micro % reuse:
             raise ValueError(
-                f"{self.name}.steps_per_round = {steps} (x {self.args.gradient_accumulation_steps} accumulation) is "
-                f"not a multiple of steps_per_generation x num_iterations = {reuse}: change one of them"
+                f"{self.name}.steps_per_round = {steps} (x "
+                f"{self.args.gradient_accumulation_steps} accumulation) is "
+                f"not a multiple of steps_per_generation x num_iterations = {reuse}: change one "
+                "of them"
             )
         return micro // reuse * self.args.generation_batch_size // self.num_generations
 
@@ -413,7 +425,7 @@ class _StepEnd(TrainerCallback):
 
 
 def _spread(rewards_NG: torch.Tensor) -> torch.Tensor:
-    """Max minus min over the counted (non-NaN) rewards of each group, 0 where none is. Shape [N]."""
+    """Max minus min over each group's counted (non-NaN) rewards, 0 where none is. Shape [N]."""
     low = torch.nan_to_num(rewards_NG, nan=torch.inf).amin(1)
     high = torch.nan_to_num(rewards_NG, nan=-torch.inf).amax(1)
     return torch.where(high > low, high - low, torch.zeros_like(high))

@@ -1,4 +1,4 @@
-"""Rollout engines: vLLM colocated in this process, or transformers' generation, behind one interface.
+"""Rollout engines: vLLM in this process or transformers' generation, behind one interface.
 
 An engine samples completions of token-id prompts and scores given sequences. It knows nothing of
 tasks, rewards or training; `pipelines/sync.py` moves the policy's weights into it.
@@ -115,11 +115,19 @@ class TransformersEngine:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(completion_seed(*seeds))
             out = self.policy.generate(
-                input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=sampling.max_tokens,
-                do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0,
-                eos_token_id=self.eos_id, pad_token_id=self.pad_id, use_cache=True,
-                return_dict_in_generate=True, output_logits=True,
-            )  # fmt: skip
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                max_new_tokens=sampling.max_tokens,
+                do_sample=True,
+                temperature=sampling.temperature,
+                top_k=0,
+                top_p=1.0,
+                eos_token_id=self.eos_id,
+                pad_token_id=self.pad_id,
+                use_cache=True,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
         self.policy.train(training)
         new_BT = out.sequences[:, width:]
         logits_BTV = torch.stack(out.logits, dim=1).float() / sampling.temperature
@@ -159,33 +167,44 @@ class VllmEngine:
         threads = torch.get_num_threads()
         rng = (random.getstate(), np.random.get_state(), torch.get_rng_state())
         self.llm: LLM = LLM(
-            model=str(directory), dtype=dtype, skip_tokenizer_init=True, enforce_eager=True,
-            # With enforce_eager the CPU rotary kernel mis-rotates 3-D q/k of MLA models (docs/design.md).
+            model=str(directory),
+            dtype=dtype,
+            skip_tokenizer_init=True,
+            enforce_eager=True,
+            # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
             compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
-            max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=max(8192, settings.max_model_len),
             kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
-            logprobs_mode="processed_logprobs", disable_log_stats=True, seed=0, use_tqdm_on_load=False,
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            seed=0,
+            use_tqdm_on_load=False,
             # With several processes each holds a whole engine beside its share of the batch.
             distributed_executor_backend="external_launcher" if _world_size() > 1 else "uni",
-        )  # fmt: skip
+        )
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion]:
-        """Sample one completion a prompt, each with its own seed, so that a batch is reproducible."""
+        """Sample one completion a prompt, each with its own seed: a batch is reproducible."""
         from vllm import SamplingParams
 
         check_prompts(prompts, sampling.max_tokens, self.max_model_len)
         params = [
             SamplingParams(
-                temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed,
-                logprobs=0, detokenize=False, stop_token_ids=[self.eos_id],
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                seed=seed,
+                logprobs=0,
+                detokenize=False,
+                stop_token_ids=[self.eos_id],
             )
             for seed in seeds
-        ]  # fmt: skip
+        ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self.llm.generate(inputs, params, use_tqdm=False)
         return [_completion(output.outputs[0]) for output in outputs]

@@ -53,7 +53,8 @@ class RunDirectory:
         """
         if (self.path / "config.json").exists():
             raise ValueError(
-                f"{self.path} already holds a run: continue it with --resume {self.path}, or give another "
+                f"{self.path} already holds a run: continue it with --resume {self.path}, or "
+                "give another "
                 "run.directory"
             )
 
@@ -196,7 +197,8 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
     for override in overrides:
         if not override.startswith(("run.rounds=", "run.max_seconds=")):
             raise ValueError(
-                f"{override!r} would change the experiment: with --resume only run.rounds and run.max_seconds "
+                f"{override!r} would change the experiment: with --resume only run.rounds and "
+                "run.max_seconds "
                 "may be given"
             )
     status = (
@@ -236,8 +238,10 @@ def trained_tensors(role: RoleTrainer) -> dict[str, torch.Tensor]:
 
 def rng_state() -> dict[str, object]:
     state: dict[str, object] = {
-        "python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(),
-    }  # fmt: skip
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state

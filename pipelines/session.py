@@ -100,21 +100,35 @@ class Session:
         self.audited = load_audit(self.files.path / "audit.json", self.judging)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.judging.verifiers.close()
         if error is None:
             return
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         self.files.status(
-            state, round=self.round, error=f"{type(error).__name__}: {error}",
-            continue_with=f"--resume {self.files.path}", traceback="".join(traceback.format_exception(error)),
-        )  # fmt: skip
+            state,
+            round=self.round,
+            error=f"{type(error).__name__}: {error}",
+            continue_with=f"--resume {self.files.path}",
+            traceback="".join(traceback.format_exception(error)),
+        )
 
     def remaining_rounds(self) -> Iterator[int]:
         """The rounds still to play."""
         total = self.settings.run.rounds
         rounds = range(self.next_round, total)
-        for round_ in tqdm(rounds, desc="rounds", disable=not self.files.is_main, initial=self.next_round, total=total):  # fmt: skip
+        for round_ in tqdm(
+            rounds,
+            desc="rounds",
+            disable=not self.files.is_main,
+            initial=self.next_round,
+            total=total,
+        ):
             limit = self.settings.run.max_seconds
             if limit and time.perf_counter() - self.started > limit:
                 break
@@ -172,9 +186,13 @@ class Session:
         with self.stages.timed("gate"):
             archive = DuplicateIndex(self.corpus.records(before=self.round))
             return self.gate(
-                bouts, archive, weights_hash(self.roles.learner.policy), weights_hash(self.roles.critic.policy),
-                self.round, self.roles.learner.temperature,
-            )  # fmt: skip
+                bouts,
+                archive,
+                weights_hash(self.roles.learner.policy),
+                weights_hash(self.roles.critic.policy),
+                self.round,
+                self.roles.learner.temperature,
+            )
 
     def check(self, bouts: Sequence[Bout]) -> Health:
         """Probe, audit, and the monitor's verdict."""
@@ -209,7 +227,15 @@ class Session:
                 outcome.write_transcripts(self.files.path, self.round, bouts)
             self.curriculum.learn_from(bouts)
             apply_actions(health.actions, self.knobs, self.roles.learner, self.curriculum)
-            row = outcome.round_row(self.round, self.probe, health, self.guard.history[-1], candidates, self.roles.learner, self.stages)  # fmt: skip
+            row = outcome.round_row(
+                self.round,
+                self.probe,
+                health,
+                self.guard.history[-1],
+                candidates,
+                self.roles.learner,
+                self.stages,
+            )
             self.files.log(row | self._agreed_weights())
             self.files.commit(
                 self.round, self.roles.named(), self._state(), self.guard.state.last_clean_check
@@ -241,7 +267,15 @@ class Session:
             )
             self.files.write_json("incident.json", record)
             write_text_atomic(self.files.path / "incident.md", incident_markdown(record))
-        row = outcome.round_row(self.round, self.probe, health, self.guard.history[-1], [], self.roles.learner, self.stages)  # fmt: skip
+        row = outcome.round_row(
+            self.round,
+            self.probe,
+            health,
+            self.guard.history[-1],
+            [],
+            self.roles.learner,
+            self.stages,
+        )
         self.files.log(row)
         self.files.status(
             "halted", round=self.round, selected_checkpoint=selected, reasons=list(health.reasons)
@@ -255,7 +289,13 @@ class Session:
         """Evaluate the end, write the report, and print the table."""
         self._evaluate("after")
         if self.files.is_main:
-            summary = outcome.summary(self.files.path, self.stages, self.gate_counts, self.guard.state.level, time.perf_counter() - self.started)  # fmt: skip
+            summary = outcome.summary(
+                self.files.path,
+                self.stages,
+                self.gate_counts,
+                self.guard.state.level,
+                time.perf_counter() - self.started,
+            )
             self.files.write_json("summary.json", summary)
             self.files.status("finished", round=self.round, monitor=self.guard.state.level)
             write_report(self.files.path)
@@ -288,11 +328,15 @@ class Session:
 
     def _state(self) -> dict[str, object]:
         return {
-            "knobs": asdict(self.knobs), "monitor": json.loads(self.guard.state.model_dump_json()),
-            "history": self.guard.history, "previous_nll": self.previous_nll,
-            "gate_counts": dict(self.gate_counts), "retired": sorted(self.curriculum.retired),
-            "class_share": self.critic_game.weights.sound_share, "stages": dict(self.stages.seconds),
-        }  # fmt: skip
+            "knobs": asdict(self.knobs),
+            "monitor": json.loads(self.guard.state.model_dump_json()),
+            "history": self.guard.history,
+            "previous_nll": self.previous_nll,
+            "gate_counts": dict(self.gate_counts),
+            "retired": sorted(self.curriculum.retired),
+            "class_share": self.critic_game.weights.sound_share,
+            "stages": dict(self.stages.seconds),
+        }
 
     def _restore(self, state: dict) -> None:
         self.knobs = Knobs(**state["knobs"])

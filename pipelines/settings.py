@@ -1,4 +1,4 @@
-"""The run's configuration: typed TOML tables, command-line overrides, and errors that name the nearest key.
+"""The run's configuration: typed TOML tables, overrides, errors that name the nearest key.
 
 Holds no defaults of the libraries: a table that configures one (`[learner.grpo]`, `[sft.trainer]`,
 `[learner.lora]`) is passed to that library's own config class, its keys checked against it by
@@ -19,17 +19,46 @@ from critic.monitor import MonitorSettings
 
 LibraryTable = dict[str, object]
 
-SFT_OWNED = frozenset({
-    "data_seed", "load_best_model_at_end", "output_dir", "push_to_hub", "report_to",
-    "resume_from_checkpoint", "save_steps", "save_strategy", "save_total_limit", "seed", "use_cpu",
-})  # fmt: skip
+SFT_OWNED = frozenset(
+    {
+        "data_seed",
+        "load_best_model_at_end",
+        "output_dir",
+        "push_to_hub",
+        "report_to",
+        "resume_from_checkpoint",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "seed",
+        "use_cpu",
+    }
+)
 GRPO_OWNED = SFT_OWNED | {
-    "do_eval", "do_train", "eval_on_start", "eval_strategy", "log_completions", "logging_steps",
-    "max_completion_length", "max_steps", "model_init_kwargs", "num_train_epochs",
-    "remove_unused_columns", "rollout_func", "shuffle_dataset", "temperature", "use_vllm",
-    "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_mode",
-    "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_tensor_parallel_size",
-}  # fmt: skip
+    "do_eval",
+    "do_train",
+    "eval_on_start",
+    "eval_strategy",
+    "log_completions",
+    "logging_steps",
+    "max_completion_length",
+    "max_steps",
+    "model_init_kwargs",
+    "num_train_epochs",
+    "remove_unused_columns",
+    "rollout_func",
+    "shuffle_dataset",
+    "temperature",
+    "use_vllm",
+    "vllm_enable_sleep_mode",
+    "vllm_gpu_memory_utilization",
+    "vllm_max_model_length",
+    "vllm_mode",
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_tensor_parallel_size",
+}
 TRUNCATED_SAMPLING = {"top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"}
 
 
@@ -49,6 +78,13 @@ class RunTable(Table):
     max_seconds: float = Field(default=0, ge=0, description="stop cleanly after; 0 = no limit")
 
 
+class Example(Table):
+    """A worked reply, shown to an instruction-tuned model as an earlier turn of the conversation."""
+
+    question: str
+    reply: str
+
+
 class TaskTable(Table):
     """Where tasks come from and how a solution to one is written."""
 
@@ -59,6 +95,7 @@ class TaskTable(Table):
     question_field: str = "question"
     answer_field: str = "answer"
     dataset_split: str = "train"
+    examples: tuple[Example, ...] = Field(default=(), description="tagged dialect only")
     params: dict[str, object] = Field(default_factory=dict)
 
 
@@ -142,12 +179,24 @@ class Settings(Table):
     monitor: Annotated[MonitorSettings, Field(default_factory=MonitorSettings)]
 
     @model_validator(mode="after")
+    def _check_examples(self) -> "Settings":
+        if self.tasks.examples and self.tasks.dialect != "tagged":
+            raise ValueError(
+                f"tasks.examples are turns of a conversation, which the {self.tasks.dialect} "
+                "dialect "
+                "has none of: remove them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_context(self) -> "Settings":
         for name, role in (("learner", self.learner), ("critic", self.critic)):
             if role.max_completion_length >= self.rollout.max_model_len:
                 raise ValueError(
-                    f"rollout.max_model_len = {self.rollout.max_model_len} leaves no room for a prompt "
-                    f"beside {name}.max_completion_length = {role.max_completion_length}: raise the first "
+                    f"rollout.max_model_len = {self.rollout.max_model_len} leaves no room for a "
+                    "prompt "
+                    f"beside {name}.max_completion_length = {role.max_completion_length}: raise "
+                    "the first "
                     "or lower the second"
                 )
             if not role.model and self.sft is None:
@@ -216,7 +265,8 @@ def check_library_table(
     for key in table:
         if key in TRUNCATED_SAMPLING:
             raise ValueError(
-                f"{dotted}.{key} truncates or reshapes the sampling distribution, which biases GRPO's "
+                f"{dotted}.{key} truncates or reshapes the sampling distribution, which biases "
+                "GRPO's "
                 "importance ratio: remove it (temperature is set beside the table)"
             )
         if key in owned:

@@ -201,8 +201,10 @@ class WeightSync:
         if not self.probe_difference <= self.probe_threshold:
             raise SyncError(
                 f"log-probability probe after sync {self.num_syncs}: engine and policy differ by "
-                f"{self.probe_difference:.3g} nats (rollout.probe_threshold = {self.probe_threshold:g}), most at "
-                f"token {position} of probe {sequence}; suspect {', '.join(self.suspects(policy)) or 'none named'}"
+                f"{self.probe_difference:.3g} nats (rollout.probe_threshold = "
+                f"{self.probe_threshold:g}), most at "
+                f"token {position} of probe {sequence}; suspect "
+                f"{', '.join(self.suspects(policy)) or 'none named'}"
             )
         return self.probe_difference
 

@@ -1,4 +1,4 @@
-"""The tiny base's tokenizer: one token a printable ASCII character, so that text and tokens align."""
+"""The tiny base's tokenizer: one token a printable ASCII character, aligned with the text."""
 
 import string
 
