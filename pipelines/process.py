@@ -6,11 +6,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import NoReturn
 
 from data.sources import TaskSource, make_source
 from pipelines.settings import Settings
 
-USER_ERROR = 2
+USER_ERROR, UNPROVEN_SYNC, INTERRUPTED = 2, 4, 130
 ENVIRONMENT = {
     "KMP_BLOCKTIME": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -23,16 +24,31 @@ ENVIRONMENT = {
 }
 
 
+class UnprovenSyncError(RuntimeError):
+    """The engine does not hold the policy's weights; no sample may be used."""
+
+
 @contextlib.contextmanager
 def fail_clearly() -> Iterator[None]:
-    """Turn a user's mistake (ValueError) into one line on rank 0 and exit status 2."""
+    """Turn what a user did or must know into one line on rank 0 and an exit status of its own.
+
+    A ValueError is a mistake (2), an `UnprovenSyncError` ends a run that no sample may be trusted
+    of (4), Ctrl-C is 130. Anything else is a bug and keeps its traceback.
+    """
     try:
         yield
     except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        raise SystemExit(USER_ERROR) from None
+        _end(f"error: {error}", USER_ERROR)
+    except UnprovenSyncError as error:
+        _end(f"weight sync not proven, run stopped: {error}", UNPROVEN_SYNC)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
+    raise SystemExit(status) from None
 
 
 def prepare_process() -> None:

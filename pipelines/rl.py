@@ -10,8 +10,8 @@
           -> admit, apply, commit
 
 Leaves out the cold start (`sft.py`), and everything that a round is made of (`games.py`,
-`roles.py`, `gate.py`, `guard.py`): this file is the loop. Exit status: 0 finished, 2 a user's mistake, 3 halted
-by the monitor, 4 a weight sync that could not be proven.
+`roles.py`, `gate.py`, `guard.py`): this file is the loop. Exit status: 0 finished, 2 a user's
+mistake, 3 halted by the monitor, 4 a weight sync that could not be proven.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from pipelines.checkout import require_checkout
 from pipelines.process import fail_clearly, prepare_process
 from pipelines.settings import Settings, load_settings
 
-HALTED, UNPROVEN_SYNC = 3, 4
+HALTED = 3
 
 
 def self_play(settings: Settings, resume: bool) -> int:
     """Run the rounds that remain; returns the exit status."""
-    from pipelines.session import Session  # imports torch
+    from pipelines.session import Session  # only now: the process is prepared, this imports torch
 
     with Session(settings, resume) as run:
         for _ in run.remaining_rounds():
@@ -56,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (options.config is None) == (options.resume is None):
             raise ValueError("give either --config configs/NAME.toml or --resume RUN")
         prepare_process()
-        if options.resume is not None:
-            from pipelines.run_state import resume_settings
+        if options.config is not None:
+            return self_play(load_settings(options.config, options.overrides), resume=False)
+        from pipelines.run_state import resume_settings
 
-            return self_play(resume_settings(options.resume, options.overrides), resume=True)
-        return self_play(load_settings(options.config, options.overrides), resume=False)
+        return self_play(resume_settings(options.resume, options.overrides), resume=True)
 
 
 if __name__ == "__main__":

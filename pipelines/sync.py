@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from model.checkpoint import named_checkpoint_tensors
 from model.modeling import SparringMoeForCausalLM
+from pipelines.process import UnprovenSyncError
 from pipelines.rollout import VllmEngine, policy_logprobs
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,6 @@ NamedTensors = Iterator[tuple[str, torch.Tensor]]
 Manifest = dict[str, tuple[int, ...]]
 
 
-class SyncError(RuntimeError):
-    """The engine does not hold the policy's weights; no sample may be used."""
-
-
-@torch.no_grad()
 def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
     """Yield every tensor of a policy under its checkpoint name, LoRA merged into temporaries."""
     if isinstance(policy, PeftModel):
@@ -153,7 +149,7 @@ class WeightSync:
         """Send the weights, check them, and stamp the engine with their version.
 
         Raises:
-            SyncError: a check failed; the engine's version is then -1, so nothing can be sampled.
+            UnprovenSyncError: a check failed; the engine's version is then -1, so nothing can be sampled.
         """
         start = time.perf_counter()
         self.engine.version = -1
@@ -178,7 +174,9 @@ class WeightSync:
         _repack_cpu_experts(module)
         stale = [n for n, p in module.named_parameters() if torch.isnan(p).any().item()]
         if stale:
-            raise SyncError(f"the engine did not update {len(stale)} tensors, first {stale[:4]}")
+            raise UnprovenSyncError(
+                f"the engine did not update {len(stale)} tensors, first {stale[:4]}"
+            )
         self.engine.llm.reset_prefix_cache()
 
     def _collective_reload(self, tensors: NamedTensors) -> None:
@@ -188,7 +186,7 @@ class WeightSync:
         """Largest difference of log-probabilities between engine and policy (nats).
 
         Raises:
-            SyncError: it exceeds the threshold; names the sequence and position that differ most.
+            UnprovenSyncError: it exceeds the threshold; names the sequence and position that differ most.
         """
         ours = policy_logprobs(policy, self.probe_sequences)
         theirs = self.engine.score(self.probe_sequences)
@@ -199,7 +197,7 @@ class WeightSync:
         ]
         self.probe_difference, sequence, position = max(differences)
         if not self.probe_difference <= self.probe_threshold:
-            raise SyncError(
+            raise UnprovenSyncError(
                 f"log-probability probe after sync {self.num_syncs}: engine and policy differ by "
                 f"{self.probe_difference:.3g} nats (rollout.probe_threshold = "
                 f"{self.probe_threshold:g}), most at "
@@ -224,7 +222,7 @@ class WeightSync:
 def _recorded(tensors: NamedTensors, sent: Manifest) -> NamedTensors:
     for name, tensor in tensors:
         if name in sent:
-            raise SyncError(f"tensor {name} was sent twice")
+            raise UnprovenSyncError(f"tensor {name} was sent twice")
         sent[name] = tuple(tensor.shape)
         yield name, tensor.detach()
 
@@ -234,7 +232,7 @@ def _check_manifest(sent: Manifest, expected: Manifest) -> None:
     extra = sorted(sent.keys() - expected.keys())
     reshaped = sorted(n for n in sent.keys() & expected.keys() if sent[n] != expected[n])
     if missing or extra or reshaped:
-        raise SyncError(
+        raise UnprovenSyncError(
             f"the policy's tensors are not the engine's: {len(missing)} missing {missing[:3]}, "
             f"{len(extra)} unknown {extra[:3]}, {len(reshaped)} of another shape {reshaped[:3]}"
         )
