@@ -149,7 +149,8 @@ class WeightSync:
         """Send the weights, check them, and stamp the engine with their version.
 
         Raises:
-            UnprovenSyncError: a check failed; the engine's version is then -1, so nothing can be sampled.
+            UnprovenSyncError: a check failed; the engine's version is then -1: nothing can be
+                sampled from it.
         """
         start = time.perf_counter()
         self.engine.version = -1
@@ -186,7 +187,7 @@ class WeightSync:
         """Largest difference of log-probabilities between engine and policy (nats).
 
         Raises:
-            UnprovenSyncError: it exceeds the threshold; names the sequence and position that differ most.
+            UnprovenSyncError: it exceeds the threshold; names the place that differs most.
         """
         ours = policy_logprobs(policy, self.probe_sequences)
         theirs = self.engine.score(self.probe_sequences)
