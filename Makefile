@@ -15,9 +15,9 @@ EXTRAS ?=
 export PIP_ARGS TORCH_PIP_ARGS
 
 CONFIG ?= configs/tiny.toml
-# Two OpenMP runtimes share the cores (torch's and vLLM's): waiting threads must not spin.
+SEED ?= 0
 # Nothing may need a model hub at run time.
-RUN_ENV := OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+RUN_ENV := HF_HUB_OFFLINE=1
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -35,9 +35,10 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(PYTHON) tools/setup_env.py $(VENV) --extras "$(EXTRAS)"
 	@touch $@
 
-demo: setup  ## tiny base, cold start, self-play on CPU, report
-	$(RUN_ENV) $(BIN)/python pipelines/sft.py --config $(CONFIG)
-	$(RUN_ENV) $(BIN)/accelerate launch pipelines/rl.py --config $(CONFIG)
+demo: setup  ## tiny base, cold start, self-play on CPU, report (SEED=0)
+	$(RUN_ENV) $(BIN)/python pipelines/sft.py --config $(CONFIG) run.seed=$(SEED)
+	$(RUN_ENV) $(BIN)/accelerate launch pipelines/rl.py --config $(CONFIG) run.seed=$(SEED) \
+		run.directory=runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: setup  ## the test suite (PYTEST_ARGS="-m slow" for more)
 	$(RUN_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
