@@ -1,9 +1,11 @@
 """Verified weight sync: the policy's tensors into a vLLM engine, failing closed.
 
 One naming serves save and sync: `model.checkpoint.named_checkpoint_tensors` for our model, merged
-names for LoRA, plain HF names otherwise. Four checks, each of which stops the run:
+names for LoRA, plain HF names otherwise. Five checks, each of which stops the run:
   manifest   the names and shapes sent are exactly those of the checkpoint the engine started from;
-  poison     every engine parameter is NaN before the reload, so one that is not updated stays NaN;
+  poison     engine parameters and fresh memory start as NaN, so what the reload misses stays NaN;
+  packed     vLLM's CPU linears keep a private packed copy: each must have been packed anew;
+  canary     the engine's log-probabilities of one short sequence are finite (a NaN may be packed);
   probe      after syncs 1, 2 and every k-th, engine and policy must agree on log-probabilities;
   version    every generation asserts that the engine holds the policy's current weights version.
 """
@@ -11,9 +13,11 @@ names for LoRA, plain HF names otherwise. Four checks, each of which stops the r
 import hashlib
 import json
 import logging
+import math
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +35,8 @@ from pipelines.rollout import VllmEngine, policy_logprobs
 logger = logging.getLogger(__name__)
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 Manifest = dict[str, tuple[int, ...]]
+PackedLinear = Callable[..., torch.Tensor]
+CANARY_TOKENS = 8
 
 
 def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
@@ -155,6 +161,7 @@ class WeightSync:
         start = time.perf_counter()
         self.engine.version = -1
         self.reload(policy_tensors(policy))
+        self._canary()
         self.num_syncs += 1
         self.seconds["sync"] += time.perf_counter() - start
         if self.num_syncs <= 2 or self.num_syncs % self.probe_every == 0:
@@ -166,14 +173,18 @@ class WeightSync:
     def reload(self, tensors: NamedTensors) -> None:
         """Poison, reload, repack, and check names and NaNs; see the module's docstring."""
         module = self.engine.model()
+        packed = _packed_linears(module)
         _poison(module)
         sent: Manifest = {}
         try:
-            self._collective_reload(_recorded(tensors, sent))
+            with _fresh_memory_is_nan():
+                self._collective_reload(_recorded(tensors, sent))
         finally:
             _check_manifest(sent, self.manifest)
         _repack_cpu_experts(module)
+        _repack_tied_heads(module, packed)
         stale = [n for n, p in module.named_parameters() if torch.isnan(p).any().item()]
+        stale += [n for n, linear in _packed_linears(module).items() if linear is packed.get(n)]
         if stale:
             raise UnprovenSyncError(
                 f"the engine did not update {len(stale)} tensors, first {stale[:4]}"
@@ -182,6 +193,14 @@ class WeightSync:
 
     def _collective_reload(self, tensors: NamedTensors) -> None:
         self.engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+
+    def _canary(self) -> None:
+        scores = self.engine.score([self.probe_sequences[0][:CANARY_TOKENS]])[0]
+        if not all(map(math.isfinite, scores)):
+            raise UnprovenSyncError(
+                "the engine did not update a part of its packed tensors: its log-probabilities are "
+                f"{scores}"
+            )
 
     def probe(self, policy: PreTrainedModel | PeftModel) -> float:
         """Largest difference of log-probabilities between engine and policy (nats).
@@ -244,6 +263,41 @@ def _poison(module: torch.nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.is_floating_point():
             parameter.fill_(float("nan"))
+
+
+@contextmanager
+def _fresh_memory_is_nan() -> Iterator[None]:
+    """Fill memory that torch allocates with NaN, so that a half-loaded layer cannot look loaded."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def _packed_linears(module: torch.nn.Module) -> dict[str, PackedLinear]:
+    """By name, the closures in which vLLM's CPU linears keep their packed weights."""
+    found = {name: vars(part).get("cpu_linear") for name, part in module.named_modules()}
+    return {n: f for n, f in found.items() if f is not None and f is not torch.nn.functional.linear}
+
+
+def _repack_tied_heads(module: torch.nn.Module, packed: Mapping[str, PackedLinear]) -> None:
+    """Repack a head that shares another module's weight (CPU only).
+
+    No tensor is sent for it, so vLLM's reload leaves the packed copy of the old weights in place.
+    """
+    owners = {id(p): n for n, p in module.named_parameters()}  # the first owner of a shared one
+    for name, linear in _packed_linears(module).items():
+        part = module.get_submodule(name)
+        if linear is packed.get(name) and owners[id(part.weight)] != f"{name}.weight":
+            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+            dispatch_cpu_unquantized_gemm(part, remove_weight=False)
 
 
 @torch.no_grad()

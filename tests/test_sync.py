@@ -1,0 +1,283 @@
+"""Weight sync into the real vLLM engine: every weight arrives, and every way to lose one is caught.
+
+The engines live in this process; each takes some seconds to start and is shared by its tests.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from pipeline_cases import random_llama, random_moe, redraw, save
+from weights import make_weights_matter
+
+from pipelines import sync as sync_module
+from pipelines.process import UnprovenSyncError
+from pipelines.rollout import Sampling, VllmEngine, policy_logprobs
+from pipelines.settings import RolloutTable
+from pipelines.sync import (
+    NamedTensors,
+    WeightSync,
+    checkpoint_manifest,
+    policy_tensors,
+    weights_hash,
+)
+from pipelines.tokenizer import character_tokenizer
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
+)
+
+Policy = torch.nn.Module
+EXACT = 1e-5  # nats, float32
+ROLLOUT = RolloutTable(max_model_len=64, kv_cache_gib=0.05, max_num_seqs=8)
+TOKENIZER = character_tokenizer()
+PROBES = torch.randint(
+    3, len(TOKENIZER), (4, 32), generator=torch.Generator().manual_seed(3)
+).tolist()
+
+
+@dataclass
+class Pair:
+    """A policy and the engine that was started from its checkpoint."""
+
+    policy: Policy
+    sync: WeightSync
+    version: int = 0
+
+    @property
+    def engine(self) -> VllmEngine:
+        return self.sync.engine
+
+    def push(self) -> None:
+        self.version += 1
+        self.sync.push(self.policy, self.version)
+
+    def difference(self) -> float:
+        """Largest difference of log-probabilities (nats), measured without the sync's own probe."""
+        ours = torch.tensor(policy_logprobs(self.policy, PROBES))
+        return (ours - torch.tensor(self.engine.score(PROBES))).abs().max().item()
+
+
+def _pair(policy: Policy, directory: Path) -> Pair:
+    save(policy, directory)
+    engine = VllmEngine(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+    manifest = checkpoint_manifest(directory)
+    return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
+
+
+@pytest.fixture(scope="module")
+def moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return _pair(random_moe(TOKENIZER), tmp_path_factory.mktemp("sync") / "moe")
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return _pair(random_llama(TOKENIZER), tmp_path_factory.mktemp("sync") / "dense")
+
+
+def _perturb_all(policy: Policy, redraw_all: Callable[[Policy, int], object], seed: int) -> None:
+    """Redraw everything, and prove that no tensor of the checkpoint kept one value."""
+    before = {name: tensor.clone() for name, tensor in policy_tensors(policy)}
+    redraw_all(policy, seed)
+    for name, tensor in policy_tensors(policy):
+        assert (tensor != before[name]).all(), f"{name} was not perturbed"
+
+
+@pytest.mark.parametrize(
+    ("name", "redraw_all"), [("moe", make_weights_matter), ("dense", redraw)], ids=["moe", "dense"]
+)
+def test_every_perturbed_weight_arrives_twice_in_a_row(
+    name: str, redraw_all: Callable[[Policy, int], object], request: pytest.FixtureRequest
+) -> None:
+    pair: Pair = request.getfixturevalue(name)
+    for seed in (11, 12):
+        _perturb_all(pair.policy, redraw_all, seed)
+        assert pair.difference() > 1, (
+            "a stale engine must be nats away, or this test proves nothing"
+        )
+        pair.push()
+        assert pair.difference() <= EXACT
+        assert pair.engine.version == pair.version
+        assert pair.sync.probe_difference <= EXACT
+
+
+def test_lora_is_merged_into_temporaries_and_the_base_stays_bitwise(dense: Pair) -> None:
+    base = dense.policy
+    untouched = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    lora = LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_alpha=16, target_modules=["q_proj", "down_proj"]
+    )
+    pair = Pair(get_peft_model(base, lora), dense.sync, dense.version)
+    assert isinstance(pair.policy, PeftModel)
+    try:
+        for seed in (21, 22):
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for name, parameter in pair.policy.named_parameters():
+                    if ".lora_" in name:
+                        parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            assert pair.difference() > 0.01
+            pair.push()
+            assert pair.difference() <= EXACT
+    finally:
+        merged = pair.policy.unload()  # the fixture's model again, for whoever comes next
+    for name, tensor in merged.state_dict().items():
+        assert torch.equal(tensor, untouched[name]), f"{name} was rounded by the merge"
+
+
+def test_the_engine_samples_the_policys_own_logprobs(moe: Pair) -> None:
+    moe.push()
+    prompts = [[5, 9, 30], [40, 7]] * 2
+    drawn = moe.engine.generate(prompts, Sampling(16, temperature=1.0), [1, 2, 3, 4])
+    for prompt, completion in zip(prompts, drawn, strict=True):
+        ours = policy_logprobs(moe.policy, [[*prompt, *completion.token_ids]])[0]
+        expected = torch.tensor(ours[len(prompt) - 1 :])
+        assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=EXACT)
+    assert drawn[0].token_ids != drawn[2].token_ids, "copies of a prompt need their own noise"
+    again = moe.engine.generate(prompts[::-1], Sampling(16, temperature=1.0), [4, 3, 2, 1])
+    assert [c.token_ids for c in again[::-1]] == [c.token_ids for c in drawn]
+
+
+# -- every way to lose a weight ---------------------------------------------------------------------
+
+BIAS = "e_score_correction_bias"
+
+
+def _without(tensors: NamedTensors, lost: str) -> NamedTensors:
+    return ((name, tensor) for name, tensor in tensors if not name.endswith(lost))
+
+
+def _swap_experts(tensors: NamedTensors) -> NamedTensors:
+    for name, tensor in tensors:
+        for a, b in ((".experts.0.", ".experts.1."), (".experts.1.", ".experts.0.")):
+            if a in name:
+                name = name.replace(a, b)
+                break
+        yield name, tensor
+
+
+def _stale_bias(tensors: NamedTensors) -> NamedTensors:
+    for name, tensor in tensors:
+        yield (
+            name,
+            tensor - 0.3 * torch.arange(len(tensor)).sin() if name.endswith(BIAS) else tensor,
+        )
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "told"),
+    [
+        pytest.param(lambda t: _without(t, BIAS), f"1 missing .*{BIAS}", id="router bias not sent"),
+        pytest.param(
+            lambda t: _without(t, "experts.5.up_proj.weight"), "1 missing .*experts.5", id="expert not sent"
+        ),
+        pytest.param(
+            lambda t: ((n.replace("lm_head", "head"), x) for n, x in t), "1 unknown", id="unknown name"
+        ),
+        pytest.param(_swap_experts, "engine and policy differ by", id="experts swapped"),
+        pytest.param(_stale_bias, f"suspect .*{BIAS}", id="stale router bias"),
+    ],
+)  # fmt: skip
+def test_a_corrupted_stream_is_refused(
+    moe: Pair, corrupt: Callable[[NamedTensors], NamedTensors], told: str
+) -> None:
+    class Corrupting(WeightSync):
+        def reload(self, tensors: NamedTensors) -> None:
+            super().reload(corrupt(tensors))
+
+    moe.push()
+    with pytest.raises(UnprovenSyncError, match=told):
+        Corrupting(moe.engine, moe.sync.manifest, PROBES, 1, EXACT).push(moe.policy, 99)
+    assert moe.engine.version == -1
+    moe.push()  # and the engine recovers
+    assert moe.difference() <= EXACT
+
+
+def test_another_shape_and_a_tensor_sent_twice_are_refused_before_the_engine_sees_them() -> None:
+    sent = {"a": (2, 3)}
+    with pytest.raises(UnprovenSyncError, match="a was sent twice"):
+        list(sync_module._recorded(iter([("a", torch.ones(2, 3))]), sent))
+    with pytest.raises(UnprovenSyncError, match=r"1 of another shape \['a'\]"):
+        sync_module._check_manifest(sent, {"a": (3, 2)})
+
+
+class _Forgetful(WeightSync):
+    """An engine that silently leaves some of the tensors it was sent where they are."""
+
+    lost = ""
+
+    def _collective_reload(self, tensors: NamedTensors) -> None:
+        every = [(name, tensor.clone()) for name, tensor in tensors]
+        super()._collective_reload(_without(iter(every), self.lost))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param("1.input_layernorm.weight", id="norm"),
+        pytest.param(BIAS, id="router bias"),
+        pytest.param("experts.3.down_proj.weight", id="one expert of a fused tensor"),
+        pytest.param("lm_head.weight", id="head"),
+        pytest.param("mlp.gate.weight", id="packed linear"),
+        pytest.param("0.mlp.up_proj.weight", id="half of a packed linear"),
+    ],
+)
+def test_a_tensor_the_engine_left_alone_is_poisoned(moe: Pair, lost: str) -> None:
+    moe.push()
+    forgetful = _Forgetful(moe.engine, moe.sync.manifest, PROBES, 100, EXACT, num_syncs=2)
+    forgetful.lost = lost
+    with pytest.raises(UnprovenSyncError, match="did not update"):  # without any probe
+        forgetful.push(moe.policy, 99)
+    assert moe.engine.version == -1
+    moe.push()
+    assert moe.difference() <= EXACT
+
+
+def test_experts_that_were_not_repacked_are_caught(
+    moe: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("only vLLM's CPU kernel packs experts")
+    with monkeypatch.context() as patch:
+        patch.setattr(sync_module, "_repack_cpu_experts", lambda module: None)
+        with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
+            moe.push()
+    assert moe.engine.version == -1
+    moe.push()
+    assert moe.difference() <= EXACT
+
+
+def test_probes_follow_the_first_two_syncs_and_every_kth(moe: Pair) -> None:
+    probed: list[int] = []
+
+    class Counted(WeightSync):
+        def probe(self, policy: Policy) -> float:
+            probed.append(self.num_syncs)
+            return super().probe(policy)
+
+    counted = Counted(moe.engine, moe.sync.manifest, PROBES[:1], 3, EXACT)
+    for version in range(7):
+        counted.push(moe.policy, version)
+    assert probed == [1, 2, 3, 6]
+
+
+def test_the_hash_changes_with_any_tensor(moe: Pair) -> None:
+    before = weights_hash(moe.policy)
+    assert before == weights_hash(moe.policy)
+    bias = next(t for n, t in moe.policy.state_dict().items() if n.endswith(BIAS))
+    kept = bias.clone()
+    bias[0] += 1e-3
+    assert weights_hash(moe.policy) != before
+    bias.copy_(kept)
+    assert weights_hash(moe.policy) == before
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
