@@ -142,7 +142,7 @@ def test_the_engine_samples_the_policys_own_logprobs(moe: Pair) -> None:
     assert [c.token_ids for c in again[::-1]] == [c.token_ids for c in drawn]
 
 
-# -- every way to lose a weight ---------------------------------------------------------------------
+# -- every way to lose a weight -------------------------------------------------------------------
 
 BIAS = "e_score_correction_bias"
 
@@ -173,10 +173,14 @@ def _stale_bias(tensors: NamedTensors) -> NamedTensors:
     [
         pytest.param(lambda t: _without(t, BIAS), f"1 missing .*{BIAS}", id="router bias not sent"),
         pytest.param(
-            lambda t: _without(t, "experts.5.up_proj.weight"), "1 missing .*experts.5", id="expert not sent"
+            lambda t: _without(t, "experts.5.up_proj.weight"),
+            "1 missing .*experts.5",
+            id="expert not sent",
         ),
         pytest.param(
-            lambda t: ((n.replace("lm_head", "head"), x) for n, x in t), "1 unknown", id="unknown name"
+            lambda t: ((n.replace("lm_head", "head"), x) for n, x in t),
+            "1 unknown",
+            id="unknown name",
         ),
         pytest.param(_swap_experts, "engine and policy differ by", id="experts swapped"),
         pytest.param(_stale_bias, f"suspect .*{BIAS}", id="stale router bias"),
