@@ -1,0 +1,174 @@
+"""Synthetic data from the command line: `sparring-data` (or `python pipelines/dataset.py`).
+
+    sparring-data generate FROM --out DIR --num N [--config FILE] [table.key=value ...]
+    sparring-data inspect DIR       records to read
+    sparring-data stats DIR         counts, rates, lengths, the critic's agreement
+    sparring-data verify DIR        judge every record again
+    sparring-data export DIR --format sft|dpo|critic|prompts --out FILE
+
+FROM is a run directory (its selected or last checkpoint) or a checkpoint directory. Only the
+command line is here; each command is a `dataset_*.py`. Exit status: 0 done, 1 `verify` found
+differences, 2 a user's mistake or too few tasks, 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.checkout import require_checkout
+from pipelines.dataset_export import export
+from pipelines.dataset_files import open_records
+from pipelines.dataset_inspect import (
+    record_text,
+    shown_records,
+    statistics,
+    statistics_text,
+    verify_records,
+)
+from pipelines.process import fail_clearly, prepare_process
+
+DIFFERENT = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    # Overrides may stand among the options, where argparse's subcommands take no positionals.
+    options, rest = parser.parse_known_args(given)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    unknown = [word for word in rest if word not in overrides]
+    if unknown or (overrides and options.command != "generate"):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+    try:
+        with fail_clearly():
+            require_checkout()
+            if options.command == "generate":
+                with _telling_how_to_continue(given):
+                    return _generate(options, overrides)
+            return COMMANDS[options.command](options)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+@contextmanager
+def _telling_how_to_continue(given: Sequence[str]) -> Iterator[None]:
+    """On Ctrl-C, print the command that goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        resume = [] if "--resume" in given else ["--resume"]
+        command = shlex.join(["sparring-data", *given, *resume])
+        print(f"\ncomplete batches are kept; continue with\n  {command}", file=sys.stderr)
+        raise
+
+
+def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    prepare_process()
+    from pipelines.dataset_generate import Request, generate  # imports torch
+
+    request = Request(
+        source=options.source, out=options.out, num=options.num, split=options.split,
+        seed=options.seed, group=options.group, batch=options.batch, resume=options.resume,
+        config=options.config, critic=options.critic, criticise=not options.no_critic,
+        overrides=tuple(overrides),
+    )  # fmt: skip
+    generate(request)
+    found = statistics(open_records(options.out))
+    if options.json:
+        print(json.dumps({"out": str(options.out)} | found))
+    else:
+        print(_summary(options.out, found))
+    return 0
+
+
+def _summary(out: Path, found: Mapping[str, object]) -> str:
+    reasons = found["reasons"]
+    assert isinstance(reasons, dict), "statistics() made it"
+    shown = ", ".join(f"{num} {reason}" for reason, num in reasons.items())
+    return (
+        f"{found['accepted']} accepted of {found['samples']} samples; {found['rejected']} rejected"
+        f"{f' ({shown})' if shown else ''}\n"
+        f'read them: datasets.load_dataset("parquet", data_dir="{out}"); card: {out / "README.md"}'
+    )
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    for row in shown_records(open_records(options.directory), options.num, options.rejected):
+        print(json.dumps(row, ensure_ascii=False) if options.json else record_text(row) + "\n")
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    found = statistics(open_records(options.directory, options.dialect))
+    print(json.dumps(found, indent=2) if options.json else statistics_text(found))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    reader = open_records(options.directory, options.dialect)
+    num = sum(1 for _ in reader.records())
+    differing = list(verify_records(reader))
+    if options.json:
+        rows = [{"id": found.id, "why": found.why} for found in differing]
+        print(json.dumps({"records": num, "differing": rows}))
+    else:
+        for found in differing:
+            print(f"{found.id}: {found.why}")
+        print(f"{num} records verified again, {len(differing)} differ")
+    return DIFFERENT if differing else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    num = export(open_records(options.directory, options.dialect), options.format, options.out)
+    print(json.dumps({"rows": num}) if options.json else f"{num} rows in {options.out}")
+    return 0
+
+
+COMMANDS = {"inspect": _inspect, "stats": _stats, "verify": _verify, "export": _export}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sparring-data", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("generate", help="sample, verify, criticise and filter records",
+                                 allow_abbrev=False)  # fmt: skip
+    making.add_argument("source", type=Path, metavar="FROM", help="run or checkpoint directory")
+    making.add_argument("--out", type=Path, required=True, help="directory to write")
+    making.add_argument("--num", type=int, required=True, help="accepted records wanted")
+    making.add_argument("--config", type=Path, help="TOML settings, for a checkpoint")
+    making.add_argument("--split", default="train", help="split of the tasks")
+    making.add_argument("--seed", type=int, default=0)
+    making.add_argument("--group", type=int, default=4, help="solutions a task")
+    making.add_argument("--batch", type=int, default=0, help="tasks a batch; 0 fills the engine")
+    making.add_argument("--critic", type=Path, help="checkpoint that judges; default: FROM's own")
+    making.add_argument("--no-critic", action="store_true", help="no critiques")
+    making.add_argument("--resume", action="store_true", help="continue what --out holds")
+    for name, text in (
+        ("inspect", "print records"), ("stats", "count"),
+        ("verify", "judge every record again by rule"), ("export", "write JSONL for a trainer"),
+    ):  # fmt: skip
+        reading = commands.add_parser(name, help=text, allow_abbrev=False)
+        reading.add_argument("directory", type=Path, metavar="DIR")
+        reading.add_argument("--dialect", default="", help="where DIR does not say it")
+        reading.add_argument("--json", action="store_true")
+        if name == "inspect":
+            reading.add_argument("--num", type=int, default=5)
+            reading.add_argument("--rejected", action="store_true", help="rejected ones instead")
+        if name == "export":
+            reading.add_argument("--format", required=True, help="sft, dpo, critic or prompts")
+            reading.add_argument("--out", type=Path, required=True, help="file to write")
+    making.add_argument("--json", action="store_true", help="statistics as JSON at the end")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

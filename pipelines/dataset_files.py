@@ -1,0 +1,225 @@
+"""A generated data set on disk, and what reads any folder of records.
+
+DIR/README.md                        dataset card
+DIR/train/round_00003.parquet        accepted records of batch 3
+DIR/rejected/round_00003.parquet     the batch's other samples, each with its reason
+DIR/generate.json                    what was asked for, and how many batches are complete
+
+`datasets.load_dataset("parquet", data_dir=DIR)` reads `train/` alone: a folder of that name is a
+split to it, and other folders are then left out. A batch counts once generate.json says so; shards
+beyond it are a killed process's, and the batch is made again. A run's `corpus/` can be read too.
+"""
+
+import json
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from data.atomic import remove_stale, write_text_atomic
+from data.card import card
+from data.corpus import Corpus
+from data.records import Record, seal
+
+STATE_FILE = "generate.json"
+SURPLUS = "surplus: enough were accepted before it"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a generation got.
+
+    Attributes:
+        arguments: what was asked for, flat and JSON-able; a resumed one must ask for the same.
+        weights: fingerprints of learner and critic.
+        versions: of the libraries, and the commit.
+        status: "open", "interrupted", "exhausted", "failed" or "complete".
+        batches: number of complete batches.
+    """
+
+    arguments: Mapping[str, object]
+    weights: Mapping[str, str]
+    versions: Mapping[str, str]
+    status: str = "open"
+    batches: int = 0
+    accepted: int = 0
+    rejected: int = 0
+
+
+class DatasetFolder:
+    """The files of one data set; one writer at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.accepted, self.rejected = Corpus(path / "train"), Corpus(path / "rejected")
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing here yet.
+
+        Raises:
+            ValueError: the path is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: give --out a directory")
+        return not self.path.exists() or not any(self.path.iterdir())
+
+    def progress(self) -> Progress | None:
+        """What generate.json says; None where there is none.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        path = self.path / STATE_FILE
+        if not path.exists():
+            return None
+        try:
+            return Progress(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): generate into another --out") from None
+
+    def save(self, progress: Progress) -> None:
+        """Write generate.json."""
+        write_text_atomic(self.path / STATE_FILE, json.dumps(asdict(progress), indent=2) + "\n")
+
+    def clean_up(self, progress: Progress) -> None:
+        """Remove what a killed writer left: temporary files, and shards of its open batch.
+
+        Raises:
+            ValueError: shards of complete batches are missing or changed.
+        """
+        for corpus in (self.accepted, self.rejected):
+            for number in corpus.rounds():
+                if number >= progress.batches:
+                    (corpus.directory / f"round_{number:05d}.parquet").unlink()
+            if corpus.directory.is_dir():
+                remove_stale(corpus.directory)
+        remove_stale(self.path)
+        found = {"accepted": _count(self.accepted), "rejected": _count(self.rejected)}
+        told = {"accepted": progress.accepted, "rejected": progress.rejected}
+        if found != told:
+            raise ValueError(
+                f"{self.path} holds {found}, but its {STATE_FILE} counts {told}: restore its "
+                "shards, or generate into another --out"
+            )
+
+    def commit(self, records: Sequence[Record], progress: Progress) -> Progress:
+        """Store one batch as a whole; returns the progress after it."""
+        good = [record for record in records if record.accepted]
+        bad = [record for record in records if not record.accepted]
+        after = replace(
+            progress, batches=progress.batches + 1, accepted=progress.accepted + len(good),
+            rejected=progress.rejected + len(bad),
+        )  # fmt: skip
+        self.rejected.admit(bad)
+        self.accepted.admit(good)
+        self.save(after)
+        return after
+
+    def write_card(self) -> None:
+        """Write the dataset card of everything here."""
+        records = chain(self.accepted.records(), self.rejected.records())
+        text = card(records, title=self.path.resolve().name, data_files="train/round_*.parquet")
+        write_text_atomic(self.path / "README.md", text)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Records to read, from a data set or a run's corpus.
+
+    Attributes:
+        dialect: how solutions are written; "" where nothing says.
+        timeout_seconds: the verifiers' deadline they were made with.
+    """
+
+    path: Path
+    corpora: tuple[Corpus, ...]
+    dialect: str
+    timeout_seconds: float
+
+    def records(self, accepted: bool | None = None) -> Iterator[Record]:
+        """Yield the accepted records, then the rejected ones, or one kind of them."""
+        for corpus in self.corpora:
+            for record in corpus.records():
+                if accepted is None or record.accepted == accepted:
+                    yield record
+
+    def require_dialect(self) -> str:
+        """The dialect.
+
+        Raises:
+            ValueError: nothing says which one.
+        """
+        if not self.dialect:
+            raise ValueError(
+                f"nothing in {self.path} says in which dialect its solutions are: add --dialect "
+                "chain or --dialect tagged"
+            )
+        return self.dialect
+
+
+def open_records(path: Path, dialect: str = "") -> Reader:
+    """Open a generated data set, a run directory's corpus, or any folder of shards.
+
+    Raises:
+        ValueError: there are no records.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is no directory: give what `sparring-data generate` wrote")
+    folder, corpora = DatasetFolder(path), [Corpus(path)]
+    progress = folder.progress()
+    if progress is not None:
+        corpora = [folder.accepted, folder.rejected]
+        tables: Mapping[str, object] = progress.arguments
+    else:
+        runs = [place for place in (path, path.parent) if (place / "config.json").is_file()]
+        tables = _flat(json.loads((runs[0] / "config.json").read_text())) if runs else {}
+        corpora += [Corpus(path / "corpus")]
+    if not any(corpus.rounds() for corpus in corpora):
+        raise ValueError(f"{path} holds no records: give a folder of round_*.parquet shards")
+    seconds = tables.get("rewards.timeout_seconds", 5.0)
+    return Reader(
+        path, tuple(corpora), dialect or str(tables.get("tasks.dialect", "")), float(str(seconds))
+    )
+
+
+def flat_arguments(tables: Mapping[str, object]) -> dict[str, object]:
+    """Nested settings as one table of dotted names, as JSON gives it back."""
+    return _flat(json.loads(json.dumps(tables)))
+
+
+def cut_surplus(records: Sequence[Record], room: int) -> list[Record]:
+    """Reject what was accepted beyond `room`, by name; nothing is dropped."""
+    kept = []
+    for record in records:
+        if record.accepted and room == 0:
+            record = seal(replace(record, accepted=False, reject_reason=SURPLUS))
+        room -= record.accepted
+        kept.append(record)
+    return kept
+
+
+def _flat(tables: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in tables.items():
+        nested = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}  # type: ignore[arg-type]
+    return flat
+
+
+def _count(corpus: Corpus) -> int:
+    return sum(1 for _ in corpus.records())
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if received:
+        raise KeyboardInterrupt
