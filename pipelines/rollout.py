@@ -159,7 +159,7 @@ class VllmEngine:
     """
 
     def __init__(self, directory: Path, settings: RolloutTable, dtype: str, eos_id: int) -> None:
-        _prepare_environment(directory)
+        attention = _choose_attention(directory)
         from vllm import LLM
 
         self.eos_id, self.max_model_len = eos_id, settings.max_model_len
@@ -173,6 +173,7 @@ class VllmEngine:
             enforce_eager=True,
             # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
             compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
+            **attention,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=max(8192, settings.max_model_len),
@@ -265,17 +266,21 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _prepare_environment(directory: Path) -> None:
-    """vLLM reads this when an engine starts; the rest is `pipelines.process.ENVIRONMENT`."""
+def _choose_attention(directory: Path) -> dict[str, str]:
+    """Choose vLLM's attention for a latent-attention model on CPU; nothing to choose elsewhere.
+
+    The MLA kernel serves one latent only, any other runs expanded (`VLLM_MLA_DISABLE`, read when an
+    engine starts). Of the two MLA backends the AMX one, which vLLM prefers where the processor has
+    AMX, takes bfloat16 only.
+    """
     config = AutoConfig.from_pretrained(directory)
-    if config.model_type == "deepseek_v3" and not torch.cuda.is_available():
-        latent = (config.kv_lora_rank, config.qk_rope_head_dim)
-        wanted = "0" if latent == MLA_KERNEL_LATENT else "1"
-        if os.environ.get("VLLM_MLA_DISABLE") != wanted:
-            logger.info(
-                "VLLM_MLA_DISABLE=%s: latent %s, CPU kernel %s", wanted, latent, MLA_KERNEL_LATENT
-            )
-            os.environ["VLLM_MLA_DISABLE"] = wanted
+    if config.model_type != "deepseek_v3" or torch.cuda.is_available():
+        return {}
+    latent = (config.kv_lora_rank, config.qk_rope_head_dim)
+    served = latent == MLA_KERNEL_LATENT
+    os.environ["VLLM_MLA_DISABLE"] = "0" if served else "1"
+    logger.info("latent %s, MLA kernel %s: MLA %s", latent, MLA_KERNEL_LATENT, served)
+    return {"attention_backend": "CPU_MLA"} if served else {}
 
 
 def _completion(output: object) -> Completion:

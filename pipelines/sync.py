@@ -314,4 +314,6 @@ def _repack_cpu_experts(module: torch.nn.Module) -> None:
     repack: Callable[[torch.Tensor, str], torch.Tensor] = _custom_ops.cpu_prepack_moe_weight
     for name, parameter in module.named_parameters():
         if name.endswith(("experts.w13_weight", "experts.w2_weight")):
-            parameter.copy_(repack(parameter.clone(), "vec"))
+            layer = module.get_submodule(name.rpartition(".")[0])
+            kernel = layer.quant_method.moe_kernel.fused_experts
+            parameter.copy_(repack(parameter.clone(), kernel.isa))
