@@ -5,6 +5,7 @@ and optimizer that persist over `train()` calls, our engine in place of TRL's, r
 masked, advantages that are exactly 0 for a group without signal, and per-step advantages.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -161,12 +162,21 @@ class RoleTrainer(GRPOTrainer):
             prompts: exactly `prompts_per_block(steps)` of them for some number of steps.
             scorer: the game's judge.
             purpose: names the block in the sampling seeds.
+
+        Raises:
+            ValueError: the prompts are not a whole number of generation batches.
         """
+        per_batch = self.args.generation_batch_size // self.num_generations
+        if not prompts or len(prompts) % per_batch:
+            raise ValueError(
+                f"{self.name}: a block got {len(prompts)} prompts, which is no positive "
+                f"multiple of the {per_batch} prompts of a generation batch"
+            )
         self._scorer, self._purpose = scorer, purpose
         self.train_dataset = Dataset.from_list(
             [{"prompt": p, "row": i} for i, p in enumerate(prompts)]
         )
-        generations = len(prompts) * self.num_generations // self.args.generation_batch_size
+        generations = len(prompts) // per_batch
         reuse = self.args.steps_per_generation * self.num_iterations
         self.args.max_steps = generations * reuse // self.args.gradient_accumulation_steps
         self._step, self._buffered_inputs = 0, None
@@ -183,7 +193,9 @@ class RoleTrainer(GRPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):  # type: ignore[no-untyped-def]
         """One schedule for the run; TRL's default would decay to 0 in every block."""
-        return super().create_scheduler(self.run_steps, optimizer)
+        scheduler = super().create_scheduler(self.run_steps, optimizer)
+        self._created_lr_scheduler = False  # else the next block would make it anew, at step 0
+        return scheduler
 
     def _prepare_for_training(self, *args: object):  # type: ignore[no-untyped-def]
         prepared = super()._prepare_for_training(*args)
@@ -202,7 +214,10 @@ class RoleTrainer(GRPOTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One row per optimizer step, under our names, instead of TRL's console dictionaries."""
+        """One row per optimizer step, under our names, instead of TRL's console dictionaries.
+
+        What is not finite is left out: where every reward is masked there is no mean reward.
+        """
         metrics = {
             key: sum(values) / len(values)
             for key, values in self._metrics["train"].items()
@@ -211,7 +226,8 @@ class RoleTrainer(GRPOTrainer):
         self._metrics["train"].clear()
         if "loss" not in logs:
             return
-        row = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
+        known = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
+        row = {name: value for name, value in known.items() if math.isfinite(value)}
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
         self.timers.clear()
         self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
@@ -224,10 +240,12 @@ class RoleTrainer(GRPOTrainer):
         self.weights_version += 1
 
     def set_temperature(self, temperature: float) -> None:
-        """Change the sampling temperature, and with it that of the policy's log-probabilities."""
+        """Change the temperature of sampling and of the policy's and reference's logits."""
         self.temperature = temperature
         base = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
-        add_fused_lm_head(base, temperature=temperature, outputs=("log_probs", "entropy"))
+        for model in (base, self.ref_model):  # the reference is None without beta, or with LoRA
+            if model is not None:
+                add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
 
     # -- sampling -------------------------------------------------------------------------------
 
