@@ -30,10 +30,10 @@ from pipelines.process import prepare_process
 VARIANTS = ("ours", "ours, no vLLM", "stock TRL")
 SEED, GROUP, MAX_PROMPT = 0, 8, 24
 NUM_WARMUP = 3  # compiles, allocates, and holds the two probes after the first two syncs
-WIDTHS = {
-    "hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128,
-    "num_hidden_layers": 3,
-}  # fmt: skip
+MODELS: dict[str, dict[str, object]] = {
+    "small": {"hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128},  # 2.5M
+    "tiny": {},  # 0.7M, the demo's
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Job:
     num_steps: int
 
 
-def make_checkpoint(folder: str) -> int:
+def make_checkpoint(folder: str, size: str) -> int:
     """Save a random MoE that never ends a completion; returns its number of parameters."""
     from transformers import set_seed
 
@@ -57,7 +57,7 @@ def make_checkpoint(folder: str) -> int:
     set_seed(SEED)
     tokenizer = character_tokenizer()
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    policy = SparringMoeForCausalLM(tiny_config(len(tokenizer), **ids, **WIDTHS))
+    policy = SparringMoeForCausalLM(tiny_config(len(tokenizer), **ids, **MODELS[size]))
     _never_end(policy, tokenizer.eos_token_id)
     policy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -143,7 +143,16 @@ def run_stock(job: Job, pipe: Connection, folder: str) -> None:
     policy = AutoModelForCausalLM.from_pretrained(job.checkpoint, dtype="float32")
     assert type(policy).__module__.startswith("transformers.models.deepseek_v3")
     judge = Judge(job.num_steps * job.num_completions // GROUP)
-    measured = {"tokens": 0.0}
+    measured = {"tokens": 0.0, "generate": 0.0, "sync": 0.0}
+
+    class TimedTrainer(GRPOTrainer):
+        """Stock, with a stopwatch around its generation."""
+
+        def _generate_single_turn(self, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
+            start = time.perf_counter()
+            generated = super()._generate_single_turn(*args, **kwargs)
+            measured["generate"] = time.perf_counter() - start
+            return generated
 
     def reward(
         completions: list[str], completion_ids: list[list[int]], row: list[int], **_: object
@@ -152,7 +161,7 @@ def run_stock(job: Job, pipe: Connection, folder: str) -> None:
         return [judge.reward(r, text) for r, text in zip(row, completions, strict=True)]
 
     rows = [{"prompt": prompt, "row": i} for i, prompt in enumerate(judge.prompts)]
-    trainer = GRPOTrainer(
+    trainer = TimedTrainer(
         model=policy, reward_funcs=reward, args=_grpo_config(job, folder),
         train_dataset=Dataset.from_list(rows), callbacks=[_gate(pipe, measured)],
         processing_class=AutoTokenizer.from_pretrained(job.checkpoint),
@@ -245,12 +254,10 @@ def report(steps: dict[str, list[dict[str, float]]], length: int) -> dict[str, o
     medians = {}
     for variant, rows in steps.items():
         seconds = summarise([row["step"] for row in rows])
-        parts = {"seconds": seconds}
-        if variant.startswith("ours"):
-            rest = [row["step"] - row["generate"] - row["sync"] for row in rows]
-            parts |= {name: summarise([row[name] for row in rows]) for name in ("generate", "sync")}
-            parts["update"] = summarise(rest)  # with verification, milliseconds here
-            parts["probe_seconds_total"] = rows[-1]["probe_total"]
+        rest = [row["step"] - row["generate"] - row["sync"] for row in rows]
+        parts = {"seconds": seconds, "update": summarise(rest)}  # verification is milliseconds
+        parts |= {name: summarise([row[name] for row in rows]) for name in ("generate", "sync")}
+        parts["probe_seconds_total"] = rows[-1].get("probe_total", 0.0)
         result[variant], medians[variant] = parts, seconds["median"]
     for variant, parts in result.items():
         s = parts["seconds"]
@@ -258,8 +265,7 @@ def report(steps: dict[str, list[dict[str, float]]], length: int) -> dict[str, o
         parts["times_faster_than_stock"] = ratio
         split = "".join(
             f"  {name} {parts[name]['median']:.2f}" for name in ("generate", "sync", "update")
-            if name in parts
-        )  # fmt: skip
+        )
         print(
             f"{length:>6}  {variant:<14} {s['median']:>7.2f}  [{s['q1']:.2f}, {s['q3']:.2f}]"
             f"  {ratio:>6.2f}x {split}", flush=True,
@@ -273,16 +279,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="measured steps a variant")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128], help="tokens")
     parser.add_argument("--completions", type=int, default=32, help="a step, in groups of 8")
+    parser.add_argument("--model", choices=MODELS, default="small")
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of every worker")
     parser.add_argument("--topic", default="grpo", help="name of the result file")
     options = parser.parse_args()
     if options.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     content = context({"weights, tasks, sampling": SEED})
-    content |= {"omp_num_threads": os.environ.get("OMP_NUM_THREADS"), "widths": WIDTHS}
+    content |= {
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "model": MODELS[options.model],
+    }
     content |= {"completions": options.completions, "group": GROUP, "repeats": options.repeats}
     with tempfile.TemporaryDirectory() as folder:
-        content["parameters"] = make_checkpoint(folder)
+        content["parameters"] = make_checkpoint(folder, options.model)
         lengths: dict[int, object] = {}
         for length in options.lengths:
             print(f"{length} tokens, {options.completions} completions a step", flush=True)
