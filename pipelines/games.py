@@ -191,7 +191,10 @@ class CriticGame:
         self.judged: list[JudgedCritique] = []
 
     def choose(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
-        """Draw items: distinct well-formed bouts, classes balanced, a share of planted flaws.
+        """Draw distinct well-formed bouts, half of them flawed, a share of all by planting.
+
+        The better the learner, the rarer its flaws: planted ones fill the half, else the critic
+        would learn that everything is sound.
 
         Raises:
             ValueError: there is nothing to criticise.
@@ -200,11 +203,11 @@ class CriticGame:
         pool = [self.judging.item(b.task, b.solution, b.verdict.passed) for b in distinct.values()]
         rng.shuffle(pool)
         sound, flawed = [i for i in pool if i.sound], [i for i in pool if not i.sound]
-        planted = self._plant(sound, round(num * self.judging.settings.critic.planted_share), rng)
-        rest = num - len(planted)
-        wanted_flawed = max(0, num // 2 - len(planted))
-        chosen = flawed[:wanted_flawed] + sound[: rest - min(wanted_flawed, len(flawed))]
-        chosen += planted
+        half = num // 2
+        least_planted = round(num * self.judging.settings.critic.planted_share)
+        rollouts = flawed[: max(0, half - least_planted)]
+        planted = self._plant(sound, half - len(rollouts), rng)
+        chosen = sound[: num - half] + rollouts + planted
         if not chosen:
             raise ValueError(
                 "the learner's block left no well-formed solution to criticise: train its "
