@@ -1,22 +1,27 @@
 """Builds what a run is made of: models, tokenizer, engines, syncs and the two roles."""
 
+import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
 from data.records import Task
-from pipelines.games import Judging
-from pipelines.roles import Policy, RoleTrainer
+from pipelines.games import Judging, Prompt
+from pipelines.roles import Policy, RoleTrainer, prompts_per_block
 from pipelines.rollout import Engine, TransformersEngine, VllmEngine, require_vllm
 from pipelines.settings import GRPO_OWNED, RoleTable, Settings, check_library_table
 from pipelines.sync import WeightSync, check_lora, checkpoint_manifest
+from rewards.dialect import Solution
 
 OnStep = Callable[[dict[str, object]], None]
 NUM_PROBES = 8
@@ -97,28 +102,47 @@ def check_checkpoint(dotted: str, path: str) -> None:
             raise ValueError(
                 f"{dotted}: {path} has no {needed}: it is not a saved model with its tokenizer"
             )
+    kinds = set(_architectures(folder / "config.json"))
+    if kinds and not kinds & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise ValueError(
+            f"{dotted}: {path} holds {', '.join(sorted(kinds))}, which is no causal language model"
+        )
     checkpoint_manifest(folder)
 
 
+def _architectures(config: Path) -> list[str]:
+    try:
+        table = json.loads(config.read_text())
+        return list(table.get("architectures") or [])
+    except (ValueError, AttributeError):
+        raise ValueError(f"{config} is no JSON table: save the checkpoint again") from None
+
+
 def build_roles(
-    settings: Settings, directory: Path, on_step: OnStep, probes: Sequence[Task], judging: Judging
+    settings: Settings, on_step: OnStep, held_out: Sequence[Task], judging: Judging
 ) -> Roles:
     """Load both policies, start their engines, and prove that the tokenizers agree.
 
     Args:
-        probes: tasks whose rendered problems and gold texts the sync is checked on.
+        held_out: evaluation tasks; their prompts must fit, and the sync is checked on the first.
+
+    Raises:
+        ValueError: a checkpoint, a vocabulary, a batch or the context does not fit; what to change.
     """
     learner_path, critic_path = (
         role_path(settings, settings.learner),
         role_path(settings, settings.critic),
     )
-    tokenizer = AutoTokenizer.from_pretrained(learner_path)
-    check_vocabulary(
-        tokenizer, AutoTokenizer.from_pretrained(critic_path), learner_path, critic_path
-    )
-    probe_ids = [_probe_ids(tokenizer, judging, task) for task in probes[:NUM_PROBES]]
+    tokenizer = load_tokenizer(learner_path)
+    check_vocabulary(tokenizer, load_tokenizer(critic_path), learner_path, critic_path)
+    check_context(settings, tokenizer, judging, held_out)
+    configs = {
+        "learner": _grpo_config("learner", settings, settings.learner),
+        "critic": _grpo_config("critic", settings, settings.critic),
+    }
+    probe_ids = [_probe_ids(tokenizer, judging, task) for task in held_out[:NUM_PROBES]]
     built = {
-        name: _build_role(name, settings, role, path, tokenizer, directory, on_step, probe_ids)
+        name: _build_role(name, settings, role, path, tokenizer, configs[name], on_step, probe_ids)
         for name, role, path in (
             ("learner", settings.learner, learner_path),
             ("critic", settings.critic, critic_path),
@@ -150,6 +174,50 @@ def check_vocabulary(
         )
 
 
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a checkpoint.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
+
+
+def check_context(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, judging: Judging, tasks: Sequence[Task]
+) -> None:
+    """Refuse a context that cannot hold the tasks' prompts and what is sampled after them.
+
+    Raises:
+        ValueError: names the role, the numbers and the setting to raise.
+    """
+    unsolved = Solution("", (), None, None)
+    learner, critic = settings.learner, settings.critic
+    needed = {
+        "learner": max(_num_tokens(tokenizer, judging.problem(task)) for task in tasks),
+        "critic": learner.max_completion_length
+        + max(_num_tokens(tokenizer, judging.critique_prompt(task, unsolved)) for task in tasks),
+    }
+    for name, role in (("learner", learner), ("critic", critic)):
+        whole = needed[name] + role.max_completion_length
+        if whole > settings.rollout.max_model_len:
+            raise ValueError(
+                f"rollout.max_model_len = {settings.rollout.max_model_len} is too small: the "
+                f"{name}'s prompts have up to {needed[name]} tokens and its completions "
+                f"{role.max_completion_length}: raise it to at least {whole}, or lower "
+                "*.max_completion_length"
+            )
+
+
+def _num_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
+    if not isinstance(prompt, str):
+        prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+
+
 def _probe_ids(tokenizer: PreTrainedTokenizerBase, judging: Judging, task: Task) -> list[int]:
     text = (
         judging.dialect.render_problem(task)
@@ -167,14 +235,27 @@ def load_policy(path: str, role: RoleTable) -> Policy:
         ValueError: the checkpoint cannot be loaded.
     """
     try:
-        policy = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, role.dtype))
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(f"cannot load a causal language model from {path}: {error}") from error
+        policy, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, role.dtype), output_loading_info=True
+        )
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"cannot load a causal language model from {path}: {_first_line(error)}"
+        ) from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{path} lacks {len(info['missing_keys'])} of the model's tensors, such as "
+            f"{min(info['missing_keys'])}: it is not a checkpoint of its own config.json"
+        )
     if not role.lora:
         return policy
     adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
     check_lora(adapted)
     return adapted
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _build_role(
@@ -183,7 +264,7 @@ def _build_role(
     role: RoleTable,
     path: str,
     tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
+    args: GRPOConfig,
     on_step: OnStep,
     probe_ids: list[list[int]],
 ) -> RoleTrainer:
@@ -203,30 +284,23 @@ def _build_role(
         engine = TransformersEngine(
             policy, tokenizer.eos_token_id, tokenizer.pad_token_id, settings.rollout.max_model_len
         )
-    trainer = RoleTrainer(
+    return RoleTrainer(
         name=name,
         policy=policy,
         tokenizer=tokenizer,
-        args=_grpo_config(name, settings, role, directory),
+        args=args,
         engine=engine,
         sync=sync,
         run_steps=settings.run.rounds * role.steps_per_round,
         on_step=on_step,
         router_bias_rate=role.router_bias_rate,
     )
-    local = trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation
-    if local % trainer.num_generations:
-        raise ValueError(
-            f"{name}.grpo: per_device_train_batch_size x steps_per_generation = {local} splits "
-            "a group of "
-            f"num_generations = {trainer.num_generations} over processes: make it a multiple"
-        )
-    return trainer
 
 
-def _grpo_config(name: str, settings: Settings, role: RoleTable, directory: Path) -> GRPOConfig:
+def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
+    """TRL's config of a role, whose batches must hold whole groups and whole blocks."""
     owned = {
-        "output_dir": str(directory / "trainer" / name),
+        "output_dir": tempfile.gettempdir(),  # nothing is written: run_state.py saves
         "seed": settings.run.seed,
         "save_strategy": "no",
         "report_to": "none",
@@ -240,6 +314,15 @@ def _grpo_config(name: str, settings: Settings, role: RoleTable, directory: Path
         "max_steps": 1,
     }
     try:
-        return GRPOConfig(**role.grpo, **owned)
+        config = GRPOConfig(**role.grpo, **owned)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}.grpo: {error}") from None
+    local = config.per_device_train_batch_size * config.steps_per_generation
+    if local % config.num_generations:
+        raise ValueError(
+            f"{name}.grpo: per_device_train_batch_size x steps_per_generation = {local} splits "
+            f"a group of num_generations = {config.num_generations} over processes: make it a "
+            "multiple"
+        )
+    prompts_per_block(name, config, role.steps_per_round)
+    return config

@@ -38,7 +38,7 @@ def fail_clearly() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        _end(f"error: {error}", USER_ERROR)
+        _end(f"error: {' '.join(str(error).split())}", USER_ERROR)
     except UnprovenSyncError as error:
         _end(f"weight sync not proven, run stopped: {error}", UNPROVEN_SYNC)
     except KeyboardInterrupt:

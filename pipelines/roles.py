@@ -84,6 +84,23 @@ class Scorer(Protocol):
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]: ...
 
 
+def prompts_per_block(name: str, args: GRPOConfig, steps: int) -> int:
+    """How many prompts a role's block of optimizer steps consumes.
+
+    Raises:
+        ValueError: the block would split a generation batch.
+    """
+    micro = steps * args.gradient_accumulation_steps
+    reuse = args.steps_per_generation * args.num_iterations
+    if micro % reuse:
+        raise ValueError(
+            f"{name}.steps_per_round = {steps} (x {args.gradient_accumulation_steps} accumulation) "
+            f"is not a multiple of steps_per_generation x num_iterations = {reuse}: change one of "
+            "them"
+        )
+    return micro // reuse * args.generation_batch_size // args.num_generations
+
+
 class RoleTrainer(GRPOTrainer):
     """One policy with its optimizer, its engine, and its verified sync.
 
@@ -137,21 +154,8 @@ class RoleTrainer(GRPOTrainer):
     # -- blocks ---------------------------------------------------------------------------------
 
     def prompts_per_block(self, steps: int) -> int:
-        """How many prompts a block of optimizer steps consumes.
-
-        Raises:
-            ValueError: the block would split a generation batch.
-        """
-        micro = steps * self.args.gradient_accumulation_steps
-        reuse = self.args.steps_per_generation * self.num_iterations
-        if micro % reuse:
-            raise ValueError(
-                f"{self.name}.steps_per_round = {steps} (x "
-                f"{self.args.gradient_accumulation_steps} accumulation) is "
-                f"not a multiple of steps_per_generation x num_iterations = {reuse}: change one "
-                "of them"
-            )
-        return micro // reuse * self.args.generation_batch_size // self.num_generations
+        """How many prompts a block of optimizer steps consumes; see the function of that name."""
+        return prompts_per_block(self.name, self.args, steps)
 
     def play(
         self, prompts: Sequence[str | list[dict[str, str]]], scorer: Scorer, purpose: str

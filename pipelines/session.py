@@ -21,7 +21,7 @@ from data.atomic import write_text_atomic
 from data.contamination import Contamination
 from data.corpus import Corpus
 from data.dedup import DuplicateIndex
-from data.records import Record
+from data.records import Record, Task
 from pipelines import outcome
 from pipelines.assemble import build_roles, check_launch, check_settings, on_cpu
 from pipelines.audit_file import load_audit, save_audit
@@ -73,14 +73,14 @@ class Session:
         self.judging = Judging(settings, Verifiers(settings.rewards.timeout_seconds))
         self.stages = outcome.Stages()
         with self.stages.timed("engines"):
-            self.roles = build_roles(
-                settings, self.files.path, self._on_step, self.probe_tasks, self.judging
-            )
+            held_out = [*self.probe_tasks, *self.test_tasks, *self.audit_tasks]
+            self.roles = build_roles(settings, self._on_step, held_out, self.judging)
+        self._draw(0)  # a source too small for one round is refused before anything is written
         self.learner_game = LearnerGame(self.judging, self.roles.learner, self.roles.critic)
         self.critic_game = CriticGame(self.judging, self.roles.critic)
         self.guard, self.knobs = Guard(settings), Knobs(settings.rewards.critic_weight)
-        held_out = [t.question for t in (*self.test_tasks, *self.probe_tasks, *self.audit_tasks)]
-        self.gate, self.corpus = Gate(Contamination(held_out)), Corpus(self.files.path / "corpus")
+        self.gate = Gate(Contamination([task.question for task in held_out]))
+        self.corpus = Corpus(self.files.path / "corpus")
         self.round, self.next_round, self.previous_nll = 0, 0, None
         self.token_entropies: list[float] = []
         self.gate_counts: Counter[str] = Counter()
@@ -163,11 +163,14 @@ class Session:
 
     def play_learner(self) -> list[Bout]:
         """The learner's block; bouts of all processes."""
-        num = self.roles.learner.prompts_per_block(self.settings.learner.steps_per_round)
-        tasks = self.curriculum.draw(self.round, num)
+        tasks = self._draw(self.round)
         with self.stages.timed("learner block"):
             bouts = self.learner_game.play(tasks, f"round {self.round}")
         return gather_object(bouts)
+
+    def _draw(self, round_: int) -> list[Task]:
+        num = self.roles.learner.prompts_per_block(self.settings.learner.steps_per_round)
+        return self.curriculum.draw(round_, num)
 
     def play_critic(self, bouts: Sequence[Bout]) -> None:
         """The critic's block on those bouts and planted flaws."""

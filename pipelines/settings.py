@@ -189,7 +189,12 @@ class Settings(Table):
         return self
 
     @model_validator(mode="after")
-    def _check_context(self) -> "Settings":
+    def _check_roles(self) -> "Settings":
+        if self.learner.steps_per_round == 0:
+            raise ValueError(
+                "learner.steps_per_round = 0, but a round trains the learner: give it at least 1 "
+                "(critic.steps_per_round may be 0)"
+            )
         for name, role in (("learner", self.learner), ("critic", self.critic)):
             if role.max_completion_length >= self.rollout.max_model_len:
                 raise ValueError(

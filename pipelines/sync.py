@@ -112,7 +112,7 @@ def checkpoint_manifest(directory: Path) -> Manifest:
     """Names and shapes of a safetensors checkpoint, from the headers alone.
 
     Raises:
-        ValueError: no safetensors file in the directory.
+        ValueError: no safetensors file in the directory, or one that was cut short.
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
@@ -121,13 +121,24 @@ def checkpoint_manifest(directory: Path) -> Manifest:
         )
     manifest: Manifest = {}
     for file in files:
+        manifest |= {name: tuple(entry["shape"]) for name, entry in _header(file).items()}
+    return manifest
+
+
+def _header(file: Path) -> dict[str, dict[str, list[int]]]:
+    """The tensors' entries in a safetensors header, whose data must all be there."""
+    size = file.stat().st_size
+    try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        manifest |= {
-            name: tuple(e["shape"]) for name, e in header.items() if name != "__metadata__"
-        }
-    return manifest
+            entries = json.loads(stream.read(min(length, size)))
+        entries.pop("__metadata__", None)
+        whole = size == 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{file} is cut short or no safetensors file: save or copy it again")
+    return entries
 
 
 @dataclass

@@ -105,7 +105,7 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     with Verifiers(5.0) as verifiers:
         probes = build_source(chosen).draw("probe", 8, 0)
         judging = Judging(chosen, verifiers)
-        return build_roles(chosen, directory, rows.append, probes, judging), rows
+        return build_roles(chosen, rows.append, probes, judging), rows
 
 
 def test_one_step_blocks_of_two_roles(built: tuple[Roles, list]) -> None:
