@@ -134,7 +134,7 @@ def summary(
         evaluation, audit = parts["evaluation"], parts["audit"]
         result[when] = {
             "mean_at_k": evaluation["mean"],
-            "mean_interval": evaluation["mean_interval"],
+            "mean_at_k_interval": evaluation["mean_interval"],
             "mean_well_formed": evaluation["mean_well_formed"],
             "mean_well_formed_interval": evaluation["mean_well_formed_interval"],
             "well_formed": evaluation["well_formed"],
@@ -171,81 +171,66 @@ def _audit_numbers(audit: Mapping[str, object]) -> dict[str, object]:
 def table(found: Mapping[str, object], directory: Path) -> str:
     """The table a run ends with."""
     before, after = found["before"], found["after"]
+    rejected, stages = found["rejected"], found["stages"]
     assert isinstance(before, dict) and isinstance(after, dict), "summary() made them"
+    assert isinstance(rejected, dict) and isinstance(stages, dict), "summary() made them"
     k = before["num_samples"]
     rows = [
-        (
-            f"learner mean@{k} ({before['num_tasks']} test tasks)",
-            _mean(before, "mean_at_k", "mean_interval"),
-            _mean(after, "mean_at_k", "mean_interval"),
-        ),
-        (
-            "  of well-formed answers",
-            _mean(before, "mean_well_formed", "mean_well_formed_interval"),
-            _mean(after, "mean_well_formed", "mean_well_formed_interval"),
-        ),
-        ("  well-formed", _percent(before["well_formed"]), _percent(after["well_formed"])),
-        (
-            f"critic AUROC ({before.get('audited', 0)} audited solutions)",
-            _auroc(before),
-            _auroc(after),
-        ),
-        (
-            "  solution-length baseline",
-            _number(before.get("auroc_length_baseline")),
-            _number(after.get("auroc_length_baseline")),
-        ),
-        (
-            "  mean-log-probability baseline",
-            _number(before.get("auroc_logprob_baseline")),
-            _number(after.get("auroc_logprob_baseline")),
-        ),
-        ("critic ECE", _number(before.get("ece")), _number(after.get("ece"))),
-        (
-            "critic first-flaw accuracy",
-            _number(before.get("first_flaw_accuracy")),
-            _number(after.get("first_flaw_accuracy")),
-        ),
+        (f"learner mean@{k} ({before['num_tasks']} test tasks)", _mean, "mean_at_k"),
+        ("  of well-formed answers", _mean, "mean_well_formed"),
+        ("  well-formed", _percent, "well_formed"),
+        (f"critic AUROC ({before.get('audited', 0)} audited solutions)", _auroc, "auroc"),
+        ("  solution-length baseline", _number, "auroc_length_baseline"),
+        ("  mean-log-probability baseline", _number, "auroc_logprob_baseline"),
+        ("critic ECE", _number, "ece"),
+        ("critic first-flaw accuracy", _number, "first_flaw_accuracy"),
     ]
-    width = max(len(row[0]) for row in rows)
+    width = max(len(name) for name, _, _ in rows)
     lines = ["", f"{'':<{width}}  {'cold start':<24}{'after self-play':<24}"]
-    lines += [f"{name:<{width}}  {a:<24}{b:<24}" for name, a, b in rows]
-    gain = 100 * (after["mean_at_k"] - before["mean_at_k"])
-    lines += ["", f"gain: {gain:+.1f} points of mean@{k}"]
-    rejected = found["rejected"]
-    assert isinstance(rejected, dict), "summary() made it"
-    reasons = ", ".join(
-        f"{n} {reason}" for reason, n in sorted(rejected.items(), key=lambda item: -item[1])
-    )
     lines += [
-        f"samples admitted: {found['admitted']}; rejected: {sum(rejected.values())} ({reasons})"
+        f"{name:<{width}}  {show(before, key):<24}{show(after, key):<24}"
+        for name, show, key in rows
     ]
-    stages = found["stages"]
-    assert isinstance(stages, dict), "summary() made it"
-    shown = ", ".join(
-        f"{name} {s:.0f}" for name, s in stages.items() if ":" not in name and s >= 0.5
+    gain = 100 * (after["mean_at_k"] - before["mean_at_k"])
+    worst_first = sorted(rejected.items(), key=lambda item: -item[1])
+    reasons = ", ".join(f"{num} {reason}" for reason, num in worst_first)
+    rejections = f"{sum(rejected.values())} ({reasons})"
+    outer = {name: seconds for name, seconds in stages.items() if ":" not in name}
+    inner = {name: seconds for name, seconds in stages.items() if ":" in name}
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"gain: {gain:+.1f} points of mean@{k}",
+            f"samples admitted: {found['admitted']}; rejected: {rejections}",
+            f"monitor: {found['monitor']}",
+            f"seconds: {found['seconds']:.0f} in all; {_seconds(outer)}",
+            f"  inside the blocks: {_seconds(inner)}",
+            f"report: {directory / 'report.html'}",
+        ]
     )
-    inner = ", ".join(f"{name} {s:.0f}" for name, s in stages.items() if ":" in name and s >= 0.5)
-    lines += [f"monitor: {found['monitor']}", f"seconds: {found['seconds']:.0f} in all; {shown}"]
-    lines += [f"  inside the blocks: {inner}", f"report: {directory / 'report.html'}"]
-    return "\n".join(lines)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
+def _seconds(stages: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {s:.0f}" for name, s in stages.items() if s >= 0.5)
 
 
-def _mean(part: Mapping[str, object], key: str, interval: str) -> str:
-    low, high = part[interval]  # type: ignore[misc]
+def _percent(part: Mapping[str, object], key: str) -> str:
+    return f"{100 * part[key]:.1f}%"  # type: ignore[operator]
+
+
+def _mean(part: Mapping[str, object], key: str) -> str:
+    low, high = part[f"{key}_interval"]  # type: ignore[misc]
     return f"{100 * part[key]:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"  # type: ignore[operator]
 
 
-def _auroc(part: Mapping[str, object]) -> str:
-    if part.get("auroc") is None:
+def _auroc(part: Mapping[str, object], key: str) -> str:
+    if part.get(key) is None:
         return "-"
-    low, high = part["auroc_interval"]  # type: ignore[misc]
-    return f"{part['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+    low, high = part[f"{key}_interval"]  # type: ignore[misc]
+    return f"{part[key]:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _number(value: object) -> str:
+def _number(part: Mapping[str, object], key: str) -> str:
+    value = part.get(key)
     return "-" if value is None else f"{value:.3f}"

@@ -18,13 +18,13 @@ MAX_INLINE_CHARS = 4000
 MAX_TABLE_ROUNDS = 40
 STATUS_KEYS = ("state", "status", "outcome", "ended")
 LABELS = {
-    "mean_at_8": "Learner mean@8, test",
-    "mean_at_8_well_formed": "Learner mean@8, well-formed answers",
+    "mean_at_k": "Learner mean@k, test",
+    "mean_well_formed": "Learner mean@k, well-formed answers",
     "well_formed": "Well-formed answers",
     "auroc": "Critic AUROC",
     "ece": "Critic ECE",
 }
-SHARES = {"mean_at_8", "mean_at_8_well_formed", "well_formed"}
+SHARES = {"mean_at_k", "mean_well_formed", "well_formed"}
 LOWER_IS_BETTER = {"ece", "brier", "nll"}
 GOOD_ENDS = {"finished", "completed", "complete", "done", "ok", "success"}
 BAD_ENDS = {"halted", "halt", "failed", "error", "killed", "interrupted"}

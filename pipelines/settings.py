@@ -79,7 +79,7 @@ class RunTable(Table):
 
 
 class Example(Table):
-    """A worked reply, shown to an instruction-tuned model as an earlier turn of the conversation."""
+    """A worked reply, shown to an instruction-tuned model as an earlier turn."""
 
     question: str
     reply: str

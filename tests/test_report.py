@@ -91,8 +91,8 @@ def write_run(folder: Path) -> Path:
         "config": {"run": {"seed": 0, "rounds": 8}, "learner": {"model": ""}},
         "versions": {"torch": "2.13.0", "trl": "1.16.0", "commit": "abc1234"},
         "summary": {
-            "before": {"mean_at_8": 0.352, "mean_at_8_interval": [0.32, 0.38], "ece": 0.25},
-            "after": {"mean_at_8": 0.511, "mean_at_8_interval": [0.48, 0.54], "ece": 0.11},
+            "before": {"mean_at_k": 0.352, "mean_at_k_interval": [0.32, 0.38], "ece": 0.25},
+            "after": {"mean_at_k": 0.511, "mean_at_k_interval": [0.48, 0.54], "ece": 0.11},
             "stages": {"cold start": 101.25, "self-play": 240.5},
             "monitor": "halt",
         },
