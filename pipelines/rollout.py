@@ -21,7 +21,7 @@ from transformers import AutoConfig, PreTrainedModel
 from pipelines.settings import RolloutTable
 
 if TYPE_CHECKING:
-    pass
+    from vllm import RequestOutput, SamplingParams
 
 logger = logging.getLogger(__name__)
 MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
@@ -207,7 +207,7 @@ class VllmEngine:
             for seed in seeds
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        outputs = self._run(inputs, params)
         return [_completion(output.outputs[0]) for output in outputs]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -218,7 +218,7 @@ class VllmEngine:
             max_tokens=1, temperature=1.0, seed=0, prompt_logprobs=0, detokenize=False
         )
         inputs = [{"prompt_token_ids": list(ids)} for ids in sequences]
-        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        outputs = self._run(inputs, params)
         return [
             [
                 entry[token].logprob
@@ -226,6 +226,17 @@ class VllmEngine:
             ]
             for ids, out in zip(sequences, outputs, strict=True)
         ]
+
+    def _run(
+        self, inputs: list[dict[str, list[int]]], params: "SamplingParams | list[SamplingParams]"
+    ) -> list["RequestOutput"]:
+        """Generate without touching torch's random state.
+
+        vLLM draws from it even where every request has its seed, so that one probe more or less
+        would reorder the batches that TRL shuffles, and a resumed run would not be the same run.
+        """
+        with torch.random.fork_rng(devices=[]):
+            return self.llm.generate(inputs, params, use_tqdm=False)
 
     def model(self) -> torch.nn.Module:
         """The engine's own module, for the sync."""

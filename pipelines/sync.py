@@ -190,8 +190,10 @@ class WeightSync:
         try:
             with _fresh_memory_is_nan():
                 self._collective_reload(_recorded(tensors, sent))
-        finally:
-            _check_manifest(sent, self.manifest)
+        except Exception:  # not Ctrl-C, which may well come half-way
+            _check_manifest(sent, self.manifest)  # says more than vLLM's own error, if it fails
+            raise
+        _check_manifest(sent, self.manifest)
         _repack_cpu_experts(module)
         _repack_tied_heads(module, packed)
         stale = [n for n, p in module.named_parameters() if torch.isnan(p).any().item()]

@@ -142,6 +142,15 @@ def test_the_engine_samples_the_policys_own_logprobs(moe: Pair) -> None:
     assert [c.token_ids for c in again[::-1]] == [c.token_ids for c in drawn]
 
 
+def test_sampling_and_probing_leave_the_random_state_alone(moe: Pair) -> None:
+    """Else a resumed run, which probes at other times, would shuffle its batches differently."""
+    before = torch.get_rng_state()
+    moe.push()
+    moe.engine.generate([[5, 9, 30]] * 2, Sampling(8), [1, 2])
+    moe.engine.score(PROBES)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # -- every way to lose a weight -------------------------------------------------------------------
 
 BIAS = "e_score_correction_bias"
