@@ -55,9 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_checkout()
         if (options.config is None) == (options.resume is None):
             raise ValueError("give either --config configs/NAME.toml or --resume RUN")
-        prepare_process()
         if options.config is not None:
-            return self_play(load_settings(options.config, options.overrides), resume=False)
+            settings = load_settings(options.config, options.overrides)  # a typo is told at once
+            prepare_process()
+            return self_play(settings, resume=False)
+        prepare_process()
         from pipelines.run_state import resume_settings
 
         return self_play(resume_settings(options.resume, options.overrides), resume=True)
