@@ -90,6 +90,10 @@ def cold_start(settings: Settings) -> Path:
     if stamp.exists() and stamp.read_text() == fingerprint:
         print(f"cold start: {target} is up to date")
         return target
+    if target.exists() and any(target.iterdir()) and not stamp.exists():
+        raise ValueError(
+            f"sft.directory = {target} holds something that is no cold start: give another one"
+        )
     start = time.perf_counter()
     set_seed(settings.run.seed)
     tokenizer = character_tokenizer()

@@ -162,11 +162,7 @@ class Generation:
         tasks = self._draw(number)
         bouts = self._play(tasks, f"batch {number}")
         self.played.update(task.id for task in tasks)
-        critic_hash = "" if self.critic is None else self.critic.served.weights
-        return self.gate(
-            bouts, self.duplicates, self.learner.served.weights, critic_hash, number,
-            self.learner.role.temperature,
-        )  # fmt: skip
+        return self.gate(bouts, self.duplicates, number, self.learner.role.temperature)
 
     def _draw(self, number: int) -> list[Task]:
         seed = int.from_bytes(

@@ -85,7 +85,14 @@ class Sampler:
         sampling = Sampling(self.role.max_completion_length, self.role.temperature)
         drawn = zip(engine.generate(ids, sampling, seeds), seeds, strict=True)
         samples = [
-            Sample(self._text(c.token_ids), c.token_ids, c.logprobs, c.truncated, seed)
+            Sample(
+                self._text(c.token_ids),
+                c.token_ids,
+                c.logprobs,
+                c.truncated,
+                seed,
+                self.served.weights,
+            )
             for c, seed in drawn
         ]
         return [samples[i : i + num] for i in range(0, len(samples), num)]

@@ -43,6 +43,7 @@ class JudgedClaim:
     critique: Critique | ParseFailure
     claims: tuple[ClaimResult, ...]
     view: CriticView | None
+    weights: str  # hash of the critic's weights
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ class Judging:
         """Parse a critique of the solution and check its claims."""
         critique = self.critiques.parse(sample.text, solution, truncated=sample.truncated)
         if isinstance(critique, ParseFailure):
-            return JudgedClaim(sample.text, critique, (), None)
+            return JudgedClaim(sample.text, critique, (), None, sample.weights)
         claims = check_claims(task, solution, critique, self.dialect)
-        return JudgedClaim(sample.text, critique, claims, critic_view(critique, claims, solution))
+        view = critic_view(critique, claims, solution)
+        return JudgedClaim(sample.text, critique, claims, view, sample.weights)
 
     def item(
         self, task: Task, solution: Solution, sound: bool, planted: bool = False
@@ -194,10 +196,7 @@ class CriticGame:
         """Draw distinct well-formed bouts, half of them flawed, a share of all by planting.
 
         The better the learner, the rarer its flaws: planted ones fill the half, else the critic
-        would learn that everything is sound.
-
-        Raises:
-            ValueError: there is nothing to criticise.
+        would learn that everything is sound. Empty where no bout can be judged.
         """
         distinct = {(b.task.id, b.solution.text): b for b in bouts if _judgeable(b)}
         pool = [self.judging.item(b.task, b.solution, b.verdict.passed) for b in distinct.values()]
@@ -205,18 +204,13 @@ class CriticGame:
         sound, flawed = [i for i in pool if i.sound], [i for i in pool if not i.sound]
         half = num // 2
         least_planted = round(num * self.judging.settings.critic.planted_share)
-        rollouts = flawed[: max(0, half - least_planted)]
-        planted = self._plant(sound, half - len(rollouts), rng)
-        chosen = sound[: num - half] + rollouts + planted
-        if not chosen:
-            raise ValueError(
-                "the learner's block left no well-formed solution to criticise: train its "
-                "format first"
-            )
-        while len(chosen) < num:
-            chosen.append(rng.choice(chosen))
+        planted = self._plant(sound, max(least_planted, half - len(flawed)), rng)
+        flawed = planted + flawed[: half - len(planted)]
+        chosen = _padded(sound, num - half, rng) + _padded(flawed, half, rng)
+        if len(chosen) < num:  # one class is missing: better one-sided items than none
+            chosen = _padded(chosen, num, rng)
         rng.shuffle(chosen)
-        return chosen[:num]
+        return chosen
 
     def _plant(
         self, sound: Sequence[CritiqueItem], num: int, rng: random.Random
@@ -295,6 +289,12 @@ def judge_critique(judging: Judging, item: CritiqueItem, sample: Sample) -> Judg
         first_bad_step=item.first_bad,
         checkable=is_checkable(item.task, item.solution, judging.dialect),
     )
+
+
+def _padded(items: Sequence[CritiqueItem], num: int, rng: random.Random) -> list[CritiqueItem]:
+    """The first `num` items, some of them again where there are fewer; none where there is none."""
+    missing = max(0, num - len(items)) if items else 0
+    return [*items[:num], *rng.choices(items, k=missing)] if items else []
 
 
 def _judgeable(bout: Bout) -> bool:

@@ -28,8 +28,6 @@ class Gate:
         self,
         bouts: Sequence[Bout],
         duplicates: DuplicateIndex,
-        learner_hash: str,
-        critic_hash: str,
         round_: int,
         temperature: float,
     ) -> list[Record]:
@@ -50,12 +48,12 @@ class Gate:
                     answer=bout.solution.answer,
                     verdict=bout.verdict,
                     sampling=Sampling(temperature=temperature, top_p=1.0, seed=bout.sample.seed),
-                    learner_hash=learner_hash,
+                    learner_hash=bout.sample.weights,
                     round=round_,
                     pass_rate=rates[bout.task.id],
                     reject_reason=reason,
                     contamination=overlap,
-                    critiques=_notes(bout.judged, critic_hash),
+                    critiques=_notes(bout.judged),
                 )
             )
         return records
@@ -85,10 +83,10 @@ def _pass_rates(bouts: Sequence[Bout]) -> dict[str, float | None]:
     return {bout.task.id: rates.get(bout.task.id) for bout in bouts}
 
 
-def _notes(judged: JudgedClaim | None, critic_hash: str) -> tuple[CritiqueNote, ...]:
+def _notes(judged: JudgedClaim | None) -> tuple[CritiqueNote, ...]:
     if judged is None:
         return ()
     statuses = ", ".join(f"{c.flaw.step}: {c.status}" for c in judged.claims)
     if not isinstance(judged.critique, Critique):
         statuses = f"unparsed: {judged.critique.reason}"
-    return (CritiqueNote(critic_hash=critic_hash, content=judged.text, meta_check=statuses),)
+    return (CritiqueNote(critic_hash=judged.weights, content=judged.text, meta_check=statuses),)

@@ -11,7 +11,6 @@ from critic.critique import ParseFailure
 from critic.monitor import Health
 from data.atomic import write_text_atomic
 from data.records import Record
-from model.modeling import SparringMoeForCausalLM
 from pipelines.games import Bout
 from pipelines.gate import reject_counts
 from pipelines.guard import Probe
@@ -87,10 +86,9 @@ def round_row(
         row |= {"critic/auroc": probe.audit.report.auroc, "critic/ece": probe.audit.report.ece}
         row |= {"critic/first_flaw_accuracy": probe.audit.report.first_flaw_accuracy}
         row |= {"critic/parsed": probe.audit.parsed}
-    policy = learner.policy
-    if isinstance(policy, SparringMoeForCausalLM):
-        row["moe/load"] = [load.tolist() for load in policy.router_load().values()]
-        policy.reset_router_load()
+    if learner.expert_load:
+        row["moe/load"] = [load_E.tolist() for load_E in learner.expert_load.values()]
+        learner.expert_load = {}
     if learner.sync is not None:
         row["rollout/probe_difference"] = learner.sync.probe_difference
     return row | {f"time/{name}": seconds for name, seconds in stages.since_last_round().items()}

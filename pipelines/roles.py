@@ -28,7 +28,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from model.modeling import SparringMoeForCausalLM
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
-from pipelines.sync import WeightSync
+from pipelines.sync import WeightSync, weights_hash
 
 Policy = PreTrainedModel | PeftModel
 LOG_NAMES = {
@@ -76,6 +76,7 @@ class Sample:
     logprobs: list[float]
     truncated: bool
     seed: int = 0
+    weights: str = ""  # hash of the weights that sampled it
 
 
 class Scorer(Protocol):
@@ -142,9 +143,10 @@ class RoleTrainer(GRPOTrainer):
         self.name, self.engine, self.sync, self.run_steps = name, engine, sync, run_steps
         self.on_step, self.router_bias_rate = on_step, router_bias_rate
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, _EngineAdapter(self), -1
-        self.weights_version = 0
+        self.weights_version, self.weights = 0, ""
         self.step_weight = 0.0
         self.timers: defaultdict[str, float] = defaultdict(float)
+        self.expert_load: dict[int, torch.Tensor] = {}  # tokens an expert, since the last round
         self._scorer: Scorer | None = None
         self._scored: list[Scored] = []
         self._drawn: list[tuple[Completion, int]] = []
@@ -239,8 +241,12 @@ class RoleTrainer(GRPOTrainer):
     def finish_step(self) -> None:
         """After the optimizer step: balance the experts, and note that the weights changed."""
         policy = self.policy
-        if isinstance(policy, SparringMoeForCausalLM) and self.router_bias_rate > 0:
-            policy.update_router_bias(self.router_bias_rate)
+        if isinstance(policy, SparringMoeForCausalLM):
+            for layer, load_E in policy.router_load().items():
+                self.expert_load[layer] = self.expert_load.get(layer, 0) + load_E
+            if self.router_bias_rate > 0:
+                policy.update_router_bias(self.router_bias_rate)
+            policy.reset_router_load()
         self.weights_version += 1
 
     def set_temperature(self, temperature: float) -> None:
@@ -267,6 +273,7 @@ class RoleTrainer(GRPOTrainer):
             self.engine.version = self.weights_version
         else:
             self.sync.push(self.policy, self.weights_version)
+        self.weights = weights_hash(self.policy)
         self.timers["sync"] += time.perf_counter() - start
 
     def generate_ids(
@@ -306,7 +313,8 @@ class RoleTrainer(GRPOTrainer):
 
     def _to_sample(self, completion: Completion, seed: int) -> Sample:
         text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-        return Sample(text, completion.token_ids, completion.logprobs, completion.truncated, seed)
+        ids, logprobs = completion.token_ids, completion.logprobs
+        return Sample(text, ids, logprobs, completion.truncated, seed, self.weights)
 
     # -- rewards and advantages -----------------------------------------------------------------
 
@@ -345,7 +353,9 @@ class RoleTrainer(GRPOTrainer):
         # Every rank must take the same branch below, or the next collective would hang.
         has_steps = any(gather_object([any(s.steps for s in self._scored)]))
         if self.step_weight > 0 and has_steps:
-            output["advantages"] = self._blend_steps(output["advantages"], output["completion_ids"])
+            blended_BT = self._blend_steps(output["advantages"], output["completion_ids"])
+            silent_B1 = (flat_B | masked_B).unsqueeze(1)  # equal rewards: exactly no signal
+            output["advantages"] = blended_BT.masked_fill(silent_B1, 0.0)
         return output
 
     def _blend_steps(

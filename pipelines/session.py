@@ -181,6 +181,11 @@ class Session:
         items: list[CritiqueItem] = self.critic_game.choose(
             bouts, self.roles.critic.prompts_per_block(steps), rng
         )
+        if not items:  # nothing well-formed: the monitor must judge that, not an error
+            self.files.log(
+                {"kind": "note", "round": self.round, "note": "no critic block: no items"}
+            )
+            return
         with self.stages.timed("critic block"):
             self.critic_game.play(items, f"round {self.round}")
 
@@ -188,14 +193,7 @@ class Session:
         """Every bout as a record, accepted or with the reason why not."""
         with self.stages.timed("gate"):
             archive = DuplicateIndex(self.corpus.records(before=self.round))
-            return self.gate(
-                bouts,
-                archive,
-                weights_hash(self.roles.learner.policy),
-                weights_hash(self.roles.critic.policy),
-                self.round,
-                self.roles.learner.temperature,
-            )
+            return self.gate(bouts, archive, self.round, self.roles.learner.temperature)
 
     def check(self, bouts: Sequence[Bout]) -> Health:
         """Probe, audit, and the monitor's verdict."""

@@ -228,7 +228,10 @@ class WeightSync:
             for sequence, (row_a, row_b) in enumerate(zip(ours, theirs, strict=True))
             for position, (a, b) in enumerate(zip(row_a, row_b, strict=True))
         ]
-        self.probe_difference, sequence, position = max(differences)
+        # A NaN compares as neither larger nor smaller: it must count as the largest difference.
+        self.probe_difference, sequence, position = max(
+            (math.inf if math.isnan(d) else d, *place) for d, *place in differences
+        )
         if not self.probe_difference <= self.probe_threshold:
             raise UnprovenSyncError(
                 f"log-probability probe after sync {self.num_syncs}: engine and policy differ by "
