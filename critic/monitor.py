@@ -33,6 +33,7 @@ from critic.monitor_evidence import (
 from critic.monitor_settings import (
     CHANNELS,
     FULL_WEIGHT,
+    ActionKind,
     Channel,
     MonitorSettings,
     SignalRule,
@@ -53,14 +54,6 @@ __all__ = [
 
 Level = Literal["ok", "warn", "intervene", "halt"]
 LEVELS: tuple[Level, ...] = ("ok", "warn", "intervene", "halt")
-ActionKind = Literal[
-    "raise_temperature",
-    "retire_saturated",
-    "verified_only",
-    "critic_weight_zero",
-    "double_audit",
-    "raise_real_share",
-]
 CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
     "N": ("raise_temperature", "retire_saturated"),
     "E": ("verified_only", "raise_real_share", "critic_weight_zero"),
@@ -320,7 +313,7 @@ def _actions(
 
 
 def _may_act(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:
-    if state.num_actions.get(kind, 0) >= settings.max_interventions:
+    if kind not in settings.offers or state.num_actions.get(kind, 0) >= settings.max_interventions:
         return False
     last = state.last_action.get(kind)
     return last is None or state.num_checks - last > settings.cooldown_checks

@@ -12,6 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from data.errors import unknown_name
 
 Channel = Literal["N", "E"]
+ActionKind = Literal[
+    "raise_temperature",
+    "retire_saturated",
+    "verified_only",
+    "critic_weight_zero",
+    "double_audit",
+    "raise_real_share",
+]
 CHANNELS: tuple[Channel, ...] = ("N", "E")
 FULL_WEIGHT = 1 - 1e-9  # a channel alarms at weight 1, up to rounding of the sum
 
@@ -95,6 +103,9 @@ class MonitorSettings(BaseModel):
         temperature_step: value of raise_temperature, added to the sampling temperature.
         real_share: value of raise_real_share, the least share of real data.
         audit_factor: value of double_audit, the factor on the audit rate.
+        offers: what the loop can carry out; nothing else is ordered. Self-play's tasks are all
+            verified and oracle-backed, so `verified_only` and `raise_real_share` are for loops
+            that also train on data that is not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -114,6 +125,12 @@ class MonitorSettings(BaseModel):
     temperature_step: PositiveFinite = 0.1
     real_share: float = Field(default=0.3, ge=0, le=1)
     audit_factor: float = Field(default=2.0, ge=1, allow_inf_nan=False)
+    offers: tuple[ActionKind, ...] = (
+        "raise_temperature",
+        "retire_saturated",
+        "critic_weight_zero",
+        "double_audit",
+    )
 
     @field_validator("rules", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -78,21 +79,37 @@ def check_settings(settings: Settings) -> None:
 def role_path(settings: Settings, role: RoleTable) -> str:
     """Where a role starts: its own checkpoint, or the cold start."""
     if role.model:
-        return role.model
+        return local_folder(role.model)
     assert settings.sft is not None, "Settings refuses this"
     return str(settings.sft.directory)
 
 
+def local_folder(path: str) -> str:
+    """A checkpoint's folder; a hub id (`owner/name`, no such folder) is downloaded first.
+
+    Raises:
+        ValueError: neither a folder nor a model that the hub gives us.
+    """
+    if Path(path).exists() or path.count("/") != 1 or path.startswith(("runs/", ".", "~")):
+        return path
+    try:
+        return snapshot_download(
+            path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
+        )
+    except (OSError, ValueError) as error:  # offline, unknown, gated: huggingface_hub's own words
+        raise ValueError(
+            f"{path} is no folder, and the hub does not give it: {_first_line(error)}"
+        ) from None
+
+
 def check_checkpoint(dotted: str, path: str) -> None:
-    """Refuse a directory that holds no causal language model (a hub id passes, it is loaded later).
+    """Refuse a directory that holds no causal language model.
 
     Raises:
         ValueError: what is missing.
     """
     folder = Path(path)
     if not folder.exists():
-        if path.count("/") == 1 and not path.startswith(("runs/", ".", "~")):
-            return
         raise ValueError(
             f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint "
             "directory"
@@ -282,7 +299,11 @@ def _build_role(
         )
     else:
         engine = TransformersEngine(
-            policy, tokenizer.eos_token_id, tokenizer.pad_token_id, settings.rollout.max_model_len
+            policy,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            settings.rollout.max_model_len,
+            settings.rollout.max_num_seqs,
         )
     return RoleTrainer(
         name=name,

@@ -18,8 +18,14 @@ class Curriculum:
         self.retiring = False
 
     def draw(self, round_: int, num: int) -> list[Task]:
-        """The round's training tasks."""
-        return self.source.draw("train", num, self._seed(round_), frozenset(self.retired))
+        """The round's training tasks; a source too small to spare the retired ones keeps them."""
+        try:
+            return self.source.draw("train", num, self._seed(round_), frozenset(self.retired))
+        except ValueError:
+            if not self.retired:
+                raise
+            self.retired.clear()
+            return self.source.draw("train", num, self._seed(round_))
 
     def held_out(self, split: Split, num: int) -> list[Task]:
         """A fixed set of a held-out split: the same in every round and every run."""

@@ -241,7 +241,11 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
         engine: Engine = VllmEngine(Path(path), rollout, role.dtype, tokenizer.eos_token_id)
     else:
         engine = TransformersEngine(
-            policy, tokenizer.eos_token_id, tokenizer.pad_token_id, rollout.max_model_len
+            policy,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            rollout.max_model_len,
+            rollout.max_num_seqs,
         )
     return Served(weights, tokenizer, engine)
 

@@ -132,7 +132,8 @@ class LearnerGame:
     def play(self, tasks: Sequence[Task], purpose: str) -> list[Bout]:
         """Train one block on the tasks; returns every bout of it, groups adjacent."""
         self.tasks, self.bouts, self.purpose = tasks, [], purpose
-        self.rng = random.Random(purpose)
+        run = self.judging.settings.run
+        self.rng = random.Random(f"{run.seed}/{purpose}/{self.learner.accelerator.process_index}")
         self.learner.play([self.judging.problem(task) for task in tasks], self.score, purpose)
         return self.bouts
 

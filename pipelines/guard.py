@@ -23,16 +23,10 @@ MAX_TEMPERATURE = 1.5
 
 @dataclass
 class Knobs:
-    """What interventions have changed so far; part of every checkpoint.
-
-    `real_share` is the least share of oracle-backed tasks. Every task of a self-play round is
-    backed by a rule, so the share is 1 there and the knob changes nothing.
-    """
+    """What interventions have changed so far; part of every checkpoint."""
 
     critic_weight: float
     audit_factor: float = 1.0
-    verified_only: bool = False
-    real_share: float = 0.0
     retiring: bool = False
 
 
@@ -108,12 +102,10 @@ def apply_actions(
             learner.set_temperature(min(learner.temperature + action.value, MAX_TEMPERATURE))
         elif action.kind == "retire_saturated":
             knobs.retiring = True
-        elif action.kind == "verified_only":
-            knobs.verified_only = True
         elif action.kind == "critic_weight_zero":
             knobs.critic_weight = action.value
         elif action.kind == "double_audit":
             knobs.audit_factor *= action.value
         else:
-            knobs.real_share = max(knobs.real_share, action.value)
+            raise AssertionError(f"{action.kind} was ordered, but is not among monitor.offers")
     curriculum.retiring = knobs.retiring

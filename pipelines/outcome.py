@@ -29,6 +29,12 @@ class Stages:
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
+    def restore(self, seconds: Mapping[str, float]) -> None:
+        """Add what earlier processes of this run spent."""
+        for name, spent in seconds.items():
+            self.add(name, spent)
+        self._reported = dict(self.seconds)
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -30,24 +31,30 @@ class UnprovenSyncError(RuntimeError):
 
 @contextlib.contextmanager
 def fail_clearly() -> Iterator[None]:
-    """Turn what a user did or must know into one line on rank 0 and an exit status of its own.
+    """Turn what a user did or must know into one line and an exit status of its own.
 
     A ValueError is a mistake (2), an `UnprovenSyncError` ends a run that no sample may be trusted
-    of (4), Ctrl-C is 130. Anything else is a bug and keeps its traceback.
+    of (4), Ctrl-C and SIGTERM are 130. Anything else is a bug and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except ValueError as error:
-        _end(f"error: {' '.join(str(error).split())}", USER_ERROR)
+        if os.environ.get("RANK", "0") == "0":  # all ranks made the same mistake
+            _end(f"error: {' '.join(str(error).split())}", USER_ERROR)
+        raise SystemExit(USER_ERROR) from None
     except UnprovenSyncError as error:
         _end(f"weight sync not proven, run stopped: {error}", UNPROVEN_SYNC)
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
 
 
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def _end(line: str, status: int) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
+    print(line, file=sys.stderr, flush=True)
     raise SystemExit(status) from None
 
 

@@ -31,6 +31,7 @@ def self_play(settings: Settings, resume: bool) -> int:
     from pipelines.session import Session  # only now: the process is prepared, this imports torch
 
     with Session(settings, resume) as run:
+        run.start()
         for _ in run.remaining_rounds():
             bouts = run.play_learner()
             run.play_critic(bouts)

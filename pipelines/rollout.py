@@ -4,19 +4,20 @@ An engine samples completions of token-id prompts and scores given sequences. It
 tasks, rewards or training; `pipelines/sync.py` moves the policy's weights into it.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from pipelines.settings import RolloutTable
 
@@ -86,22 +87,31 @@ class TransformersEngine:
     """Sampling by transformers' `generate` from the policy itself: no weights to sync."""
 
     def __init__(
-        self, policy: PreTrainedModel, eos_id: int, pad_id: int, max_model_len: int
+        self,
+        policy: PreTrainedModel,
+        eos_id: int,
+        pad_id: int,
+        max_model_len: int,
+        max_num_seqs: int = 128,
     ) -> None:
-        self.policy, self.eos_id, self.pad_id, self.max_model_len = (
-            policy,
-            eos_id,
-            pad_id,
-            max_model_len,
-        )
+        self.policy, self.eos_id, self.pad_id = policy, eos_id, pad_id
+        self.max_model_len, self.max_num_seqs = max_model_len, max_num_seqs
         self.version = -1
 
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion]:
-        """Sample one completion a prompt; `seeds` seed the batch as a whole."""
+        """Sample one completion a prompt, at most `max_num_seqs` at a time, seeded together."""
         check_prompts(prompts, sampling.max_tokens, self.max_model_len)
+        size = self.max_num_seqs
+        starts = range(0, len(prompts), size)
+        batches = [(prompts[i : i + size], seeds[i : i + size]) for i in starts]
+        return [done for batch in batches for done in self._generate(batch[0], sampling, batch[1])]
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
         device = self.policy.device
         width = max(len(prompt) for prompt in prompts)
         ids_BT = torch.tensor(
@@ -112,7 +122,7 @@ class TransformersEngine:
         )
         training = self.policy.training
         self.policy.eval()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _plain_generation(self.policy):
             torch.manual_seed(completion_seed(*seeds))
             out = self.policy.generate(
                 input_ids=ids_BT,
@@ -146,6 +156,21 @@ class TransformersEngine:
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of each sequence's tokens after the first (nats)."""
         return policy_logprobs(self.policy, sequences)
+
+
+@contextlib.contextmanager
+def _plain_generation(policy: PreTrainedModel) -> Iterator[None]:
+    """Set aside the checkpoint's own generation settings: `generate` would fall back on them.
+
+    Instruct models ship top-k, penalties and the like; any of them reshapes the distribution whose
+    log-probabilities we report.
+    """
+    own = policy.generation_config
+    policy.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        policy.generation_config = own
 
 
 class VllmEngine:

@@ -11,6 +11,7 @@ RUN/summary.json report.html    at the end
 
 import importlib.metadata
 import json
+import math
 import os
 import random
 import shutil
@@ -70,7 +71,7 @@ class RunDirectory:
         """Append one row to metrics.jsonl."""
         if self.is_main:
             with (self.path / "metrics.jsonl").open("a") as stream:
-                stream.write(json.dumps(row, allow_nan=False, default=float) + "\n")
+                stream.write(json.dumps(finite(row), allow_nan=False, default=float) + "\n")
 
     def rows(self) -> list[dict[str, object]]:
         """All rows logged so far; a line cut short by a kill is dropped."""
@@ -100,6 +101,12 @@ class RunDirectory:
         self.write_json(
             "status.json", {"state": state, "time": time.time(), "pid": os.getpid(), **facts}
         )
+
+    def record_failure(self, state: str, **facts: object) -> None:
+        """Record an end that came to this process, whatever its rank."""
+        content = {"state": state, "rank": self.processes.process_index, **facts}
+        if self.path.exists():
+            write_text_atomic(self.path / "status.json", json.dumps(content, indent=2))
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -233,6 +240,14 @@ def trained_tensors(role: RoleTrainer) -> dict[str, torch.Tensor]:
         n: t.detach().clone()
         for n, t in policy.state_dict().items()
         if n in trainable or n not in frozen
+    }
+
+
+def finite(row: Mapping[str, object]) -> dict[str, object]:
+    """The row with every number that JSON cannot write as null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
     }
 
 

@@ -82,23 +82,29 @@ class Session:
         self.gate = Gate(Contamination([task.question for task in held_out]))
         self.corpus = Corpus(self.files.path / "corpus")
         self.round, self.next_round, self.previous_nll = 0, 0, None
+        self.seconds_before = 0.0
         self.token_entropies: list[float] = []
         self.gate_counts: Counter[str] = Counter()
 
     # -- life -----------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        return self
+
+    def start(self) -> None:
+        """Begin, or continue after the last complete round; evaluates the cold start."""
         self.files.create(self.settings)
         if self.resuming and (last := self.files.last_round()) is not None:
             self._restore(self.files.restore(last, self.roles.named()))
             self.next_round = last + 1
         self.files.drop_rows_from(self.next_round)
+        if self.files.is_main:
+            self.corpus.drop_rounds(after=self.next_round - 1)  # the open round's, if it got there
         self.files.status("running", round=self.next_round)
         if self.next_round == 0:
             self._evaluate("before")
             self.previous_nll = probe_nll(self.judging, self.roles.learner, self.probe_tasks)
         self.audited = load_audit(self.files.path / "audit.json", self.judging)
-        return self
 
     def __exit__(
         self,
@@ -110,7 +116,7 @@ class Session:
         if error is None:
             return
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        self.files.status(
+        self.files.record_failure(  # by whichever process it was that failed
             state,
             round=self.round,
             error=f"{type(error).__name__}: {error}",
@@ -129,13 +135,18 @@ class Session:
             initial=self.next_round,
             total=total,
         ):
-            limit = self.settings.run.max_seconds
-            if limit and time.perf_counter() - self.started > limit:
+            if self._out_of_time():
                 break
             self.round, self.token_entropies = round_, []
             self.roles.learner.step_weight = self._step_weight(round_)
             self.learner_game.critic_weight = self.knobs.critic_weight
             yield round_
+
+    def _out_of_time(self) -> bool:
+        """Whether `run.max_seconds` have passed on rank 0's clock, so that all processes agree."""
+        limit = self.settings.run.max_seconds
+        over = bool(limit) and time.perf_counter() - self.started > limit
+        return gather_object([over])[0]
 
     def _step_weight(self, round_: int) -> float:
         """Alpha of the per-step advantages, decaying geometrically over the run (Tango)."""
@@ -259,6 +270,9 @@ class Session:
         """Quarantine what came after the last clean check, and leave an incident record."""
         clean = self.guard.state.last_clean_check
         selected = "the cold start" if clean is None else str(self.files.checkpoint(clean))
+        self.files.status(  # first: whatever happens next, nobody continues a halted run
+            "halted", round=self.round, selected_checkpoint=selected, reasons=list(health.reasons)
+        )
         if self.files.is_main:
             self.corpus.drop_rounds(after=-1 if clean is None else clean)
             worst = sorted(bouts, key=lambda bout: bout.verdict.passed)
@@ -278,9 +292,6 @@ class Session:
             self.stages,
         )
         self.files.log(row)
-        self.files.status(
-            "halted", round=self.round, selected_checkpoint=selected, reasons=list(health.reasons)
-        )
         if self.files.is_main:
             write_report(self.files.path)
             print(f"halted by the monitor at round {self.round}: {'; '.join(health.reasons[:3])}")
@@ -295,7 +306,7 @@ class Session:
                 self.stages,
                 self.gate_counts,
                 self.guard.state.level,
-                time.perf_counter() - self.started,
+                self._seconds(),
             )
             self.files.write_json("summary.json", summary)
             self.files.status("finished", round=self.round, monitor=self.guard.state.level)
@@ -337,7 +348,12 @@ class Session:
             "retired": sorted(self.curriculum.retired),
             "class_share": self.critic_game.weights.sound_share,
             "stages": dict(self.stages.seconds),
+            "seconds": self._seconds(),
         }
+
+    def _seconds(self) -> float:
+        """Wall-clock seconds of the run, earlier processes' rounds included."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     def _restore(self, state: dict) -> None:
         self.knobs = Knobs(**state["knobs"])
@@ -349,7 +365,8 @@ class Session:
             self.knobs.retiring,
         )
         self.critic_game.weights = type(self.critic_game.weights)(sound_share=state["class_share"])
-        self.stages.seconds.update(state["stages"])
+        self.stages.restore(state["stages"])
+        self.seconds_before = state["seconds"]
 
 
 def gather_groups(groups: list[list[Bout]]) -> list[list[Bout]]:

@@ -313,8 +313,10 @@ def _explain(item: object) -> str:
 def _keys_at(location: Sequence[str]) -> Iterable[str]:
     model: type[BaseModel] = Settings
     for part in location:
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        field = model.model_fields.get(part)
+        if field is None:
+            continue  # a name of the user's, such as a signal's, between two tables
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return model.model_fields
 

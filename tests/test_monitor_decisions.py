@@ -3,13 +3,14 @@
 import json
 import math
 import random
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critic.monitor import Health, MonitorState, check, replay
-from critic.monitor_settings import DEFAULT_RULES, MonitorSettings
+from critic.monitor_settings import DEFAULT_RULES, ActionKind, MonitorSettings
 
 Signals = dict[str, float | None]
 SETTINGS = MonitorSettings()
@@ -125,11 +126,16 @@ def test_errors_alone_intervene_then_halt_after_two_more_checks() -> None:
     assert [health.state for health in verdicts[4:]] == ["warn", "intervene", "intervene", "halt"]
     assert verdicts[5].channels == ("E",)
     assert {a.kind: a.value for a in verdicts[5].actions} == {
+        "critic_weight_zero": 0.0,
+    }
+    assert not verdicts[6].actions  # cooling down
+    all_kinds = MonitorSettings(offers=get_args(ActionKind))
+    ordered = judge([with_signals()] * 4 + [bad] * 2, all_kinds)[5].actions
+    assert {a.kind: a.value for a in ordered} == {
         "verified_only": 1.0,
         "raise_real_share": 0.3,
         "critic_weight_zero": 0.0,
     }
-    assert not verdicts[6].actions  # cooling down
 
 
 def test_errors_that_stop_after_the_intervention_do_not_halt() -> None:
