@@ -1,7 +1,7 @@
 """Verified weight sync: the policy's tensors into a vLLM engine, failing closed.
 
 One naming serves save and sync: `model.checkpoint.named_checkpoint_tensors` for our model, merged
-names for LoRA, plain HF names otherwise. Five checks, each of which stops the run:
+names for LoRA, plain HF names otherwise. Six checks, each of which stops the run:
   manifest   the names and shapes sent are exactly those of the checkpoint the engine started from;
   poison     engine parameters and fresh memory start as NaN, so what the reload misses stays NaN;
   packed     vLLM's CPU linears keep a private packed copy: each must have been packed anew;
@@ -223,15 +223,7 @@ class WeightSync:
         """
         ours = policy_logprobs(policy, self.probe_sequences)
         theirs = self.engine.score(self.probe_sequences)
-        differences = [
-            (abs(a - b), sequence, position + 1)
-            for sequence, (row_a, row_b) in enumerate(zip(ours, theirs, strict=True))
-            for position, (a, b) in enumerate(zip(row_a, row_b, strict=True))
-        ]
-        # A NaN compares as neither larger nor smaller: it must count as the largest difference.
-        self.probe_difference, sequence, position = max(
-            (math.inf if math.isnan(d) else d, *place) for d, *place in differences
-        )
+        self.probe_difference, sequence, position = largest_difference(ours, theirs)
         if not self.probe_difference <= self.probe_threshold:
             raise UnprovenSyncError(
                 f"log-probability probe after sync {self.num_syncs}: engine and policy differ by "
@@ -253,6 +245,21 @@ class WeightSync:
                 scored.append((difference, name))
         worst = sorted(scored, reverse=True)[:num]
         return [f"{name} (max difference {d:.2g})" for d, name in worst if d > 0]
+
+
+def largest_difference(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
+) -> tuple[float, int, int]:
+    """Where two sets of log-probabilities differ most: nats, sequence, token position.
+
+    A difference that is not a number counts as infinite: NaN compares as neither larger nor
+    smaller, and would pass for agreement.
+    """
+    return max(
+        (math.inf if math.isnan(a - b) else abs(a - b), sequence, position + 1)
+        for sequence, (row_a, row_b) in enumerate(zip(ours, theirs, strict=True))
+        for position, (a, b) in enumerate(zip(row_a, row_b, strict=True))
+    )
 
 
 def _recorded(tensors: NamedTensors, sent: Manifest) -> NamedTensors:

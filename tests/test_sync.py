@@ -4,6 +4,7 @@ The engines live in this process; each takes some seconds to start and is shared
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipelines.sync import (
     NamedTensors,
     WeightSync,
     checkpoint_manifest,
+    largest_difference,
     policy_tensors,
     weights_hash,
 )
@@ -294,3 +296,9 @@ def _threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+def test_a_nan_anywhere_is_no_agreement() -> None:
+    nan = float("nan")
+    assert largest_difference([[-1.0, -2.0], [-1.0]], [[-1.0, -2.5], [-1.0]]) == (0.5, 0, 2)
+    assert largest_difference([[-1.0, -2.0], [-9.0]], [[-1.0, nan], [-1.0]]) == (math.inf, 0, 2)
