@@ -9,14 +9,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+from trl import GRPOConfig
 from weights import make_weights_matter
 
 from model import SparringMoeForCausalLM, tiny_config
+from pipelines.roles import RoleTrainer
+from pipelines.rollout import TransformersEngine
 from pipelines.tokenizer import character_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +113,32 @@ def save(model: torch.nn.Module, directory: Path) -> Path:
     model.save_pretrained(directory)
     character_tokenizer().save_pretrained(directory)
     return directory
+
+
+Role = TypeVar("Role", bound=RoleTrainer)
+
+
+def learner_role(
+    kind: type[Role],
+    checkpoint: Path,
+    on_step: Callable[[dict[str, object]], None] = lambda row: None,
+    **options: object,
+) -> Role:
+    """A learner of its own, outside any run, that generates with transformers."""
+    config = GRPOConfig(**{
+        "output_dir": str(checkpoint), "max_completion_length": 8, "temperature": 1.0, "seed": 0,
+        "learning_rate": 1e-2, "lr_scheduler_type": "linear", "bf16": False, "beta": 0.0,
+        "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+        "logging_steps": 1, "shuffle_dataset": False, "use_vllm": False, "max_steps": 1,
+        "use_cpu": not torch.accelerator.is_available(), "disable_tqdm": True, **options,
+    })  # fmt: skip
+    policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    engine = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 96)
+    return kind(
+        "learner", policy, tokenizer, config, engine, None, run_steps=3, on_step=on_step,
+        router_bias_rate=1e-3,
+    )  # fmt: skip
 
 
 def arguments(checkpoint: Path, directory: Path, *overrides: str) -> list[str]:

@@ -173,12 +173,17 @@ def test_a_foreign_checkpoint(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dense_checkpoint_of_another_config(tmp_path: Path, capfd: Capture) -> None:
-    """A tensor that the config wants and the file lacks would be random weights, silently."""
+def test_a_dense_checkpoint_of_another_config(
+    checkpoint: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    """A tensor that the config wants and the file lacks would be random weights, silently.
+
+    The critic is the one refused: by then the learner stands, and still nothing is written.
+    """
     foreign = save(random_llama(character_tokenizer()), tmp_path / "foreign")
     config = json.loads((foreign / "config.json").read_text())
     (foreign / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    line = _refused(capfd, arguments(foreign, tmp_path / "run"))
+    line = _refused(capfd, arguments(checkpoint, tmp_path / "run", f"critic.model={foreign}"))
     assert "lacks 9 of the model's tensors, such as model.layers.2." in line
     assert not (tmp_path / "run").exists()
 

@@ -12,15 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline_cases import CONFIG, ENGINE, SHORT_RUN, random_moe, save
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOConfig
+from pipeline_cases import CONFIG, ENGINE, SHORT_RUN, learner_role, random_moe, save
 
 from pipelines.assemble import Roles, build_roles
 from pipelines.games import Judging
 from pipelines.process import build_source
 from pipelines.roles import RoleTrainer, Sample, Scored, StepSignal
-from pipelines.rollout import TransformersEngine
 from pipelines.settings import Settings, load_settings
 from pipelines.sync import weights_hash
 from pipelines.tokenizer import character_tokenizer
@@ -67,22 +64,9 @@ def _role(
     on_step: Callable[[dict[str, object]], None] = lambda row: None,
     **options: object,
 ) -> WatchedRole:
-    """A learner that generates with transformers: two prompts of four completions a step."""
-    config = GRPOConfig(**{
-        "output_dir": str(checkpoint), "per_device_train_batch_size": GROUP * len(PROMPTS),
-        "num_generations": GROUP, "max_completion_length": 8, "temperature": 1.0, "seed": 0,
-        "learning_rate": 1e-2, "lr_scheduler_type": "linear", "bf16": False, "beta": 0.0,
-        "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
-        "logging_steps": 1, "shuffle_dataset": False, "use_vllm": False, "max_steps": 1,
-        "use_cpu": not torch.accelerator.is_available(), "disable_tqdm": True, **options,
-    })  # fmt: skip
-    policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    engine = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 64)
-    return WatchedRole(
-        "learner", policy, tokenizer, config, engine, None, run_steps=3, on_step=on_step,
-        router_bias_rate=1e-3,
-    )  # fmt: skip
+    """Two prompts of four completions a step."""
+    batch = {"per_device_train_batch_size": GROUP * len(PROMPTS), "num_generations": GROUP}
+    return learner_role(WatchedRole, checkpoint, on_step, **{**batch, **options})
 
 
 # -- blocks --------------------------------------------------------------------------------------
