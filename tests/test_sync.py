@@ -81,6 +81,16 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return _pair(random_llama(TOKENIZER), tmp_path_factory.mktemp("sync") / "dense")
 
 
+@pytest.fixture(scope="module")
+def mla(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The one latent that vLLM's CPU kernel serves: its absorbed matrices are made at reload."""
+    policy = random_moe(TOKENIZER, kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=32)
+    pair = _pair(policy, tmp_path_factory.mktemp("sync") / "mla")
+    kinds = {type(module).__name__ for module in pair.engine.model().modules()}
+    assert any("MLA" in kind for kind in kinds), f"the MLA kernel is off: {sorted(kinds)}"
+    return pair
+
+
 def _perturb_all(policy: Policy, redraw_all: Callable[[Policy, int], object], seed: int) -> None:
     """Redraw everything, and prove that no tensor of the checkpoint kept one value."""
     before = {name: tensor.clone() for name, tensor in policy_tensors(policy)}
@@ -90,7 +100,9 @@ def _perturb_all(policy: Policy, redraw_all: Callable[[Policy, int], object], se
 
 
 @pytest.mark.parametrize(
-    ("name", "redraw_all"), [("moe", make_weights_matter), ("dense", redraw)], ids=["moe", "dense"]
+    ("name", "redraw_all"),
+    [("moe", make_weights_matter), ("mla", make_weights_matter), ("dense", redraw)],
+    ids=["moe", "mla", "dense"],
 )
 def test_every_perturbed_weight_arrives_twice_in_a_row(
     name: str, redraw_all: Callable[[Policy, int], object], request: pytest.FixtureRequest
