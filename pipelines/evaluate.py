@@ -4,19 +4,16 @@ All are taken at the configured temperature whatever the monitor did to the trai
 measured here ever rewards a policy.
 """
 
-import json
 import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 from critic.calibration import AuditReport, audit, auroc, class_balance
 from critic.critique import Critique
-from data.atomic import write_text_atomic
 from data.records import Task
 from pipelines.games import Bout, CritiqueItem, Judging
 from pipelines.roles import RoleTrainer, Sample
@@ -193,9 +190,3 @@ def _gold_text(judging: Judging, task: Task, rng: random.Random) -> str:
     if judging.dialect.name == "chain":
         return judging.dialect.write_solution(task, rng, 0.0)
     return f"<answer>{task.reference}</answer>"
-
-
-def save_evaluation(path: Path, **parts: object) -> None:
-    """Write evaluations and audits as JSON, atomically."""
-    tables = {name: None if part is None else asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
-    write_text_atomic(path, json.dumps(tables, indent=2))

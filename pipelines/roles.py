@@ -404,7 +404,6 @@ class RoleTrainer(GRPOTrainer):
             "global_step": self.state.global_step,
             "num_input_tokens_seen": self.state.num_input_tokens_seen,
             "weights_version": self.weights_version,
-            "num_syncs": 0 if self.sync is None else self.sync.num_syncs,
             "temperature": self.temperature,
             "optimizer": self.optimizer.state_dict() if trained else None,
             "scheduler": self.lr_scheduler.state_dict() if trained else None,
