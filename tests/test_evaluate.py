@@ -1,6 +1,5 @@
 """Held-out measurements: what is counted, what is left out, and that measuring changes nothing."""
 
-import json
 import math
 import random
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from pipelines.evaluate import (
     mean_at_k,
     play_unrewarded,
     probe_nll,
-    save_evaluation,
 )
 from pipelines.games import Bout, Judging
 from pipelines.process import build_source
@@ -171,11 +169,3 @@ def _texts(groups: list[list[Bout]]) -> list[list[str]]:
 
 def test_nothing_to_audit_is_no_report(judging: Judging, learner: RoleTrainer) -> None:
     assert audit_critic(judging, learner, [], "before") is None
-
-
-def test_evaluations_are_saved_as_json(judging: Judging, tmp_path: Path) -> None:
-    save_evaluation(
-        tmp_path / "before.json", evaluation=mean_at_k([[_bout(judging, RIGHT)]]), audit=None
-    )
-    saved = json.loads((tmp_path / "before.json").read_text())
-    assert saved["evaluation"]["mean"] == 1.0 and saved["audit"] is None
