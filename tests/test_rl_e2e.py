@@ -40,6 +40,7 @@ DELICATE = (
     "learner.grpo.beta=0.02",
     "learner.router_bias_rate=0.01",
     "critic.grpo.learning_rate=1e-3",
+    "critic.router_bias_rate=0.01",
     "rollout.probe_every=1",
 )
 PYTHON = [sys.executable, "pipelines/rl.py"]
@@ -157,10 +158,7 @@ def test_the_readmes_command_runs_to_its_table(
 
 def test_two_processes_train_one_policy(judgeable: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    overrides = (
-        *DELICATE, "run.rounds=2", "run.num_processes=2",
-        "learner.steps_per_round=1", "critic.steps_per_round=1",
-    )  # fmt: skip
+    overrides = (*DELICATE, "run.rounds=2", "run.num_processes=2")
     result = run([*accelerate(2), *arguments(judgeable, directory, *overrides)])
     assert result.returncode == 0, result.stderr[-3000:]
     assert status(directory)["state"] == "finished"
@@ -172,9 +170,9 @@ def test_two_processes_train_one_policy(judgeable: Path, tmp_path: Path) -> None
             first, second = row[key]  # one a process
             assert first == second
     assert found[0]["policy/weights_hash"] != found[1]["policy/weights_hash"]
-    # Both processes' halves of the batch are in the round: 2 x 16 completions.
+    # Both processes' halves of the batch are in the round: 2 steps x 2 x 16 completions.
     for row in found:
-        assert int(str(row["gate/admitted"])) + sum(row["gate/rejected"].values()) == 32
+        assert int(str(row["gate/admitted"])) + sum(row["gate/rejected"].values()) == 64
     for row in rows(directory, "step"):
         assert ENGINE != "vllm" or float(str(row["policy/logprob_difference_max"])) <= 1e-4
 
