@@ -30,6 +30,7 @@ from transformers import BertConfig, BertModel
 from pipelines.rl import main
 from pipelines.tokenizer import character_tokenizer
 
+pytestmark = pytest.mark.timeout(300)
 PYTHON = [sys.executable, "pipelines/rl.py"]
 Capture = pytest.CaptureFixture[str]
 
