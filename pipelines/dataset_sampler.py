@@ -78,8 +78,6 @@ class Sampler:
         if not prompts:
             return []
         engine = self.served.engine
-        if isinstance(engine, VllmEngine):  # a cached prefix rounds otherwise than a fresh one
-            engine.llm.reset_prefix_cache()
         ids = [ids for ids in map(self._token_ids, prompts) for _ in range(num)]
         seeds = [completion_seed(self.seed, self.name, purpose, i) for i in range(len(ids))]
         sampling = Sampling(self.role.max_completion_length, self.role.temperature)

@@ -219,6 +219,7 @@ class VllmEngine:
         """Sample one completion a prompt, each with its own seed: a batch is reproducible."""
         from vllm import SamplingParams
 
+        self.llm.reset_prefix_cache()  # a cached prefix rounds otherwise: a resumed run has none
         check_prompts(prompts, sampling.max_tokens, self.max_model_len)
         params = [
             SamplingParams(
