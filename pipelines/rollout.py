@@ -22,9 +22,12 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from pipelines.settings import RolloutTable
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+    from vllm import LLM, RequestOutput, SamplingParams
 
 logger = logging.getLogger(__name__)
+# Collecting one engine tears down the parallel groups that all engines of the process share, so
+# none is collected before the process ends.
+_ENGINES: list["LLM"] = []
 MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
 
 
@@ -212,6 +215,7 @@ class VllmEngine:
         )
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
+        _ENGINES.append(self.llm)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
