@@ -31,6 +31,7 @@ from pipelines.rollout import policy_logprobs
 from pipelines.settings import dump_settings, load_settings
 from pipelines.sync import weights_hash
 from pipelines.tokenizer import character_tokenizer
+from rewards.chain import encode_sum
 from rewards.dialect import dialect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,21 +48,25 @@ def save(model: torch.nn.Module, tokenizer: object, path: Path) -> Path:
 
 
 def demonstrations() -> list[tuple[str, str]]:
-    """A solution and a critique for every task there is."""
+    """Solutions and critiques for every task there is; one solution in four is off by one."""
     settings, rng = load_settings(CONFIG, EASY), random.Random(0)
     solver, judge = dialect("chain"), critique_dialect("chain")
     rows = []
     for task in draw_up_to(build_source(settings), "train", 200, 0):
-        text, problem = solver.write_solution(task, rng, 0.0), solver.render_problem(task)
-        solution = solver.parse_solution(text, truncated=False)
-        critique = judge.write_critique(task, solution, rng)
-        rows += [(problem, text), (judge.render_prompt(problem, text), critique)]
+        right, problem = solver.write_solution(task, rng, 0.0), solver.render_problem(task)
+        stated, off = (encode_sum(int(task.reference) + error) for error in (0, 1))
+        wrong = right.replace(f"={stated}>{stated}", f"={off}>{off}")
+        rows += [(problem, right)] * 3 + [(problem, wrong)]
+        for text in (right, wrong):
+            solution = solver.parse_solution(text, truncated=False)
+            critique = judge.write_critique(task, solution, rng)
+            rows += [(judge.render_prompt(problem, text), critique)] * 2
     return rows
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that solves most of the easy tasks, and criticises them."""
+    """A checkpoint that solves most of the easy tasks, not all, and criticises them."""
     torch.manual_seed(0)
     tokenizer = character_tokenizer()
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -76,7 +81,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels_BT = ids_BT.masked_fill(ids_BT == 0, -100)
     for row, (prompt, _) in enumerate(pairs):
         labels_BT[row, : len(prompt)] = -100
-    steps, rate = 120, 0.01
+    steps, rate = 320, 0.006
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
@@ -379,7 +384,8 @@ def test_verify_finds_exactly_the_forged_records(
     assert main(["verify", str(generated)]) == 0
     out = tmp_path / "set"
     shutil.copytree(generated, out)
-    shard = [record for record in DatasetFolder(out).accepted.records() if record.round == 0]
+    accepted = [*DatasetFolder(out).accepted.records()]
+    shard = [record for record in accepted if record.round == accepted[0].round]
     praised = seal(replace(shard[0], reference="7", entry=shard[0].entry.replace(
         f'"answer":"{shard[0].reference}"', '"answer":"7"')))  # fmt: skip
     Corpus(out / "train").admit([praised, *shard[1:]])
