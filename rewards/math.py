@@ -6,10 +6,9 @@ correct, as math-verify has it.
 """
 
 from importlib.metadata import version
-from types import TracebackType
-from typing import Self
 
 from data.records import Task
+from rewards.closing import ClosedOnExit
 from rewards.solution import Solution
 from rewards.verdict import Verdict
 from rewards.worker import KillableWorker
@@ -17,7 +16,7 @@ from rewards.worker import KillableWorker
 NAME = "math"
 
 
-class MathVerifier:
+class MathVerifier(ClosedOnExit):
     """Verifies answers against `task.reference`, one persistent process for all of them."""
 
     def __init__(self, timeout_seconds: float = 5.0) -> None:
@@ -46,14 +45,3 @@ class MathVerifier:
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

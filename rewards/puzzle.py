@@ -7,14 +7,13 @@ with a deadline.
 
 from functools import cache
 from importlib.metadata import version
-from types import TracebackType
-from typing import Self
 
 import reasoning_gym
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
 from data.records import Task
+from rewards.closing import ClosedOnExit
 from rewards.solution import Solution
 from rewards.verdict import Verdict, score_verdict
 from rewards.worker import KillableWorker
@@ -22,7 +21,7 @@ from rewards.worker import KillableWorker
 NAME = "puzzle"
 
 
-class PuzzleVerifier:
+class PuzzleVerifier(ClosedOnExit):
     """Verifies answers with the scorer of the family that made the task."""
 
     def __init__(self, timeout_seconds: float = 5.0) -> None:
@@ -60,17 +59,6 @@ class PuzzleVerifier:
     def close(self) -> None:
         """End the worker, if there is one."""
         self._worker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _dataset_name(task: Task) -> str:

@@ -2,10 +2,9 @@
 
 import unicodedata
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
 
 from data.records import Task
+from rewards.closing import ClosedOnExit
 from rewards.math import MathVerifier
 from rewards.puzzle import PuzzleVerifier
 from rewards.solution import Solution
@@ -15,7 +14,7 @@ _EXACT = "exact"
 _EXACT_VERSION = "1"
 
 
-class Verifiers:
+class Verifiers(ClosedOnExit):
     """The puzzle, math and exact verifiers; close it, or use it as a context, to end workers."""
 
     def __init__(self, timeout_seconds: float = 5.0) -> None:
@@ -47,17 +46,6 @@ class Verifiers:
         """End all workers."""
         self.puzzle.close()
         self.math.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def verify_exact(task: Task, solution: Solution) -> Verdict:

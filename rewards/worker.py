@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, TypedDict
+from typing import Literal, TypedDict
 
+from rewards.closing import ClosedOnExit
 from rewards.verdict import Outcome, Verdict, score_verdict
 
 START_SECONDS = 120.0  # imports SymPy or reasoning-gym, perhaps on a busy machine
@@ -66,7 +66,7 @@ class _Message(TypedDict, total=False):
     detail: str
 
 
-class KillableWorker:
+class KillableWorker(ClosedOnExit):
     """One scoring process, started at the first question and replaced when it dies."""
 
     def __init__(self, kind: WorkerKind) -> None:
@@ -104,17 +104,6 @@ class KillableWorker:
         """End the process; asking again starts a new one."""
         with self._lock:
             self._stop(wait=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _exchange(self, job: Mapping[str, object], timeout_seconds: float) -> Reply:
         deadline = time.monotonic() + timeout_seconds
