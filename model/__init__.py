@@ -4,13 +4,15 @@ Importing this package registers the model with transformers' Auto classes.
 """
 
 from model.checkpoint import load_checkpoint_tensors, named_checkpoint_tensors
-from model.configuration import SparringMoeConfig, tiny_config
-from model.modeling import SparringMoeForCausalLM
+from model.configuration import SparringMoeConfig, SparringSparseConfig, tiny_config
+from model.modeling import SparringMoeForCausalLM, SparringSparseForCausalLM
 from model.register import register
 
 __all__ = [
     "SparringMoeConfig",
     "SparringMoeForCausalLM",
+    "SparringSparseConfig",
+    "SparringSparseForCausalLM",
     "load_checkpoint_tensors",
     "named_checkpoint_tensors",
     "tiny_config",

@@ -1,8 +1,8 @@
 """The model's configuration: DeepSeek-V3's keys, spelled exactly, with what cannot work refused.
 
-Holds `SparringMoeConfig` and `tiny_config`. A saved config says `DeepseekV3ForCausalLM`, so that
-stock transformers and stock vLLM load a checkpoint without our code. Leaves out multi-token
-prediction, FP8 and sparse attention.
+Holds `SparringMoeConfig`, `SparringSparseConfig` (V3.2's sparse attention) and `tiny_config`. A
+saved config says `DeepseekV3ForCausalLM` or `DeepseekV32ForCausalLM`, so that stock transformers
+and stock vLLM load a checkpoint without our code.
 """
 
 import difflib
@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-DISK_ARCHITECTURE = "DeepseekV3ForCausalLM"
 LATENT_NORM_EPS = 1e-6  # transformers fixes it in the two latent norms; vLLM uses rms_norm_eps
 
 # Keys that DeepSeek-V3 configs may set, of which this model computes one value only.
@@ -22,7 +21,7 @@ _ONLY_VALUE: dict[str, object] = {
     "attention_dropout": 0.0,
     "rope_interleave": True,
     "moe_layer_freq": 1,
-    "num_nextn_predict_layers": 0,
+    "seq_aux": True,
     "topk_method": "noaux_tc",
     "scoring_func": "sigmoid",
     "moe_router_dtype": "float32",
@@ -39,7 +38,7 @@ _WHY: dict[str, str] = {
     "topk_method": "another value makes vLLM drop the router bias",
     "scoring_func": "another value makes vLLM apply a softmax",
     "rms_norm_eps": "transformers fixes it in the latent norms and vLLM does not",
-    "num_nextn_predict_layers": "multi-token prediction is not part of this model",
+    "seq_aux": "the balance loss is taken within each sequence",
 }
 
 
@@ -50,13 +49,16 @@ class SparringMoeConfig(PreTrainedConfig):
     a query head, of which the last part is rotated. Layers `0..first_k_dense_replace-1` have a
     dense feed-forward of `intermediate_size`; the others have `n_routed_experts` experts of
     `moe_intermediate_size`, in `n_group` groups of which a token may use `topk_group`.
-    `rope_parameters` has `rope_type` "default" or "yarn" and `rope_theta`.
+    `rope_parameters` has `rope_type` "default" or "yarn" and `rope_theta`. While training,
+    `aux_loss_alpha` weighs the sequence-wise balance loss (Eqs. 17-20) and `mtp_loss_weight` that
+    of the `num_nextn_predict_layers` multi-token prediction layers (Eq. 25).
 
     Raises:
         ValueError: a value, or a combination, that the model cannot compute.
     """
 
     model_type = "deepseek_v3"
+    disk_architecture: ClassVar[str] = "DeepseekV3ForCausalLM"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = {"num_local_experts": "n_routed_experts"}
 
@@ -95,6 +97,9 @@ class SparringMoeConfig(PreTrainedConfig):
     rope_interleave: bool = True
     moe_layer_freq: int = 1
     num_nextn_predict_layers: int = 0
+    mtp_loss_weight: float = 0.3
+    aux_loss_alpha: float = 0.0
+    seq_aux: bool = True
     topk_method: str = "noaux_tc"
     scoring_func: str = "sigmoid"
     moe_router_dtype: str = "float32"
@@ -125,7 +130,12 @@ class SparringMoeConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, object]:
         """The config as JSON-able values, naming DeepSeek-V3's architecture."""
-        return {**super().to_dict(), "architectures": [DISK_ARCHITECTURE]}
+        return {**super().to_dict(), "architectures": [self.disk_architecture]}
+
+    @property
+    def num_eligible_experts(self) -> int:
+        """Experts in the chosen groups: the most that a token can have."""
+        return self.topk_group * (self.n_routed_experts // self.n_group)
 
     def _check_fixed_values(self) -> None:
         for key, wanted in _ONLY_VALUE.items():
@@ -139,6 +149,9 @@ class SparringMoeConfig(PreTrainedConfig):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
+        for key in ("num_nextn_predict_layers", "mtp_loss_weight", "aux_loss_alpha"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be at least 0, got {getattr(self, key)}")
         if self.qk_rope_head_dim % 2:
             raise ValueError(
                 f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}: RoPE rotates pairs"
@@ -167,7 +180,7 @@ class SparringMoeConfig(PreTrainedConfig):
             )
         if self.topk_group > groups:
             raise ValueError(f"topk_group must be at most n_group={groups}, got {self.topk_group}")
-        eligible = self.topk_group * (experts // groups)
+        eligible = self.num_eligible_experts
         if self.num_experts_per_tok > eligible:
             raise ValueError(
                 f"num_experts_per_tok must be at most {eligible}, the experts in the "
@@ -181,6 +194,39 @@ class SparringMoeConfig(PreTrainedConfig):
             raise ValueError(f"rope_type must be 'default' or 'yarn', got {kind!r}")
         if kind == "yarn" and (rope.get("factor") is None or rope["factor"] < 1):
             raise ValueError(f"a yarn rope needs a factor of at least 1, got {rope.get('factor')}")
+
+
+class SparringSparseConfig(SparringMoeConfig):
+    """As `SparringMoeConfig`, with V3.2's lightning indexer in every attention layer.
+
+    The indexer has `index_n_heads` heads of width `index_head_dim`, and each query attends to the
+    `index_topk` keys that it scores highest (DeepSeek-V3.2, arXiv:2512.02556, section 2.1).
+
+    Raises:
+        ValueError: a value, or a combination, that the model cannot compute.
+    """
+
+    model_type = "deepseek_v32"
+    disk_architecture: ClassVar[str] = "DeepseekV32ForCausalLM"
+
+    index_topk: int = 2048
+    index_head_dim: int = 128
+    index_n_heads: int = 64
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
+        for key in ("index_topk", "index_head_dim", "index_n_heads"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.index_head_dim < self.qk_rope_head_dim:
+            raise ValueError(
+                f"index_head_dim must be at least qk_rope_head_dim={self.qk_rope_head_dim}, of "
+                f"which it rotates as many features, got {self.index_head_dim}"
+            )
+        if self.q_lora_rank is None:
+            raise ValueError(
+                "q_lora_rank must be set for sparse attention: the indexer reads the query latent"
+            )
 
 
 def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:

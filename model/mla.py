@@ -111,8 +111,12 @@ class MultiHeadLatentAttention(nn.Module):
         rotations_BT1P: Tensor,
         mask_BTS: Tensor | None,
         cache: LatentCache | None,
-    ) -> Tensor:
-        """Attend to these tokens and to those in `cache`, to which these are appended."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend to these tokens and to those in `cache`, to which these are appended.
+
+        Returns:
+            The output [B, T, D], and the indexer's loss while it trains.
+        """
         q_nope_BTHN, q_rope_BTHP = self._query(x_BTD).split(self.q_widths, -1)
         q_rope_BTHP = rotate(q_rope_BTHP, rotations_BT1P)
         latent_BTR, k_rope_BTP = self.kv_a_proj_with_mqa(x_BTD).split(self.latent_widths, -1)
@@ -127,13 +131,13 @@ class MultiHeadLatentAttention(nn.Module):
                     mask_BTS,
                     self.scale,
                 )
-                return self.o_proj(context)
+                return self.o_proj(context), None
         kv_BTH = self.kv_b_proj(latent_BTR).unflatten(-1, (self.num_heads, -1))
         k_nope_BTHN, value_BTHV = kv_BTH.split(self.kv_widths, -1)
         context = expand(
             q_nope_BTHN, q_rope_BTHP, k_nope_BTHN, k_rope_BTP, value_BTHV, mask_BTS, self.scale
         )
-        return self.o_proj(context)
+        return self.o_proj(context), None
 
     def _query(self, x_BTD: Tensor) -> Tensor:
         if self.low_rank_query:

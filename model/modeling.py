@@ -3,98 +3,65 @@
     tokens -> embedding -> [norm -> attention -> + ; norm -> dense or experts -> +] x L
            -> norm -> head -> logits (-> loss)
 
-Attention is in `mla`, routing in `router` and `experts`, names on disk in `checkpoint`. Leaves
-out multi-token prediction and tensor parallelism.
+Layers are in `layers`, attention in `mla` and `indexer`, routing in `router` and `experts`,
+multi-token prediction in `mtp`, names on disk in `checkpoint`. Leaves out tensor parallelism.
 
 Axes: B sequences, T tokens of this call, S tokens with the cached ones, N = B * T, D width,
 V vocabulary.
 """
 
 import os
+from dataclasses import dataclass
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import ModelOutput
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from model.cache import LatentCache
 from model.checkpoint import check_directory, named_checkpoint_tensors, split_experts
-from model.configuration import DISK_ARCHITECTURE, SparringMoeConfig
+from model.configuration import SparringMoeConfig, SparringSparseConfig
 from model.experts import RoutedExperts
+from model.layers import DecoderLayer, MixtureOfExperts
 from model.layout import token_layout
-from model.mla import MultiHeadLatentAttention
 from model.norm import RMSNorm
 from model.rope import rotations
 from model.router import Router
+from model.routing import routing_of
 
 
-class FeedForward(nn.Module):
-    """down(silu(gate x) * up x)."""
+@dataclass
+class DecoderOutput(ModelOutput):
+    """What the layers give: hidden states [B, T, D], and what they cost while training."""
 
-    def __init__(self, width: int, hidden_width: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, hidden_width, bias=False)
-        self.up_proj = nn.Linear(width, hidden_width, bias=False)
-        self.down_proj = nn.Linear(hidden_width, width, bias=False)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
-
-
-class MixtureOfExperts(nn.Module):
-    """Routed experts for each token, plus shared experts for all."""
-
-    def __init__(self, config: SparringMoeConfig) -> None:
-        super().__init__()
-        self.gate = Router(config)
-        self.experts = RoutedExperts(config)
-        self.shared_experts = FeedForward(
-            config.hidden_size, config.n_shared_experts * config.moe_intermediate_size
-        )
-
-    def forward(self, x_BTD: Tensor, counted_N: Tensor | None = None) -> Tensor:
-        x_ND = x_BTD.flatten(0, 1)
-        chosen_NK, weights_NK = self.gate(x_ND, counted_N)
-        routed_ND = self.experts(x_ND, chosen_NK, weights_NK)
-        return routed_ND.view_as(x_BTD) + self.shared_experts(x_BTD)
+    last_hidden_state: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    aux_loss: Tensor | None = None
+    indexer_loss: Tensor | None = None
+    routed_experts: Tensor | None = None
 
 
-class DecoderLayer(GradientCheckpointingLayer):
-    """Attention and feed-forward, each on the normed residual stream and added to it."""
+@dataclass
+class SparringOutput(ModelOutput):
+    """Logits [B, T, V], and the losses of the parts that train beside the language model.
 
-    def __init__(self, config: SparringMoeConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.self_attn = MultiHeadLatentAttention(config, layer_idx)
-        self.mlp: FeedForward | MixtureOfExperts
-        if layer_idx < config.first_k_dense_replace:
-            self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
-        else:
-            self.mlp = MixtureOfExperts(config)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+    `loss` is the language model's, plus `aux_loss` (already weighted by `aux_loss_alpha`) and
+    `indexer_loss`, where the model has them. `routed_experts` is int16 [B, T, L, K].
+    """
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rotations_BT1P: Tensor,
-        mask_BTS: Tensor | None = None,
-        counted_N: Tensor | None = None,
-        past_key_values: LatentCache | None = None,
-    ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(
-            self.input_layernorm(x_BTD), rotations_BT1P, mask_BTS, past_key_values
-        )
-        normed_BTD = self.post_attention_layernorm(x_BTD)
-        if isinstance(self.mlp, MixtureOfExperts):
-            return x_BTD + self.mlp(normed_BTD, counted_N)
-        return x_BTD + self.mlp(normed_BTD)
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    aux_loss: Tensor | None = None
+    indexer_loss: Tensor | None = None
+    routed_experts: Tensor | None = None
 
 
 class Decoder(nn.Module):
@@ -119,8 +86,11 @@ class Decoder(nn.Module):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        routed_experts: Tensor | None = None,
+        experts_per_token: int | Tensor | None = None,
+        record: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
+    ) -> DecoderOutput:
         """Hidden states of the tokens; see `SparringMoeForCausalLM.forward`."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -129,17 +99,32 @@ class Decoder(nn.Module):
         past = 0 if cache is None else cache.get_seq_length()
         layout = token_layout(x_BTD, attention_mask, position_ids, past)
         rotations_BT1P = rotations(self.config, layout.position_ids_BT)
-        counted_N = layout.real_N if self.training and cache is None else None
-        states = [x_BTD]
+        counts = self.training and cache is None and routed_experts is None
+        routing = routing_of(
+            self.config,
+            (x_BTD.shape[0], x_BTD.shape[1]),
+            counted_N=layout.real_N if counts else None,
+            routed_experts=routed_experts,
+            experts_per_token=experts_per_token,
+            record=record,
+        )
+        states, balance_losses, indexer_losses = [x_BTD], [], []
         for layer in self.layers:
-            x_BTD = layer(x_BTD, rotations_BT1P, layout.mask_BTS, counted_N, past_key_values=cache)
+            x_BTD, balance_loss, indexer_loss = layer(
+                x_BTD, rotations_BT1P, layout.mask_BTS, routing, past_key_values=cache
+            )
+            balance_losses.append(balance_loss)
+            indexer_losses.append(indexer_loss)
             if output_hidden_states:
                 states.append(x_BTD)
         x_BTD = self.norm(x_BTD)
-        return BaseModelOutputWithPast(
+        return DecoderOutput(
             last_hidden_state=x_BTD,
             past_key_values=cache,
             hidden_states=(*states[:-1], x_BTD) if output_hidden_states else None,
+            aux_loss=_total(balance_losses),
+            indexer_loss=_total(indexer_losses),
+            routed_experts=routing.recorded_BTLK(),
         )
 
     def _cache(self, given: Cache | None, use_cache: bool | None) -> LatentCache | None:
@@ -194,8 +179,11 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        routed_experts: Tensor | None = None,
+        experts_per_token: int | Tensor | None = None,
+        record: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
+    ) -> SparringOutput:
         """Logits of the next token, and the loss if there are labels.
 
         Args:
@@ -207,6 +195,12 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
                 `config.use_cache` when not training.
             labels: [B, T], -100 where no loss is wanted; shifted by transformers' loss.
             logits_to_keep: compute only the last so many positions (0: all), or those indices.
+            routed_experts: [B, T, L, K] expert ids, as recorded, to replay in the L layers with
+                experts: weights are computed anew, the load is not counted. -1 is an empty slot;
+                a token and layer of which all slots are empty is routed as usual.
+            experts_per_token: experts for every token, or [B] for those of each sequence, in
+                place of `num_experts_per_tok`; weights are normalised over them.
+            record: whether to return the expert ids that were used.
 
         Raises:
             ValueError: inputs that do not fit together, or a foreign cache.
@@ -214,14 +208,9 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         if output_attentions:
             raise ValueError("output_attentions must be left out: fused attention keeps no weights")
         outputs = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_hidden_states,
-        )
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
+            output_hidden_states, routed_experts, experts_per_token, record,
+        )  # fmt: skip
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
@@ -229,12 +218,9 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits_BTV, labels=labels, vocab_size=self.vocab_size, **kwargs
             )
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits_BTV,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-        )
+            loss = _total([loss, outputs.aux_loss, outputs.indexer_loss])
+        rest = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return SparringOutput(loss=loss, logits=logits_BTV, **rest)
 
     def routers(self) -> dict[int, Router]:
         """The router of each layer that has one, by layer index."""
@@ -279,7 +265,7 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         super().save_pretrained(
             save_directory, *args, state_dict=tensors, save_original_format=False, **kwargs
         )
-        self.config.architectures = [DISK_ARCHITECTURE]
+        self.config.architectures = [self.config.disk_architecture]
 
     @classmethod
     def from_pretrained(
@@ -294,7 +280,7 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         if path is not None and os.path.isdir(path) and kwargs.get("state_dict") is None:
             config = kwargs.get("config")
             if not isinstance(config, SparringMoeConfig):
-                config = SparringMoeConfig.from_pretrained(path)
+                config = cls.config_class.from_pretrained(path)
             with torch.device("meta"):
                 check_directory(path, cls(config))
         wants_info = kwargs.pop("output_loading_info", False)
@@ -328,3 +314,17 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         elif isinstance(module, RoutedExperts):
             init.normal_(module.gate_up_proj, std=std)
             init.normal_(module.down_proj, std=std)
+
+
+class SparringSparseForCausalLM(SparringMoeForCausalLM):
+    """The same with V3.2's sparse attention. Saved checkpoints are DeepSeek-V3.2's."""
+
+    config_class = SparringSparseConfig
+    config: SparringSparseConfig
+    _keep_in_fp32_modules_strict = ("e_score_correction_bias", "indexer.weights_proj")
+
+
+def _total(losses: list[Tensor | None]) -> Tensor | None:
+    """Sum of the losses there are; None if there are none."""
+    present = [loss for loss in losses if loss is not None]
+    return torch.stack([loss.float() for loss in present]).sum() if present else None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.configuration import SparringMoeConfig
+from model.routing import Routing
 
 
 def select_experts(
@@ -20,7 +21,7 @@ def select_experts(
     """The best experts by biased score, among the groups whose two best experts sum highest.
 
     Returns:
-        int64 [N, K], in no particular order.
+        int64 [N, K], the best first.
     """
     biased_NE = scores_NE + bias_E
     if num_groups_kept < num_groups:
@@ -29,7 +30,7 @@ def select_experts(
         kept = group_score_NG.topk(num_groups_kept, dim=-1, sorted=False).indices
         dropped_NG = torch.ones_like(group_score_NG, dtype=torch.bool).scatter_(1, kept, False)
         biased_NE = biased_NGE.masked_fill(dropped_NG[..., None], float("-inf")).flatten(1)
-    return biased_NE.topk(num_selected, dim=-1, sorted=False).indices
+    return biased_NE.topk(num_selected, dim=-1).indices
 
 
 class Router(nn.Module):
@@ -51,31 +52,51 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", torch.zeros(self.num_experts))
         self.expert_load_E: Tensor | None = None
 
-    def forward(self, x_ND: Tensor, counted_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_ND: Tensor, routing: Routing | None = None, rank: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Route each token.
 
         Args:
-            counted_N: True for tokens that count towards the load; none does if None.
+            routing: what this forward pass asks for; by default the router's own choice.
+            rank: of this layer among those with routed experts.
 
         Returns:
-            Expert indices [N, K] and their float32 weights [N, K].
+            Expert ids [N, K], -1 for an empty slot; their float32 weights [N, K], 0 there; and
+            the scores of all experts, float32 [N, E].
         """
         with torch.autocast(x_ND.device.type, enabled=False):
             scores_NE = F.linear(x_ND.float(), self.weight.float()).sigmoid()
         with torch.no_grad():
-            chosen_NK = select_experts(
-                scores_NE,
-                self.e_score_correction_bias,
-                num_groups=self.num_groups,
-                num_groups_kept=self.num_groups_kept,
-                num_selected=self.num_selected,
-            )
-            if counted_N is not None and not _in_backward():
-                self._count(chosen_NK[counted_N])
-        weights_NK = scores_NE.gather(1, chosen_NK)
+            chosen_NK = self._choose(scores_NE, routing, rank)
+            if routing is not None and routing.counted_N is not None and not _in_backward():
+                self._count(chosen_NK[routing.counted_N])
+            if routing is not None and routing.record:
+                routing.chosen[rank] = chosen_NK
+        weights_NK = scores_NE.gather(1, chosen_NK.clamp(min=0))
+        if routing is not None and (routing.replayed_NLK is not None or routing.varies):
+            weights_NK = weights_NK.masked_fill(chosen_NK < 0, 0.0)
         if self.normalise:
             weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
-        return chosen_NK, weights_NK if self.scaling == 1 else weights_NK * self.scaling
+        if self.scaling != 1:
+            weights_NK = weights_NK * self.scaling
+        return chosen_NK, weights_NK, scores_NE
+
+    def _choose(self, scores_NE: Tensor, routing: Routing | None, rank: int) -> Tensor:
+        num_selected_N = None if routing is None else routing.num_selected_N
+        most = self.num_selected if num_selected_N is None else int(num_selected_N.max())
+        chosen_NK = select_experts(
+            scores_NE,
+            self.e_score_correction_bias,
+            num_groups=self.num_groups,
+            num_groups_kept=self.num_groups_kept,
+            num_selected=most,
+        )
+        if num_selected_N is not None and routing.varies:
+            empty_NK = torch.arange(most, device=chosen_NK.device) >= num_selected_N[:, None]
+            chosen_NK = chosen_NK.masked_fill(empty_NK, -1)
+        replayed_NK = None if routing is None else routing.replayed_NK(rank)
+        return chosen_NK if replayed_NK is None else _replay(chosen_NK, replayed_NK)
 
     def reset_load(self) -> None:
         """Forget the counted load."""
@@ -102,7 +123,8 @@ class Router(nn.Module):
         self.reset_load()
 
     def _count(self, chosen_NK: Tensor) -> None:
-        counts_E = torch.bincount(chosen_NK.flatten(), minlength=self.num_experts)
+        chosen_M = chosen_NK.flatten()
+        counts_E = torch.bincount(chosen_M[chosen_M >= 0], minlength=self.num_experts)
         self.expert_load_E = (
             counts_E if self.expert_load_E is None else self.expert_load_E + counts_E
         )
@@ -115,6 +137,14 @@ class Router(nn.Module):
         if moved_E.dtype != torch.float32:
             self.e_score_correction_bias = exact_E.to(moved_E.device)
         return self
+
+
+def _replay(chosen_NK: Tensor, replayed_NJ: Tensor) -> Tensor:
+    """The recorded ids, but a token's own choice where none was recorded."""
+    width = max(chosen_NK.shape[1], replayed_NJ.shape[1])
+    chosen_NK = F.pad(chosen_NK, (0, width - chosen_NK.shape[1]), value=-1)
+    replayed_NK = F.pad(replayed_NJ, (0, width - replayed_NJ.shape[1]), value=-1)
+    return torch.where((replayed_NK >= 0).any(-1, keepdim=True), replayed_NK, chosen_NK)
 
 
 def _in_backward() -> bool:

@@ -155,7 +155,7 @@ def test_a_directory_without_weights_is_refused(saved: Path) -> None:
         ({"num_key_value_heads": 2}, "num_key_value_heads must equal"),
         ({"first_k_dense_replace": 4}, "first_k_dense_replace must lie in"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
-        ({"num_nextn_predict_layers": 1}, "multi-token prediction"),
+        ({"num_nextn_predict_layers": -1}, "num_nextn_predict_layers must be at least 0"),
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps must be 1e-06"),
         ({"kv_lora_rank": 0}, "kv_lora_rank must be at least 1, got 0"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "'default' or 'yarn'"),

@@ -8,6 +8,7 @@ from weights import largest_change, make_weights_matter
 from model import SparringMoeForCausalLM, tiny_config
 from model.experts import reference_experts, sorted_experts
 from model.router import Router, select_experts
+from model.routing import Routing
 
 
 def routed(num_tokens: int, num_experts: int, num_selected: int, used: int) -> tuple[Tensor, ...]:
@@ -79,7 +80,7 @@ def test_the_bias_selects_but_does_not_weigh() -> None:
         router.weight.normal_()
         router.e_score_correction_bias[3] = 10
     x_ND = torch.randn(5, 4)
-    chosen_NK, weights_NK = router(x_ND)
+    chosen_NK, weights_NK, _ = router(x_ND)
     assert (chosen_NK == 3).any(-1).all()
     scores_NK = (x_ND @ router.weight.T).sigmoid().gather(1, chosen_NK)
     assert largest_change(weights_NK, scores_NK / scores_NK.sum(-1, keepdim=True)) <= 1e-6
@@ -88,7 +89,8 @@ def test_the_bias_selects_but_does_not_weigh() -> None:
 def test_bias_updates_move_the_load_towards_balance() -> None:
     torch.manual_seed(0)
     router = Router(tiny_config(40, n_group=1, topk_group=1)).train()
-    x_ND, everything = torch.randn(512, 128) + 0.5, torch.ones(512, dtype=torch.bool)
+    x_ND = torch.randn(512, 128) + 0.5
+    everything = Routing((1, 512), counted_N=torch.ones(512, dtype=torch.bool))
     with torch.no_grad():
         router.weight.normal_(std=0.02)
         router.weight[0] += 0.05  # expert 0 is far too popular
