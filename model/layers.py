@@ -54,7 +54,7 @@ class MixtureOfExperts(nn.Module):
         balance_loss = None
         if self.training and self.aux_loss_alpha and routing is not None:
             balance_loss = self.aux_loss_alpha * sequence_balance_loss(
-                scores_NE, chosen_NK, routing.shape_BT, routing.counted_N
+                scores_NE, self.gate.num_selected, routing.shape_BT, routing.real_N
             )
         return routed_ND.view_as(x_BTD) + self.shared_experts(x_BTD), balance_loss
 

@@ -29,6 +29,13 @@ from model.configuration import SparringMoeConfig, SparringSparseConfig
 from model.experts import RoutedExperts
 from model.layers import DecoderLayer, MixtureOfExperts
 from model.layout import token_layout
+from model.mtp import (
+    IGNORED,
+    MultiTokenLayer,
+    Prediction,
+    multi_token_loss,
+    predict_further,
+)
 from model.norm import RMSNorm
 from model.rope import rotations
 from model.router import Router
@@ -45,14 +52,16 @@ class DecoderOutput(ModelOutput):
     aux_loss: Tensor | None = None
     indexer_loss: Tensor | None = None
     routed_experts: Tensor | None = None
+    predictions: list[Prediction] | None = None
 
 
 @dataclass
 class SparringOutput(ModelOutput):
     """Logits [B, T, V], and the losses of the parts that train beside the language model.
 
-    `loss` is the language model's, plus `aux_loss` (already weighted by `aux_loss_alpha`) and
-    `indexer_loss`, where the model has them. `routed_experts` is int16 [B, T, L, K].
+    `loss` is the language model's, plus `aux_loss` (already weighted by `aux_loss_alpha`),
+    `indexer_loss` and `mtp_loss` (already weighted by `mtp_loss_weight`), where the model has
+    them. `routed_experts` is int16 [B, T, L, K].
     """
 
     loss: Tensor | None = None
@@ -61,6 +70,7 @@ class SparringOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     aux_loss: Tensor | None = None
     indexer_loss: Tensor | None = None
+    mtp_loss: Tensor | None = None
     routed_experts: Tensor | None = None
 
 
@@ -71,8 +81,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.num_layers = config.num_hidden_layers
         self.layers = nn.ModuleList(
-            DecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+            (DecoderLayer if layer_idx < self.num_layers else MultiTokenLayer)(config, layer_idx)
+            for layer_idx in range(self.num_layers + config.num_nextn_predict_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
@@ -89,6 +101,7 @@ class Decoder(nn.Module):
         routed_experts: Tensor | None = None,
         experts_per_token: int | Tensor | None = None,
         record: bool = False,
+        labels: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> DecoderOutput:
         """Hidden states of the tokens; see `SparringMoeForCausalLM.forward`."""
@@ -99,17 +112,17 @@ class Decoder(nn.Module):
         past = 0 if cache is None else cache.get_seq_length()
         layout = token_layout(x_BTD, attention_mask, position_ids, past)
         rotations_BT1P = rotations(self.config, layout.position_ids_BT)
-        counts = self.training and cache is None and routed_experts is None
         routing = routing_of(
             self.config,
             (x_BTD.shape[0], x_BTD.shape[1]),
-            counted_N=layout.real_N if counts else None,
+            real_N=layout.real_N,
+            counts=self.training and torch.is_grad_enabled() and cache is None,
             routed_experts=routed_experts,
             experts_per_token=experts_per_token,
             record=record,
         )
         states, balance_losses, indexer_losses = [x_BTD], [], []
-        for layer in self.layers:
+        for layer in self.layers[: self.num_layers]:
             x_BTD, balance_loss, indexer_loss = layer(
                 x_BTD, rotations_BT1P, layout.mask_BTS, routing, past_key_values=cache
             )
@@ -118,13 +131,21 @@ class Decoder(nn.Module):
             if output_hidden_states:
                 states.append(x_BTD)
         x_BTD = self.norm(x_BTD)
+        predictions: list[Prediction] = []
+        if labels is not None and self.training and cache is None:
+            further, embedded_BTD = self.layers[self.num_layers :], states[0]
+            predictions += predict_further(
+                *(further, x_BTD, embedded_BTD, labels, rotations_BT1P, layout),
+                counts=routing.counts,
+            )
         return DecoderOutput(
             last_hidden_state=x_BTD,
             past_key_values=cache,
             hidden_states=(*states[:-1], x_BTD) if output_hidden_states else None,
-            aux_loss=_total(balance_losses),
-            indexer_loss=_total(indexer_losses),
+            aux_loss=_total([*balance_losses, *(p.balance_loss for p in predictions)]),
+            indexer_loss=_total([*indexer_losses, *(p.indexer_loss for p in predictions)]),
             routed_experts=routing.recorded_BTLK(),
+            predictions=predictions,
         )
 
     def _cache(self, given: Cache | None, use_cache: bool | None) -> LatentCache | None:
@@ -154,7 +175,7 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
     config: SparringMoeConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("DecoderLayer",)
+    _no_split_modules = ("DecoderLayer", "MultiTokenLayer")
     _skip_keys_device_placement = ("past_key_values",)
     _keep_in_fp32_modules_strict = ("e_score_correction_bias",)
     _supports_sdpa = True
@@ -209,18 +230,35 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("output_attentions must be left out: fused attention keeps no weights")
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
-            output_hidden_states, routed_experts, experts_per_token, record,
+            output_hidden_states, routed_experts, experts_per_token, record, labels,
         )  # fmt: skip
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
+        loss, mtp_loss = None, None
         if labels is not None:
             loss = self.loss_function(
                 logits=logits_BTV, labels=labels, vocab_size=self.vocab_size, **kwargs
             )
-            loss = _total([loss, outputs.aux_loss, outputs.indexer_loss])
-        rest = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        return SparringOutput(loss=loss, logits=logits_BTV, **rest)
+            mtp_loss = self._mtp_loss(outputs.predictions, labels, **kwargs)
+            loss = _total([loss, outputs.aux_loss, outputs.indexer_loss, mtp_loss])
+        own = ("last_hidden_state", "predictions")
+        rest = {name: value for name, value in outputs.items() if name not in own}
+        return SparringOutput(loss=loss, logits=logits_BTV, mtp_loss=mtp_loss, **rest)
+
+    def _mtp_loss(
+        self,
+        predictions: list[Prediction],
+        labels_BT: Tensor,
+        num_items_in_batch: int | Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Tensor | None:
+        if not predictions:
+            return None
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels_BT[:, 1:] != IGNORED).sum().clamp(min=1)
+        return self.config.mtp_loss_weight * multi_token_loss(
+            predictions, self.lm_head, self.loss_function, num_items_in_batch
+        )
 
     def routers(self) -> dict[int, Router]:
         """The router of each layer that has one, by layer index."""
@@ -233,6 +271,14 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
     def router_load(self) -> dict[int, Tensor]:
         """Tokens given to each expert since the last reset, by layer: float32 [E] over ranks."""
         return {index: router.load() for index, router in self.routers().items()}
+
+    def balance_metrics(self) -> dict[int, dict[str, float]]:
+        """`model.balance.balance_metrics` of the load since the last reset, by layer, over ranks.
+
+        A layer that counted no token is left out. Every rank must call it.
+        """
+        measured = {index: router.metrics() for index, router in self.routers().items()}
+        return {index: metrics for index, metrics in measured.items() if metrics is not None}
 
     def reset_router_load(self) -> None:
         """Start counting anew."""

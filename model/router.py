@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.balance import balance_metrics
 from model.configuration import SparringMoeConfig
 from model.routing import Routing
 
@@ -36,8 +37,8 @@ def select_experts(
 class Router(nn.Module):
     """Scores, selection and the load that each expert got.
 
-    `expert_load_E` counts the tokens given to each expert since the last `reset_load`: those of
-    training, without padding. It is no buffer: DDP would overwrite it with rank 0's.
+    `counts_E1` counts since the last `reset_load`, in training and without padding: the tokens
+    given to each expert, then all tokens. It is no buffer: DDP would overwrite it with rank 0's.
     """
 
     def __init__(self, config: SparringMoeConfig) -> None:
@@ -50,7 +51,7 @@ class Router(nn.Module):
         self.scaling = config.routed_scaling_factor
         self.weight = nn.Parameter(torch.empty(self.num_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(self.num_experts))
-        self.expert_load_E: Tensor | None = None
+        self.counts_E1: Tensor | None = None
 
     def forward(
         self, x_ND: Tensor, routing: Routing | None = None, rank: int = 0
@@ -62,19 +63,20 @@ class Router(nn.Module):
             rank: of this layer among those with routed experts.
 
         Returns:
-            Expert ids [N, K], -1 for an empty slot; their float32 weights [N, K], 0 there; and
-            the scores of all experts, float32 [N, E].
+            Expert ids [N, K], -1 for an empty slot; their weights [N, K], 0 there; and the scores
+            of all experts [N, E]. Both are float32, or wider where x is.
         """
+        exact = torch.promote_types(x_ND.dtype, torch.float32)
         with torch.autocast(x_ND.device.type, enabled=False):
-            scores_NE = F.linear(x_ND.float(), self.weight.float()).sigmoid()
+            scores_NE = F.linear(x_ND.to(exact), self.weight.to(exact)).sigmoid()
         with torch.no_grad():
             chosen_NK = self._choose(scores_NE, routing, rank)
-            if routing is not None and routing.counted_N is not None and not _in_backward():
-                self._count(chosen_NK[routing.counted_N])
+            if routing is not None and routing.counts and not _in_backward():
+                self._count(chosen_NK, routing.real_N)
             if routing is not None and routing.record:
                 routing.chosen[rank] = chosen_NK
         weights_NK = scores_NE.gather(1, chosen_NK.clamp(min=0))
-        if routing is not None and (routing.replayed_NLK is not None or routing.varies):
+        if routing is not None and routing.may_leave_slots_empty:
             weights_NK = weights_NK.masked_fill(chosen_NK < 0, 0.0)
         if self.normalise:
             weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
@@ -83,8 +85,8 @@ class Router(nn.Module):
         return chosen_NK, weights_NK, scores_NE
 
     def _choose(self, scores_NE: Tensor, routing: Routing | None, rank: int) -> Tensor:
-        num_selected_N = None if routing is None else routing.num_selected_N
-        most = self.num_selected if num_selected_N is None else int(num_selected_N.max())
+        numbers_N = None if routing is None else routing.num_selected_N
+        most = self.num_selected if numbers_N is None else routing.max_selected
         chosen_NK = select_experts(
             scores_NE,
             self.e_score_correction_bias,
@@ -92,42 +94,54 @@ class Router(nn.Module):
             num_groups_kept=self.num_groups_kept,
             num_selected=most,
         )
-        if num_selected_N is not None and routing.varies:
-            empty_NK = torch.arange(most, device=chosen_NK.device) >= num_selected_N[:, None]
-            chosen_NK = chosen_NK.masked_fill(empty_NK, -1)
-        replayed_NK = None if routing is None else routing.replayed_NK(rank)
-        return chosen_NK if replayed_NK is None else _replay(chosen_NK, replayed_NK)
+        if numbers_N is not None:
+            slot_K = torch.arange(most, device=chosen_NK.device)
+            chosen_NK = chosen_NK.masked_fill(slot_K >= numbers_N[:, None], -1)
+        if routing is None or routing.replayed_NLK is None:
+            return chosen_NK
+        return _replay(chosen_NK, routing.replayed_NLK[:, rank])
 
     def reset_load(self) -> None:
         """Forget the counted load."""
-        self.expert_load_E = None
+        self.counts_E1 = None
 
     def load(self) -> Tensor:
         """Tokens given to each expert since the last reset, summed over ranks: float32 [E]."""
-        if self.expert_load_E is None:
-            load_E = torch.zeros_like(self.e_score_correction_bias)
-        else:
-            load_E = self.expert_load_E.to(torch.float32)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(load_E)
-        return load_E
+        return self._total_counts()[:-1].float()
+
+    def metrics(self) -> dict[str, float] | None:
+        """`balance_metrics` of the load over ranks; None if there is no load."""
+        total_E1 = self._total_counts()
+        num_tokens = int(total_E1[-1])
+        return balance_metrics(total_E1[:-1], num_tokens) if num_tokens else None
 
     @torch.no_grad()
     def update_bias(self, gamma: float) -> None:
         """Move the bias by `gamma` towards equal load, then reset the load.
 
-        Every rank must call it. A layer that saw no token keeps its bias.
+        Every rank must call it. A layer that saw no token, or replayed ones only, keeps its bias.
         """
         load_E = self.load()
         self.e_score_correction_bias += gamma * torch.sign(load_E.mean() - load_E)
         self.reset_load()
 
-    def _count(self, chosen_NK: Tensor) -> None:
+    def _count(self, chosen_NK: Tensor, real_N: Tensor | None) -> None:
+        chosen_NK = chosen_NK if real_N is None else chosen_NK[real_N]
         chosen_M = chosen_NK.flatten()
         counts_E = torch.bincount(chosen_M[chosen_M >= 0], minlength=self.num_experts)
-        self.expert_load_E = (
-            counts_E if self.expert_load_E is None else self.expert_load_E + counts_E
-        )
+        counts_E1 = torch.cat((counts_E, counts_E.new_tensor([len(chosen_NK)])))
+        self.counts_E1 = counts_E1 if self.counts_E1 is None else self.counts_E1 + counts_E1
+
+    def _total_counts(self) -> Tensor:
+        """int64 [E + 1]: `counts_E1` over ranks."""
+        if self.counts_E1 is None:
+            bias_E = self.e_score_correction_bias
+            total_E1 = bias_E.new_zeros(self.num_experts + 1, dtype=torch.int64)
+        else:
+            total_E1 = self.counts_E1.clone()  # all_reduce writes to its argument
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total_E1)
+        return total_E1
 
     def _apply(self, fn, recurse: bool = True) -> "Router":  # type: ignore[no-untyped-def]
         """Keep the bias in float32 when the model changes type: bf16 would swallow its steps."""

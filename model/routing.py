@@ -17,30 +17,29 @@ class Routing:
 
     Args:
         shape_BT: sequences and tokens a sequence.
-        counted_N: True for tokens that count towards the load; none does if None.
+        real_N: False for padding; all tokens are real if None.
+        counts: whether the real tokens count towards the load.
         replayed_NLK: expert ids to use in place of the router's own choice; -1 is an empty slot,
             and a token of which every slot is empty is routed as usual.
         num_selected_N: experts a token, in place of the config's.
+        max_selected: the most of `num_selected_N`.
         record: whether to keep the ids in `chosen`.
         chosen: [N, K] ids of each layer with routed experts, by its rank among those layers.
     """
 
     shape_BT: tuple[int, int]
-    counted_N: Tensor | None = None
+    real_N: Tensor | None = None
+    counts: bool = False
     replayed_NLK: Tensor | None = None
     num_selected_N: Tensor | None = None
+    max_selected: int = 0
     record: bool = False
     chosen: dict[int, Tensor] = field(default_factory=dict)
 
     @property
-    def varies(self) -> bool:
-        """Whether some token of this pass has fewer experts than another."""
-        numbers_N = self.num_selected_N
-        return numbers_N is not None and bool((numbers_N != numbers_N[0]).any())
-
-    def replayed_NK(self, rank: int) -> Tensor | None:
-        """Recorded ids for one layer, if this pass replays them."""
-        return None if self.replayed_NLK is None else self.replayed_NLK[:, rank]
+    def may_leave_slots_empty(self) -> bool:
+        """Whether a token of this pass may have fewer experts than another."""
+        return self.replayed_NLK is not None or self.num_selected_N is not None
 
     def recorded_BTLK(self) -> Tensor | None:
         """The ids that were used, int16 [B, T, L, K], if this pass records them."""
@@ -56,31 +55,37 @@ def routing_of(
     config: SparringMoeConfig,
     shape_BT: tuple[int, int],
     *,
-    counted_N: Tensor | None,
+    real_N: Tensor,
+    counts: bool,
     routed_experts: Tensor | None,
     experts_per_token: int | Tensor | None,
     record: bool,
 ) -> Routing:
     """Check what the caller of `forward` asks for; see there.
 
+    Replayed tokens are never counted: their load is that of the pass that recorded them.
+
     Raises:
         ValueError: the ids or the numbers of experts do not fit the model or the tokens.
     """
-    replayed_NLK = _checked_ids(config, shape_BT, routed_experts)
-    num_selected_N = _checked_numbers(config, shape_BT, experts_per_token)
-    if replayed_NLK is not None and num_selected_N is not None:
+    if routed_experts is not None and experts_per_token is not None:
         raise ValueError(
             "pass routed_experts or experts_per_token, not both: recorded ids already say how "
             "many experts a token has"
         )
-    return Routing(shape_BT, counted_N, replayed_NLK, num_selected_N, record)
+    routing = Routing(shape_BT, real_N, counts and routed_experts is None, record=record)
+    if routed_experts is not None:
+        _check_ids(config, shape_BT, routed_experts)
+        routing.replayed_NLK = routed_experts.flatten(0, 1).to(real_N.device, torch.int64)
+    if experts_per_token is not None:
+        numbers_B = torch.as_tensor(experts_per_token)
+        routing.max_selected = _check_numbers(config, shape_BT[0], numbers_B)
+        numbers_B = numbers_B.to(real_N.device).expand(shape_BT[0])
+        routing.num_selected_N = numbers_B.repeat_interleave(shape_BT[1])
+    return routing
 
 
-def _checked_ids(
-    config: SparringMoeConfig, shape_BT: tuple[int, int], ids_BTLK: Tensor | None
-) -> Tensor | None:
-    if ids_BTLK is None:
-        return None
+def _check_ids(config: SparringMoeConfig, shape_BT: tuple[int, int], ids_BTLK: Tensor) -> None:
     num_layers = config.num_hidden_layers - config.first_k_dense_replace
     wanted = [*shape_BT, num_layers]
     if ids_BTLK.ndim != 4 or list(ids_BTLK.shape[:3]) != wanted or not ids_BTLK.shape[3]:
@@ -90,34 +95,32 @@ def _checked_ids(
         )
     if ids_BTLK.is_floating_point() or ids_BTLK.dtype == torch.bool:
         raise ValueError(f"routed_experts must be integers, got {ids_BTLK.dtype}")
-    ids_NLK = ids_BTLK.flatten(0, 1).long()
-    low, high = (int(ids_NLK.min()), int(ids_NLK.max())) if ids_NLK.numel() else (0, 0)
+    if not ids_BTLK.numel():
+        return
+    low, high = int(ids_BTLK.min()), int(ids_BTLK.max())
     if low < -1 or high >= config.n_routed_experts:
         raise ValueError(
             f"routed_experts must lie in [-1, {config.n_routed_experts - 1}], "
             f"got {low} to {high}: were they recorded on another model?"
         )
-    ordered = ids_NLK.sort(-1).values
+    ordered = ids_BTLK.sort(-1).values
     if bool(((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)).any()):
         raise ValueError("routed_experts names an expert twice for one token and layer")
-    return ids_NLK
 
 
-def _checked_numbers(
-    config: SparringMoeConfig, shape_BT: tuple[int, int], numbers: int | Tensor | None
-) -> Tensor | None:
-    if numbers is None:
-        return None
-    numbers_B = torch.as_tensor(numbers)
-    if numbers_B.ndim > 1 or (numbers_B.ndim == 1 and len(numbers_B) != shape_BT[0]):
+def _check_numbers(config: SparringMoeConfig, num_sequences: int, numbers_B: Tensor) -> int:
+    """The largest of the numbers."""
+    if numbers_B.ndim > 1 or (numbers_B.ndim == 1 and len(numbers_B) != num_sequences):
         raise ValueError(
-            f"experts_per_token must be one number, or one a sequence ({shape_BT[0]}), "
+            f"experts_per_token must be one number, or one a sequence ({num_sequences}), "
             f"got shape {list(numbers_B.shape)}"
         )
-    eligible = config.num_eligible_experts
-    if int(numbers_B.min()) < 1 or int(numbers_B.max()) > eligible:
+    if numbers_B.is_floating_point() or numbers_B.dtype == torch.bool:
+        raise ValueError(f"experts_per_token must be integers, got {numbers_B.dtype}")
+    numbers, eligible = numbers_B.flatten().tolist(), config.num_eligible_experts
+    if min(numbers, default=1) < 1 or max(numbers, default=1) > eligible:
         raise ValueError(
             f"experts_per_token must lie in [1, {eligible}], the experts in the "
-            f"topk_group={config.topk_group} chosen groups, got {numbers_B.tolist()}"
+            f"topk_group={config.topk_group} chosen groups, got {numbers}"
         )
-    return numbers_B.expand(shape_BT[0]).repeat_interleave(shape_BT[1])
+    return max(numbers, default=1)
