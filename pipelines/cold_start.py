@@ -28,6 +28,7 @@ from critic.format import critique_dialect
 from data.atomic import write_text_atomic
 from data.records import Task
 from model import SparringMoeForCausalLM, tiny_config
+from pipelines.auxiliary import AuxiliaryLosses
 from pipelines.process import build_source
 from pipelines.settings import (
     SFT_OWNED,
@@ -131,7 +132,7 @@ def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: i
         "logging_steps": 20,
     } | settings.sft.trainer
     config = SFTConfig(**options)
-    trainer = SFTTrainer(
+    trainer = ColdStartTrainer(
         model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
     )
     trainer.remove_callback(PrinterCallback)
@@ -139,6 +140,10 @@ def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: i
     trainer.add_callback(_Progress())
     trainer.train()
     return trainer
+
+
+class ColdStartTrainer(AuxiliaryLosses, SFTTrainer):
+    """TRL's, with the balance loss of a model whose config has an `aux_loss_alpha`."""
 
 
 class _Progress(TrainerCallback):

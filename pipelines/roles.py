@@ -26,7 +26,7 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from model.modeling import SparringMoeForCausalLM
+from pipelines.auxiliary import AuxiliaryLosses, moe_of, summarised_balance
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
 
@@ -47,6 +47,8 @@ LOG_NAMES = {
     "sampling/sampling_logp_difference/max": "policy/logprob_difference_max",
     "sampling/importance_sampling_ratio/mean": "policy/importance_ratio_mean",
     "clip_ratio/region_mean": "policy/clip_ratio",
+    "aux_loss": "moe/balance_loss",
+    "indexer_loss": "policy/indexer_loss",
 }
 
 
@@ -102,7 +104,7 @@ def prompts_per_block(name: str, args: GRPOConfig, steps: int) -> int:
     return micro // reuse * args.generation_batch_size // args.num_generations
 
 
-class RoleTrainer(GRPOTrainer):
+class RoleTrainer(AuxiliaryLosses, GRPOTrainer):
     """One policy with its optimizer, its engine, and its verified sync.
 
     Args:
@@ -115,6 +117,9 @@ class RoleTrainer(GRPOTrainer):
         run_steps: optimizer steps of the whole run, for the learning-rate schedule.
         on_step: receives one flat metrics row per optimizer step.
         router_bias_rate: gamma of aux-loss-free balancing (arXiv:2408.15664); 0 freezes the bias.
+
+    Raises:
+        ValueError: an adapter was given a `router_bias_rate`.
     """
 
     def __init__(
@@ -129,6 +134,11 @@ class RoleTrainer(GRPOTrainer):
         on_step: Callable[[dict[str, object]], None],
         router_bias_rate: float = 0.0,
     ) -> None:
+        if router_bias_rate > 0 and isinstance(policy, PeftModel):
+            raise ValueError(
+                f"{name}.router_bias_rate must be 0 with a LoRA adapter, got {router_bias_rate}: "
+                "the router's bias is no part of the adapter and would be lost with it"
+            )
         placeholder = Dataset.from_list([{"prompt": "", "row": 0}])
         super().__init__(
             model=policy,
@@ -147,6 +157,7 @@ class RoleTrainer(GRPOTrainer):
         self.step_weight = 0.0
         self.timers: defaultdict[str, float] = defaultdict(float)
         self.expert_load: dict[int, torch.Tensor] = {}  # tokens an expert, since the last round
+        self._balance: dict[str, object] = {}  # of the last step
         self._scorer: Scorer | None = None
         self._scored: list[Scored] = []
         self._drawn: list[tuple[Completion, int]] = []
@@ -234,19 +245,21 @@ class RoleTrainer(GRPOTrainer):
             return
         known = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
         row = {name: value for name, value in known.items() if math.isfinite(value)}
+        row |= self._balance
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
         self.timers.clear()
         self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
 
     def finish_step(self) -> None:
         """After the optimizer step: balance the experts, and note that the weights changed."""
-        policy = self.policy
-        if isinstance(policy, SparringMoeForCausalLM):
-            for layer, load_E in policy.router_load().items():
+        moe = moe_of(self.policy)
+        if moe is not None:
+            self._balance = summarised_balance(moe.balance_metrics())
+            for layer, load_E in moe.router_load().items():
                 self.expert_load[layer] = self.expert_load.get(layer, 0) + load_E
             if self.router_bias_rate > 0:
-                policy.update_router_bias(self.router_bias_rate)
-            policy.reset_router_load()
+                moe.update_router_bias(self.router_bias_rate)
+            moe.reset_router_load()
         self.weights_version += 1
 
     def set_temperature(self, temperature: float) -> None:
