@@ -1,12 +1,13 @@
 """DeepSeek-V3's names: the one naming that saving, loading and weight sync share.
 
 In memory a layer's experts are two fused parameters; under DeepSeek-V3's names they are three
-matrices an expert. Every other name is the same in both. Leaves out FP8 scales.
+matrices an expert. Every other name is the same in both; a checkpoint also holds a copy of the
+embedding and of the head per multi-token layer, as DeepSeek's do. Leaves out FP8 scales.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,15 +16,45 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
 
+from model.configuration import SparringMoeConfig
+
 _GATE_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
 
-def named_checkpoint_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_checkpoint_tensors(
+    model: nn.Module, *, multi_token: bool = True
+) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and router bias of a model under its name on disk.
 
     The tensors share the model's memory: whoever keeps one past the next update must copy it.
+
+    Args:
+        model: ours.
+        multi_token: whether to name those of the multi-token layers, which no engine that only
+            serves the model holds.
     """
-    yield from split_experts({name: t.detach() for name, t in model.state_dict().items()})
+    left_out = () if multi_token else multi_token_prefixes(model.config)
+    for name, tensor in split_experts(model.state_dict()):
+        if not name.startswith(left_out):
+            yield name, tensor.detach()
+
+
+def multi_token_prefixes(config: SparringMoeConfig) -> tuple[str, ...]:
+    """What the names of the multi-token layers' tensors begin with."""
+    end = config.num_hidden_layers + config.num_nextn_predict_layers
+    return tuple(f"model.layers.{layer}." for layer in range(config.num_hidden_layers, end))
+
+
+def multi_token_copies(config: SparringMoeConfig) -> dict[str, str]:
+    """Names under which a checkpoint repeats the embedding and the head, and those they repeat."""
+    return {
+        f"{prefix}{copy}.weight": original
+        for prefix in multi_token_prefixes(config)
+        for copy, original in (
+            ("embed_tokens", "model.embed_tokens.weight"),
+            ("shared_head.head", "lm_head.weight"),
+        )
+    }
 
 
 def split_experts(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -52,7 +83,11 @@ def load_checkpoint_tensors(model: nn.Module, tensors: Iterable[tuple[str, Tenso
     """
     wanted = dict(named_checkpoint_tensors(model))
     given = dict(tensors)
-    _check_shapes(_shapes(wanted), _shapes(given), "the given tensors")
+    copies = multi_token_copies(model.config)
+    own = {name: tensor for name, tensor in given.items() if name not in copies}
+    _check_shapes(_shapes(wanted), _shapes(own), "the given tensors")
+    present = {name: copies[name] for name in copies if name in given}
+    _check_copies(present, given.__getitem__, "the given tensors")
     for name, tensor in wanted.items():
         tensor.copy_(given[name])
 
@@ -60,15 +95,22 @@ def load_checkpoint_tensors(model: nn.Module, tensors: Iterable[tuple[str, Tenso
 def check_directory(directory: str | os.PathLike[str], model: nn.Module) -> None:
     """Check that a saved checkpoint holds exactly the tensors of `model` (which may be on meta).
 
+    Copies for multi-token layers may be there, and must equal what they repeat.
+
     Raises:
         ValueError: a tensor is missing, unknown or of another shape, or there is no checkpoint.
     """
     shapes: dict[str, tuple[int, ...]] = {}
+    files: dict[str, Path] = {}
     for file in _weight_files(Path(directory)):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - a safetensors handle, not a dict
                 shapes[name] = tuple(opened.get_slice(name).get_shape())
+                files[name] = file
+    copies = multi_token_copies(model.config)
+    present = {name: copies[name] for name in copies if shapes.pop(name, None)}
     _check_shapes(_shapes(dict(named_checkpoint_tensors(model))), shapes, str(directory))
+    _check_copies(present, lambda name: _tensor(files[name], name), str(directory))
 
 
 def register_conversion(class_name: str) -> None:
@@ -100,8 +142,22 @@ def _weight_files(directory: Path) -> list[Path]:
     return [single]
 
 
+def _tensor(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
+
+
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _check_copies(copies: dict[str, str], tensor: Callable[[str], Tensor], source: str) -> None:
+    for copy, original in copies.items():
+        if not torch.equal(tensor(copy), tensor(original)):
+            raise ValueError(
+                f"{source}: tensor {copy} differs from {original}, which the multi-token layers "
+                "share with the model: leave it out, or save the checkpoint again"
+            )
 
 
 def _check_shapes(

@@ -24,7 +24,12 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from model.cache import LatentCache
-from model.checkpoint import check_directory, named_checkpoint_tensors, split_experts
+from model.checkpoint import (
+    check_directory,
+    multi_token_copies,
+    named_checkpoint_tensors,
+    split_experts,
+)
 from model.configuration import SparringMoeConfig, SparringSparseConfig
 from model.experts import RoutedExperts
 from model.layers import DecoderLayer, MixtureOfExperts
@@ -178,6 +183,9 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
     _no_split_modules = ("DecoderLayer", "MultiTokenLayer")
     _skip_keys_device_placement = ("past_key_values",)
     _keep_in_fp32_modules_strict = ("e_score_correction_bias",)
+    _keys_to_ignore_on_load_unexpected = (
+        r"layers\.\d+\.(embed_tokens|shared_head\.head)\.weight$",
+    )
     _supports_sdpa = True
 
     def __init__(self, config: SparringMoeConfig) -> None:
@@ -308,6 +316,8 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         """
         named = named_checkpoint_tensors(self) if state_dict is None else split_experts(state_dict)
         tensors = {name: tensor.contiguous() for name, tensor in named}
+        for copy, original in multi_token_copies(self.config).items():
+            tensors[copy] = tensors[original].clone()
         super().save_pretrained(
             save_directory, *args, state_dict=tensors, save_original_format=False, **kwargs
         )
