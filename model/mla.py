@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.cache import LatentCache
 from model.configuration import LATENT_NORM_EPS, SparringMoeConfig
+from model.fp8_linear import Fp8Linear
 from model.norm import RMSNorm
 from model.rope import attention_scale, rotate
 
@@ -123,6 +124,8 @@ class MultiHeadLatentAttention(nn.Module):
         latent_BTR = self.kv_a_layernorm(latent_BTR)
         k_rope_BTP = rotate(k_rope_BTP[:, :, None], rotations_BT1P)[:, :, 0]
         if cache is not None:
+            if isinstance(self.kv_b_proj, Fp8Linear):  # it quantises its input: so must `absorb`
+                latent_BTR = self.kv_b_proj.input_on_grid(latent_BTR)
             rows_BSC, latent_BSR = cache.update(latent_BTR, k_rope_BTP, self.layer_idx)
             if rows_BSC.shape[1] > latent_BTR.shape[1]:
                 rebuild_HNR, value_HVR = self._rebuilding_matrices(latent_BTR)
@@ -150,6 +153,8 @@ class MultiHeadLatentAttention(nn.Module):
         """kv_b_proj per head, [H, N, R] and [H, V, R], whatever wraps it (LoRA, for one)."""
         if type(self.kv_b_proj) is nn.Linear:
             matrix = self.kv_b_proj.weight
+        elif isinstance(self.kv_b_proj, Fp8Linear):
+            matrix = self.kv_b_proj.quantized_weight().dequantize().to(like.dtype)
         else:
             rank = self.latent_widths[0]
             matrix = self.kv_b_proj(torch.eye(rank, dtype=like.dtype, device=like.device)).T

@@ -1,0 +1,84 @@
+"""A whole model in FP8: which layers are converted, and weights born on the FP8 grid.
+
+As in DeepSeek-V3 (arXiv:2412.19437, section 3.3.1), the projections of attention, dense
+feed-forwards, shared and routed experts are quantised; embedding, head, router, norms and
+attention itself stay in higher precision. Parameters and their names do not change, so that
+optimizers, saving and weight sync do not either. Leaves out the sparse attention's indexer.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from model.experts import RoutedExperts
+from model.fp8 import Fp8Recipe, Underflow
+from model.fp8_experts import Fp8Experts, split_gate_up
+from model.fp8_linear import Fp8Linear, quantize_weight
+from model.layers import FeedForward
+from model.mla import MultiHeadLatentAttention
+
+
+def convert_to_fp8(model: nn.Module, recipe: Fp8Recipe, underflow: Underflow | None = None) -> None:
+    """Make the products of a model's layers FP8, in place; converting again changes the recipe.
+
+    Args:
+        model: ours, before any adapter wraps it.
+        recipe: how to quantise.
+        underflow: counts the gradients that quantisation turns into zeros, if given.
+
+    Raises:
+        ValueError: a projection is wrapped already (LoRA, for one), or the model has none.
+    """
+    num_converted = 0
+    for parent in model.modules():
+        if isinstance(parent, RoutedExperts):
+            parent.fp8 = Fp8Experts(recipe, underflow)
+        if not isinstance(parent, (MultiHeadLatentAttention, FeedForward)):
+            continue
+        for name, child in list(parent.named_children()):
+            if "proj" not in name:
+                continue
+            if type(child) not in (nn.Linear, Fp8Linear):
+                raise ValueError(
+                    f"{name} is a {type(child).__name__}, expected a plain linear layer: convert "
+                    "to FP8 before wrapping the model"
+                )
+            setattr(parent, name, Fp8Linear(child.weight, recipe, underflow))
+            num_converted += 1
+    if not num_converted:
+        raise ValueError(f"{type(model).__name__} has no attention or feed-forward of ours")
+
+
+@torch.no_grad()
+def snap_to_grid(model: nn.Module) -> None:
+    """Replace each FP8 weight by what its forward pass multiplies with, in place.
+
+    Training then starts from weights that FP8 holds exactly. Any later weights are quantised by
+    the forward pass and by the export alike, so that an exported model computes what training did.
+
+    Raises:
+        ValueError: the model is not in FP8.
+    """
+    for name, weight, recipe in fp8_parameters(model):
+        matrices = split_gate_up(weight) if name.endswith("gate_up_proj") else weight
+        matrices.copy_(quantize_weight(matrices, recipe).dequantize())
+
+
+def fp8_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Fp8Recipe]]:
+    """Name, parameter and recipe of every quantised weight.
+
+    Raises:
+        ValueError: the model is not in FP8.
+    """
+    found = False
+    for prefix, module in model.named_modules():
+        if isinstance(module, Fp8Linear):
+            found = True
+            yield f"{prefix}.weight", module.weight, module.recipe
+        elif isinstance(module, RoutedExperts) and module.fp8 is not None:
+            found = True
+            yield f"{prefix}.gate_up_proj", module.gate_up_proj, module.fp8.recipe
+            yield f"{prefix}.down_proj", module.down_proj, module.fp8.recipe
+    if not found:
+        raise ValueError("the model is not in FP8: call convert_to_fp8 first")
