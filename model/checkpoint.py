@@ -33,23 +33,25 @@ def named_checkpoint_tensors(
         multi_token: whether to name those of the multi-token layers, which no engine that only
             serves the model holds.
     """
-    left_out = () if multi_token else multi_token_prefixes(model.config)
+    layers = (model.config.num_hidden_layers, model.config.num_nextn_predict_layers)
+    left_out = () if multi_token else multi_token_prefixes(*layers)
     for name, tensor in split_experts(model.state_dict()):
         if not name.startswith(left_out):
             yield name, tensor.detach()
 
 
-def multi_token_prefixes(config: SparringMoeConfig) -> tuple[str, ...]:
+def multi_token_prefixes(num_hidden_layers: int, num_nextn_predict_layers: int) -> tuple[str, ...]:
     """What the names of the multi-token layers' tensors begin with."""
-    end = config.num_hidden_layers + config.num_nextn_predict_layers
-    return tuple(f"model.layers.{layer}." for layer in range(config.num_hidden_layers, end))
+    end = num_hidden_layers + num_nextn_predict_layers
+    return tuple(f"model.layers.{layer}." for layer in range(num_hidden_layers, end))
 
 
 def multi_token_copies(config: SparringMoeConfig) -> dict[str, str]:
     """Names under which a checkpoint repeats the embedding and the head, and those they repeat."""
+    layers = (config.num_hidden_layers, config.num_nextn_predict_layers)
     return {
         f"{prefix}{copy}.weight": original
-        for prefix in multi_token_prefixes(config)
+        for prefix in multi_token_prefixes(*layers)
         for copy, original in (
             ("embed_tokens", "model.embed_tokens.weight"),
             ("shared_head.head", "lm_head.weight"),

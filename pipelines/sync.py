@@ -1,7 +1,8 @@
 """Verified weight sync: the policy's tensors into a vLLM engine, failing closed.
 
 One naming serves save and sync: `model.checkpoint.named_checkpoint_tensors` for our model, merged
-names for LoRA, plain HF names otherwise. Six checks, each of which stops the run:
+names for LoRA, plain HF names otherwise. Multi-token layers are not sent: no engine here holds
+them. Six checks, each of which stops the run:
   manifest   the names and shapes sent are exactly those of the checkpoint the engine started from;
   poison     engine parameters and fresh memory start as NaN, so what the reload misses stays NaN;
   packed     vLLM's CPU linears keep a private packed copy: each must have been packed anew;
@@ -27,7 +28,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
-from model.checkpoint import named_checkpoint_tensors
+from model.checkpoint import multi_token_prefixes, named_checkpoint_tensors
 from model.modeling import SparringMoeForCausalLM
 from pipelines.process import UnprovenSyncError
 from pipelines.rollout import VllmEngine, policy_logprobs
@@ -40,7 +41,10 @@ CANARY_TOKENS = 8
 
 
 def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
-    """Yield every tensor of a policy under its checkpoint name, LoRA merged into temporaries."""
+    """Yield every tensor of a policy under its checkpoint name, LoRA merged into temporaries.
+
+    Those of multi-token layers are among them, which `served_tensors` leaves out.
+    """
     if isinstance(policy, PeftModel):
         base = policy.get_base_model()
         yield from _without_tied(base, _merged_tensors(base, policy.active_adapter))
@@ -48,6 +52,14 @@ def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
         yield from named_checkpoint_tensors(policy)
     else:
         yield from _without_tied(policy, iter(policy.state_dict().items()))
+
+
+def served_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
+    """`policy_tensors` of what an engine runs: without the multi-token layers of our model."""
+    if isinstance(policy, SparringMoeForCausalLM):
+        yield from named_checkpoint_tensors(policy, multi_token=False)
+    else:
+        yield from policy_tensors(policy)
 
 
 def check_lora(policy: PeftModel) -> None:
@@ -109,7 +121,7 @@ def weights_hash(policy: PreTrainedModel | PeftModel) -> str:
 
 
 def checkpoint_manifest(directory: Path) -> Manifest:
-    """Names and shapes of a safetensors checkpoint, from the headers alone.
+    """Names and shapes of what an engine runs of a safetensors checkpoint, from the headers alone.
 
     Raises:
         ValueError: no safetensors file in the directory, or one that was cut short.
@@ -122,6 +134,11 @@ def checkpoint_manifest(directory: Path) -> Manifest:
     manifest: Manifest = {}
     for file in files:
         manifest |= {name: tuple(entry["shape"]) for name, entry in _header(file).items()}
+    config = json.loads((directory / "config.json").read_text())
+    if config.get("num_nextn_predict_layers"):
+        counts = config["num_hidden_layers"], config["num_nextn_predict_layers"]
+        left_out = multi_token_prefixes(*counts)
+        return {name: shape for name, shape in manifest.items() if not name.startswith(left_out)}
     return manifest
 
 
@@ -171,7 +188,7 @@ class WeightSync:
         """
         start = time.perf_counter()
         self.engine.version = -1
-        self.reload(policy_tensors(policy))
+        self.reload(served_tensors(policy))
         self._canary()
         self.num_syncs += 1
         self.seconds["sync"] += time.perf_counter() - start
@@ -238,7 +255,7 @@ class WeightSync:
         """Engine parameters whose values differ most from the policy's, where shapes allow it."""
         engine = dict(self.engine.model().named_parameters())
         scored = []
-        for name, tensor in policy_tensors(policy):
+        for name, tensor in served_tensors(policy):
             twin = engine.get(name)
             if twin is not None and twin.shape == tensor.shape:
                 difference = (twin.float() - tensor.detach().float()).abs().max().item()

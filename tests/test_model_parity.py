@@ -4,34 +4,13 @@ The reference is imported from `transformers.models`, or loaded in a process tha
 us: through the Auto classes we would be compared with ourselves.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
-from weights import (
-    cost_of_swapped_experts,
-    cost_of_wrong_rope,
-    largest_change,
-    make_weights_matter,
-)
+from parity_cases import VOCAB, YARN, padding_mask, pair, stock_logits, tokens
+from weights import cost_of_swapped_experts, cost_of_wrong_rope, largest_change
 
-from model import SparringMoeForCausalLM, tiny_config
-
-VOCAB = 40
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 128,
-    "beta_fast": 32,
-    "beta_slow": 1,
-    "mscale": 1.0,
-    "mscale_all_dim": 0.8,
-}
 VARIANTS = {
     "groups": {},
     "one group, low-rank query": {"n_group": 1, "topk_group": 1, "q_lora_rank": 48},
@@ -52,29 +31,6 @@ VARIANTS = {
     "all experts": {"first_k_dense_replace": 0},
     "all dense": {"first_k_dense_replace": 3},
 }
-
-
-def pair(
-    overrides: dict, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> tuple[SparringMoeForCausalLM, DeepseekV3ForCausalLM]:
-    """Our model and transformers', with the same weights that matter."""
-    ours = make_weights_matter(SparringMoeForCausalLM(tiny_config(VOCAB, **overrides)), seed)
-    saved = ours.config.to_dict()
-    reference = DeepseekV3ForCausalLM(DeepseekV3Config(**saved))
-    reference.load_state_dict(ours.state_dict())
-    return ours.to(dtype), reference.to(dtype)
-
-
-def tokens(num_sequences: int, num_tokens: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, VOCAB, (num_sequences, num_tokens), generator=generator)
-
-
-def padding_mask(lengths: list[int], num_tokens: int, side: str) -> Tensor:
-    """1 for the first (or last) `lengths` of each row."""
-    order_T = torch.arange(num_tokens)
-    real = torch.stack([order_T < length for length in lengths]).long()
-    return real.flip(-1) if side == "left" else real
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -164,25 +120,9 @@ def test_the_weights_make_errors_cost_more_than_a_nat() -> None:
             assert cost_of_swapped_experts(ours, tokens(4, 32)) > 1, name
 
 
-_STOCK = """
-import sys, torch
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-assert type(model).__module__.startswith("transformers.models.deepseek_v3"), type(model)
-assert "model" not in sys.modules
-torch.save(model(input_ids=torch.load(sys.argv[2])).logits.detach(), sys.argv[3])
-"""
-
-
 def test_stock_transformers_loads_our_checkpoint(tmp_path: Path) -> None:
     ours, _ = pair({"rope_parameters": YARN, "q_lora_rank": 48})
     ids_BT = tokens(2, 24)
     ours.save_pretrained(tmp_path / "model")
-    torch.save(ids_BT, tmp_path / "ids.pt")
-    arguments = [str(tmp_path / name) for name in ("model", "ids.pt", "logits.pt")]
-    loaded = subprocess.run(
-        [sys.executable, "-c", _STOCK, *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert loaded.returncode == 0, loaded.stderr[-2000:]
-    theirs = torch.load(tmp_path / "logits.pt")
+    theirs = stock_logits(tmp_path / "model", ids_BT, tmp_path)
     assert largest_change(ours(input_ids=ids_BT).logits, theirs) <= 1e-5

@@ -76,7 +76,9 @@ def _pair(policy: Policy, directory: Path) -> Pair:
 
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return _pair(random_moe(TOKENIZER), tmp_path_factory.mktemp("sync") / "moe")
+    return _pair(
+        random_moe(TOKENIZER, num_nextn_predict_layers=1), tmp_path_factory.mktemp("sync") / "moe"
+    )
 
 
 @pytest.fixture(scope="module")
