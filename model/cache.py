@@ -1,10 +1,13 @@
 """The latent cache: what multi-head latent attention keeps per token, and nothing more.
 
 One row of `kv_lora_rank + qk_rope_head_dim` numbers a token and layer: the compressed key-value
-latent and the rotated key that all heads share. It is a transformers `Cache`, so that `generate`
-can use it. Leaves out offloading, quantisation and sliding windows.
+latent and the rotated key that all heads share; with sparse attention, the indexer's key beside
+it, apart, so that scoring reads nothing else. It is a transformers `Cache`, so that `generate`
+can use it. What attention reads is counted where it is read. Leaves out offloading, quantisation
+and sliding windows.
 
-Axes: B sequences, S cached tokens, C = latent and rotated key together, R latent alone.
+Axes: B sequences, S cached tokens, T tokens of this call, K selected tokens, C = latent and
+rotated key together, R latent alone, I indexer key, W any of these widths.
 """
 
 import torch
@@ -12,78 +15,144 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
+class GrowingRows:
+    """Rows of one width for each token, in a buffer that grows when full."""
+
+    def __init__(self, capacity: int = 0) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self.buffer_BSW: Tensor | None = None
+
+    def append(self, *parts_BTW: Tensor) -> None:
+        """Add tokens, whose features are given in parts."""
+        end = self.length + parts_BTW[0].shape[1]
+        self._reserve(end, parts_BTW)
+        filled_BTW, start = self.buffer_BSW[:, self.length : end], 0
+        for part_BTW in parts_BTW:
+            filled_BTW[..., start : start + part_BTW.shape[-1]] = part_BTW
+            start += part_BTW.shape[-1]
+        self.length = end
+
+    def filled(self) -> Tensor:
+        """A view of all rows so far, [B, S, W]."""
+        return self.buffer_BSW[:, : self.length]
+
+    def gather(self, indices_BTK: Tensor) -> Tensor:
+        """A copy of the rows with these indices, [B, T, K, W]."""
+        num_sequences, capacity = self.buffer_BSW.shape[:2]
+        offsets_B11 = torch.arange(num_sequences, device=indices_BTK.device)[:, None, None]
+        flat = (indices_BTK + capacity * offsets_B11).flatten()
+        return self.buffer_BSW.flatten(0, 1).index_select(0, flat).unflatten(0, indices_BTK.shape)
+
+    def select(self, indices: Tensor) -> None:
+        """Keep the given sequences."""
+        if self.buffer_BSW is not None:
+            self.buffer_BSW = self.buffer_BSW[indices.to(self.buffer_BSW.device)]
+
+    def repeat(self, repeats: int) -> None:
+        """Repeat each sequence."""
+        if self.buffer_BSW is not None:
+            self.buffer_BSW = self.buffer_BSW.repeat_interleave(repeats, dim=0)
+
+    def num_bytes(self) -> int:
+        return 0 if self.buffer_BSW is None else self.filled().nbytes
+
+    def num_bytes_allocated(self) -> int:
+        return 0 if self.buffer_BSW is None else self.buffer_BSW.nbytes
+
+    def _reserve(self, needed: int, parts_BTW: tuple[Tensor, ...]) -> None:
+        """Make room for `needed` tokens, and a quarter more unless the capacity was given."""
+        held = 0 if self.buffer_BSW is None else self.buffer_BSW.shape[1]
+        if needed <= held:
+            return
+        if self.capacity and not held:
+            room = max(self.capacity, needed)
+        else:
+            room = max(needed + needed // 4, 64)
+        width = sum(part_BTW.shape[-1] for part_BTW in parts_BTW)
+        grown_BSW = parts_BTW[0].new_empty(parts_BTW[0].shape[0], room, width)
+        if held:
+            grown_BSW[:, : self.length] = self.filled()
+        self.buffer_BSW = grown_BSW
+
+
 class LatentLayer(CacheLayerMixin):
-    """One layer's rows, in a buffer that doubles when full."""
+    """One layer's rows, and its indexer's keys if it has an indexer."""
 
     is_sliding = False
     is_croppable = True
 
     def __init__(self, capacity: int = 0) -> None:
         super().__init__()
-        self.capacity = capacity
-        self.length = 0
-        self.rows_BSC: Tensor | None = None
+        self.rows = GrowingRows(capacity)
+        self.index_keys = GrowingRows(capacity)
+        self.bytes_read = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate for latents [B, T, R] and rotated keys [B, T, C - R], and some room."""
-        width = key_states.shape[-1] + value_states.shape[-1]
-        num_tokens = key_states.shape[1]
-        capacity = max(self.capacity, num_tokens) if self.capacity else max(2 * num_tokens, 64)
-        self.rows_BSC = key_states.new_empty(key_states.shape[0], capacity, width)
+        """Nothing: the first `append` allocates."""
         self.is_initialized = True
+
+    def append(
+        self, latent_BTR: Tensor, k_rope_BTP: Tensor, index_keys_BTI: Tensor | None = None
+    ) -> None:
+        """Add tokens."""
+        self.is_initialized = True
+        self.rows.append(latent_BTR, k_rope_BTP)
+        if index_keys_BTI is not None:
+            self.index_keys.append(index_keys_BTI)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Append latents [B, T, R] and rotated keys [B, T, C - R].
+        """Append latents [B, T, R] and rotated keys [B, T, C - R], and read all of both."""
+        self.append(key_states, value_states)
+        return self.read().split((key_states.shape[-1], value_states.shape[-1]), -1)
 
-        Returns:
-            Views of all rows so far: [B, S, C], and its first R features [B, S, R].
-        """
-        if self.rows_BSC is None:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[1]
-        if end > self.rows_BSC.shape[1]:
-            self._grow(end)
-        self.rows_BSC[:, self.length : end] = torch.cat((key_states, value_states), -1)
-        self.length = end
-        filled_BSC = self.rows_BSC[:, :end]
-        return filled_BSC, filled_BSC[..., : key_states.shape[-1]]
+    def read(self) -> Tensor:
+        """All rows so far, [B, S, C]."""
+        return self._counted(self.rows.filled())
+
+    def read_selected(self, indices_BTK: Tensor) -> Tensor:
+        """The rows with these indices, [B, T, K, C]."""
+        return self._counted(self.rows.gather(indices_BTK))
+
+    def read_index_keys(self) -> Tensor:
+        """All the indexer's keys so far, [B, S, I]."""
+        return self._counted(self.index_keys.filled())
+
+    def _counted(self, tensor: Tensor) -> Tensor:
+        self.bytes_read += tensor.nbytes
+        return tensor
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
+        return self.rows.length + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.length
+        return self.rows.length
 
     def get_max_length(self) -> int:
         return -1
 
     def reset(self) -> None:
-        self.length = 0
+        self.rows.length = self.index_keys.length = 0
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest `|tokens_to_remove|` tokens."""
-        self.length = max(0, self.length - abs(tokens_to_remove))
+        for kept in (self.rows, self.index_keys):
+            kept.length = max(0, kept.length - abs(tokens_to_remove))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the given sequences."""
-        if self.rows_BSC is not None:
-            self.rows_BSC = self.rows_BSC[indices.to(self.rows_BSC.device)]
+        self.rows.select(indices)
+        self.index_keys.select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each sequence `repeats` times."""
-        if self.rows_BSC is not None:
-            self.rows_BSC = self.rows_BSC.repeat_interleave(repeats, dim=0)
-
-    def _grow(self, needed: int) -> None:
-        num_sequences, capacity, width = self.rows_BSC.shape
-        grown = self.rows_BSC.new_empty(num_sequences, max(2 * capacity, needed), width)
-        grown[:, : self.length] = self.rows_BSC[:, : self.length]
-        self.rows_BSC = grown
+        self.rows.repeat(repeats)
+        self.index_keys.repeat(repeats)
 
 
 class LatentCache(Cache):
@@ -99,12 +168,16 @@ class LatentCache(Cache):
 
     def num_bytes(self) -> int:
         """Bytes of the tokens held now, over all layers."""
-        return sum(
-            layer.rows_BSC[:, : layer.length].numel() * layer.rows_BSC.element_size()
-            for layer in self.layers
-            if layer.rows_BSC is not None
-        )
+        return sum(layer.rows.num_bytes() + layer.index_keys.num_bytes() for layer in self.layers)
 
     def num_bytes_allocated(self) -> int:
         """Bytes held in memory, with the room not yet used."""
-        return sum(layer.rows_BSC.nbytes for layer in self.layers if layer.rows_BSC is not None)
+        return sum(
+            layer.rows.num_bytes_allocated() + layer.index_keys.num_bytes_allocated()
+            for layer in self.layers
+        )
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that attention has read from the cache, over all layers, since it was made."""
+        return sum(layer.bytes_read for layer in self.layers)

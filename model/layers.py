@@ -10,12 +10,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from model.balance import sequence_balance_loss
 from model.cache import LatentCache
-from model.configuration import SparringMoeConfig
+from model.configuration import SparringMoeConfig, SparringSparseConfig
 from model.experts import RoutedExperts
+from model.layout import TokenLayout
 from model.mla import MultiHeadLatentAttention
 from model.norm import RMSNorm
 from model.router import Router
 from model.routing import Routing
+from model.sparse import SparseLatentAttention
 
 
 class FeedForward(nn.Module):
@@ -64,7 +66,9 @@ class DecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: SparringMoeConfig, layer_idx: int) -> None:
         super().__init__()
-        self.self_attn = MultiHeadLatentAttention(config, layer_idx)
+        sparse = isinstance(config, SparringSparseConfig)
+        attention = SparseLatentAttention if sparse else MultiHeadLatentAttention
+        self.self_attn = attention(config, layer_idx)
         self.mlp: FeedForward | MixtureOfExperts
         if layer_idx < config.first_k_dense_replace:
             self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
@@ -77,13 +81,13 @@ class DecoderLayer(GradientCheckpointingLayer):
         self,
         x_BTD: Tensor,
         rotations_BT1P: Tensor,
-        mask_BTS: Tensor | None = None,
+        layout: TokenLayout,
         routing: Routing | None = None,
         past_key_values: LatentCache | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The residual stream, then this layer's balance loss and indexer loss, if it has them."""
         attended_BTD, indexer_loss = self.self_attn(
-            self.input_layernorm(x_BTD), rotations_BT1P, mask_BTS, past_key_values
+            self.input_layernorm(x_BTD), rotations_BT1P, layout, past_key_values
         )
         x_BTD = x_BTD + attended_BTD
         normed_BTD = self.post_attention_layernorm(x_BTD)

@@ -1,25 +1,96 @@
 """Where each token stands and what it may attend to, from the caller's mask and positions.
 
-Axes: B sequences, T tokens of this call, S tokens with the cached ones, N = B * T.
+What a query sees is kept as one number a key, never as a table of queries by keys: at 128k
+tokens that table would take 17 GB. Attention asks for the part of it that it works on.
+
+Axes: B sequences, T tokens of this call, Q queries of one block, S tokens with the cached ones,
+N = B * T.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+BLOCK_NUMBERS = 1 << 25  # numbers held at once per block of queries or heads: 128 MiB in float32
+
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Positions [B or 1, T]; mask [B or 1, T, S], None if plain causal; real (not padding) [N]."""
+    """The tokens of one forward pass: a query sees itself, and earlier real ones of its document.
+
+    Args:
+        position_ids_BT: positions, [B or 1, T].
+        real_N: True for tokens that are no padding.
+        past: cached tokens before these.
+        real_BS: as `real_N`, with the cached tokens; None where causality alone hides padding.
+        document_BT: number of each token's document; None where a row is one document.
+        trains: whether autograd will run through this pass. Inside a layer the grad mode does
+            not tell: reentrant checkpointing turns it off at first.
+    """
 
     position_ids_BT: Tensor
-    mask_BTS: Tensor | None
     real_N: Tensor
+    past: int = 0
+    real_BS: Tensor | None = None
+    document_BT: Tensor | None = None
+    trains: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return self.position_ids_BT.shape[1]
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every query sees exactly the keys up to its own."""
+        return self.real_BS is None and self.document_BT is None
+
+    def query_blocks(self, numbers_per_query: int) -> Iterator[slice]:
+        """Split the queries so that a block holds at most `BLOCK_NUMBERS` numbers."""
+        size = max(1, BLOCK_NUMBERS // numbers_per_query)
+        for start in range(0, self.num_tokens, size):
+            yield slice(start, min(start + size, self.num_tokens))
+
+    def visible_BQS(self, queries: slice) -> Tensor:
+        """What these queries see of the keys up to the last of them.
+
+        A padding token sees itself, or its softmax would be empty.
+
+        Returns:
+            bool [B or 1, Q, past + queries.stop].
+        """
+        device = self.position_ids_BT.device
+        key_S = torch.arange(self.past + queries.stop, device=device)
+        query_Q1 = key_S[self.past + queries.start :, None]
+        visible_BQS = (key_S <= query_Q1)[None]
+        if self.real_BS is not None:
+            visible_BQS = visible_BQS & self.real_BS[:, None, : len(key_S)] | (key_S == query_Q1)
+        if self.document_BT is not None:
+            document_BS = self.document_BT[:, : len(key_S)]
+            visible_BQS = visible_BQS & (document_BS[:, queries, None] == document_BS[:, None])
+        return visible_BQS
+
+    def first(self, num_tokens: int) -> "TokenLayout":
+        """The layout of the first tokens of every sequence, where none is cached."""
+        assert not self.past, "cached tokens have no layout of their own"
+        real_BT = self.real_N.view(-1, self.num_tokens)[:, :num_tokens]
+        return replace(
+            self,
+            position_ids_BT=self.position_ids_BT[:, :num_tokens],
+            real_N=real_BT.flatten(),
+            real_BS=None if self.real_BS is None else self.real_BS[:, :num_tokens],
+            document_BT=None if self.document_BT is None else self.document_BT[:, :num_tokens],
+        )
 
 
 def token_layout(
-    x_BTD: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, past: int
+    x_BTD: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    past: int,
+    *,
+    trains: bool = False,
 ) -> TokenLayout:
     """Lay out `T` tokens after `past` cached ones.
 
@@ -29,48 +100,39 @@ def token_layout(
         ValueError: the mask or the positions do not fit the tokens.
     """
     num_sequences, num_tokens = x_BTD.shape[:2]
-    order_T = torch.arange(past, past + num_tokens, device=x_BTD.device)
-    all_N = torch.ones(num_sequences * num_tokens, dtype=torch.bool, device=x_BTD.device)
-    if attention_mask is None:
-        mask_BTS = _documents(position_ids) if position_ids is not None and not past else None
-        if mask_BTS is None and past and num_tokens > 1:
-            mask_BTS = _causal(order_T, past + num_tokens)
-        positions = order_T[None] if position_ids is None else position_ids
-        return TokenLayout(positions, mask_BTS, all_N)
+    real_BS = _real(attention_mask, (num_sequences, past + num_tokens))
+    if real_BS is None:
+        real_N = torch.ones(num_sequences * num_tokens, dtype=torch.bool, device=x_BTD.device)
+        document_BT = None
+        if attention_mask is None and position_ids is not None and not past:
+            document_BT = _documents(position_ids)
+        if position_ids is None:
+            position_ids = torch.arange(past, past + num_tokens, device=x_BTD.device)[None]
+        return TokenLayout(position_ids, real_N, past, document_BT=document_BT, trains=trains)
 
-    wanted = (num_sequences, past + num_tokens)
+    if position_ids is None:
+        position_ids = (real_BS.cumsum(-1) - 1).clamp(min=0)[:, past:]
+    real_N = real_BS[:, past:].flatten()
+    gap = bool((real_BS[:, 1:] & ~real_BS[:, :-1]).any())
+    return TokenLayout(position_ids, real_N, past, real_BS if gap or past else None, trains=trains)
+
+
+def _real(attention_mask: Tensor | None, wanted: tuple[int, int]) -> Tensor | None:
+    """True where a token is no padding, [B, S]; None if none is."""
+    if attention_mask is None:
+        return None
     if attention_mask.shape != wanted:
         raise ValueError(
             f"attention_mask must be [sequences, cached + given tokens] = {list(wanted)}, "
             f"got {list(attention_mask.shape)}"
         )
     real_BS = attention_mask.bool()
-    if bool(real_BS.all()):
-        mask_BTS = _causal(order_T, past + num_tokens) if past and num_tokens > 1 else None
-        positions = order_T[None] if position_ids is None else position_ids
-        return TokenLayout(positions, mask_BTS, all_N)
-
-    if position_ids is None:
-        position_ids = (real_BS.cumsum(-1) - 1).clamp(min=0)[:, past:]
-    gap = bool((real_BS[:, 1:] & ~real_BS[:, :-1]).any())
-    mask_BTS = _causal(order_T, past + num_tokens, real_BS) if gap or past else None
-    return TokenLayout(position_ids, mask_BTS, real_BS[:, past:].flatten())
-
-
-def _causal(order_T: Tensor, num_keys: int, real_BS: Tensor | None = None) -> Tensor:
-    """May attend: itself (a padding token too, or its softmax is empty) and earlier real ones."""
-    key_S = torch.arange(num_keys, device=order_T.device)
-    mask_BTS = (key_S <= order_T[:, None])[None]
-    if real_BS is not None:
-        mask_BTS = mask_BTS & real_BS[:, None] | (key_S == order_T[:, None])
-    return mask_BTS
+    return None if bool(real_BS.all()) else real_BS
 
 
 def _documents(position_ids_BT: Tensor) -> Tensor | None:
-    """Causal within each document of a packed row; None if every row is one document."""
+    """Number of each token's document in a packed row; None if every row is one document."""
     starts_BT = position_ids_BT[:, 1:] <= position_ids_BT[:, :-1]
     if not bool(starts_BT.any()):
         return None
-    document_BT = torch.cat((starts_BT.new_zeros(len(starts_BT), 1), starts_BT), 1).cumsum(1)
-    order_T = torch.arange(position_ids_BT.shape[1], device=position_ids_BT.device)
-    return (document_BT[:, :, None] == document_BT[:, None]) & _causal(order_T, len(order_T))
+    return torch.cat((starts_BT.new_zeros(len(starts_BT), 1), starts_BT), 1).cumsum(1)

@@ -3,18 +3,23 @@
 Keys and values of all heads come from one small latent per token. `expand` rebuilds them, for
 training and prefill; `absorb` moves the rebuilding matrices to the query and the output, so that
 decoding reads only the latent cache. Both compute the same function (a test holds them equal).
+Which keys a query may see is in `layout`; selecting among them is in `sparse`.
 
-Axes: B sequences, T query tokens, S key tokens, H heads, N unrotated and P rotated features of a
-query head, V features of a value head, R latent, C = R + P, D model width.
+Axes: B sequences, T query tokens, S key tokens, H heads, G heads of one block, N unrotated and P
+rotated features of a query head, V features of a value head, R latent, C = R + P, D model width,
+Q query latent.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.cache import LatentCache
+from model.cache import LatentCache, LatentLayer
 from model.configuration import LATENT_NORM_EPS, SparringMoeConfig
 from model.fp8_linear import Fp8Linear
+from model.layout import BLOCK_NUMBERS, TokenLayout
 from model.norm import RMSNorm
 from model.rope import attention_scale, rotate
 
@@ -80,6 +85,16 @@ def absorb(
     return torch.einsum("bthr,hvr->bthv", context_BTHR, value_HVR).flatten(2)
 
 
+class Queries(NamedTuple):
+    """Unrotated and rotated part of every head's query."""
+
+    nope_BTHN: Tensor
+    rope_BTHP: Tensor
+
+    def at(self, tokens: slice, heads: slice = slice(None)) -> "Queries":
+        return Queries(self.nope_BTHN[:, tokens, heads], self.rope_BTHP[:, tokens, heads])
+
+
 class MultiHeadLatentAttention(nn.Module):
     """Attention of one layer, under DeepSeek-V3's parameter names."""
 
@@ -110,7 +125,7 @@ class MultiHeadLatentAttention(nn.Module):
         self,
         x_BTD: Tensor,
         rotations_BT1P: Tensor,
-        mask_BTS: Tensor | None,
+        layout: TokenLayout,
         cache: LatentCache | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend to these tokens and to those in `cache`, to which these are appended.
@@ -118,36 +133,125 @@ class MultiHeadLatentAttention(nn.Module):
         Returns:
             The output [B, T, D], and the indexer's loss while it trains.
         """
-        q_nope_BTHN, q_rope_BTHP = self._query(x_BTD).split(self.q_widths, -1)
-        q_rope_BTHP = rotate(q_rope_BTHP, rotations_BT1P)
+        queries, _ = self._queries(x_BTD, rotations_BT1P)
+        held = None if cache is None else cache.layers[self.layer_idx]
+        latent_BTR, k_rope_BTP = self._latents(x_BTD, rotations_BT1P, cached=held is not None)
+        if held is not None:
+            held.append(latent_BTR, k_rope_BTP)
+        context_BTW = self._attend(queries, latent_BTR, k_rope_BTP, layout, held)
+        return self.o_proj(context_BTW), None
+
+    def _queries(self, x_BTD: Tensor, rotations_BT1P: Tensor) -> tuple[Queries, Tensor | None]:
+        """Queries of every head, and the latent they come from, if they come from one."""
+        if self.low_rank_query:
+            q_latent_BTQ = self.q_a_layernorm(self.q_a_proj(x_BTD))
+            query_BTM = self.q_b_proj(q_latent_BTQ)
+        else:
+            q_latent_BTQ, query_BTM = None, self.q_proj(x_BTD)
+        nope_BTHN, rope_BTHP = query_BTM.unflatten(-1, (self.num_heads, -1)).split(
+            self.q_widths, -1
+        )
+        return Queries(nope_BTHN, rotate(rope_BTHP, rotations_BT1P)), q_latent_BTQ
+
+    def _latents(
+        self, x_BTD: Tensor, rotations_BT1P: Tensor, *, cached: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What the cache holds of each token: latent [B, T, R] and rotated key [B, T, P]."""
         latent_BTR, k_rope_BTP = self.kv_a_proj_with_mqa(x_BTD).split(self.latent_widths, -1)
-        latent_BTR = self.kv_a_layernorm(latent_BTR)
         k_rope_BTP = rotate(k_rope_BTP[:, :, None], rotations_BT1P)[:, :, 0]
-        if cache is not None:
-            if isinstance(self.kv_b_proj, Fp8Linear):  # it quantises its input: so must `absorb`
-                latent_BTR = self.kv_b_proj.input_on_grid(latent_BTR)
-            rows_BSC, latent_BSR = cache.update(latent_BTR, k_rope_BTP, self.layer_idx)
-            if rows_BSC.shape[1] > latent_BTR.shape[1]:
-                rebuild_HNR, value_HVR = self._rebuilding_matrices(latent_BTR)
-                context = absorb(
-                    *(q_nope_BTHN, q_rope_BTHP, rows_BSC, latent_BSR, rebuild_HNR, value_HVR),
-                    mask_BTS,
+        latent_BTR = self.kv_a_layernorm(latent_BTR)
+        if cached and isinstance(self.kv_b_proj, Fp8Linear):
+            latent_BTR = self.kv_b_proj.input_on_grid(latent_BTR)  # so that `absorb` reads the same
+        return latent_BTR, k_rope_BTP
+
+    def _attend(
+        self,
+        queries: Queries,
+        latent_BTR: Tensor,
+        k_rope_BTP: Tensor,
+        layout: TokenLayout,
+        held: LatentLayer | None,
+    ) -> Tensor:
+        """Attention to every key that is visible: [B, T, H * V]."""
+        if held is None or not layout.past:
+            k_nope_BTHN, value_BTHV = self._keys_and_values(latent_BTR)
+            return self._attend_expanded(queries, k_nope_BTHN, k_rope_BTP, value_BTHV, layout)
+        rows_BSC = held.read()
+        if self._absorbing_is_cheaper(layout):
+            return self._attend_absorbed(queries, rows_BSC, layout)
+        return self._attend_rebuilt(queries, rows_BSC, layout)
+
+    def _keys_and_values(self, latent_BTR: Tensor) -> tuple[Tensor, Tensor]:
+        kv_BTHM = self.kv_b_proj(latent_BTR).unflatten(-1, (self.num_heads, -1))
+        return kv_BTHM.split(self.kv_widths, -1)
+
+    def _absorbing_is_cheaper(self, layout: TokenLayout) -> bool:
+        """Compare multiplications per key and head, of which rebuilding the key is one part."""
+        rank, rope_width = self.latent_widths
+        absorbed = layout.num_tokens * (2 * rank + rope_width)
+        rebuilt = rank * sum(self.kv_widths)
+        rebuilt += layout.num_tokens * (sum(self.kv_widths) + rope_width)
+        return absorbed <= rebuilt
+
+    def _attend_expanded(
+        self,
+        queries: Queries,
+        k_nope_BSHN: Tensor,
+        k_rope_BSP: Tensor,
+        value_BSHV: Tensor,
+        layout: TokenLayout,
+    ) -> Tensor:
+        """`expand`, with the mask built for a block of queries at a time where one is needed."""
+        if layout.is_causal and not layout.past:
+            return expand(*queries, k_nope_BSHN, k_rope_BSP, value_BSHV, None, self.scale)
+        blocks = []
+        for tokens in layout.query_blocks(k_nope_BSHN.shape[0] * k_nope_BSHN.shape[1]):
+            keys = slice(layout.past + tokens.stop)
+            blocks.append(
+                expand(
+                    *queries.at(tokens),
+                    *(k_nope_BSHN[:, keys], k_rope_BSP[:, keys], value_BSHV[:, keys]),
+                    layout.visible_BQS(tokens),
                     self.scale,
                 )
-                return self.o_proj(context), None
-        kv_BTH = self.kv_b_proj(latent_BTR).unflatten(-1, (self.num_heads, -1))
-        k_nope_BTHN, value_BTHV = kv_BTH.split(self.kv_widths, -1)
-        context = expand(
-            q_nope_BTHN, q_rope_BTHP, k_nope_BTHN, k_rope_BTP, value_BTHV, mask_BTS, self.scale
-        )
-        return self.o_proj(context), None
+            )
+        return torch.cat(blocks, 1)
 
-    def _query(self, x_BTD: Tensor) -> Tensor:
-        if self.low_rank_query:
-            query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
-        else:
-            query = self.q_proj(x_BTD)
-        return query.unflatten(-1, (self.num_heads, -1))
+    def _attend_absorbed(self, queries: Queries, rows_BSC: Tensor, layout: TokenLayout) -> Tensor:
+        """`absorb`, with the logits of a block of queries at a time."""
+        latent_BSR = rows_BSC[..., : self.latent_widths[0]]
+        matrices = self._rebuilding_matrices(rows_BSC)
+        blocks = []
+        for tokens in layout.query_blocks(rows_BSC.shape[0] * rows_BSC.shape[1] * self.num_heads):
+            mask_BQS = None
+            if layout.num_tokens > 1 or not layout.is_causal:
+                mask_BQS = layout.visible_BQS(tokens)
+            keys = slice(layout.past + tokens.stop)
+            blocks.append(
+                absorb(
+                    *(*queries.at(tokens), rows_BSC[:, keys], latent_BSR[:, keys], *matrices),
+                    mask_BQS,
+                    self.scale,
+                )
+            )
+        return torch.cat(blocks, 1)
+
+    def _attend_rebuilt(self, queries: Queries, rows_BSC: Tensor, layout: TokenLayout) -> Tensor:
+        """`expand`, with the keys and values of a block of heads at a time, from the cache."""
+        latent_BSR, k_rope_BSP = rows_BSC.split(self.latent_widths, -1)
+        rebuild_HNR, value_HVR = self._rebuilding_matrices(rows_BSC)
+        num_rows = rows_BSC.shape[0] * rows_BSC.shape[1]
+        size = max(1, BLOCK_NUMBERS // (num_rows * sum(self.kv_widths)))
+        blocks = []
+        for start in range(0, self.num_heads, size):
+            heads = slice(start, min(start + size, self.num_heads))
+            k_nope_BSGN = torch.einsum("bsr,gnr->bsgn", latent_BSR, rebuild_HNR[heads])
+            value_BSGV = torch.einsum("bsr,gvr->bsgv", latent_BSR, value_HVR[heads])
+            queried = queries.at(slice(None), heads)
+            blocks.append(
+                self._attend_expanded(queried, k_nope_BSGN, k_rope_BSP, value_BSGV, layout)
+            )
+        return torch.cat(blocks, -1)
 
     def _rebuilding_matrices(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """kv_b_proj per head, [H, N, R] and [H, V, R], whatever wraps it (LoRA, for one)."""

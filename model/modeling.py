@@ -115,13 +115,14 @@ class Decoder(nn.Module):
         x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         cache = self._cache(past_key_values, use_cache)
         past = 0 if cache is None else cache.get_seq_length()
-        layout = token_layout(x_BTD, attention_mask, position_ids, past)
+        trains = self.training and torch.is_grad_enabled() and cache is None
+        layout = token_layout(x_BTD, attention_mask, position_ids, past, trains=trains)
         rotations_BT1P = rotations(self.config, layout.position_ids_BT)
         routing = routing_of(
             self.config,
             (x_BTD.shape[0], x_BTD.shape[1]),
             real_N=layout.real_N,
-            counts=self.training and torch.is_grad_enabled() and cache is None,
+            counts=trains,
             routed_experts=routed_experts,
             experts_per_token=experts_per_token,
             record=record,
@@ -129,7 +130,7 @@ class Decoder(nn.Module):
         states, balance_losses, indexer_losses = [x_BTD], [], []
         for layer in self.layers[: self.num_layers]:
             x_BTD, balance_loss, indexer_loss = layer(
-                x_BTD, rotations_BT1P, layout.mask_BTS, routing, past_key_values=cache
+                x_BTD, rotations_BT1P, layout, routing, past_key_values=cache
             )
             balance_losses.append(balance_loss)
             indexer_losses.append(indexer_loss)
@@ -364,6 +365,9 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, Router):
             init.normal_(module.weight, std=std)
             init.zeros_(module.e_score_correction_bias)

@@ -11,7 +11,7 @@ Layer k of D predicts token i + k + 1 from the hidden state of token i at depth 
 embeddings of tokens i + 1 to i + k; embedding and head are the model's own. Training only: leaves
 out speculative decoding, which the serving engines do with these same weights.
 
-Axes: B sequences, T tokens, U tokens that have a target at this depth, S keys, N tokens as one
+Axes: B sequences, T tokens, U tokens that have a target at this depth, N tokens as one
 axis, D width, P half of a head's rotated features, V vocabulary.
 """
 
@@ -60,12 +60,12 @@ class MultiTokenLayer(DecoderLayer):
         previous_BUD: Tensor,
         embedded_BUD: Tensor,
         rotations_BU1P: Tensor,
-        mask_BUS: Tensor | None = None,
+        layout: TokenLayout,
         routing: Routing | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Eqs. 21-22, and the norm before the shared head; then as `DecoderLayer`."""
         pair = torch.cat((self.enorm(embedded_BUD), self.hnorm(previous_BUD)), -1)
-        x_BUD, *losses = super().forward(self.eh_proj(pair), rotations_BU1P, mask_BUS, routing)
+        x_BUD, *losses = super().forward(self.eh_proj(pair), rotations_BU1P, layout, routing)
         return self.shared_head["norm"](x_BUD), *losses
 
 
@@ -99,7 +99,7 @@ def predict_further(
             states_BTD[:, :num_inputs],
             embedded_BTD[:, depth : depth + num_inputs],
             rotations_BT1P[:, :num_inputs],
-            None if layout.mask_BTS is None else layout.mask_BTS[:, :num_inputs, :num_inputs],
+            layout.first(num_inputs),
             Routing(together_BU.shape, real_N=together_BU.flatten(), counts=counts),
         )
         targets_BU = labels_BT[:, depth + 1 :].masked_fill(~together_BU, IGNORED)
