@@ -1,21 +1,25 @@
 """The routed experts: gated feed-forwards, each applied to the tokens routed to it.
 
-`reference_experts` is the definition. `sorted_experts` is what the model runs: tokens sorted by
-expert, one matrix product an expert, and one autograd function that keeps the hidden features
-and recomputes the rest.
+`reference_experts` is the definition; `sorted_experts` and `grouped_experts` compute the same
+fast. Which of them runs follows from device and type, or is fixed by `set_experts_path`, and is
+logged. Expert -1 is an empty slot: no path computes anything for it. Leaves out FP8.
 
-Axes: N tokens, K experts of a token, M = N * K routed rows, D model width, I expert width,
-E experts.
+Axes: N tokens, K experts of a token, D model width, I expert width, E experts.
 """
 
+import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from model.configuration import SparringMoeConfig
+from model.grouped_experts import grouped_experts
+from model.sorted_experts import sorted_experts
+
+logger = logging.getLogger(__name__)
 
 
 def reference_experts(
@@ -31,24 +35,31 @@ def reference_experts(
     return out_ND
 
 
-def choose_path(path: str | None, device: str, dtype: torch.dtype) -> str:
-    """The path that computes experts of one type on one device: `path` if given.
+PATHS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "reference": reference_experts,
+    "sorted": sorted_experts,
+    "grouped": grouped_experts,
+}
 
-    Sorted rows serve every device and type; grouped products are faster where they are one
-    kernel, which is in bf16 on an accelerator.
+
+def choose_path(path: str | None, device: str, dtype: torch.dtype, widths: tuple[int, int]) -> str:
+    """The path that computes experts of one type and two widths on one device: `path` if given.
+
+    Sorted rows serve every device and type. Grouped products are faster where they are one
+    kernel: in bf16 on an accelerator, with rows of whole 16 bytes.
 
     Raises:
         ValueError: no such path, or it cannot run there.
     """
-    grouped_types = GROUPED_CPU_TYPES if device == "cpu" else (torch.bfloat16,)
+    _check_name(path)
+    types = (torch.bfloat16, torch.float32) if device == "cpu" else (torch.bfloat16,)
+    fits = dtype in types and not any(width * dtype.itemsize % 16 for width in widths)
     if path is None:
-        path = "grouped" if device != "cpu" and dtype in grouped_types else "sorted"
-    if path not in PATHS:
-        raise ValueError(f"the experts have no path {path!r}: use one of {sorted(PATHS)}, or None")
-    if path == "grouped" and dtype not in grouped_types:
+        path = "grouped" if device != "cpu" and fits else "sorted"
+    elif path == "grouped" and not fits:
         raise ValueError(
-            f"the 'grouped' experts cannot run in {dtype} on {device}: grouped_mm takes "
-            f"{', '.join(map(str, grouped_types))} there; use 'sorted', or change the type"
+            f"the 'grouped' experts cannot run in {dtype} of widths {widths} on {device}: they "
+            f"need {' or '.join(map(str, types))} and rows of whole 16 bytes; use 'sorted'"
         )
     _log_path(path, device, dtype)
     return path
@@ -60,14 +71,18 @@ def set_experts_path(model: nn.Module, path: str | None) -> None:
     Raises:
         ValueError: no such path.
     """
-    if path is not None and path not in PATHS:
-        raise ValueError(f"the experts have no path {path!r}: use one of {sorted(PATHS)}, or None")
+    _check_name(path)
     for module in model.modules():
         if isinstance(module, RoutedExperts):
             module.path = path
 
 
-@lru_cache(maxsize=None)  # once a process for each choice, not once a layer and step
+def _check_name(path: str | None) -> None:
+    if path is not None and path not in PATHS:
+        raise ValueError(f"the experts have no path {path!r}: use one of {[*PATHS]}, or None")
+
+
+@cache  # one line a process for each choice, not one a layer and step
 def _log_path(path: str, device: str, dtype: torch.dtype) -> None:
     logger.info("routed experts: the %s path, for %s on %s", path, dtype, device)
 
@@ -93,6 +108,7 @@ class RoutedExperts(nn.Module):
                 gate_up_E2ID, down_EDI = gate_up_E2ID.to(dtype), down_EDI.to(dtype)
         with torch.autocast(device, enabled=False):
             if self.fp8 is not None:
+                _log_path("fp8", device, x_ND.dtype)
                 return self.fp8(x_ND, chosen_NK, weights_NK, gate_up_E2ID, down_EDI)
-            experts = PATHS[choose_path(self.path, device, x_ND.dtype)]
-            return experts(x_ND, chosen_NK, weights_NK, gate_up_E2ID, down_EDI)
+            path = choose_path(self.path, device, x_ND.dtype, down_EDI.shape[1:])
+            return PATHS[path](x_ND, chosen_NK, weights_NK, gate_up_E2ID, down_EDI)
