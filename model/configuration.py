@@ -1,6 +1,6 @@
 """The model's configuration: DeepSeek-V3's keys, spelled exactly, with what cannot work refused.
 
-Holds `SparringMoeConfig`, `SparringSparseConfig` (V3.2's sparse attention) and `tiny_config`. A
+Holds `SparringMoeConfig`, `SparringSparseConfig` (V3.2's sparse attention) and tiny ones. A
 saved config says `DeepseekV3ForCausalLM` or `DeepseekV32ForCausalLM`, so that stock transformers
 and stock vLLM load a checkpoint without our code.
 """
@@ -239,7 +239,25 @@ def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
     Raises:
         ValueError: an override is no field, or the config cannot work.
     """
-    known = {field.name for field in fields(SparringMoeConfig)}
+    return _tiny(SparringMoeConfig, vocab_size, overrides)
+
+
+def tiny_sparse_config(vocab_size: int, **overrides: object) -> SparringSparseConfig:
+    """As `tiny_config`, with sparse attention to 16 keys.
+
+    Args:
+        vocab_size: number of tokens.
+        overrides: any field of `SparringSparseConfig`.
+
+    Raises:
+        ValueError: an override is no field, or the config cannot work.
+    """
+    sparse = {"q_lora_rank": 48, "index_topk": 16, "index_head_dim": 32, "index_n_heads": 8}
+    return _tiny(SparringSparseConfig, vocab_size, {**sparse, **overrides})
+
+
+def _tiny(config_class: type, vocab_size: int, overrides: dict[str, object]) -> Any:
+    known = {field.name for field in fields(config_class)}
     for name in overrides.keys() - known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
         raise ValueError(f"the config has no field {name!r}: did you mean {nearest!r}?")
@@ -263,4 +281,4 @@ def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
         "v_head_dim": 32,
         "max_position_embeddings": 512,
     }
-    return SparringMoeConfig(vocab_size=vocab_size, **{**tiny, **overrides})
+    return config_class(vocab_size=vocab_size, **{**tiny, **overrides})

@@ -12,7 +12,7 @@ V vocabulary.
 
 import os
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -269,6 +269,51 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             predictions, self.lm_head, self.loss_function, num_items_in_batch
         )
 
+    @torch.no_grad()
+    def prefill(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        chunk_tokens: int = 2048,
+        room_tokens: int = 256,
+        experts_per_token: int | Tensor | None = None,
+    ) -> SparringOutput:
+        """Fill a cache with a long prompt in chunks, so that memory holds one chunk's activations.
+
+        To go on with `generate`, crop the last token off the cache, for `generate` feeds it anew.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T], 1 for real tokens, 0 for padding on either side.
+            chunk_tokens: tokens of a chunk.
+            room_tokens: tokens that can follow before the cache has to grow.
+            experts_per_token: see `forward`.
+
+        Returns:
+            Logits of the last token [B, 1, V], and the cache in `past_key_values`.
+
+        Raises:
+            ValueError: a chunk of no tokens, or inputs that do not fit together.
+        """
+        if chunk_tokens < 1 or not input_ids.shape[1]:
+            raise ValueError(
+                f"prefill needs tokens, and chunks of at least 1, got {input_ids.shape[1]} tokens "
+                f"in chunks of {chunk_tokens}"
+            )
+        num_tokens = input_ids.shape[1]
+        cache = LatentCache(self.config.num_hidden_layers, num_tokens + room_tokens)
+        for start in range(0, num_tokens, chunk_tokens):
+            end = min(start + chunk_tokens, num_tokens)
+            outputs = self(
+                input_ids=input_ids[:, start:end],
+                attention_mask=None if attention_mask is None else attention_mask[:, :end],
+                past_key_values=cache,
+                logits_to_keep=1,
+                experts_per_token=experts_per_token,
+            )
+        return outputs
+
     def routers(self) -> dict[int, Router]:
         """The router of each layer that has one, by layer index."""
         return {
@@ -382,6 +427,39 @@ class SparringSparseForCausalLM(SparringMoeForCausalLM):
     config_class = SparringSparseConfig
     config: SparringSparseConfig
     _keep_in_fp32_modules_strict = ("e_score_correction_bias", "indexer.weights_proj")
+
+    @classmethod
+    def from_dense(
+        cls, dense: SparringMoeForCausalLM, **index_sizes: int
+    ) -> "SparringSparseForCausalLM":
+        """A copy of a dense model with untrained indexers, to be warmed up (2512.02556, 2.1.1).
+
+        Args:
+            dense: the model to go on from.
+            index_sizes: `index_topk`, `index_head_dim` and `index_n_heads`.
+
+        Raises:
+            ValueError: sizes that do not fit the model, or its queries have no latent.
+        """
+        values = {**dense.config.to_dict(), "model_type": SparringSparseConfig.model_type}
+        sparse = cls(SparringSparseConfig.from_dict({**values, **index_sizes}))
+        absent = sparse.load_state_dict(dense.state_dict(), strict=False)
+        assert not absent.unexpected_keys and all(".indexer." in k for k in absent.missing_keys)
+        return sparse.to(dense.device, dense.dtype)
+
+    def set_attention(self, kind: Literal["dense", "sparse"]) -> None:
+        """Attend to every key, or to those the indexers select; while training, they learn in both.
+
+        The two stages of 2512.02556, section 2.1.1: the warm-up is "dense", with
+        `freeze_all_but_indexers`; then "sparse", with everything trainable.
+
+        Raises:
+            ValueError: there is no such kind.
+        """
+        if kind not in ("dense", "sparse"):
+            raise ValueError(f"attention must be 'dense' or 'sparse', got {kind!r}")
+        for layer in self.model.layers:
+            layer.self_attn.is_sparse = kind == "sparse"
 
 
 def _total(losses: list[Tensor | None]) -> Tensor | None:
