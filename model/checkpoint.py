@@ -5,18 +5,17 @@ matrices an expert. Every other name is the same in both; a checkpoint also hold
 embedding and of the head per multi-token layer, as DeepSeek's do. Leaves out FP8 scales.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
 
+from model.checkpoint_files import stored_tensors
 from model.configuration import SparringMoeConfig
+from model.fp8_checkpoint import SCALE, check_types, stored_quantization
 
 _GATE_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
@@ -100,19 +99,16 @@ def check_directory(directory: str | os.PathLike[str], model: nn.Module) -> None
     Copies for multi-token layers may be there, and must equal what they repeat.
 
     Raises:
-        ValueError: a tensor is missing, unknown or of another shape, or there is no checkpoint.
+        ValueError: a tensor is missing, unknown, or of another shape or type; a scale is wrong; a
+            file is broken or absent. The message names the tensor or the file, and the rule.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    files: dict[str, Path] = {}
-    for file in _weight_files(Path(directory)):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - a safetensors handle, not a dict
-                shapes[name] = tuple(opened.get_slice(name).get_shape())
-                files[name] = file
+    source, stored = str(directory), stored_tensors(directory)
+    check_types(stored, stored_quantization(directory), source)
+    shapes = {name: entry.shape for name, entry in stored.items() if not name.endswith(SCALE)}
     copies = multi_token_copies(model.config)
     present = {name: copies[name] for name in copies if shapes.pop(name, None)}
-    _check_shapes(_shapes(dict(named_checkpoint_tensors(model))), shapes, str(directory))
-    _check_copies(present, lambda name: _tensor(files[name], name), str(directory))
+    _check_shapes(_shapes(dict(named_checkpoint_tensors(model))), shapes, source)
+    _check_copies(present, lambda name: stored[name].read(name), source)
 
 
 def register_conversion(class_name: str) -> None:
@@ -131,22 +127,6 @@ def register_conversion(class_name: str) -> None:
         operations=[MergeModulelist(dim=0)],
     )
     register_checkpoint_conversion_mapping(class_name, [gate_up, down], overwrite=True)
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        return [directory / name for name in sorted(names)]
-    single = directory / "model.safetensors"
-    if not single.exists():
-        raise ValueError(f"{directory} holds no model.safetensors and no index of shards")
-    return [single]
-
-
-def _tensor(file: Path, name: str) -> Tensor:
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(name)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

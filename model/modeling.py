@@ -30,8 +30,11 @@ from model.checkpoint import (
     named_checkpoint_tensors,
     split_experts,
 )
+from model.checkpoint_files import replacing
 from model.configuration import SparringMoeConfig, SparringSparseConfig
 from model.experts import RoutedExperts
+from model.fp8_checkpoint import dequantized_arguments, store_quantization, stored_quantization
+from model.fp8_model import fp8_tensors
 from model.layers import DecoderLayer, MixtureOfExperts
 from model.layout import token_layout
 from model.mtp import (
@@ -350,41 +353,63 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
-        *args: object,
+        is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
+        *,
+        fp8: bool = False,
         **kwargs: object,
     ) -> None:
         """Write config and weights under DeepSeek-V3's names, experts split.
 
+        An interrupted save leaves the former checkpoint, or a directory that does not load.
+
         Args:
+            is_main_process: False writes nothing, as transformers' does.
             state_dict: gathered weights under our in-memory names (as a trainer passes); the
                 model's own if None.
+            fp8: write the weights of FP8 layers as the forward pass quantised them.
+
+        Raises:
+            ValueError: `fp8`, but `convert_to_fp8` was not called.
         """
         named = named_checkpoint_tensors(self) if state_dict is None else split_experts(state_dict)
+        if fp8:
+            named = fp8_tensors(self, named)
         tensors = {name: tensor.contiguous() for name, tensor in named}
         for copy, original in multi_token_copies(self.config).items():
             tensors[copy] = tensors[original].clone()
-        super().save_pretrained(
-            save_directory, *args, state_dict=tensors, save_original_format=False, **kwargs
-        )
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+        with replacing(save_directory, write=is_main_process) as folder:
+            super().save_pretrained(
+                folder, is_main_process, tensors, save_original_format=False, **kwargs
+            )
+            if fp8 and is_main_process:
+                store_quantization(folder)
         self.config.architectures = [self.config.disk_architecture]
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args, **kwargs
     ):  # type: ignore[no-untyped-def]
-        """Load a DeepSeek-V3 style checkpoint, complete and of the right shapes.
+        """Load a DeepSeek-V3 style checkpoint, complete and of the right shapes and types.
+
+        One in FP8 is dequantised: `convert_to_fp8` then computes with the very same numbers.
 
         Raises:
-            ValueError: a tensor is missing, unknown or of another shape; the message names it.
+            ValueError: a tensor or file is missing, unknown or broken; the message names it.
         """
         path = pretrained_model_name_or_path
         if path is not None and os.path.isdir(path) and kwargs.get("state_dict") is None:
+            in_fp8 = stored_quantization(path) is not None
             config = kwargs.get("config")
             if not isinstance(config, SparringMoeConfig):
                 config = cls.config_class.from_pretrained(path)
             with torch.device("meta"):
                 check_directory(path, cls(config))
+            if in_fp8:
+                kwargs |= dequantized_arguments(path, config)
+                path = None
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
