@@ -36,8 +36,8 @@ LAST_STEPS, EVALUATE_EVERY = 100, 10
 PEAK_RATE, WARMUP = 3e-3, 40
 SHAPE = {
     "hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 128,
-    "num_hidden_layers": 2, "n_routed_experts": 4, "kv_lora_rank": 128, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32,
-    "v_head_dim": 64, "n_group": 1, "topk_group": 1,
+    "num_hidden_layers": 2, "n_routed_experts": 4, "kv_lora_rank": 128, "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32, "v_head_dim": 64, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
 
 
