@@ -13,7 +13,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from model.modeling import DecoderOutput, SparringMoeForCausalLM
+from model.decoder import DecoderOutput
+from model.modeling import SparringMoeForCausalLM
 
 LOSSES = ("aux_loss", "indexer_loss")  # fields of DecoderOutput
 
