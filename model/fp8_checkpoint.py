@@ -90,8 +90,13 @@ def check_types(
     _check_quantization(quantization, quantized, source)
     for name, entry in stored.items():
         if name.endswith(SCALE):
-            if stored.get(name.removesuffix(SCALE), entry).dtype != "F8_E4M3":
-                raise ValueError(f"{source}: tensor {name} scales no F8_E4M3 weight")
+            weight = name.removesuffix(SCALE)
+            kind = stored[weight].dtype if weight in stored else "missing"
+            if kind != "F8_E4M3":
+                raise ValueError(
+                    f"{source}: tensor {name} scales {weight}, which is {kind}: it "
+                    "must have type F8_E4M3"
+                )
         elif entry.dtype == "F8_E4M3":
             _check_pair(name, stored, source)
         elif entry.dtype not in ("F32", "BF16", "F16", "F64"):

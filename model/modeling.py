@@ -261,10 +261,14 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             fp8: write the weights of FP8 layers as the forward pass quantised them.
 
         Raises:
-            ValueError: `fp8`, but `convert_to_fp8` was not called.
+            ValueError: `fp8`, but `convert_to_fp8` was not called, or with `push_to_hub`.
         """
         named = named_checkpoint_tensors(self) if state_dict is None else split_experts(state_dict)
         if fp8:
+            if kwargs.get("push_to_hub"):
+                raise ValueError(
+                    "save FP8 to a directory first, then upload that: not both at once"
+                )
             named = fp8_tensors(self, named)
         tensors = {name: tensor.contiguous() for name, tensor in named}
         for copy, original in multi_token_copies(self.config).items():
@@ -299,6 +303,8 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             with torch.device("meta"):
                 check_directory(path, cls(config))
             if in_fp8:
+                if kwargs.get("quantization_config") is not None:
+                    raise ValueError("leave out quantization_config: the checkpoint has its own")
                 kwargs |= dequantized_arguments(path, config)
                 path = None
         wants_info = kwargs.pop("output_loading_info", False)
