@@ -63,11 +63,13 @@ def _frequencies(
     rope = dict(settings)
     with torch.inference_mode(False):
         exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-        plain = 1.0 / (rope["rope_theta"] ** exponents)
+        lengths = rope["rope_theta"] ** exponents
+        plain = 1.0 / lengths
         if rope.get("rope_type", "default") == "default":
             return plain, 1.0
         keep = 1 - _interpolated_share(width, rope).to(device)
-        stretched = plain / rope["factor"]
+        # Not plain / factor: at 128k tokens its other rounding turns by up to 0.002.
+        stretched = 1.0 / (rope["factor"] * lengths)
         return stretched * (1 - keep) + plain * keep, _yarn_length(rope)
 
 

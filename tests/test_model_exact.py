@@ -15,15 +15,18 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from parity_cases import VOCAB, padding_mask, pair
 from torch import Tensor
+from transformers.models.deepseek_v3 import DeepseekV3Config
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3RotaryEmbedding
 from weights import largest_change
 
-from model import SparringMoeForCausalLM
+from model import SparringMoeForCausalLM, tiny_config
 from model.cache import LatentCache
+from model.rope import rotations
 from model.router import Router
 
 TIE = 1e-5  # scores lie in [0, 1] and agree to about 1e-6
 SLOW = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -148,6 +151,18 @@ def smallest_margin(model: SparringMoeForCausalLM, case: Case) -> float:
     for hook in hooks:
         hook.remove()
     return torch.stack(margins).min().item()
+
+
+@settings(SLOW, max_examples=100)
+@given(rope=ropes(), width=st.sampled_from([2, 8, 32, 64]))
+def test_rotations_equal_transformers(rope: dict[str, object], width: int) -> None:
+    config = tiny_config(VOCAB, rope_parameters=rope, qk_rope_head_dim=width)
+    reference = DeepseekV3RotaryEmbedding(DeepseekV3Config(**config.to_dict()))
+    positions_BT = torch.tensor([[0, 1, 7, 131071]])
+    cosine, sine = reference(torch.zeros(1), positions_BT)
+    ours = torch.view_as_real(rotations(config, positions_BT))[:, :, 0]
+    assert largest_change(ours[..., 0], cosine[..., : width // 2]) <= 1e-6
+    assert largest_change(ours[..., 1], sine[..., : width // 2]) <= 1e-6
 
 
 def gradients(model: torch.nn.Module, logits_BTV: Tensor, case: Case) -> dict[str, Tensor]:
