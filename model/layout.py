@@ -71,6 +71,11 @@ class TokenLayout:
             visible_BQS = visible_BQS & (document_BS[:, queries, None] == document_BS[:, None])
         return visible_BQS
 
+    def mask_BQS(self, queries: slice) -> Tensor | None:
+        """As `visible_BQS`; None where that is every key."""
+        alone = queries.stop - queries.start == 1
+        return None if alone and self.is_causal else self.visible_BQS(queries)
+
     def first(self, num_tokens: int) -> "TokenLayout":
         """The layout of the first tokens of every sequence, where none is cached."""
         assert not self.past, "cached tokens have no layout of their own"

@@ -7,7 +7,7 @@ Which keys a query may see is in `layout`; selecting among them is in `sparse`.
 
 Axes: B sequences, T query tokens, S key tokens, H heads, G heads of one block, N unrotated and P
 rotated features of a query head, V features of a value head, R latent, C = R + P, D model width,
-Q query latent.
+Q query latent; M = T * H, L = B * T.
 """
 
 from typing import NamedTuple
@@ -74,15 +74,15 @@ def absorb(
     """
     num_sequences, num_tokens, num_heads = q_nope_BTHN.shape[:3]
     q_latent_BTHR = torch.einsum("bthn,hnr->bthr", q_nope_BTHN, key_HNR)
-    query = torch.cat((q_latent_BTHR, q_rope_BTHP), -1).flatten(1, 2)
-    logits_BTHS = torch.bmm(query, rows_BSC.transpose(1, 2)).mul(scale)
-    logits_BTHS = logits_BTHS.unflatten(1, (num_tokens, num_heads))
+    query = torch.cat((q_latent_BTHR, q_rope_BTHP), -1).flatten(1, 2).mul(scale)
+    logits_BMS = _products(query, rows_BSC)
     if mask_BTS is not None:
-        logits_BTHS = logits_BTHS.masked_fill(~mask_BTS[:, :, None], float("-inf"))
-    weights_BTHS = logits_BTHS.softmax(-1, dtype=torch.float32).to(query.dtype)
-    context_BTHR = torch.bmm(weights_BTHS.flatten(1, 2), latent_BSR)
-    context_BTHR = context_BTHR.view(num_sequences, num_tokens, num_heads, -1)
-    return torch.einsum("bthr,hvr->bthv", context_BTHR, value_HVR).flatten(2)
+        logits_BTHS = logits_BMS.unflatten(1, (num_tokens, num_heads))
+        logits_BMS = logits_BTHS.masked_fill(~mask_BTS[:, :, None], float("-inf")).flatten(1, 2)
+    context_BMR = torch.bmm(_softmax(logits_BMS).to(query.dtype), latent_BSR)
+    context_HLR = context_BMR.view(-1, num_heads, context_BMR.shape[-1]).transpose(0, 1)
+    context_LHV = _products(context_HLR, value_HVR).transpose(0, 1)
+    return context_LHV.reshape(num_sequences, num_tokens, -1)
 
 
 class Queries(NamedTuple):
@@ -223,14 +223,11 @@ class MultiHeadLatentAttention(nn.Module):
         matrices = self._rebuilding_matrices(rows_BSC)
         blocks = []
         for tokens in layout.query_blocks(rows_BSC.shape[0] * rows_BSC.shape[1] * self.num_heads):
-            mask_BQS = None
-            if layout.num_tokens > 1 or not layout.is_causal:
-                mask_BQS = layout.visible_BQS(tokens)
             keys = slice(layout.past + tokens.stop)
             blocks.append(
                 absorb(
                     *(*queries.at(tokens), rows_BSC[:, keys], latent_BSR[:, keys], *matrices),
-                    mask_BQS,
+                    layout.mask_BQS(tokens),
                     self.scale,
                 )
             )
@@ -264,6 +261,21 @@ class MultiHeadLatentAttention(nn.Module):
             matrix = self.kv_b_proj(torch.eye(rank, dtype=like.dtype, device=like.device)).T
         rebuild_HNR, value_HVR = matrix.unflatten(0, (self.num_heads, -1)).split(self.kv_widths, 1)
         return rebuild_HNR, value_HVR
+
+
+def _products(query_BMC: Tensor, rows_BSC: Tensor) -> Tensor:
+    """q . k for every query and row, [B, M, S]."""
+    if query_BMC.dtype == torch.float32:
+        return torch.bmm(query_BMC, rows_BSC.transpose(1, 2))
+    # The other way round oneDNN first copies all rows, at 4 times the cost of the product.
+    return torch.bmm(rows_BSC, query_BMC.transpose(1, 2)).transpose(1, 2)
+
+
+def _softmax(logits_BMS: Tensor) -> Tensor:
+    """Over the last axis in float32, along memory as it lies."""
+    if logits_BMS.stride(-1) == 1:
+        return logits_BMS.softmax(-1, dtype=torch.float32)
+    return logits_BMS.transpose(1, 2).softmax(1, dtype=torch.float32).transpose(1, 2)
 
 
 def _widen(x: Tensor, width: int) -> Tensor:
