@@ -7,6 +7,7 @@ optimizers, saving and weight sync do not either. The indexer's `weights_proj` s
 as in V3.2's checkpoints. Leaves out adapters, which wrap a converted model.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -22,6 +23,8 @@ from model.indexer import LightningIndexer
 from model.layers import FeedForward
 from model.mla import MultiHeadLatentAttention
 from model.norm import RMSNorm
+
+logger = logging.getLogger(__name__)
 
 _KEPT = (RMSNorm, nn.LayerNorm, LightningIndexer)
 
@@ -55,6 +58,9 @@ def convert_to_fp8(model: nn.Module, recipe: Fp8Recipe, underflow: Underflow | N
             num_converted += 1
     if not num_converted:
         raise ValueError(f"{type(model).__name__} has no attention or feed-forward of ours")
+    logger.info(
+        "%d linear layers and the routed experts multiply in FP8: %s", num_converted, recipe
+    )
 
 
 @torch.no_grad()

@@ -288,6 +288,7 @@ print("calls", int(sys.argv[2]) - left)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_save_killed_anywhere_never_leaves_a_mixture(tmp_path: Path) -> None:
     model = make_weights_matter(SparringMoeForCausalLM(tiny_config(40)))
     root = Path(__file__).resolve().parents[1]
