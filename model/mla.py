@@ -74,13 +74,14 @@ def absorb(
     """
     num_sequences, num_tokens, num_heads = q_nope_BTHN.shape[:3]
     q_latent_BTHR = torch.einsum("bthn,hnr->bthr", q_nope_BTHN, key_HNR)
-    query = torch.cat((q_latent_BTHR, q_rope_BTHP), -1).flatten(1, 2).mul(scale)
-    logits_BMS = _products(query, rows_BSC)
-    if mask_BTS is not None:
-        logits_BTHS = logits_BMS.unflatten(1, (num_tokens, num_heads))
-        logits_BMS = logits_BTHS.masked_fill(~mask_BTS[:, :, None], float("-inf")).flatten(1, 2)
-    context_BMR = torch.bmm(_softmax(logits_BMS).to(query.dtype), latent_BSR)
-    context_HLR = context_BMR.view(-1, num_heads, context_BMR.shape[-1]).transpose(0, 1)
+    query_BMC = torch.cat((q_latent_BTHR, q_rope_BTHP), -1).flatten(1, 2)
+    mask = None if mask_BTS is None else mask_BTS.repeat_interleave(num_heads, 1)[:, None]
+    # Values are the whole rows, of which the latent part is kept: one pass over the cache as it
+    # lies, where a product with the latents alone would first copy them.
+    rows = rows_BSC[:, None]
+    context_BMC = F.scaled_dot_product_attention(query_BMC[:, None], rows, rows, mask, scale=scale)
+    context_BMR = context_BMC[:, 0, :, : latent_BSR.shape[-1]]
+    context_HLR = context_BMR.reshape(-1, num_heads, context_BMR.shape[-1]).transpose(0, 1)
     context_LHV = _products(context_HLR, value_HVR).transpose(0, 1)
     return context_LHV.reshape(num_sequences, num_tokens, -1)
 
@@ -269,13 +270,6 @@ def _products(query_BMC: Tensor, rows_BSC: Tensor) -> Tensor:
         return torch.bmm(query_BMC, rows_BSC.transpose(1, 2))
     # The other way round oneDNN first copies all rows, at 4 times the cost of the product.
     return torch.bmm(rows_BSC, query_BMC.transpose(1, 2)).transpose(1, 2)
-
-
-def _softmax(logits_BMS: Tensor) -> Tensor:
-    """Over the last axis in float32, along memory as it lies."""
-    if logits_BMS.stride(-1) == 1:
-        return logits_BMS.softmax(-1, dtype=torch.float32)
-    return logits_BMS.transpose(1, 2).softmax(1, dtype=torch.float32).transpose(1, 2)
 
 
 def _widen(x: Tensor, width: int) -> Tensor:
