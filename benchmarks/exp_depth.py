@@ -8,8 +8,9 @@ each in any of 24 tables, every intermediate value written out). It is trained p
 depth dropout: half of the sequences train with a random number of experts, 1 to 7. Then both kinds
 are answered with 1 to 16 experts a token, and with the routed experts silenced. FLOPs are those of
 the matrix products that the experts' modules ran, as torch counts them. A finished run is kept.
-Writes benchmarks/results/depth.json and prints tables. Leaves out how a caller tells a routine
-query from another.
+Speed is also taken of one forward pass of 1,024 tokens through a wider, untrained model: a tiny one
+spends its time elsewhere. Writes benchmarks/results/depth.json and prints tables. Leaves out how a
+caller tells a routine query from another.
 
 Axes: B sequences, T tokens, L layers with experts, K experts of a token.
 """
@@ -159,6 +160,32 @@ def milliseconds(
     }
 
 
+@torch.no_grad()
+def measure_speed() -> dict[str, dict[str, float]]:
+    """One forward pass of 8 x 128 tokens at width 512, 64 experts of 256; depths take turns."""
+    config = tiny_config(
+        VOCAB, hidden_size=512, intermediate_size=1024, moe_intermediate_size=256,
+        n_routed_experts=64, num_experts_per_tok=FULL, n_group=1, topk_group=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, ids_BT = SparringMoeForCausalLM(config).eval(), torch.randint(VOCAB, (8, 128))
+    spent: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
+    for repeat in range(12):
+        for depth in DEPTHS:
+            start = time.perf_counter()
+            model(input_ids=ids_BT, experts_per_token=depth, use_cache=False)
+            if repeat >= 2:
+                spent[depth].append(time.perf_counter() - start)
+    full = statistics.median(spent[FULL])
+    return {
+        str(depth): {
+            "milliseconds": 1000 * statistics.median(times),
+            "share_of_full": statistics.median(times) / full,
+        }
+        for depth, times in spent.items()
+    }
+
+
 def accuracy(given: Tensor, wanted: Tensor) -> float:
     """Share of queries answered exactly, intermediate values included."""
     return (given == wanted).all(1).float().mean().item()
@@ -291,6 +318,7 @@ def main() -> None:
     path = RESULTS / "depth.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     runs = kept["runs"] if kept.get("setup") == setup else {arm: {} for arm in ARMS}
+    speed = kept.get("speed") or measure_speed()
     about = context({"seeds": len(options.seeds)})
     for seed in options.seeds:
         for arm in ARMS:
@@ -299,9 +327,12 @@ def main() -> None:
                 model = train(arm, seed)
                 seconds = time.perf_counter() - start
                 runs[arm][str(seed)] = {"train_seconds": seconds, **measure(model, seed)}
-                content = {"context": about, "setup": setup, "summary": summaries(runs)}
-                write_result("depth", {**content, "runs": runs})
+            content = {"context": about, "setup": setup, "summary": summaries(runs)}
+            write_result("depth", {**content, "speed": speed, "runs": runs})
     print(table(runs))
+    for depth, row in speed.items():
+        share, spent = row["share_of_full"], row["milliseconds"]
+        print(f"1,024 tokens, {depth} experts: {spent:.0f} ms, {share:.2f} of {FULL} experts'")
 
 
 if __name__ == "__main__":
