@@ -232,8 +232,9 @@ def test_the_kernel_multiplies_as_the_emulation_does(
 ) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("torch's blockwise kernel exists for compute capability 9.0 only")
-    x, grad = noise(200, 520).cuda(), noise(200, 300, seed=1).cuda()
-    weight = noise(300, 520, seed=2).cuda()
+    device = torch.accelerator.current_accelerator()
+    shapes = [(200, 520), (200, 300), (300, 520)]
+    x, grad, weight = (noise(*shape, seed=i).to(device) for i, shape in enumerate(shapes))
     products = [
         (quantize_rows(x, recipe), quantize_weight(weight, recipe).T),
         (quantize_rows(grad, recipe), quantize_weight(weight, recipe)),
