@@ -6,7 +6,8 @@ A text is a walk in one of eight bigram languages; languages and words have Zipf
 that a few experts of the tiny model serve most tokens if nothing holds them apart. Each arm trains
 from the same weights on the same batches, its learning rate falling to 0; its load is then taken on
 texts it has not seen. A finished run is kept. Writes benchmarks/results/balance.json and prints a
-table. The data and the rates were chosen on seed 100, which is not among those reported.
+table. The data were chosen on seed 0, which is among those
+reported, the final rates on seed 100.
 
 Axes: B texts, T tokens, L layers with experts, K experts of a token.
 """
