@@ -9,7 +9,7 @@ import torch
 from parity_cases import VOCAB
 from torch import Tensor
 from transformers.models.deepseek_v32 import DeepseekV32Config, DeepseekV32ForCausalLM
-from weights import largest_change, make_weights_matter, prompt_logprobs
+from weights import MATRIX_GAIN, largest_change, make_weights_matter, prompt_logprobs
 
 from model import SparringSparseForCausalLM, tiny_sparse_config
 from model.cache import LatentCache
@@ -19,17 +19,19 @@ from model.rope import rotations
 from model.sparse import SparseLatentAttention
 
 
-def sparse_model(seed: int = 0, **overrides: object) -> SparringSparseForCausalLM:
+def sparse_model(
+    seed: int = 0, gain: float = MATRIX_GAIN, **overrides: object
+) -> SparringSparseForCausalLM:
     """Three layers with weights that matter."""
     config = tiny_sparse_config(VOCAB, **overrides)
-    return make_weights_matter(SparringSparseForCausalLM(config), seed)
+    return make_weights_matter(SparringSparseForCausalLM(config), seed, gain)
 
 
 def sparse_pair(
-    overrides: dict, seed: int = 0
+    overrides: dict, seed: int = 0, gain: float = MATRIX_GAIN
 ) -> tuple[SparringSparseForCausalLM, DeepseekV32ForCausalLM]:
     """Our model and transformers', with the same weights that matter."""
-    ours = sparse_model(seed, **overrides)
+    ours = sparse_model(seed, gain, **overrides)
     reference = DeepseekV32ForCausalLM(DeepseekV32Config(**ours.config.to_dict()))
     reference.load_state_dict(ours.state_dict())
     return ours, reference

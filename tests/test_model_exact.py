@@ -1,11 +1,11 @@
-"""Our model is transformers' DeepSeek-V3 on random configs, batches and caches, exactly.
+"""Our models are transformers' V3 and V3.2 on random configs, batches and caches, exactly.
 
-A token whose last chosen expert beats the best one left out by less than float32's noise may be
-routed differently by two correct programs, so a batch in which some margin is below `TIE` says
-nothing and is not drawn. Matrices have gain 1: at the 1.3 of the other tests, deep and narrow
+A token whose last chosen expert (or key) beats the best one left out by less than float32's noise
+may be routed differently by two correct programs, so a batch in which some margin is below `TIE`
+says nothing and is not drawn. Matrices have gain 1: at the 1.3 of the other tests, deep and narrow
 ones of these models amplify float32's rounding, ours as transformers', to 3e-5.
 
-Axes: B sequences, T tokens, N = B * T, E experts, G groups.
+Axes: B sequences, T tokens, S keys, N = B * T, E experts, G groups.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from parity_cases import VOCAB, padding_mask, pair
+from sparse_cases import sparse_pair
 from torch import Tensor
 from transformers.models.deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3RotaryEmbedding
@@ -21,8 +22,10 @@ from weights import largest_change
 
 from model import SparringMoeForCausalLM, tiny_config
 from model.cache import LatentCache
+from model.indexer import index_scores
 from model.rope import rotations
 from model.router import Router
+from model.sparse import SparseLatentAttention
 
 TIE = 1e-5  # scores lie in [0, 1] and agree to about 1e-6
 SLOW = settings(
@@ -42,6 +45,10 @@ class Case:
     lengths: list[int]
     side: str
     cuts: list[int]
+
+    def pair(self) -> tuple[SparringMoeForCausalLM, torch.nn.Module]:
+        build = sparse_pair if "index_topk" in self.overrides else pair
+        return build(self.overrides, self.seed, gain=1.0)
 
     @property
     def ids_BT(self) -> Tensor:
@@ -116,11 +123,24 @@ def shapes(draw: st.DrawFn) -> dict[str, object]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def sparse_shapes(draw: st.DrawFn) -> dict[str, object]:
+    """The same with an indexer, of heads enough that few scores are 0 for all of them."""
+    shape = draw(shapes())
+    return {
+        **shape,
+        "q_lora_rank": draw(st.sampled_from([8, 24])),
+        "index_topk": draw(st.integers(1, 12)),
+        "index_n_heads": draw(st.integers(6, 9)),
+        "index_head_dim": shape["qk_rope_head_dim"] + draw(st.sampled_from([0, 4, 16])),
+    }
+
+
+@st.composite
+def cases(draw: st.DrawFn, of: st.SearchStrategy = shapes()) -> Case:  # noqa: B008 - a recipe
     lengths = draw(st.lists(st.integers(2, 20), min_size=1, max_size=3))
     cuts = draw(st.sets(st.integers(1, max(lengths) - 1), max_size=3))
     return Case(
-        overrides=draw(shapes()),
+        overrides=draw(of),
         seed=draw(st.integers(0, 99)),
         lengths=lengths,
         side=draw(st.sampled_from(["left", "right"])),
@@ -128,29 +148,47 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
+@torch.no_grad()
 def smallest_margin(model: SparringMoeForCausalLM, case: Case) -> float:
     """By how much the closest choice of a real token was decided, over all layers."""
     margins = [torch.tensor(1.0)]
 
-    def measure(router: Router, _: object, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    def of_experts(router: Router, _: object, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
         biased_NE = (outputs[2] + router.e_score_correction_bias)[case.real_BT.flatten()]
         by_group = biased_NE.unflatten(-1, (router.num_groups, -1))
         kept = router.num_groups_kept
         order_NG = by_group.topk(2).values.sum(-1).sort(-1, descending=True)
-        if kept < router.num_groups:
-            margins.append((order_NG.values[:, kept - 1] - order_NG.values[:, kept]).min())
+        margins.append(_margin(order_NG.values, kept))
         index = order_NG.indices[:, :kept, None].expand(-1, -1, by_group.shape[-1])
-        eligible = by_group.gather(1, index).flatten(1).sort(-1, descending=True).values
-        num = router.num_selected
-        if num < eligible.shape[1]:
-            margins.append((eligible[:, num - 1] - eligible[:, num]).min())
+        margins.append(_margin(by_group.gather(1, index).flatten(1), router.num_selected))
 
-    hooks = [router.register_forward_hook(measure) for router in model.routers().values()]
-    with torch.no_grad():
-        model(input_ids=case.ids_BT, attention_mask=case.mask_BT)
+    def of_keys(attention: SparseLatentAttention, inputs: tuple) -> None:
+        x_BTD, turns_BT1P, layout, _ = inputs
+        queries = attention.indexer.queries(
+            x_BTD, attention._queries(x_BTD, turns_BT1P)[1], turns_BT1P
+        )
+        scores_BTS = index_scores(*queries, attention.indexer.keys(x_BTD, turns_BT1P))
+        visible_BTS = layout.visible_BQS(slice(0, layout.num_tokens))
+        scores_BTS = scores_BTS.masked_fill(~visible_BTS, -torch.inf)
+        margins.append(_margin(scores_BTS[case.real_BT], attention.indexer.num_selected))
+
+    hooks = [router.register_forward_hook(of_experts) for router in model.routers().values()]
+    for layer in model.model.layers:
+        if isinstance(layer.self_attn, SparseLatentAttention):
+            hooks.append(layer.self_attn.register_forward_pre_hook(of_keys))
+    model(input_ids=case.ids_BT, attention_mask=case.mask_BT)
     for hook in hooks:
         hook.remove()
     return torch.stack(margins).min().item()
+
+
+def _margin(scores_NE: Tensor, num_selected: int) -> Tensor:
+    """How far the last one chosen is ahead of the next; 1 where nothing is left out."""
+    if num_selected >= scores_NE.shape[-1]:
+        return torch.tensor(1.0)
+    ordered_NE = scores_NE.sort(-1, descending=True).values
+    last, following = ordered_NE[..., num_selected - 1], ordered_NE[..., num_selected]
+    return torch.where(following.isinf(), 1.0, last - following).min()
 
 
 @settings(SLOW, max_examples=100)
@@ -177,10 +215,8 @@ def gradients(model: torch.nn.Module, logits_BTV: Tensor, case: Case) -> dict[st
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@SLOW
-@given(case=cases())
-def test_logits_and_gradients_equal_transformers(case: Case) -> None:
-    ours, reference = pair(case.overrides, case.seed, gain=1.0)
+def check_logits_and_gradients(case: Case) -> None:
+    ours, reference = case.pair()
     assume(smallest_margin(ours, case) > TIE)
     inputs = {"input_ids": case.ids_BT, "attention_mask": case.mask_BT, "use_cache": False}
     a, b = ours(**inputs).logits, reference(**inputs).logits
@@ -191,20 +227,41 @@ def test_logits_and_gradients_equal_transformers(case: Case) -> None:
         assert error <= 1e-5 * scale + 1e-6, f"{name}: {error} of {scale}"
 
 
+@torch.no_grad()
+def check_decoding_in_chunks(case: Case) -> None:
+    """Absorbed attention to cached latents is transformers' on whole sequences."""
+    ours, reference = case.pair()
+    assume(smallest_margin(ours, case) > TIE)
+    ids_BT, mask_BT, start = case.ids_BT, case.mask_BT, 0
+    cache = LatentCache(ours.config.num_hidden_layers)
+    logits = []
+    for end in (*case.cuts, ids_BT.shape[1]):
+        seen = None if mask_BT is None else mask_BT[:, :end]
+        logits.append(ours(ids_BT[:, start:end], seen, past_key_values=cache).logits)
+        start = end
+    whole = reference(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    assert largest_change(torch.cat(logits, 1)[case.real_BT], whole[case.real_BT]) <= 1e-5
+
+
 @SLOW
 @given(case=cases())
-def test_decoding_from_the_cache_in_chunks_equals_transformers(case: Case) -> None:
-    ours, reference = pair(case.overrides, case.seed, gain=1.0)
-    assume(smallest_margin(ours, case) > TIE)
-    ids_BT, mask_BT = case.ids_BT, case.mask_BT
-    ends = [*case.cuts, ids_BT.shape[1]]
-    cache = LatentCache(ours.config.num_hidden_layers)
-    logits, start = [], 0
-    with torch.no_grad():
-        for end in ends:
-            seen = None if mask_BT is None else mask_BT[:, :end]
-            chunk = ours(ids_BT[:, start:end], seen, past_key_values=cache).logits
-            logits.append(chunk)
-            start = end
-        whole = reference(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
-    assert largest_change(torch.cat(logits, 1)[case.real_BT], whole[case.real_BT]) <= 1e-5
+def test_v3_logits_and_gradients(case: Case) -> None:
+    check_logits_and_gradients(case)
+
+
+@SLOW
+@given(case=cases())
+def test_v3_decoding_in_chunks(case: Case) -> None:
+    check_decoding_in_chunks(case)
+
+
+@SLOW
+@given(case=cases(of=sparse_shapes()))
+def test_v32_logits_and_gradients(case: Case) -> None:
+    check_logits_and_gradients(case)
+
+
+@SLOW
+@given(case=cases(of=sparse_shapes()))
+def test_v32_decoding_in_chunks(case: Case) -> None:
+    check_decoding_in_chunks(case)
