@@ -45,6 +45,7 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = ((8, 128), (2, 1024))
 STEPS = {"forward": forward, "forward+backward": forward_backward}
 CONTEXTS, DECODE_BATCH = (128, 1024, 4096), 8
+MANY_HEADS = 16  # the widths' ratio of DeepSeek-V3; decoding is measured with both
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
 # Share of the logits' norm; in bf16 some tokens round to other experts.
@@ -132,9 +133,11 @@ def bench_steps(kind: str, shapes: Sequence[tuple[int, int]], repeats: int) -> d
     return result
 
 
-def bench_decode(kind: str, contexts: Sequence[int], repeats: int) -> dict[str, object]:
+def bench_decode(
+    kind: str, contexts: Sequence[int], repeats: int, heads: int = 8
+) -> dict[str, object]:
     """One more token for each of 8 sequences, with each model's default cache."""
-    config, dtype = bench_config(), TYPES[kind]
+    config, dtype = bench_config(heads=heads), TYPES[kind]
     ours, theirs = our_model(config, dtype).eval(), their_model(config, dtype).eval()
     share_weights(theirs, ours)
     result: dict[str, object] = {}
@@ -148,7 +151,7 @@ def bench_decode(kind: str, contexts: Sequence[int], repeats: int) -> dict[str, 
             "ours": lambda caches=caches: decode(ours, ids_B1, caches[0]),
             "theirs": lambda caches=caches: decode(theirs, ids_B1, caches[1]),
         }
-        title = f"{kind} decode at {length}, ms"
+        title = f"{kind} decode at {length}, {heads} heads, ms"
         result[title] = report(title, take_turns(variants, repeats), 1000)
         result[title]["logits_apart"] = apart  # type: ignore[index]
         result[title]["cache"] = [type(cache).__name__ for cache in caches]  # type: ignore[index]
@@ -222,7 +225,11 @@ def main() -> None:
     if "steps" in options.only:
         content["steps"] = {kind: bench_steps(kind, shapes, repeats) for kind in options.types}
     if "decode" in options.only:
-        content["decode"] = {kind: bench_decode(kind, contexts, repeats) for kind in options.types}
+        content["decode"] = {
+            kind: bench_decode(kind, contexts, repeats)
+            | bench_decode(kind, contexts[-1:], repeats, MANY_HEADS)
+            for kind in options.types
+        }
     if "memory" in options.only:
         content["memory"] = bench_memory(options.types, shapes)
     print(f"written: {write_result(options.topic, content)}")

@@ -20,12 +20,15 @@ from model.cache import LatentCache
 SEED = 0
 
 
-def bench_config(layers: int = 8) -> SparringMoeConfig:
-    """A model of 196M parameters: DeepSeek-V3's proportions at width 512."""
+def bench_config(layers: int = 8, heads: int = 8) -> SparringMoeConfig:
+    """A model of 196M parameters, DeepSeek-V3's parts at width 512.
+
+    With 16 heads they are twice as wide together as the model, near DeepSeek-V3's 2.3.
+    """
     return SparringMoeConfig(
         vocab_size=6144, hidden_size=512, intermediate_size=1536, moe_intermediate_size=256,
         num_hidden_layers=layers, first_k_dense_replace=1, n_routed_experts=64,
-        num_experts_per_tok=4, n_group=8, topk_group=4, num_attention_heads=8, q_lora_rank=None,
+        num_experts_per_tok=4, n_group=8, topk_group=4, num_attention_heads=heads, q_lora_rank=None,
         kv_lora_rank=256, qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64,
         max_position_embeddings=8192,
     )  # fmt: skip
