@@ -77,7 +77,7 @@ def _scores_of_one_query(queries_B1JI: Tensor, weights_B1J: Tensor, keys_BSI: Te
     parts = zip(queries_B1JI[:, 0], weights_B1J[:, 0], keys_BSI, strict=True)
     return torch.stack(
         [
-            (keys_SI @ queries_JI.T).relu_().float() @ weights_J
+            (keys_SI @ queries_JI.T).float().relu_() @ weights_J
             for queries_JI, weights_J, keys_SI in parts
         ]
     )[:, None]

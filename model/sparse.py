@@ -90,12 +90,13 @@ class SparseLatentAttention(MultiHeadLatentAttention):
         for tokens in layout.query_blocks(num_sequences * max(num_keys, num_selected * width)):
             seen = slice(layout.past + tokens.stop)
             scores_BQS = index.scores(index_keys_BSI[:, seen], tokens)
-            chosen_BQK, valid_BQK = _select(scores_BQS, layout.mask_BQS(tokens), num_selected)
+            visible_BQS = layout.mask_BQS(tokens)
+            chosen_BQK, valid_BQK = _select(scores_BQS, visible_BQS, num_selected)
             rows_MKC = held.read_selected(chosen_BQK).flatten(0, 1)
             one_query_each = [part.flatten(0, 1)[:, None] for part in queries.at(tokens)]
             context_M1W = absorb(
                 *(*one_query_each, rows_MKC, rows_MKC[..., : self.latent_widths[0]], *matrices),
-                valid_BQK.flatten(0, 1)[:, None],
+                None if visible_BQS is None else valid_BQK.flatten(0, 1)[:, None],
                 self.scale,
             )
             blocks.append(context_M1W.view(num_sequences, -1, context_M1W.shape[-1]))
