@@ -120,12 +120,13 @@ def test_sequences_too_short_for_a_depth_have_no_loss_there(num_tokens: int) -> 
     assert len(outputs.predictions) == max(0, num_tokens - 2)
 
 
+@pytest.mark.parametrize("positions", [None, torch.arange(20)[None]], ids=["counted", "given"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_neither_predicts_nor_is_predicted(side: str) -> None:
+def test_padding_neither_predicts_nor_is_predicted(side: str, positions: Tensor | None) -> None:
     model, ids_BT = further(), tokens(2, 20)
     mask_BT = padding_mask([20, 11], 20, side)
     labels_BT = ids_BT.masked_fill(mask_BT == 0, -100)
-    padded = model(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT).mtp_loss
+    padded = model(ids_BT, mask_BT, positions, labels=labels_BT).mtp_loss
     rows = [ids[mask.bool()][None] for ids, mask in zip(ids_BT, mask_BT, strict=True)]
     # With padding on the left, the language model's loss also counts the first real token.
     num_items = (labels_BT[:, 1:] != -100).sum()
