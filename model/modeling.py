@@ -133,7 +133,7 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("output_attentions must be left out: fused attention keeps no weights")
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
-            output_hidden_states, routed_experts, experts_per_token, record, labels,
+            output_hidden_states, routed_experts, experts_per_token, record, labels=labels,
         )  # fmt: skip
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
@@ -142,19 +142,27 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits_BTV, labels=labels, vocab_size=self.vocab_size, **kwargs
             )
-            mtp_loss = self._mtp_loss(outputs.predictions, labels, **kwargs)
+            mtp_loss = self.mtp_loss(outputs.predictions, labels, **kwargs)
             loss = total_loss([loss, outputs.aux_loss, outputs.indexer_loss, mtp_loss])
         own = ("last_hidden_state", "predictions")
         rest = {name: value for name, value in outputs.items() if name not in own}
         return SparringOutput(loss=loss, logits=logits_BTV, mtp_loss=mtp_loss, **rest)
 
-    def _mtp_loss(
+    def mtp_loss(
         self,
         predictions: list[Prediction],
         labels_BT: Tensor,
         num_items_in_batch: int | Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor | None:
+        """Weighted loss of what the decoder predicted further (Eq. 25); None if it is nothing.
+
+        Args:
+            predictions: of the decoder's output.
+            labels_BT: those that the decoder was given.
+            num_items_in_batch: what the language model's loss is divided by; by default the
+                labels here that it predicts.
+        """
         if not predictions:
             return None
         if num_items_in_batch is None:
