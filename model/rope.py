@@ -1,7 +1,7 @@
 """Rotary positions (RoPE, arXiv:2104.09864), stretched by YaRN if asked.
 
 Angles are float32 products, as the reference and the serving engines compute them: at position
-131,071 they lie up to 0.01 rad from the exact ones, and a checkpoint was trained on these.
+131,071 they lie up to 0.004 rad from the exact ones, and a checkpoint was trained on these.
 
 Axes: B sequences, T tokens, H heads, R rotated features, so R/2 pairs and R/2 frequencies.
 """

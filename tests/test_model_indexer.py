@@ -125,8 +125,12 @@ def test_the_two_stages_teach_the_indexer_to_select() -> None:
 def test_gradient_checkpointing_gives_equal_gradients(reentrant: bool) -> None:
     plain, checkpointed = sparse_model(), sparse_model()
     checkpointed.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    losses = []
     for model in (plain, checkpointed):
-        model(input_ids=tokens(2, 30), labels=tokens(2, 30)).loss.backward()
+        outputs = model(input_ids=tokens(2, 30), labels=tokens(2, 30))
+        outputs.loss.backward()
+        losses.append((outputs.loss.item(), outputs.indexer_loss.item()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         assert a.grad is not None and largest_change(a.grad, b.grad) <= 1e-6, name
 
@@ -150,6 +154,14 @@ def test_multi_token_layers_have_an_indexer_that_trains() -> None:
     model, ids_BT = make_weights_matter(SparringSparseForCausalLM(config)), tokens(2, 30)
     model(input_ids=ids_BT, labels=ids_BT).loss.backward()
     assert model.model.layers[3].self_attn.indexer.wk.weight.grad.any()
+
+
+def test_head_weights_are_scaled_as_the_reference_scales_scores() -> None:
+    """Selection does not show this factor, 1/sqrt(heads) and 1/sqrt(width); the loss needs it."""
+    indexer = sparse_model(index_n_heads=8, index_head_dim=32).model.layers[0].self_attn.indexer
+    x_BTD, turns = torch.randn(1, 2, 128), torch.ones(1, 2, 1, 8, dtype=torch.complex64)
+    _, weights_BTJ = indexer.queries(x_BTD, torch.randn(1, 2, 48), turns)
+    assert largest_change(weights_BTJ, indexer.weights_proj(x_BTD) * 8**-0.5 * 32**-0.5) <= 1e-6
 
 
 def test_selection_of_everything_is_the_visible_set() -> None:
