@@ -61,7 +61,7 @@ def published_layer(num_sequences: int) -> tuple[SparseLatentAttention, LatentCa
         cache.layers[0].append(
             *(torch.randn(num_sequences, NUM_TOKENS // 16, width) for width in widths)
         )
-    cache.crop(1)
+    cache.crop(-1)
     torch.set_default_dtype(torch.float32)
     attention.config = config
     return attention, cache
@@ -91,7 +91,7 @@ def decode_step(
     else:
         attention._attend(queries, latent, k_rope, layout, held)
     seconds, cpu_of_attention = time.perf_counter() - start, time.process_time() - cpu
-    cache.crop(1)
+    cache.crop(-1)
     return {
         "layer_seconds": layer_seconds, "layer_cpu_seconds": cpu_seconds,
         "attention_seconds": seconds, "attention_cpu_seconds": cpu_of_attention,

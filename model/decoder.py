@@ -83,6 +83,8 @@ class Decoder(nn.Module):
             experts_per_token=experts_per_token,
             record=record,
         )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         states, balance_losses, indexer_losses = [x_BTD], [], []
         for layer in self.layers[: self.num_layers]:
             x_BTD, balance_loss, indexer_loss = layer(
@@ -125,6 +127,11 @@ class Decoder(nn.Module):
         if not isinstance(given, LatentCache):
             raise ValueError(
                 f"past_key_values must be a model.cache.LatentCache, got {type(given).__name__}: "
+                "leave it out and the model makes one"
+            )
+        if len(given.layers) != self.num_layers:
+            raise ValueError(
+                f"past_key_values has {len(given.layers)} layers, the model {self.num_layers}: "
                 "leave it out and the model makes one"
             )
         return given

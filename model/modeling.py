@@ -17,7 +17,7 @@ from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
@@ -324,8 +324,21 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """No: `generate` then leaves the cache to `forward`, which makes a `LatentCache`."""
+        """No: `generate` makes none of transformers' own caches."""
         return False
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict, *args: object
+    ) -> None:
+        """A `LatentCache` from the start, as assisted decoding and prefill in chunks ask for."""
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f"leave out cache_implementation={generation_config.cache_implementation!r}: this "
+                "model keeps latents, for which there is one cache"
+            )
+        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = LatentCache(self.config.num_hidden_layers)
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -371,6 +384,9 @@ class SparringSparseForCausalLM(SparringMoeForCausalLM):
         Raises:
             ValueError: sizes that do not fit the model, or its queries have no latent.
         """
+        known = ("index_topk", "index_head_dim", "index_n_heads")
+        if foreign := sorted(index_sizes.keys() - set(known)):
+            raise ValueError(f"index_sizes may be {', '.join(known)}, got {', '.join(foreign)}")
         values = {**dense.config.to_dict(), "model_type": SparringSparseConfig.model_type}
         sparse = cls(SparringSparseConfig.from_dict({**values, **index_sizes}))
         absent = sparse.load_state_dict(dense.state_dict(), strict=False)

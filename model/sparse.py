@@ -131,7 +131,8 @@ class SparseLatentAttention(MultiHeadLatentAttention):
         if not trains:
             return context_BTW, None
         real_N = layout.real_N
-        return context_BTW, torch.cat(losses, 1).flatten()[real_N].sum() / real_N.sum()
+        num_real = real_N.sum().clamp(min=1)
+        return context_BTW, torch.cat(losses, 1).flatten()[real_N].sum() / num_real
 
 
 def _select(

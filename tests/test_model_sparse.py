@@ -270,3 +270,16 @@ def test_bad_requests_are_refused() -> None:
         SparringSparseForCausalLM.from_dense(SparringMoeForCausalLM(tiny_config(VOCAB)))
     with pytest.raises(ValueError, match="index_head_dim must be at least qk_rope_head_dim=64"):
         SparringSparseConfig(index_head_dim=32)
+    dense = SparringMoeForCausalLM(tiny_config(VOCAB, q_lora_rank=48)).eval()
+    with pytest.raises(ValueError, match="index_n_heads, got index_top_k"):
+        SparringSparseForCausalLM.from_dense(dense, index_top_k=4)
+    for writer, reader in ((dense, model.eval()), (model.eval(), dense)):
+        cache = writer(tokens(2, 6)).past_key_values
+        with pytest.raises(ValueError, match="filled by a model with sparse attention"):
+            reader(tokens(2, 1), past_key_values=cache)
+
+
+def test_a_batch_of_padding_has_a_loss_of_nothing() -> None:
+    ids_BT = tokens(2, 20)
+    outputs = sparse_model()(input_ids=ids_BT, attention_mask=torch.zeros_like(ids_BT))
+    assert outputs.indexer_loss == 0
