@@ -121,9 +121,13 @@ def test_the_two_stages_teach_the_indexer_to_select() -> None:
     assert steps[-1] < 0.8 * steps[0]
 
 
+@pytest.mark.parametrize("warms_up", [False, True])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_gives_equal_gradients(reentrant: bool) -> None:
+def test_gradient_checkpointing_gives_equal_gradients(reentrant: bool, warms_up: bool) -> None:
     plain, checkpointed = sparse_model(), sparse_model()
+    for model in (plain, checkpointed) if warms_up else ():
+        model.set_attention("dense")
+        freeze_all_but_indexers(model)
     checkpointed.gradient_checkpointing_enable({"use_reentrant": reentrant})
     losses = []
     for model in (plain, checkpointed):
@@ -132,7 +136,8 @@ def test_gradient_checkpointing_gives_equal_gradients(reentrant: bool) -> None:
         losses.append((outputs.loss.item(), outputs.indexer_loss.item()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
-        assert a.grad is not None and largest_change(a.grad, b.grad) <= 1e-6, name
+        if a.requires_grad:
+            assert a.grad is not None and largest_change(a.grad, b.grad) <= 1e-6, name
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
