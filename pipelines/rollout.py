@@ -315,7 +315,7 @@ def _choose_attention(directory: Path) -> dict[str, str]:
     AMX, takes bfloat16 only.
     """
     config = AutoConfig.from_pretrained(directory)
-    if config.model_type != "deepseek_v3" or torch.cuda.is_available():
+    if config.model_type != "deepseek_v3" or torch.accelerator.is_available():
         return {}
     latent = (config.kv_lora_rank, config.qk_rope_head_dim)
     served = latent == MLA_KERNEL_LATENT

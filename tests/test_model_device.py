@@ -17,7 +17,11 @@ from model.checkpoint import multi_token_copies, multi_token_prefixes
 from model.fp8 import Fp8Recipe
 from model.fp8_model import convert_to_fp8, fp8_parameters
 
-MODEL_FILES = sorted((Path(__file__).resolve().parents[1] / "model").rglob("*.py"))
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(
+    path for folder in ("model", "pipelines", "rewards", "critic", "data")
+    for path in (ROOT / folder).rglob("*.py")
+)  # fmt: skip
 # What the hub counts in the files of deepseek-ai/DeepSeek-V3, to the last number.
 RELEASED = {
     torch.float8_e4m3fn: 680_571_043_840,
@@ -78,7 +82,7 @@ def test_importing_the_model_touches_no_accelerator(checkout: Path) -> None:
     assert imported.returncode == 0, imported.stderr[-2000:]
 
 
-@pytest.mark.parametrize("file", MODEL_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
 def test_only_kernels_name_a_kind_of_accelerator(file: Path) -> None:
     if file.stem.endswith("_kernel"):
         pytest.skip("a kernel is written for one kind")
