@@ -48,8 +48,13 @@ def fuse(model: SparringMoeForCausalLM, kind: str | None) -> None:
         kind: "compile", "liger", or None for the plain functions.
 
     Raises:
-        ValueError: no such kind, or it cannot run here.
+        ValueError: no such kind, it cannot run here, or the model is wrapped.
     """
+    if not isinstance(model, SparringMoeForCausalLM):
+        raise ValueError(
+            f"fused kernels are for our model itself, got a {type(model).__name__}: fuse it "
+            "before wrapping it"
+        )
     kernels = _kernels(kind, model.device.type)
     for module in model.modules():
         if isinstance(module, RMSNorm):

@@ -48,13 +48,22 @@ def next_token_loss(
         labels: [B, T], shifted here; unused if `shift_labels` is given.
         num_items_in_batch: what to divide the sum by; the number of targets if None.
         sum_of_rows: computes the sum; a fused kernel may stand in.
+
+    Raises:
+        ValueError: there is not one label a token.
     """
     if shift_labels is None:
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     targets_N = shift_labels.flatten().to(logits.device)
     if ignore_index != NO_TARGET:
         targets_N = targets_N.masked_fill(targets_N == ignore_index, NO_TARGET)
-    total = sum_of_rows(logits.reshape(-1, vocab_size), targets_N)
+    logits_NV = logits.reshape(-1, vocab_size)
+    if logits_NV.shape[0] != targets_N.shape[0]:
+        raise ValueError(
+            f"{targets_N.shape[0]} labels for the logits of {logits_NV.shape[0]} tokens: each "
+            "needs one, so leave out logits_to_keep where there are labels"
+        )
+    total = sum_of_rows(logits_NV, targets_N)
     if num_items_in_batch is None:
         num_items_in_batch = (targets_N != NO_TARGET).sum()
     elif torch.is_tensor(num_items_in_batch):

@@ -99,6 +99,14 @@ def test_the_loss_takes_shifted_labels_and_another_mark() -> None:
     assert largest_change(next_token_loss(logits_BTV, **given), theirs) <= 1e-6
 
 
+@pytest.mark.parametrize("chunk", [200, 10**6])
+def test_labels_without_logits_are_refused(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "CPU_CHUNK", chunk)  # rows are taken in fours, or all at once
+    logits_BTV, labels_BT = labelled()
+    with pytest.raises(ValueError, match="51 labels for the logits of 24 tokens.*logits_to_keep"):
+        next_token_loss(logits_BTV[:, -8:], labels_BT, vocab_size=50)
+
+
 def test_the_gradient_of_the_loss_is_right() -> None:
     logits_BTV, labels_BT = labelled()
     targets_N = labels_BT.flatten()
@@ -134,6 +142,8 @@ def test_kernels_that_cannot_run_are_refused() -> None:
     model = SparringMoeForCausalLM(tiny_config(40))
     with pytest.raises(ValueError, match="'compile', 'liger' or None, got 'triton'"):
         fuse(model, "triton")
+    with pytest.raises(ValueError, match="got a Sequential: fuse it before wrapping it"):
+        fuse(torch.nn.Sequential(model), "compile")
     installed = importlib.util.find_spec("liger_kernel") is not None
     with pytest.raises(ValueError, match="cannot run on cpu" if installed else "install it"):
         fuse(model, "liger")
