@@ -43,14 +43,14 @@ class BFloat16AdamW(torch.optim.Optimizer):
                 f"lr and weight_decay must be at least 0, eps positive and beta1 in [0, 1), got "
                 f"lr={lr}, weight_decay={weight_decay}, eps={eps}, betas={betas}"
             )
-        if not 0 <= betas[1] <= MAX_BETA2:
-            raise ValueError(
-                f"beta2 must lie in [0, {MAX_BETA2}], got {betas[1]}: bfloat16 rounds away the "
-                "slow decay of the second moment; DeepSeek-V3 trains with 0.95"
-            )
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)  # type: ignore[arg-type]
         self.register_load_state_dict_post_hook(_restore_types)
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As torch's; a group may have settings of its own."""
+        super().add_param_group(param_group)
+        _check_beta2(self.param_groups[-1]["betas"][1])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -82,8 +82,20 @@ class BFloat16AdamW(torch.optim.Optimizer):
         parameter.addcdiv_(mean, root, value=-lr / (1 - beta1 ** state["step"]))
 
 
+def _check_beta2(beta2: float) -> None:
+    if not 0 <= beta2 <= MAX_BETA2:
+        raise ValueError(
+            f"beta2 must lie in [0, {MAX_BETA2}], got {beta2}: bfloat16 rounds away the "
+            "slow decay of the second moment; DeepSeek-V3 trains with 0.95"
+        )
+
+
 def _restore_types(optimizer: torch.optim.Optimizer) -> None:
     """Loading a state turns it into the parameters' type; what was bfloat16 loses nothing back."""
+    for group in optimizer.param_groups:
+        if "betas" not in group:
+            raise ValueError("the optimizer state has no betas: it was saved by another optimizer")
+        _check_beta2(group["betas"][1])
     for state in optimizer.state.values():
         for name in ("exp_avg", "exp_avg_sq"):
             state[name] = state[name].to(torch.bfloat16)

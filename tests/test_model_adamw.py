@@ -117,3 +117,16 @@ def test_the_second_moment_decays_with_the_largest_beta2_allowed() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BFloat16AdamW(network().parameters(), **settings)
+
+
+def test_no_group_and_no_loaded_state_brings_another_beta2() -> None:
+    model = network()
+    groups = [{"params": model.parameters(), "betas": (0.9, 0.999)}]
+    with pytest.raises(ValueError, match="beta2 must lie in"):
+        BFloat16AdamW(groups, **SETTINGS)
+    theirs = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ValueError, match="beta2 must lie in"):
+        BFloat16AdamW(model.parameters()).load_state_dict(theirs.state_dict())
+    momentum = torch.optim.SGD(model.parameters(), momentum=0.9)
+    with pytest.raises(ValueError, match="no betas: it was saved by another optimizer"):
+        BFloat16AdamW(model.parameters()).load_state_dict(momentum.state_dict())
