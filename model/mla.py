@@ -161,8 +161,10 @@ class MultiHeadLatentAttention(nn.Module):
         latent_BTR, k_rope_BTP = self.kv_a_proj_with_mqa(x_BTD).split(self.latent_widths, -1)
         k_rope_BTP = rotate(k_rope_BTP[:, :, None], rotations_BT1P)[:, :, 0]
         latent_BTR = self.kv_a_layernorm(latent_BTR)
-        if cached and isinstance(self.kv_b_proj, Fp8Linear):
-            latent_BTR = self.kv_b_proj.input_on_grid(latent_BTR)  # so that `absorb` reads the same
+        fp8 = next((m for m in self.kv_b_proj.modules() if isinstance(m, Fp8Linear)), None)
+        # So that `absorb` reads the same. An adapter around it must see the same, cached or not.
+        if fp8 is not None and (cached or fp8 is not self.kv_b_proj):
+            latent_BTR = fp8.input_on_grid(latent_BTR)
         return latent_BTR, k_rope_BTP
 
     def _attend(

@@ -158,6 +158,16 @@ def test_frozen_weights_get_no_gradient_and_bfloat16_stays_bfloat16() -> None:
         assert torch.equal(linear(x_NK.float()), y)
 
 
+def test_a_backward_pass_under_autocast_sums_in_float32() -> None:
+    linear, x_NK, grad_NM = layer(256, 128, Fp8Recipe()), noise(8, 256), noise(8, 128, seed=3)
+    x_NK.requires_grad_()
+    wanted = torch.autograd.grad(linear(x_NK), (x_NK, linear.weight), grad_NM)
+    y_NM = linear(x_NK)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = torch.autograd.grad(y_NM, (x_NK, linear.weight), grad_NM)
+    assert all(map(torch.equal, given, wanted))
+
+
 def composed_experts(
     recipe: Fp8Recipe, x_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, *fused: Tensor
 ) -> Tensor:

@@ -142,6 +142,27 @@ def test_absorbed_decoding_multiplies_the_numbers_that_training_does(recipe: Fp8
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("autocast", [False, True])
+def test_an_adapter_sees_the_same_latents_cached_or_not(autocast: bool) -> None:
+    """Under autocast to bfloat16's own rounding, which one E4M3 step exceeds 16 times."""
+    options = LoraConfig(r=4, target_modules=["kv_b_proj"], lora_alpha=4)
+    wrapped = get_peft_model(fp8_model(), options).eval()
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(std=0.1)
+    contexts: list[torch.Tensor] = []
+    layer = wrapped.get_base_model().model.layers[0]
+    layer.self_attn.o_proj.register_forward_pre_hook(lambda _, given: contexts.append(given[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        wrapped(input_ids=IDS_BT, use_cache=False)
+        cache = LatentCache(3)
+        wrapped(input_ids=IDS_BT[:, :-1], past_key_values=cache)
+        wrapped(input_ids=IDS_BT[:, -1:], past_key_values=cache)
+    whole, last = contexts[0][:, -1:].float(), contexts[-1].float()
+    assert (whole - last).norm() <= (5e-3 if autocast else 1e-5) * whole.norm()
+
+
+@torch.no_grad()
 def test_cached_generation_follows_the_uncached_forward() -> None:
     model = fp8_model().eval()
     whole = model(input_ids=IDS_BT, use_cache=False).logits.log_softmax(-1)
