@@ -6,6 +6,7 @@ save never leaves a mixture that loads. Leaves out what tensors a model needs: `
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PARTIAL = ".partial"
 _LENGTH_BYTES = 8  # of a safetensors file: the length of the header that follows
+_NUMBER_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1}  # of the types we read
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,16 @@ def replacing(directory: str | os.PathLike[str], *, write: bool) -> Iterator[Pat
     Args:
         directory: made if absent.
         write: False on a rank that writes nothing, which gets `directory` itself.
+
+    Raises:
+        ValueError: there is a file of that name.
     """
     directory = Path(directory)
     if not write:
         yield directory
         return
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file: a checkpoint needs a directory")
     partial = directory / _PARTIAL
     shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
     partial.mkdir(parents=True)
@@ -153,7 +160,7 @@ def _header(file: Path) -> dict[str, StoredTensor]:
     try:
         header: dict[str, dict] = json.loads(text)
         header.pop("__metadata__", None)
-        ends = {name: entry["data_offsets"][1] for name, entry in header.items()}
+        places = {name: range(*entry["data_offsets"]) for name, entry in header.items()}
         stored = {
             name: StoredTensor(file, entry["dtype"], tuple(entry["shape"]))
             for name, entry in header.items()
@@ -161,12 +168,28 @@ def _header(file: Path) -> dict[str, StoredTensor]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{file} has a broken safetensors header: {error!r}") from None
     data_size = size - _LENGTH_BYTES - length
-    for name, end in sorted(ends.items(), key=lambda item: item[1]):
-        if end > data_size:
+    for name, place in sorted(places.items(), key=lambda item: item[1].stop):
+        if place.stop > data_size:
             raise ValueError(
-                f"{file} is truncated: tensor {name} ends at byte {end} of its data, "
+                f"{file} is truncated: tensor {name} ends at byte {place.stop} of its data, "
                 f"which has {data_size}: copy or write it again"
             )
-    if data_size > max(ends.values(), default=0):
+    if data_size > max((place.stop for place in places.values()), default=0):
         raise ValueError(f"{file} has bytes after its last tensor: copy or write it again")
+    _check_sizes(file, stored, places)
     return stored
+
+
+def _check_sizes(file: Path, stored: dict[str, StoredTensor], places: dict[str, range]) -> None:
+    for name, entry in stored.items():
+        wanted = math.prod(entry.shape) * _NUMBER_BYTES.get(entry.dtype, 0)
+        if entry.dtype in _NUMBER_BYTES and len(places[name]) != wanted:
+            raise ValueError(
+                f"{file}: tensor {name} has {len(places[name])} bytes, its type {entry.dtype} and "
+                f"shape {list(entry.shape)} make {wanted}: write it again"
+            )
+    try:
+        with safe_open(file, framework="pt"):
+            return
+    except SafetensorError as error:
+        raise ValueError(f"{file} has a broken safetensors header: {error}") from None

@@ -211,12 +211,19 @@ def test_a_truncated_shard_is_named(pristine: Path, tmp_path: Path, share: float
     refused(directory, rf"{shard.name} is truncated.*{wanted}")
 
 
+def header(entry: dict) -> bytes:
+    text = json.dumps({"a": entry}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"\x02\0\0\0\0\0\0\0[]", "broken safetensors header"),
         (b"\x05\0\0\0\0\0\0\0{bad}", "broken safetensors header"),
         (b'\x0c\0\0\0\0\0\0\0{"a": {}}   ', "broken safetensors header"),
+        (header({"dtype": "F32", "shape": [1], "data_offsets": ["a", "b"]}), "broken safetensors"),
+        (header({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}) + bytes(8), "broken safet"),
     ],
 )
 def test_a_broken_header_is_named(
@@ -225,6 +232,26 @@ def test_a_broken_header_is_named(
     directory = copied(pristine, tmp_path, lambda _: None)
     (directory / WHOLE).write_bytes(content)
     refused(directory, f"{WHOLE} has a {message}")
+
+
+@pytest.mark.parametrize(("key", "value"), [("dtype", "BF16"), ("shape", [64])])
+def test_a_header_that_belies_its_bytes_is_named(
+    pristine: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    directory = copied(pristine, tmp_path, lambda _: None)
+    content = (directory / WHOLE).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:end])
+    entries[NORM][key] = value
+    text = json.dumps(entries).encode()
+    (directory / WHOLE).write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    refused(directory, f"tensor {NORM} has 512 bytes, its type .* and shape .* make 256")
+
+
+def test_a_save_over_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match="taken is a file: a checkpoint needs a directory"):
+        build().save_pretrained(tmp_path / "taken")
 
 
 def test_two_checkpoints_in_one_directory_are_refused(pristine: Path, tmp_path: Path) -> None:
