@@ -27,6 +27,14 @@ def moe_of(policy: nn.Module) -> SparringMoeForCausalLM | None:
     return base if isinstance(base, SparringMoeForCausalLM) else None
 
 
+def freeze_multi_token_layers(policy: nn.Module) -> None:
+    """For GRPO, no loss of which reaches them: DDP would wait for their gradients."""
+    moe = moe_of(policy)
+    if moe is not None:
+        for layer in moe.model.layers[moe.config.num_hidden_layers :]:
+            layer.requires_grad_(False)
+
+
 @contextmanager
 def collected_losses(
     moe: SparringMoeForCausalLM, labels_BT: Tensor | None = None

@@ -26,7 +26,12 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from pipelines.auxiliary import AuxiliaryLosses, moe_of, summarised_balance
+from pipelines.auxiliary import (
+    AuxiliaryLosses,
+    freeze_multi_token_layers,
+    moe_of,
+    summarised_balance,
+)
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
 
@@ -139,6 +144,7 @@ class RoleTrainer(AuxiliaryLosses, GRPOTrainer):
                 f"{name}.router_bias_rate must be 0 with a LoRA adapter, got {router_bias_rate}: "
                 "the router's bias is no part of the adapter and would be lost with it"
             )
+        freeze_multi_token_layers(policy)
         placeholder = Dataset.from_list([{"prompt": "", "row": 0}])
         super().__init__(
             model=policy,
