@@ -15,6 +15,7 @@ from transformers.core_model_loading import Concatenate, MergeModulelist, Weight
 
 from model.checkpoint_files import stored_tensors
 from model.configuration import SparringMoeConfig
+from model.fp8 import E4M3
 from model.fp8_checkpoint import SCALE, check_types, stored_quantization
 
 _GATE_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
@@ -73,6 +74,39 @@ def split_experts(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
                 yield f"{stem}{expert}.down_proj.weight", down
         else:
             yield name, tensor
+
+
+@torch.no_grad()
+def join_experts(tensors: dict[str, Tensor], stem: str, fused: Mapping[str, Tensor]) -> list[str]:
+    """Rename one layer's experts from names on disk back to those in memory, in place.
+
+    Args:
+        tensors: some of a checkpoint's; without any of this layer's experts, nothing changes.
+        stem: what the names of the layer's experts begin with, up to their number.
+        fused: the parameters by name after the stem; experts that a shard lacks stay theirs.
+
+    Returns:
+        The names that are lacking.
+
+    Raises:
+        ValueError: a tensor has another shape, or is in FP8.
+    """
+    names = {name for name, _ in split_experts({stem + key: t for key, t in fused.items()})}
+    if not (found := names & tensors.keys()):
+        return []
+    device = tensors[min(found)].device
+    whole = {stem + key: t.detach().to(device, copy=True) for key, t in fused.items()}
+    for name, part in split_experts(whole):
+        if name in found:
+            given = tensors.pop(name)
+            if given.shape != part.shape or given.dtype == E4M3:
+                raise ValueError(
+                    f"tensor {name} has shape {list(given.shape)} and type {given.dtype}, expected "
+                    f"{list(part.shape)} and no FP8: load the checkpoint with from_pretrained"
+                )
+            part.copy_(given)
+    tensors.update(whole)
+    return sorted(names - found)
 
 
 @torch.no_grad()

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer_utils import load_sharded_checkpoint
 from weights import make_weights_matter
 
 from model import (
@@ -104,6 +112,45 @@ def test_loading_in_place_is_all_or_nothing(model: SparringMoeForCausalLM) -> No
     with pytest.raises(ValueError, match="e_score_correction_bias is missing"):
         load_checkpoint_tensors(other, partial.items())
     assert all(torch.equal(t, before[name]) for name, t in other.state_dict().items())
+
+
+def test_a_trainer_resumes_with_the_experts_it_saved(tmp_path: Path) -> None:
+    rows = [{"input_ids": [*range(i, i + 8)], "labels": [*range(i, i + 8)]} for i in range(8)]
+
+    def trainer(seed: int) -> Trainer:
+        model = make_weights_matter(SparringMoeForCausalLM(tiny_config(40)), seed)
+        options = TrainingArguments(
+            tmp_path, max_steps=1, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True
+        )
+        return Trainer(model, options, train_dataset=rows)
+
+    (saved := trainer(0)).train()
+    (resumed := trainer(1)).train(resume_from_checkpoint=True)
+    theirs = resumed.model.state_dict()
+    assert all(torch.equal(t, theirs[name]) for name, t in saved.model.state_dict().items())
+
+
+def test_shards_load_one_by_one(model: SparringMoeForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, max_shard_size="1MB")
+    places = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len({places[name] for name in places if ".layers.1.mlp.experts." in name}) > 1
+    other = SparringMoeForCausalLM(tiny_config(40))
+    load_sharded_checkpoint(other, tmp_path, strict=False)
+    theirs = other.state_dict()
+    assert all(torch.equal(t, theirs[name]) for name, t in model.state_dict().items())
+
+
+def test_a_state_with_names_on_disk_must_be_whole(model: SparringMoeForCausalLM) -> None:
+    whole = dict(named_checkpoint_tensors(model))
+    other = SparringMoeForCausalLM(tiny_config(40))
+    other.load_state_dict(whole)
+    theirs = other.state_dict()
+    assert all(torch.equal(t, theirs[name]) for name, t in model.state_dict().items())
+    with pytest.raises(RuntimeError, match=f'Missing key.*"{EXPERT}"'):
+        other.load_state_dict({name: t for name, t in whole.items() if name != EXPERT})
+    for bad in (torch.zeros(1, 128), whole[EXPERT].to(torch.float8_e4m3fn)):
+        with pytest.raises(ValueError, match=rf"{EXPERT} has shape .* and type .* from_pretrained"):
+            other.load_state_dict({**whole, EXPERT: bad})
 
 
 @pytest.mark.parametrize("name", [EXPERT, BIAS, "model.norm.weight"])
