@@ -127,6 +127,15 @@ def load_checkpoint_tensors(model: nn.Module, tensors: Iterable[tuple[str, Tenso
         tensor.copy_(given[name])
 
 
+def check_tensors(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> None:
+    """Check that tensors named as on disk are exactly those of `model` (which may be on meta).
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape.
+    """
+    _check_shapes(_shapes(dict(named_checkpoint_tensors(model))), _shapes(tensors), source)
+
+
 def check_directory(directory: str | os.PathLike[str], model: nn.Module) -> None:
     """Check that a saved checkpoint holds exactly the tensors of `model` (which may be on meta).
 

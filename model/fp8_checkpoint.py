@@ -13,12 +13,14 @@ from pathlib import Path
 
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.utils import cached_file
 
 from model.checkpoint_files import StoredTensor, read_json, stored_tensors
 from model.fp8 import Quantized
 
 BLOCK = 128
 SCALE = "_scale_inv"  # appended to the weight's name
+_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 QUANTIZATION: dict[str, object] = {
     "quant_method": "fp8",
     "fmt": "e4m3",
@@ -31,10 +33,37 @@ def stored_quantization(directory: str | os.PathLike[str]) -> dict[str, object] 
     """`quantization_config` of a checkpoint's config, if there is one.
 
     Raises:
-        ValueError: the config is no JSON object.
+        ValueError: the config, or that part of it, is no JSON object.
     """
     file = Path(directory) / "config.json"
-    return read_json(file).get("quantization_config") if file.exists() else None
+    quantization = read_json(file).get("quantization_config") if file.exists() else None
+    if not isinstance(quantization, dict | None):
+        raise ValueError(
+            f"{file}: quantization_config must be {QUANTIZATION} or left out, got {quantization!r}"
+        )
+    return quantization
+
+
+def refuse_remote_fp8(name: str | os.PathLike[str], arguments: Mapping[str, object]) -> None:
+    """Refuse an FP8 checkpoint by its name on a hub, which transformers would dequantise itself.
+
+    Its dequantiser does not know how our experts are fused: the numbers come out wrong, without an
+    error.
+
+    Args:
+        name: of a repository.
+        arguments: those of `from_pretrained`, of which some say where and what to look for.
+
+    Raises:
+        ValueError: the repository's config says FP8.
+    """
+    given = {key: arguments[key] for key in _HUB_ARGUMENTS if key in arguments}
+    file = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, **given)
+    if file is not None and stored_quantization(Path(file).parent) is not None:
+        raise ValueError(
+            f"{name} is an FP8 checkpoint, which is read from a directory only: download it with "
+            f"`hf download {name} --local-dir DIRECTORY` and load that"
+        )
 
 
 def store_quantization(directory: str | os.PathLike[str]) -> None:

@@ -13,6 +13,7 @@ V vocabulary.
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Unpack
 
 import torch
@@ -27,6 +28,7 @@ from transformers.utils.generic import can_return_tuple
 from model.cache import LatentCache
 from model.checkpoint import (
     check_directory,
+    check_tensors,
     multi_token_copies,
     named_checkpoint_tensors,
     split_experts,
@@ -35,7 +37,12 @@ from model.checkpoint_files import replacing
 from model.configuration import SparringMoeConfig, SparringSparseConfig
 from model.decoder import Decoder, total_loss
 from model.experts import RoutedExperts
-from model.fp8_checkpoint import dequantized_arguments, store_quantization, stored_quantization
+from model.fp8_checkpoint import (
+    dequantized_arguments,
+    refuse_remote_fp8,
+    store_quantization,
+    stored_quantization,
+)
 from model.fp8_model import fp8_tensors
 from model.layers import MixtureOfExperts
 from model.loss import next_token_loss
@@ -269,18 +276,24 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             fp8: write the weights of FP8 layers as the forward pass quantised them.
 
         Raises:
-            ValueError: `fp8`, but `convert_to_fp8` was not called, or with `push_to_hub`.
+            ValueError: `fp8`, but `convert_to_fp8` was not called, or with `push_to_hub`; or the
+                weights are not this model's, as those of a model that LoRA wraps are not.
         """
-        named = named_checkpoint_tensors(self) if state_dict is None else split_experts(state_dict)
+        named = dict(
+            named_checkpoint_tensors(self) if state_dict is None else split_experts(state_dict)
+        )
+        if is_main_process:  # other ranks may have been handed nothing
+            with torch.device("meta"):
+                check_tensors(named, type(self)(self.config), "the weights to save")
+            for copy, original in multi_token_copies(self.config).items():
+                named[copy] = named[original].clone()
         if fp8:
             if kwargs.get("push_to_hub"):
                 raise ValueError(
                     "save FP8 to a directory first, then upload that: not both at once"
                 )
-            named = fp8_tensors(self, named)
-        tensors = {name: tensor.contiguous() for name, tensor in named}
-        for copy, original in multi_token_copies(self.config).items():
-            tensors[copy] = tensors[original].clone()
+            named = dict(fp8_tensors(self, named.items()))
+        tensors = {name: tensor.contiguous() for name, tensor in named.items()}
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
         with replacing(save_directory, write=is_main_process) as folder:
@@ -302,25 +315,41 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: a tensor or file is missing, unknown or broken; the message names it.
         """
-        path = pretrained_model_name_or_path
-        if path is not None and os.path.isdir(path) and kwargs.get("state_dict") is None:
-            in_fp8 = stored_quantization(path) is not None
-            config = kwargs.get("config")
-            if not isinstance(config, SparringMoeConfig):
-                config = cls.config_class.from_pretrained(path)
-            with torch.device("meta"):
-                check_directory(path, cls(config))
-            if in_fp8:
-                if kwargs.get("quantization_config") is not None:
-                    raise ValueError("leave out quantization_config: the checkpoint has its own")
-                kwargs |= dequantized_arguments(path, config)
-                path = None
+        path = source = pretrained_model_name_or_path
         wants_info = kwargs.pop("output_loading_info", False)
+        if path is not None and kwargs.get("state_dict") is None:
+            if not os.path.isdir(path):
+                refuse_remote_fp8(path, kwargs)
+            else:
+                path = source = Path(path, kwargs.pop("subfolder", None) or "")
+                kwargs = cls._checked_arguments(path, kwargs)
+                path = None if "state_dict" in kwargs else path
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[kind]:
-                raise ValueError(f"checkpoint {path} has {kind}: {sorted(info[kind])[:5]}")
+                raise ValueError(f"checkpoint {source} has {kind}: {sorted(info[kind])[:5]}")
+        if path is None and source is not None:
+            model.name_or_path = model.config.name_or_path = str(source)  # what an adapter records
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _checked_arguments(cls, directory: Path, arguments: dict) -> dict:
+        """What transformers' loader needs for a directory that has passed every check."""
+        in_fp8 = stored_quantization(directory) is not None
+        if in_fp8 and arguments.get("quantization_config") is not None:
+            raise ValueError("leave out quantization_config: the checkpoint has its own")
+        config = arguments.pop("config", None)
+        # The type is the loader's to interpret: a config would take "auto" for a type's name.
+        types = {key: arguments.pop(key) for key in ("dtype", "torch_dtype") if key in arguments}
+        if not isinstance(config, SparringMoeConfig):
+            config, arguments = cls.config_class.from_pretrained(
+                config or directory, return_unused_kwargs=True, **arguments
+            )
+        with torch.device("meta"):
+            check_directory(directory, cls(config))
+        if in_fp8:
+            return {**arguments, **types, **dequantized_arguments(directory, config)}
+        return {**arguments, **types, "config": config}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

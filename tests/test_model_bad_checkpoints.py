@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from fp8_checkpoints import write_shards
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from weights import make_weights_matter
@@ -134,13 +135,14 @@ def without_scales(tensors: Tensors) -> None:
         ({"weight_block_size": [64, 64]}, lambda _: None, r"= \[64, 64\], .* reads \[128, 128\]"),
         ({"weight_block_size": None}, lambda _: None, r"weight_block_size = None"),
         ({"activation_scheme": "static"}, lambda _: None, "activation_scheme = 'static'"),
+        ("fp8", lambda _: None, "quantization_config must be .* or left out, got 'fp8'"),
         ({}, without_scales, "the config says FP8, but no tensor has type F8_E4M3"),
     ],
 )
 def test_a_config_of_another_format_is_refused(
     pristine: Path,
     tmp_path: Path,
-    quantization: dict | None,
+    quantization: dict | str | None,
     change: Callable[[Tensors], object],
     message: str,
 ) -> None:
@@ -148,6 +150,8 @@ def test_a_config_of_another_format_is_refused(
     config = json.loads((directory / "config.json").read_text())
     if quantization is None:
         del config["quantization_config"]
+    elif quantization == "fp8":
+        config["quantization_config"] = quantization
     else:
         config["quantization_config"] |= quantization
     (directory / "config.json").write_text(json.dumps(config))
@@ -246,6 +250,26 @@ def test_a_header_that_belies_its_bytes_is_named(
     text = json.dumps(entries).encode()
     (directory / WHOLE).write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
     refused(directory, f"tensor {NORM} has 512 bytes, its type .* and shape .* make 256")
+
+
+def test_weights_that_are_not_the_models_are_not_saved_over_a_checkpoint(tmp_path: Path) -> None:
+    model = build()
+    model.save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for fp8 in (False, True):
+        with pytest.raises(ValueError, match=f"weights to save: tensor {NORM} is missing"):
+            weights = {name: t for name, t in model.state_dict().items() if name != NORM}
+            model.save_pretrained(tmp_path, state_dict=weights, fp8=fp8)
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["o_proj"]))
+    with pytest.raises(ValueError, match=r"weights to save: tensor \S+o_proj.weight is missing"):
+        wrapped.get_base_model().save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_rank_that_writes_nothing_needs_no_weights(tmp_path: Path) -> None:
+    model = SparringMoeForCausalLM(tiny_config(40, num_nextn_predict_layers=1))
+    model.save_pretrained(tmp_path, is_main_process=False, state_dict={})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_save_over_a_file_is_refused(tmp_path: Path) -> None:

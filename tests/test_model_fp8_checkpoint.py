@@ -1,6 +1,7 @@
 """FP8 checkpoints: DeepSeek's layout read, ours read by stock transformers, and their files."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,51 @@ def test_the_type_is_the_configs_unless_asked_otherwise(tmp_path: Path) -> None:
     assert ours["lm_head.weight"].dtype == torch.bfloat16
     for name, numbers in exact.items():
         assert torch.equal(ours[name], torch.from_numpy(numbers).to(ours[name].dtype)), name
+
+
+def test_options_mean_the_same_for_fp8_and_plain_checkpoints(tmp_path: Path) -> None:
+    model = whole_block_model()
+    for folder, fp8 in (("plain", False), ("fp8", True)):
+        model.save_pretrained(tmp_path / folder, fp8=fp8)
+        for place in ((tmp_path / folder, {}), (tmp_path, {"subfolder": folder})):
+            for loader in (SparringMoeForCausalLM, AutoModelForCausalLM):
+                loaded = loader.from_pretrained(
+                    place[0], **place[1], aux_loss_alpha=0.5, device_map="cpu", dtype="auto"
+                )
+                assert loaded.config.aux_loss_alpha == 0.5 and loaded.dtype == torch.float32
+                assert loaded.name_or_path == str(tmp_path / folder)  # what PEFT records
+                assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
+# A hub's cache with an FP8 checkpoint in it, which must be there before transformers is imported.
+REMOTE = """
+import sys
+from model import SparringMoeForCausalLM
+from transformers import AutoModelForCausalLM
+for loader in (SparringMoeForCausalLM, AutoModelForCausalLM):
+    try:
+        loader.from_pretrained(sys.argv[1])
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("fp8", "times"), [(True, 2), (False, 0)])
+def test_an_fp8_checkpoint_is_not_read_by_its_name_on_a_hub(
+    tmp_path: Path, fp8: bool, times: int
+) -> None:
+    repository, commit = tmp_path / "hub" / "models--org--tiny", "a" * 40
+    whole_block_model().save_pretrained(repository / "snapshots" / commit, fp8=fp8)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    root = Path(__file__).resolve().parents[1]
+    environment = {
+        **os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root),
+    }  # fmt: skip
+    command = [sys.executable, "-c", REMOTE, "org/tiny"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("org/tiny is an FP8 checkpoint, which is read from a dir") == times
 
 
 def test_a_loaded_checkpoint_exports_the_bytes_it_came_from(tmp_path: Path) -> None:
