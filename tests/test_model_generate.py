@@ -72,6 +72,25 @@ def test_cached_logits_equal_uncached(chunks: list[int], mask: str) -> None:
     assert largest_change(whole[real], torch.cat(parts, 1)[real]) <= 1e-5
 
 
+@pytest.mark.parametrize("queries", [1, 2])
+@pytest.mark.parametrize("lengths", [[12, 12], [12, 7]])
+@torch.no_grad()
+def test_blocks_of_queries_change_nothing_in_the_latent_space(
+    lengths: list[int], queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, (ids_BT, mask_BT) = tiny_model(), left_padded(lengths, 12)
+    whole = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    heads, blocks = model.config.num_attention_heads, []
+    absorbed = "model.mla.absorb"
+    monkeypatch.setattr(absorbed, lambda *given: blocks.append(given[0]) or absorb(*given))
+    monkeypatch.setattr("model.layout.BLOCK_NUMBERS", queries * 2 * 12 * heads)
+    cache = LatentCache(model.config.num_hidden_layers)
+    model(input_ids=ids_BT[:, :8], attention_mask=mask_BT[:, :8], past_key_values=cache)
+    rest = model(input_ids=ids_BT[:, 8:], attention_mask=mask_BT, past_key_values=cache).logits
+    assert [q_BTHN.shape[1] for q_BTHN in blocks] == [queries] * (4 // queries) * 3
+    assert largest_change(rest, whole[:, 8:]) <= 1e-5
+
+
 @pytest.mark.parametrize("lengths", [[9, 9, 9], [9, 5, 1]])
 def test_generate_with_the_cache_equals_without(lengths: list[int]) -> None:
     model = tiny_model()
@@ -113,8 +132,8 @@ def test_the_cache_holds_one_latent_row_a_token_and_layer() -> None:
 def test_a_cropped_or_reordered_cache_continues_as_if_computed_so() -> None:
     model = tiny_model()
     ids_BT = tokens(2, 10)
-    cache = model(input_ids=ids_BT).past_key_values
-    cache.crop(-4)
+    cache = model(input_ids=torch.cat((ids_BT[:, :6], ids_BT.flip(1)), 1)).past_key_values
+    cache.crop(-10)
     cache.reorder_cache(torch.tensor([1, 0]))
     continued = model(input_ids=ids_BT.flip(0)[:, 6:], past_key_values=cache).logits
     assert largest_change(continued, model(input_ids=ids_BT).logits.flip(0)[:, 6:]) <= 1e-5

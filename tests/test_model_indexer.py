@@ -54,6 +54,19 @@ def test_padding_bears_no_loss(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_padding_on_the_left_bears_no_loss_and_spoils_no_gradient(kind: str) -> None:
+    model, ids_BT = sparse_model(index_topk=6), tokens(2, 20)
+    model.set_attention(kind)
+    alone = [model(input_ids=ids_BT[:1]).indexer_loss, model(ids_BT[1:, 7:]).indexer_loss]
+    mask_BT = padding_mask([20, 13], 20, "left")
+    outputs = model(ids_BT, attention_mask=mask_BT, labels=ids_BT.masked_fill(mask_BT == 0, -100))
+    wanted = (20 * alone[0] + 13 * alone[1]).item() / 33
+    assert outputs.indexer_loss.item() == pytest.approx(wanted, rel=1e-5)
+    outputs.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_the_two_losses_train_apart(kind: str) -> None:
     model, ids_BT = sparse_model(index_topk=6), tokens(2, 20)
     model.set_attention(kind)

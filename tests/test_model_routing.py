@@ -35,6 +35,8 @@ def test_selection_keeps_to_the_best_groups_by_their_two_best() -> None:
     assert set(select_experts(scores, torch.zeros(8), **limits)[0].tolist()) == {4, 5}
     bias = torch.tensor([0.0, 0.5, 0, 0, 0, 0, 0, 0])
     assert set(select_experts(scores, bias, **limits)[0].tolist()) == {0, 1}
+    # A dropped group stays dropped where the biased scores of the kept one are below 0.
+    assert set(select_experts(scores, torch.full((8,), -1.0), **limits)[0].tolist()) == {4, 5}
 
 
 def test_the_bias_selects_but_does_not_weigh() -> None:

@@ -200,8 +200,9 @@ def test_the_cache_holds_v3s_record_and_v32s_index_key() -> None:
 @torch.no_grad()
 def test_a_cropped_or_reordered_cache_continues_as_if_computed_so() -> None:
     model, ids_BT = sparse_model().eval(), tokens(2, 30)
-    cache = model(input_ids=ids_BT).past_key_values
-    cache.crop(-4)
+    wrong_BT = torch.cat((ids_BT[:, :26], tokens(2, 9, seed=1)), 1)
+    cache = model(input_ids=wrong_BT).past_key_values
+    cache.crop(-9)
     cache.reorder_cache(torch.tensor([1, 0]))
     cache.batch_repeat_interleave(2)
     continued = model(ids_BT.flip(0).repeat_interleave(2, 0)[:, 26:], past_key_values=cache).logits
