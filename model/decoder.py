@@ -75,8 +75,7 @@ class Decoder(nn.Module):
         layout = token_layout(x_BTD, attention_mask, position_ids, past, trains=trains)
         rotations_BT1P = rotations(self.config, layout.position_ids_BT)
         routing = routing_of(
-            self.config,
-            (x_BTD.shape[0], x_BTD.shape[1]),
+            *(self.config, (x_BTD.shape[0], x_BTD.shape[1])),
             real_N=layout.real_N,
             counts=trains,
             routed_experts=routed_experts,
