@@ -13,7 +13,6 @@ stops. Memory is measured in a process of its own for each case: the peak above 
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -164,16 +163,18 @@ def peak_above_weights(variant: str, kind: str, shape_BT: tuple[int, int]) -> fl
     model = (our_model if variant == "ours" else their_model)(config, TYPES[kind])
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     forward(model, tokens(config, (1, 8)))  # what is loaded once: kernels, thread pools
-    before = _resident_bytes()
+    before = _resident_bytes("VmRSS")
     forward_backward(model, tokens(config, shape_BT))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert before < peak and before > weights, "the peak lay before the step"
+    peak = _resident_bytes("VmHWM")
+    assert weights < before < peak, "the peak lay before the step"
     return (peak - before) / 1e6
 
 
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as counters:
-        return int(counters.read().split()[1]) * resource.getpagesize()
+def _resident_bytes(field: str) -> int:
+    """Now (VmRSS) or at most (VmHWM). getrusage would count what the parent held when it forked."""
+    with open("/proc/self/status") as status:
+        (line,) = (line for line in status if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
 
 
 def bench_memory(kinds: Sequence[str], shapes: Sequence[tuple[int, int]]) -> dict[str, object]:
