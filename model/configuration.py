@@ -137,7 +137,10 @@ class SparringMoeConfig(PreTrainedConfig):
                 f"the config has model_type {model_type!r}, expected {cls.model_type!r}: "
                 "this is a checkpoint of another architecture"
             )
-        return super().from_dict(config_dict, **kwargs)
+        # transformers sets the overrides of a load afterwards, past every check.
+        own = {field.name for field in fields(cls)} - {"dtype"}
+        given = {key: kwargs.pop(key) for key in own & kwargs.keys()}
+        return super().from_dict({**config_dict, **given}, **kwargs)
 
     def to_dict(self) -> dict[str, object]:
         """The config as JSON-able values, naming DeepSeek-V3's architecture."""

@@ -38,12 +38,11 @@ def convert_to_fp8(model: nn.Module, recipe: Fp8Recipe, underflow: Underflow | N
         underflow: counts the gradients that quantisation turns into zeros, if given.
 
     Raises:
-        ValueError: a projection is wrapped already (LoRA, for one), or the model has none.
+        ValueError: a projection is wrapped already (LoRA, for one), or the model has none;
+            nothing was converted then.
     """
-    num_converted = 0
+    found: list[tuple[nn.Module, str, nn.Linear]] = []
     for parent in model.modules():
-        if isinstance(parent, RoutedExperts):
-            parent.fp8 = Fp8Experts(recipe, underflow)
         if not isinstance(parent, (MultiHeadLatentAttention, LightningIndexer, FeedForward)):
             continue
         for name, child in list(parent.named_children()):
@@ -54,13 +53,15 @@ def convert_to_fp8(model: nn.Module, recipe: Fp8Recipe, underflow: Underflow | N
                     f"{name} is a {type(child).__name__}, expected a plain linear layer: convert "
                     "to FP8 before wrapping the model"
                 )
-            setattr(parent, name, Fp8Linear(child.weight, recipe, underflow))
-            num_converted += 1
-    if not num_converted:
+            found.append((parent, name, child))
+    if not found:
         raise ValueError(f"{type(model).__name__} has no attention or feed-forward of ours")
-    logger.info(
-        "%d linear layers and the routed experts multiply in FP8: %s", num_converted, recipe
-    )
+    for parent, name, child in found:
+        setattr(parent, name, Fp8Linear(child.weight, recipe, underflow))
+    for module in model.modules():
+        if isinstance(module, RoutedExperts):
+            module.fp8 = Fp8Experts(recipe, underflow)
+    logger.info("%d linear layers and the routed experts multiply in FP8: %s", len(found), recipe)
 
 
 @torch.no_grad()

@@ -98,6 +98,13 @@ def test_the_saved_config_says_deepseek(saved: Path) -> None:
     assert type(AutoConfig.from_pretrained(saved)) is SparringMoeConfig
 
 
+@pytest.mark.parametrize("loader", [SparringMoeForCausalLM, AutoModelForCausalLM])
+def test_what_a_load_overrides_is_checked(saved: Path, loader: type) -> None:
+    assert loader.from_pretrained(saved, aux_loss_alpha=0.5).config.aux_loss_alpha == 0.5
+    with pytest.raises(ValueError, match="n_group must divide n_routed_experts, got 3 groups of 8"):
+        loader.from_pretrained(saved, n_group=3)
+
+
 def test_loading_in_place_copies_everything(model: SparringMoeForCausalLM) -> None:
     other = SparringMoeForCausalLM(tiny_config(40))
     load_checkpoint_tensors(other, named_checkpoint_tensors(model))
