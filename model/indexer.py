@@ -16,7 +16,8 @@ from model.configuration import SparringSparseConfig
 from model.rope import rotate_halves
 
 KEY_NORM_EPS = 1e-6
-TILE_NUMBERS = 1 << 17  # scores by head computed at once: they stay in a core's own cache
+# Scores by head computed at once: they stay in a cache, and are enough for several threads.
+TILE_NUMBERS = 1 << 20
 
 
 class LightningIndexer(nn.Module):
@@ -59,8 +60,10 @@ def index_scores(queries_BTJI: Tensor, weights_BTJ: Tensor, keys_BSI: Tensor) ->
     Returns:
         float32 [B, T, S].
     """
-    tile = max(256, TILE_NUMBERS // weights_BTJ.numel())
-    scores_of = _scores_of_one_query if weights_BTJ.shape[1] == 1 else _scores
+    num_sequences, num_tokens, num_heads = weights_BTJ.shape
+    at_once = num_heads if num_tokens == 1 else num_sequences * num_tokens * num_heads
+    tile = max(256, TILE_NUMBERS // at_once)
+    scores_of = _scores_of_one_query if num_tokens == 1 else _scores
     blocks = [scores_of(queries_BTJI, weights_BTJ, keys) for keys in keys_BSI.split(tile, dim=1)]
     return torch.cat(blocks, -1)
 
