@@ -1,6 +1,6 @@
 """Long context on CPU: prefill and decode at 128k tokens, dense against sparse attention.
 
-    python benchmarks/bench_long.py [--only-prefill dense|sparse]
+    python benchmarks/bench_long.py [--only-prefill dense|sparse] [--keep-prefill]
 
 First one attention layer of DeepSeek-V3.2's own shape over a cache of 131,072 random rows: bytes
 read per token, counted by the cache, and seconds, dense and sparse interleaved. Then a tiny model
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from harness import ROOT, context, summarise, write_result
+from harness import RESULTS, ROOT, context, summarise, write_result
 
 from pipelines.process import prepare_process
 
@@ -99,8 +99,9 @@ def decode_step(
     }  # fmt: skip
 
 
-def measure_decode(num_sequences: int) -> dict[str, object]:
+def measure_decode(num_sequences: int, threads: int) -> dict[str, object]:
     """Dense and sparse steps in turn, and their ratios."""
+    torch.set_num_threads(threads)
     attention, cache = published_layer(num_sequences)
     config, steps = attention.config, {"dense": [], "sparse": []}
     x_BTD = torch.randn(num_sequences, 1, config.hidden_size, dtype=torch.bfloat16)
@@ -113,6 +114,7 @@ def measure_decode(num_sequences: int) -> dict[str, object]:
         "shape": "DeepSeek-V3.2, one layer: width 7168, 128 heads, rank 512 + 64, indexer 64 x 128,"
         " k 2048, bfloat16",
         "num_sequences": num_sequences,
+        "threads": threads,
         "bytes_per_token": cache.num_bytes() / cache.get_seq_length() / num_sequences,
         "law_sparse_bytes": num_sequences * (NUM_TOKENS * 256 + config.index_topk * 1152),
         "law_dense_bytes": num_sequences * NUM_TOKENS * 1152,
@@ -162,13 +164,24 @@ def prefill_apart(kind: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only-prefill", choices=("dense", "sparse"))
+    parser.add_argument("--keep-prefill", action="store_true",
+                        help="measure decoding anew, keep the last result's prefill")  # fmt: skip
     arguments = parser.parse_args()
     if arguments.only_prefill:
         print(json.dumps(prefill(arguments.only_prefill)))
         return
-    content = {"context": context({"torch": 0}), "threads": torch.get_num_threads()}
-    content["prefill_128k"] = [prefill_apart(kind) for kind in ("dense", "sparse")]
-    content["decode_128k"] = [measure_decode(num_sequences) for num_sequences in (1, 4)]
+    threads = torch.get_num_threads()
+    content = {"context": context({"torch": 0}), "threads": threads}
+    former = RESULTS / "long.json"
+    if arguments.keep_prefill and former.exists():
+        content["prefill_128k"] = json.loads(former.read_text())["prefill_128k"]
+    else:
+        content["prefill_128k"] = [prefill_apart(kind) for kind in ("dense", "sparse")]
+    content["decode_128k"] = [
+        measure_decode(num_sequences, number)
+        for number in sorted({1, threads})
+        for num_sequences in (1, 4)
+    ]
     write_result("long", content)
     for row in content["prefill_128k"]:
         print(
@@ -179,7 +192,7 @@ def main() -> None:
         ratios = {
             key: round(value, 2) for key, value in row.items() if key.startswith("dense_over")
         }
-        print(f"{row['num_sequences']} sequences: {ratios}")
+        print(f"{row['num_sequences']} sequences, {row['threads']} threads: {ratios}")
 
 
 if __name__ == "__main__":
