@@ -229,6 +229,8 @@ class VllmEngine:
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=max(8192, settings.max_model_len),
+            # A seeded request cut into chunks fails on CPU: its generator has no offset to restore.
+            enable_chunked_prefill=torch.cuda.is_available(),
             kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
