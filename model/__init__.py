@@ -4,7 +4,12 @@ Importing this package registers the model with transformers' Auto classes.
 """
 
 from model.checkpoint import load_checkpoint_tensors, named_checkpoint_tensors
-from model.configuration import SparringMoeConfig, SparringSparseConfig, tiny_config
+from model.configuration import (
+    SparringMoeConfig,
+    SparringSparseConfig,
+    tiny_config,
+    tiny_sparse_config,
+)
 from model.modeling import SparringMoeForCausalLM, SparringSparseForCausalLM
 from model.register import register
 
@@ -16,6 +21,7 @@ __all__ = [
     "load_checkpoint_tensors",
     "named_checkpoint_tensors",
     "tiny_config",
+    "tiny_sparse_config",
 ]
 
 register()

@@ -24,7 +24,16 @@ class GrowingRows:
         self.buffer_BSW: Tensor | None = None
 
     def append(self, *parts_BTW: Tensor) -> None:
-        """Add tokens, whose features are given in parts."""
+        """Add tokens, whose features are given in parts.
+
+        Raises:
+            ValueError: another number of sequences than the tokens held have.
+        """
+        given, held = parts_BTW[0].shape[0], self.buffer_BSW
+        if held is not None and len(held) != given:  # assignment would repeat a lone sequence
+            raise ValueError(
+                f"the cache holds {len(held)} sequences, got {given}: make a new one, or reset() it"
+            )
         end = self.length + parts_BTW[0].shape[1]
         self._reserve(end, parts_BTW)
         filled_BTW, start = self.buffer_BSW[:, self.length : end], 0
@@ -43,6 +52,10 @@ class GrowingRows:
         offsets_B11 = torch.arange(num_sequences, device=indices_BTK.device)[:, None, None]
         flat = (indices_BTK + capacity * offsets_B11).flatten()
         return self.buffer_BSW.flatten(0, 1).index_select(0, flat).unflatten(0, indices_BTK.shape)
+
+    def reset(self) -> None:
+        """Forget all tokens; others may come in another number of sequences."""
+        self.length, self.buffer_BSW = 0, None
 
     def select(self, indices: Tensor) -> None:
         """Keep the given sequences."""
@@ -95,7 +108,17 @@ class LatentLayer(CacheLayerMixin):
     def append(
         self, latent_BTR: Tensor, k_rope_BTP: Tensor, index_keys_BTI: Tensor | None = None
     ) -> None:
-        """Add tokens."""
+        """Add tokens.
+
+        Raises:
+            ValueError: another number of sequences than the tokens held have, or only these or
+                only those have keys of an indexer.
+        """
+        if self.rows.length and (self.index_keys.length > 0) != (index_keys_BTI is not None):
+            raise ValueError(
+                "the cache was filled by a model with sparse attention and is read by one without, "
+                "or the other way round: make a new one"
+            )
         self.is_initialized = True
         self.rows.append(latent_BTR, k_rope_BTP)
         if index_keys_BTI is not None:
@@ -134,12 +157,22 @@ class LatentLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        self.rows.length = self.index_keys.length = 0
+        self.rows.reset()
+        self.index_keys.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest `|tokens_to_remove|` tokens."""
+        """Forget the newest `-tokens_to_remove` tokens.
+
+        Raises:
+            ValueError: a positive number, by which transformers' caches mean the tokens to keep.
+        """
+        if tokens_to_remove > 0:
+            raise ValueError(
+                f"crop takes minus the number of tokens to remove, got {tokens_to_remove}: to keep "
+                "so many, subtract get_seq_length() from it"
+            )
         for kept in (self.rows, self.index_keys):
-            kept.length = max(0, kept.length - abs(tokens_to_remove))
+            kept.length = max(0, kept.length + tokens_to_remove)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.batch_select_indices(beam_idx)

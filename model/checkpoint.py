@@ -5,18 +5,18 @@ matrices an expert. Every other name is the same in both; a checkpoint also hold
 embedding and of the head per multi-token layer, as DeepSeek's do. Leaves out FP8 scales.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
 
+from model.checkpoint_files import stored_tensors
 from model.configuration import SparringMoeConfig
+from model.fp8 import E4M3
+from model.fp8_checkpoint import SCALE, check_types, stored_quantization
 
 _GATE_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
@@ -77,6 +77,39 @@ def split_experts(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
 
 
 @torch.no_grad()
+def join_experts(tensors: dict[str, Tensor], stem: str, fused: Mapping[str, Tensor]) -> list[str]:
+    """Rename one layer's experts from names on disk back to those in memory, in place.
+
+    Args:
+        tensors: some of a checkpoint's; without any of this layer's experts, nothing changes.
+        stem: what the names of the layer's experts begin with, up to their number.
+        fused: the parameters by name after the stem; experts that a shard lacks stay theirs.
+
+    Returns:
+        The names that are lacking.
+
+    Raises:
+        ValueError: a tensor has another shape, or is in FP8.
+    """
+    names = {name for name, _ in split_experts({stem + key: t for key, t in fused.items()})}
+    if not (found := names & tensors.keys()):
+        return []
+    device = tensors[min(found)].device
+    whole = {stem + key: t.detach().to(device, copy=True) for key, t in fused.items()}
+    for name, part in split_experts(whole):
+        if name in found:
+            given = tensors.pop(name)
+            if given.shape != part.shape or given.dtype == E4M3:
+                raise ValueError(
+                    f"tensor {name} has shape {list(given.shape)} and type {given.dtype}, expected "
+                    f"{list(part.shape)} and no FP8: load the checkpoint with from_pretrained"
+                )
+            part.copy_(given)
+    tensors.update(whole)
+    return sorted(names - found)
+
+
+@torch.no_grad()
 def load_checkpoint_tensors(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Copy tensors named as on disk into a model, all or nothing.
 
@@ -100,19 +133,16 @@ def check_directory(directory: str | os.PathLike[str], model: nn.Module) -> None
     Copies for multi-token layers may be there, and must equal what they repeat.
 
     Raises:
-        ValueError: a tensor is missing, unknown or of another shape, or there is no checkpoint.
+        ValueError: a tensor is missing, unknown, or of another shape or type; a scale is wrong; a
+            file is broken or absent. The message names the tensor or the file, and the rule.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    files: dict[str, Path] = {}
-    for file in _weight_files(Path(directory)):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - a safetensors handle, not a dict
-                shapes[name] = tuple(opened.get_slice(name).get_shape())
-                files[name] = file
+    source, stored = str(directory), stored_tensors(directory)
+    check_types(stored, stored_quantization(directory), source)
+    shapes = {name: entry.shape for name, entry in stored.items() if not name.endswith(SCALE)}
     copies = multi_token_copies(model.config)
     present = {name: copies[name] for name in copies if shapes.pop(name, None)}
-    _check_shapes(_shapes(dict(named_checkpoint_tensors(model))), shapes, str(directory))
-    _check_copies(present, lambda name: _tensor(files[name], name), str(directory))
+    _check_shapes(_shapes(dict(named_checkpoint_tensors(model))), shapes, source)
+    _check_copies(present, lambda name: stored[name].read(name), source)
 
 
 def register_conversion(class_name: str) -> None:
@@ -131,22 +161,6 @@ def register_conversion(class_name: str) -> None:
         operations=[MergeModulelist(dim=0)],
     )
     register_checkpoint_conversion_mapping(class_name, [gate_up, down], overwrite=True)
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        return [directory / name for name in sorted(names)]
-    single = directory / "model.safetensors"
-    if not single.exists():
-        raise ValueError(f"{directory} holds no model.safetensors and no index of shards")
-    return [single]
-
-
-def _tensor(file: Path, name: str) -> Tensor:
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(name)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,6 @@
 """The model's configuration: DeepSeek-V3's keys, spelled exactly, with what cannot work refused.
 
-Holds `SparringMoeConfig`, `SparringSparseConfig` (V3.2's sparse attention) and `tiny_config`. A
+Holds `SparringMoeConfig`, `SparringSparseConfig` (V3.2's sparse attention) and tiny ones. A
 saved config says `DeepseekV3ForCausalLM` or `DeepseekV32ForCausalLM`, so that stock transformers
 and stock vLLM load a checkpoint without our code.
 """
@@ -10,6 +10,8 @@ from dataclasses import fields
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
+
+from model.rope_parameters import check_rope, is_number
 
 LATENT_NORM_EPS = 1e-6  # transformers fixes it in the two latent norms; vLLM uses rms_norm_eps
 
@@ -27,12 +29,18 @@ _ONLY_VALUE: dict[str, object] = {
     "moe_router_dtype": "float32",
     "rms_norm_eps": LATENT_NORM_EPS,
 }
-_POSITIVE = (
-    *("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size"),
-    *("num_hidden_layers", "num_attention_heads", "n_routed_experts", "num_experts_per_tok"),
-    *("n_shared_experts", "n_group", "topk_group", "kv_lora_rank", "q_lora_rank"),
-    *("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
-)
+# Integers, and the least that each may be.
+_LEAST: dict[str, int] = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size"), 1),
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "n_routed_experts"), 1),
+    **dict.fromkeys(("num_experts_per_tok", "n_shared_experts", "n_group", "topk_group"), 1),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim"), 1),
+    **dict.fromkeys(("v_head_dim", "max_position_embeddings"), 1),
+    **dict.fromkeys(("first_k_dense_replace", "num_nextn_predict_layers", "pad_token_id"), 0),
+    **dict.fromkeys(("index_topk", "index_head_dim", "index_n_heads"), 1),
+}
+_MAY_BE_NONE = ("q_lora_rank", "pad_token_id")
+_NOT_NEGATIVE = ("routed_scaling_factor", "initializer_range", "mtp_loss_weight", "aux_loss_alpha")
 _WHY: dict[str, str] = {
     "tie_word_embeddings": "vLLM ignores tying for this architecture without an error",
     "topk_method": "another value makes vLLM drop the router bias",
@@ -105,6 +113,9 @@ class SparringMoeConfig(PreTrainedConfig):
     moe_router_dtype: str = "float32"
 
     def __post_init__(self, **kwargs: object) -> None:
+        self._check_numbers()
+        # transformers fills in what a rope leaves out, with the stretched length for the original.
+        check_rope(self.rope_parameters or kwargs.get("rope_scaling") or {})
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         self.qk_head_dim = self.qk_nope_head_dim + self.qk_rope_head_dim
         self.head_dim = self.qk_rope_head_dim  # transformers and vLLM size RoPE by it
@@ -115,7 +126,7 @@ class SparringMoeConfig(PreTrainedConfig):
         self._check_fixed_values()
         self._check_sizes()
         self._check_routing()
-        self._check_rope()
+        check_rope(self.rope_parameters)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -144,14 +155,27 @@ class SparringMoeConfig(PreTrainedConfig):
                 why = _WHY.get(key, "this model computes nothing else")
                 raise ValueError(f"{key} must be {wanted!r}, got {value!r}: {why}")
 
-    def _check_sizes(self) -> None:
-        for key in _POSITIVE:
+    def _check_numbers(self) -> None:
+        own = {field.name for field in fields(self)}
+        for key, least in _LEAST.items():
+            if key not in own or (key in _MAY_BE_NONE and getattr(self, key) is None):
+                continue
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, got {value}")
-        for key in ("num_nextn_predict_layers", "mtp_loss_weight", "aux_loss_alpha"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must be at least 0, got {getattr(self, key)}")
+            if type(value) is not int or value < least:
+                raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}")
+        for key in _NOT_NEGATIVE:
+            value = getattr(self, key)
+            if not is_number(value) or value < 0:
+                raise ValueError(f"{key} must be a number of at least 0, got {value!r}")
+        for key in ("norm_topk_prob", "use_cache"):
+            if type(getattr(self, key)) is not bool:
+                raise ValueError(f"{key} must be true or false, got {getattr(self, key)!r}")
+
+    def _check_sizes(self) -> None:
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"pad_token_id must be below vocab_size={self.vocab_size}, got {self.pad_token_id}"
+            )
         if self.qk_rope_head_dim % 2:
             raise ValueError(
                 f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}: RoPE rotates pairs"
@@ -161,10 +185,10 @@ class SparringMoeConfig(PreTrainedConfig):
                 f"num_key_value_heads must equal num_attention_heads ({self.num_attention_heads}), "
                 f"got {self.num_key_value_heads}: leave it out"
             )
-        if not 0 <= self.first_k_dense_replace <= self.num_hidden_layers:
+        if self.first_k_dense_replace > self.num_hidden_layers:
             raise ValueError(
-                f"first_k_dense_replace must lie in [0, num_hidden_layers="
-                f"{self.num_hidden_layers}], got {self.first_k_dense_replace}"
+                f"first_k_dense_replace must be at most num_hidden_layers="
+                f"{self.num_hidden_layers}, got {self.first_k_dense_replace}"
             )
 
     def _check_routing(self) -> None:
@@ -187,14 +211,6 @@ class SparringMoeConfig(PreTrainedConfig):
                 f"topk_group={self.topk_group} chosen groups, got {self.num_experts_per_tok}"
             )
 
-    def _check_rope(self) -> None:
-        rope = self.rope_parameters or {}
-        kind = rope.get("rope_type", "default")
-        if kind not in ("default", "yarn"):
-            raise ValueError(f"rope_type must be 'default' or 'yarn', got {kind!r}")
-        if kind == "yarn" and (rope.get("factor") is None or rope["factor"] < 1):
-            raise ValueError(f"a yarn rope needs a factor of at least 1, got {rope.get('factor')}")
-
 
 class SparringSparseConfig(SparringMoeConfig):
     """As `SparringMoeConfig`, with V3.2's lightning indexer in every attention layer.
@@ -215,9 +231,6 @@ class SparringSparseConfig(SparringMoeConfig):
 
     def _check_sizes(self) -> None:
         super()._check_sizes()
-        for key in ("index_topk", "index_head_dim", "index_n_heads"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         if self.index_head_dim < self.qk_rope_head_dim:
             raise ValueError(
                 f"index_head_dim must be at least qk_rope_head_dim={self.qk_rope_head_dim}, of "
@@ -239,7 +252,25 @@ def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
     Raises:
         ValueError: an override is no field, or the config cannot work.
     """
-    known = {field.name for field in fields(SparringMoeConfig)}
+    return _tiny(SparringMoeConfig, vocab_size, overrides)
+
+
+def tiny_sparse_config(vocab_size: int, **overrides: object) -> SparringSparseConfig:
+    """As `tiny_config`, with sparse attention to 16 keys.
+
+    Args:
+        vocab_size: number of tokens.
+        overrides: any field of `SparringSparseConfig`.
+
+    Raises:
+        ValueError: an override is no field, or the config cannot work.
+    """
+    sparse = {"q_lora_rank": 48, "index_topk": 16, "index_head_dim": 32, "index_n_heads": 8}
+    return _tiny(SparringSparseConfig, vocab_size, {**sparse, **overrides})
+
+
+def _tiny(config_class: type, vocab_size: int, overrides: dict[str, object]) -> Any:
+    known = {field.name for field in fields(config_class)}
     for name in overrides.keys() - known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
         raise ValueError(f"the config has no field {name!r}: did you mean {nearest!r}?")
@@ -263,4 +294,4 @@ def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
         "v_head_dim": 32,
         "max_position_embeddings": 512,
     }
-    return SparringMoeConfig(vocab_size=vocab_size, **{**tiny, **overrides})
+    return config_class(vocab_size=vocab_size, **{**tiny, **overrides})

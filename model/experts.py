@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.checkpoint import join_experts
 from model.configuration import SparringMoeConfig
 from model.grouped_experts import grouped_experts
 from model.sorted_experts import sorted_experts
@@ -97,6 +98,22 @@ class RoutedExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, width))
         self.path: str | None = None  # see `choose_path`
         self.fp8: Callable[..., Tensor] | None = None  # set by `fp8_model.convert_to_fp8`
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As torch's. Names on disk serve too: transformers' trainer resumes with those."""
+        missing_keys += join_experts(state_dict, prefix, dict(self.named_parameters()))
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def forward(self, x_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor) -> Tensor:
         gate_up_E2ID, down_EDI = self.gate_up_proj, self.down_proj

@@ -72,6 +72,8 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """values * scale, float32 [..., N, K]; exact for scales of at most 20 significant bits."""
+        if not self.values.is_contiguous() and self.values.mT.is_contiguous():
+            return self.T.dequantize().mT  # without copying
         tiles = _tiles(_decode(self.values), self.tile) * self.scale[..., :, None, :, None]
         return _untile(tiles, self.values.shape)
 

@@ -7,7 +7,7 @@ the router's weights (a test holds them equal), but keeps Q(x) once a token, the
 and the quantised weights only. Activations, the router's weights and the sums stay in higher
 precision. Leaves out storing the hidden features in FP8, which the paper does too.
 
-Axes: N tokens, K experts of a token, M routed rows sorted by expert, D model width, I expert
+Axes: N tokens, K experts of a token, R routed rows (see `dispatch`), D model width, I expert
 width, E experts.
 """
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from model.dispatch import Rows, sort_rows
 from model.fp8 import Fp8Recipe, Quantized, Underflow
 from model.fp8_linear import multiply, quantize_columns, quantize_rows, quantize_weight
 
@@ -48,15 +49,6 @@ class Fp8Experts:
         )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Which token and slot each routed row is, and each expert's (index, first row, end row)."""
-
-    token_M: Tensor
-    slot_M: Tensor
-    bounds: list[tuple[int, int, int]]
-
-
 def split_gate_up(gate_up_E2ID: Tensor) -> Tensor:
     """[E, 2I, D] as [E, 2, I, D]: no block may span gate and up, which are two tensors on disk."""
     return gate_up_E2ID.unflatten(1, (2, -1))
@@ -74,60 +66,58 @@ class _Fp8Experts(torch.autograd.Function):
         recipe: Fp8Recipe,
         underflow: Underflow | None,
     ) -> Tensor:
-        rows = _sort_rows(chosen_NK, gate_up_E2ID.shape[0])
+        rows = sort_rows(chosen_NK, gate_up_E2ID.shape[0])
         x = quantize_rows(x_ND, recipe)
         gate_up = quantize_weight(split_gate_up(gate_up_E2ID), recipe)
         down = quantize_weight(down_EDI, recipe)
-        hidden_2MI = x_ND.new_empty(2, rows.token_M.numel(), down_EDI.shape[2])
+        hidden_2RI = x_ND.new_zeros(2, rows.token_R.numel(), down_EDI.shape[2])
         for expert, start, end in rows.bounds:
-            x_rows = x[rows.token_M[start:end]]
+            x_rows = x[rows.token_R[start:end]]
             for half in (0, 1):
-                hidden_2MI[half, start:end] = multiply(x_rows, gate_up[expert][half].T, recipe)
-        active = quantize_rows(F.silu(hidden_2MI[0]) * hidden_2MI[1], recipe)
-        y_MD = _down(active, down, rows, recipe).to(x_ND.dtype)
+                hidden_2RI[half, start:end] = multiply(x_rows, gate_up[expert][half].T, recipe)
+        active = quantize_rows(F.silu(hidden_2RI[0]) * hidden_2RI[1], recipe)
+        y_RD = _down(active, down, rows, recipe).to(x_ND.dtype)
         ctx.rows, ctx.recipe, ctx.underflow = rows, recipe, underflow
         ctx.dtypes = (gate_up_E2ID.dtype, down_EDI.dtype)
         ctx.tiles = (x.tile, gate_up.tile)
         ctx.save_for_backward(
-            *(weights_NK, hidden_2MI, x.values, x.scale, gate_up.values, gate_up.scale),
+            *(weights_NK, hidden_2RI, x.values, x.scale, gate_up.values, gate_up.scale),
             *(down.values, down.scale),
         )
-        weighted_MD = y_MD.float() * weights_NK[rows.token_M, rows.slot_M, None]
-        return _sum_rows(weighted_MD, rows.token_M, x_ND.shape[0]).to(x_ND.dtype)
+        return rows.sum_of_slots(y_RD.float(), weights_NK).to(x_ND.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
-        weights_NK, hidden_2MI, *pairs = ctx.saved_tensors
+        weights_NK, hidden_2RI, *pairs = ctx.saved_tensors
         x = Quantized(pairs[0], pairs[1], ctx.tiles[0])
         gate_up = Quantized(pairs[2], pairs[3], ctx.tiles[1])
         down = Quantized(pairs[4], pairs[5], ctx.tiles[1])
         rows, recipe = ctx.rows, ctx.recipe
-        gate_MI, up_MI = hidden_2MI
-        silu_MI = F.silu(gate_MI)
-        active = quantize_rows(silu_MI * up_MI, recipe)
+        gate_RI, up_RI = hidden_2RI
+        silu_RI = F.silu(gate_RI)
+        active = quantize_rows(silu_RI * up_RI, recipe)
 
-        grad_MD = grad_ND[rows.token_M]
-        y_MD = _down(active, down, rows, recipe).to(grad_MD.dtype)
-        grad_weights_NK = torch.zeros_like(weights_NK)
-        grad_weights_NK[rows.token_M, rows.slot_M] = (grad_MD.float() * y_MD).sum(-1)
-        weights_M1 = weights_NK[rows.token_M, rows.slot_M, None]
-        grad_MD = (grad_MD.float() * weights_M1).to(grad_MD.dtype)
+        grad_RD = grad_ND[rows.token_R]
+        y_RD = _down(active, down, rows, recipe).to(grad_RD.dtype)
+        grad_weights_NK = rows.slots((grad_RD.float() * y_RD).sum(-1)).to(weights_NK.dtype)
+        weights_R1 = rows.weights_R1(weights_NK, torch.float32)
+        grad_RD = (grad_RD.float() * weights_R1).to(grad_RD.dtype)
 
-        grad_active_MI, grad_down_EDI = _backward(
-            grad_MD, [active[s:e] for _, s, e in rows.bounds], down, ctx, ctx.needs_input_grad[4]
+        grad_active_RI, grad_down_EDI = _backward(
+            grad_RD, [active[s:e] for _, s, e in rows.bounds], down, ctx, ctx.needs_input_grad[4]
         )
-        grad_active_MI = grad_active_MI.to(gate_MI.dtype)
-        grad_gate_MI = torch.ops.aten.silu_backward(grad_active_MI * up_MI, gate_MI)
-        inputs = [x[rows.token_M[s:e]] for _, s, e in rows.bounds]
+        grad_active_RI = grad_active_RI.to(gate_RI.dtype)
+        grad_gate_RI = torch.ops.aten.silu_backward(grad_active_RI * up_RI, gate_RI)
+        inputs = [x[rows.token_R[s:e]] for _, s, e in rows.bounds]
         sides = [
             _backward(
-                grad_MI, inputs, Quantized(gate_up.values[:, half], gate_up.scale[:, half],
+                grad_RI, inputs, Quantized(gate_up.values[:, half], gate_up.scale[:, half],
                 gate_up.tile), ctx, ctx.needs_input_grad[3],
             )
-            for half, grad_MI in enumerate((grad_gate_MI, grad_active_MI * silu_MI))
+            for half, grad_RI in enumerate((grad_gate_RI, grad_active_RI * silu_RI))
         ]  # fmt: skip
-        grad_x_ND = _sum_rows(sides[0][0] + sides[1][0], rows.token_M, grad_ND.shape[0])
+        grad_x_ND = rows.sum_of_slots(sides[0][0] + sides[1][0])
         grad_gate_up_E2ID = None
         if ctx.needs_input_grad[3]:
             grad_gate_up_E2ID = torch.cat((sides[0][1], sides[1][1]), 1).to(ctx.dtypes[0])
@@ -137,47 +127,29 @@ class _Fp8Experts(torch.autograd.Function):
         return grad_x_ND, None, grad_weights_NK, grad_gate_up_E2ID, grad_down_EDI, None, None
 
 
-def _sort_rows(chosen_NK: Tensor, num_experts: int) -> _Rows:
-    flat = chosen_NK.flatten()
-    counts = torch.bincount(flat + 1, minlength=num_experts + 1).tolist()
-    order_M = flat.argsort(stable=True)[counts[0] :]
-    bounds, end = [], 0
-    for expert, count in enumerate(counts[1:]):
-        if count:
-            bounds.append((expert, end, end + count))
-            end += count
-    num_selected = chosen_NK.shape[1]
-    return _Rows(order_M // num_selected, order_M % num_selected, bounds)
-
-
-def _down(active: Quantized, down: Quantized, rows: _Rows, recipe: Fp8Recipe) -> Tensor:
-    """Each row of hidden features times its expert's down projection: float32 [M, D]."""
-    y_MD = down.scale.new_empty(active.values.shape[0], down.values.shape[1])
+def _down(active: Quantized, down: Quantized, rows: Rows, recipe: Fp8Recipe) -> Tensor:
+    """Each row of hidden features times its expert's down projection: float32 [R, D]."""
+    y_RD = down.scale.new_zeros(active.values.shape[0], down.values.shape[1])
     for expert, start, end in rows.bounds:
-        y_MD[start:end] = multiply(active[start:end], down[expert].T, recipe)
-    return y_MD
+        y_RD[start:end] = multiply(active[start:end], down[expert].T, recipe)
+    return y_RD
 
 
 def _backward(
-    grad_MO: Tensor, inputs: list[Quantized], weight: Quantized, ctx: FunctionCtx, wgrad: bool
+    grad_RO: Tensor, inputs: list[Quantized], weight: Quantized, ctx: FunctionCtx, wgrad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of one projection, float32: of its input rows, and of the weight if wanted.
 
     Tokens are tiled within each expert: no tile holds the tokens of two.
     """
     recipe, bounds = ctx.recipe, ctx.rows.bounds
-    grad = quantize_rows(grad_MO, recipe, ctx.underflow)
-    grad_input_MP = weight.scale.new_empty(grad_MO.shape[0], weight.values.shape[2])
+    grad = quantize_rows(grad_RO, recipe, ctx.underflow)
+    grad_input_RP = weight.scale.new_zeros(grad_RO.shape[0], weight.values.shape[2])
     grad_weight = torch.zeros_like(weight.values, dtype=torch.float32) if wgrad else None
     for (expert, start, end), x in zip(bounds, inputs, strict=True):
-        grad_input_MP[start:end] = multiply(grad[start:end], weight[expert], recipe)
+        grad_input_RP[start:end] = multiply(grad[start:end], weight[expert], recipe)
         if grad_weight is not None:
-            columns = quantize_columns(grad_MO[start:end], recipe, ctx.underflow)
+            columns = quantize_columns(grad_RO[start:end], recipe, ctx.underflow)
             x_columns = quantize_columns(x.dequantize(), recipe)
             grad_weight[expert] = multiply(columns.T, x_columns, recipe)
-    return grad_input_MP, grad_weight
-
-
-def _sum_rows(rows_MD: Tensor, token_M: Tensor, num_tokens: int) -> Tensor:
-    """Sum of each token's rows: float32 [N, D]."""
-    return rows_MD.new_zeros(num_tokens, rows_MD.shape[1]).index_add_(0, token_M, rows_MD)
+    return grad_input_RP, grad_weight

@@ -40,10 +40,8 @@ class Fp8Linear(nn.Linear):
         self.underflow = underflow
 
     def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False):
+        x = _autocast(x)
+        with torch.autocast(x.device.type, enabled=False):
             y_NM = _Fp8Linear.apply(x.flatten(0, -2), self.weight, self.recipe, self.underflow)
         return y_NM.unflatten(0, x.shape[:-1])
 
@@ -53,8 +51,15 @@ class Fp8Linear(nn.Linear):
 
     def input_on_grid(self, x: Tensor) -> Tensor:
         """The input as the forward pass sees it; gradients pass straight through."""
+        x = _autocast(x)
         snapped = quantize_rows(x.detach(), self.recipe).dequantize().to(x.dtype)
         return snapped + (x - x.detach()) if x.requires_grad else snapped
+
+
+def _autocast(x: Tensor) -> Tensor:
+    device = x.device.type
+    enabled = torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if enabled else x
 
 
 class _Fp8Linear(torch.autograd.Function):
@@ -112,7 +117,8 @@ def quantize_columns(x: Tensor, recipe: Fp8Recipe, underflow: Underflow | None =
 
 
 def multiply(left: Quantized, right: Quantized, recipe: Fp8Recipe) -> Tensor:
-    """left @ right, in float32."""
+    """left @ right, in float32, in a backward pass under autocast too."""
     if recipe.kernel == "scaled_mm":
         return scaled_mm(left, right)
-    return left.dequantize() @ right.dequantize()
+    with torch.autocast(left.values.device.type, enabled=False):
+        return left.dequantize() @ right.dequantize()

@@ -1,22 +1,32 @@
-"""A whole model in FP8: which layers are converted, and weights born on the FP8 grid.
+"""A whole model in FP8: which layers are converted, weights born on the FP8 grid, and export.
 
 As in DeepSeek-V3 (arXiv:2412.19437, section 3.3.1), the projections of attention, dense
 feed-forwards, shared and routed experts are quantised; embedding, head, router, norms and
 attention itself stay in higher precision. Parameters and their names do not change, so that
-optimizers, saving and weight sync do not either. Leaves out the sparse attention's indexer.
+optimizers, saving and weight sync do not either. The indexer's `weights_proj` stays in float32,
+as in V3.2's checkpoints. Leaves out adapters, which wrap a converted model.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from model.checkpoint import named_checkpoint_tensors, split_experts
 from model.experts import RoutedExperts
 from model.fp8 import Fp8Recipe, Underflow
+from model.fp8_checkpoint import BLOCK, SCALE
 from model.fp8_experts import Fp8Experts, split_gate_up
 from model.fp8_linear import Fp8Linear, quantize_weight
+from model.indexer import LightningIndexer
 from model.layers import FeedForward
 from model.mla import MultiHeadLatentAttention
+from model.norm import RMSNorm
+
+logger = logging.getLogger(__name__)
+
+_KEPT = (RMSNorm, nn.LayerNorm, LightningIndexer)
 
 
 def convert_to_fp8(model: nn.Module, recipe: Fp8Recipe, underflow: Underflow | None = None) -> None:
@@ -34,10 +44,10 @@ def convert_to_fp8(model: nn.Module, recipe: Fp8Recipe, underflow: Underflow | N
     for parent in model.modules():
         if isinstance(parent, RoutedExperts):
             parent.fp8 = Fp8Experts(recipe, underflow)
-        if not isinstance(parent, (MultiHeadLatentAttention, FeedForward)):
+        if not isinstance(parent, (MultiHeadLatentAttention, LightningIndexer, FeedForward)):
             continue
         for name, child in list(parent.named_children()):
-            if "proj" not in name:
+            if isinstance(child, _KEPT) or name == "weights_proj":
                 continue
             if type(child) not in (nn.Linear, Fp8Linear):
                 raise ValueError(
@@ -48,6 +58,9 @@ def convert_to_fp8(model: nn.Module, recipe: Fp8Recipe, underflow: Underflow | N
             num_converted += 1
     if not num_converted:
         raise ValueError(f"{type(model).__name__} has no attention or feed-forward of ours")
+    logger.info(
+        "%d linear layers and the routed experts multiply in FP8: %s", num_converted, recipe
+    )
 
 
 @torch.no_grad()
@@ -82,3 +95,34 @@ def fp8_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Fp8Rec
             yield f"{prefix}.down_proj", module.down_proj, module.fp8.recipe
     if not found:
         raise ValueError("the model is not in FP8: call convert_to_fp8 first")
+
+
+def fp8_tensors(
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of an FP8 model as its checkpoint holds it: E4M3 weights, each then its scale.
+
+    The weights are quantised by the function that the forward pass uses, from the same masters.
+    Tensors that stay in high precision share the model's memory.
+
+    Args:
+        model: converted by `convert_to_fp8`.
+        tensors: its weights under their names on disk; by default the model's own.
+
+    Raises:
+        ValueError: the model is not in FP8, or its blocks are not 128 x 128.
+    """
+    recipes = {
+        name: recipe
+        for fused_name, parameter, recipe in fp8_parameters(model)
+        for name, _ in split_experts({fused_name: parameter.detach()})
+    }
+    if other := {recipe.block for recipe in recipes.values()} - {BLOCK}:
+        raise ValueError(f"FP8 checkpoints have blocks of {BLOCK}, this model of {sorted(other)}")
+    for name, tensor in named_checkpoint_tensors(model) if tensors is None else tensors:
+        if name in recipes:
+            quantized = quantize_weight(tensor.detach(), recipes[name])
+            yield name, quantized.values
+            yield name + SCALE, quantized.scale
+        else:
+            yield name, tensor

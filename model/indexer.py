@@ -16,7 +16,7 @@ from model.configuration import SparringSparseConfig
 from model.rope import rotate_halves
 
 KEY_NORM_EPS = 1e-6
-TILE_NUMBERS = 1 << 19  # scores by head computed at once: 2 MiB, a core's second-level cache
+TILE_NUMBERS = 1 << 17  # scores by head computed at once: they stay in a core's own cache
 
 
 class LightningIndexer(nn.Module):
@@ -59,28 +59,42 @@ def index_scores(queries_BTJI: Tensor, weights_BTJ: Tensor, keys_BSI: Tensor) ->
     Returns:
         float32 [B, T, S].
     """
-    num_sequences, num_tokens, num_heads = weights_BTJ.shape
-    queries_BMI = queries_BTJI.flatten(1, 2)
-    weights_N1J = weights_BTJ.flatten(0, 1)[:, None]
-    blocks = []
     tile = max(256, TILE_NUMBERS // weights_BTJ.numel())
-    for keys_BUI in keys_BSI.split(tile, dim=1):
-        logits_BMU = torch.bmm(queries_BMI, keys_BUI.transpose(1, 2)).relu().float()
-        logits_NJU = logits_BMU.view(-1, num_heads, keys_BUI.shape[1])
-        blocks.append(torch.bmm(weights_N1J, logits_NJU).view(num_sequences, num_tokens, -1))
+    scores_of = _scores_of_one_query if weights_BTJ.shape[1] == 1 else _scores
+    blocks = [scores_of(queries_BTJI, weights_BTJ, keys) for keys in keys_BSI.split(tile, dim=1)]
     return torch.cat(blocks, -1)
 
 
+def _scores(queries_BTJI: Tensor, weights_BTJ: Tensor, keys_BSI: Tensor) -> Tensor:
+    products_BMS = torch.bmm(queries_BTJI.flatten(1, 2), keys_BSI.transpose(1, 2))
+    products_NJS = products_BMS.relu_().float().unflatten(1, weights_BTJ.shape[1:]).flatten(0, 1)
+    scores_N1S = torch.bmm(weights_BTJ.flatten(0, 1)[:, None], products_NJS)
+    return scores_N1S.view(*weights_BTJ.shape[:2], -1)
+
+
+def _scores_of_one_query(queries_B1JI: Tensor, weights_B1J: Tensor, keys_BSI: Tensor) -> Tensor:
+    """Keys first and no batched product: in bfloat16 at 128k tokens twice as fast."""
+    parts = zip(queries_B1JI[:, 0], weights_B1J[:, 0], keys_BSI, strict=True)
+    return torch.stack(
+        [
+            (keys_SI @ queries_JI.T).float().relu_() @ weights_J
+            for queries_JI, weights_J, keys_SI in parts
+        ]
+    )[:, None]
+
+
 def select_keys(
-    scores_BTS: Tensor, visible_BTS: Tensor, num_selected: int
+    scores_BTS: Tensor, visible_BTS: Tensor | None, num_selected: int
 ) -> tuple[Tensor, Tensor]:
-    """The keys that each query scores highest among those it sees (Eq. 2).
+    """The keys that each query scores highest among those it sees (Eq. 2); None sees them all.
 
     Returns:
         Indices [B, T, K] in no order, and whether each is a key that the query sees: a query that
         sees fewer than K keys has slots left over.
     """
-    best = scores_BTS.masked_fill(~visible_BTS, float("-inf")).topk(num_selected, sorted=False)
+    if visible_BTS is not None:
+        scores_BTS = scores_BTS.masked_fill(~visible_BTS, float("-inf"))
+    best = scores_BTS.topk(num_selected, sorted=False)
     return best.indices, best.values > float("-inf")
 
 

@@ -4,6 +4,8 @@ Axes: B sequences, T tokens of this call, S tokens with the cached ones, N = B *
 P half of a head's rotated features.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -28,9 +30,13 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(width, hidden_width, bias=False)
         self.up_proj = nn.Linear(width, hidden_width, bias=False)
         self.down_proj = nn.Linear(hidden_width, width, bias=False)
+        self.kernel: Callable[[Tensor, Tensor], Tensor] | None = None  # see `fused`
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate, up = self.gate_proj(x_BTD), self.up_proj(x_BTD)
+        if self.kernel is not None:
+            return self.down_proj(self.kernel(gate, up))
+        return self.down_proj(F.silu(gate) * up)
 
 
 class MixtureOfExperts(nn.Module):

@@ -71,6 +71,11 @@ class TokenLayout:
             visible_BQS = visible_BQS & (document_BS[:, queries, None] == document_BS[:, None])
         return visible_BQS
 
+    def mask_BQS(self, queries: slice) -> Tensor | None:
+        """As `visible_BQS`; None where that is every key."""
+        alone = queries.stop - queries.start == 1
+        return None if alone and self.is_causal else self.visible_BQS(queries)
+
     def first(self, num_tokens: int) -> "TokenLayout":
         """The layout of the first tokens of every sequence, where none is cached."""
         assert not self.past, "cached tokens have no layout of their own"
@@ -97,9 +102,13 @@ def token_layout(
     Padding on the right needs no mask: causality hides it from every real token.
 
     Raises:
-        ValueError: the mask or the positions do not fit the tokens.
+        ValueError: there are no tokens, or the mask or the positions do not fit them.
     """
     num_sequences, num_tokens = x_BTD.shape[:2]
+    if not num_sequences * num_tokens:
+        raise ValueError(f"pass at least one token, got {num_sequences} x {num_tokens} of them")
+    if position_ids is not None:
+        _check_positions(position_ids, num_sequences, num_tokens)
     real_BS = _real(attention_mask, (num_sequences, past + num_tokens))
     if real_BS is None:
         real_N = torch.ones(num_sequences * num_tokens, dtype=torch.bool, device=x_BTD.device)
@@ -128,6 +137,15 @@ def _real(attention_mask: Tensor | None, wanted: tuple[int, int]) -> Tensor | No
         )
     real_BS = attention_mask.bool()
     return None if bool(real_BS.all()) else real_BS
+
+
+def _check_positions(position_ids: Tensor, num_sequences: int, num_tokens: int) -> None:
+    """One position would otherwise be repeated for every token, without an error."""
+    if position_ids.shape not in ((num_sequences, num_tokens), (1, num_tokens)):
+        raise ValueError(
+            f"position_ids must be [sequences or 1, given tokens] = [{num_sequences} or 1, "
+            f"{num_tokens}], got {list(position_ids.shape)}"
+        )
 
 
 def _documents(position_ids_BT: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ Which keys a query may see is in `layout`; selecting among them is in `sparse`.
 
 Axes: B sequences, T query tokens, S key tokens, H heads, G heads of one block, N unrotated and P
 rotated features of a query head, V features of a value head, R latent, C = R + P, D model width,
-Q query latent.
+Q query latent; M = T * H, L = B * T.
 """
 
 from typing import NamedTuple
@@ -74,15 +74,16 @@ def absorb(
     """
     num_sequences, num_tokens, num_heads = q_nope_BTHN.shape[:3]
     q_latent_BTHR = torch.einsum("bthn,hnr->bthr", q_nope_BTHN, key_HNR)
-    query = torch.cat((q_latent_BTHR, q_rope_BTHP), -1).flatten(1, 2)
-    logits_BTHS = torch.bmm(query, rows_BSC.transpose(1, 2)).mul(scale)
-    logits_BTHS = logits_BTHS.unflatten(1, (num_tokens, num_heads))
-    if mask_BTS is not None:
-        logits_BTHS = logits_BTHS.masked_fill(~mask_BTS[:, :, None], float("-inf"))
-    weights_BTHS = logits_BTHS.softmax(-1, dtype=torch.float32).to(query.dtype)
-    context_BTHR = torch.bmm(weights_BTHS.flatten(1, 2), latent_BSR)
-    context_BTHR = context_BTHR.view(num_sequences, num_tokens, num_heads, -1)
-    return torch.einsum("bthr,hvr->bthv", context_BTHR, value_HVR).flatten(2)
+    query_BMC = torch.cat((q_latent_BTHR, q_rope_BTHP), -1).flatten(1, 2)
+    mask = None if mask_BTS is None else mask_BTS.repeat_interleave(num_heads, 1)[:, None]
+    # Values are the whole rows, of which the latent part is kept: one pass over the cache as it
+    # lies, where a product with the latents alone would first copy them.
+    rows = rows_BSC[:, None]
+    context_BMC = F.scaled_dot_product_attention(query_BMC[:, None], rows, rows, mask, scale=scale)
+    context_BMR = context_BMC[:, 0, :, : latent_BSR.shape[-1]]
+    context_HLR = context_BMR.reshape(-1, num_heads, context_BMR.shape[-1]).transpose(0, 1)
+    context_LHV = _products(context_HLR, value_HVR).transpose(0, 1)
+    return context_LHV.reshape(num_sequences, num_tokens, -1)
 
 
 class Queries(NamedTuple):
@@ -160,8 +161,10 @@ class MultiHeadLatentAttention(nn.Module):
         latent_BTR, k_rope_BTP = self.kv_a_proj_with_mqa(x_BTD).split(self.latent_widths, -1)
         k_rope_BTP = rotate(k_rope_BTP[:, :, None], rotations_BT1P)[:, :, 0]
         latent_BTR = self.kv_a_layernorm(latent_BTR)
-        if cached and isinstance(self.kv_b_proj, Fp8Linear):
-            latent_BTR = self.kv_b_proj.input_on_grid(latent_BTR)  # so that `absorb` reads the same
+        fp8 = next((m for m in self.kv_b_proj.modules() if isinstance(m, Fp8Linear)), None)
+        # So that `absorb` reads the same. An adapter around it must see the same, cached or not.
+        if fp8 is not None and (cached or fp8 is not self.kv_b_proj):
+            latent_BTR = fp8.input_on_grid(latent_BTR)
         return latent_BTR, k_rope_BTP
 
     def _attend(
@@ -223,14 +226,11 @@ class MultiHeadLatentAttention(nn.Module):
         matrices = self._rebuilding_matrices(rows_BSC)
         blocks = []
         for tokens in layout.query_blocks(rows_BSC.shape[0] * rows_BSC.shape[1] * self.num_heads):
-            mask_BQS = None
-            if layout.num_tokens > 1 or not layout.is_causal:
-                mask_BQS = layout.visible_BQS(tokens)
             keys = slice(layout.past + tokens.stop)
             blocks.append(
                 absorb(
                     *(*queries.at(tokens), rows_BSC[:, keys], latent_BSR[:, keys], *matrices),
-                    mask_BQS,
+                    layout.mask_BQS(tokens),
                     self.scale,
                 )
             )
@@ -264,6 +264,14 @@ class MultiHeadLatentAttention(nn.Module):
             matrix = self.kv_b_proj(torch.eye(rank, dtype=like.dtype, device=like.device)).T
         rebuild_HNR, value_HVR = matrix.unflatten(0, (self.num_heads, -1)).split(self.kv_widths, 1)
         return rebuild_HNR, value_HVR
+
+
+def _products(query_BMC: Tensor, rows_BSC: Tensor) -> Tensor:
+    """q . k for every query and row, [B, M, S]."""
+    if query_BMC.dtype == torch.float32:
+        return torch.bmm(query_BMC, rows_BSC.transpose(1, 2))
+    # The other way round oneDNN first copies all rows, at 4 times the cost of the product.
+    return torch.bmm(rows_BSC, query_BMC.transpose(1, 2)).transpose(1, 2)
 
 
 def _widen(x: Tensor, width: int) -> Tensor:

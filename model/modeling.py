@@ -3,8 +3,9 @@
     tokens -> embedding -> [norm -> attention -> + ; norm -> dense or experts -> +] x L
            -> norm -> head -> logits (-> loss)
 
-Layers are in `layers`, attention in `mla` and `indexer`, routing in `router` and `experts`,
-multi-token prediction in `mtp`, names on disk in `checkpoint`. Leaves out tensor parallelism.
+Layers are in `decoder` and `layers`, attention in `mla` and `indexer`, routing in `router` and
+`experts`, multi-token prediction in `mtp`, names on disk in `checkpoint`. Leaves out tensor
+parallelism.
 
 Axes: B sequences, T tokens of this call, S tokens with the cached ones, N = B * T, D width,
 V vocabulary.
@@ -12,11 +13,11 @@ V vocabulary.
 
 import os
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
@@ -30,34 +31,21 @@ from model.checkpoint import (
     named_checkpoint_tensors,
     split_experts,
 )
+from model.checkpoint_files import replacing
 from model.configuration import SparringMoeConfig, SparringSparseConfig
+from model.decoder import Decoder, total_loss
 from model.experts import RoutedExperts
-from model.layers import DecoderLayer, MixtureOfExperts
-from model.layout import token_layout
+from model.fp8_checkpoint import dequantized_arguments, store_quantization, stored_quantization
+from model.fp8_model import fp8_tensors
+from model.layers import MixtureOfExperts
+from model.loss import next_token_loss
 from model.mtp import (
     IGNORED,
-    MultiTokenLayer,
     Prediction,
     multi_token_loss,
-    predict_further,
 )
 from model.norm import RMSNorm
-from model.rope import rotations
 from model.router import Router
-from model.routing import routing_of
-
-
-@dataclass
-class DecoderOutput(ModelOutput):
-    """What the layers give: hidden states [B, T, D], and what they cost while training."""
-
-    last_hidden_state: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    aux_loss: Tensor | None = None
-    indexer_loss: Tensor | None = None
-    routed_experts: Tensor | None = None
-    predictions: list[Prediction] | None = None
 
 
 @dataclass
@@ -77,101 +65,6 @@ class SparringOutput(ModelOutput):
     indexer_loss: Tensor | None = None
     mtp_loss: Tensor | None = None
     routed_experts: Tensor | None = None
-
-
-class Decoder(nn.Module):
-    """Everything below the head."""
-
-    def __init__(self, config: SparringMoeConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.num_layers = config.num_hidden_layers
-        self.layers = nn.ModuleList(
-            (DecoderLayer if layer_idx < self.num_layers else MultiTokenLayer)(config, layer_idx)
-            for layer_idx in range(self.num_layers + config.num_nextn_predict_layers)
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.gradient_checkpointing = False
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
-        routed_experts: Tensor | None = None,
-        experts_per_token: int | Tensor | None = None,
-        record: bool = False,
-        labels: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> DecoderOutput:
-        """Hidden states of the tokens; see `SparringMoeForCausalLM.forward`."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of input_ids and inputs_embeds")
-        x_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        cache = self._cache(past_key_values, use_cache)
-        past = 0 if cache is None else cache.get_seq_length()
-        trains = self.training and torch.is_grad_enabled() and cache is None
-        layout = token_layout(x_BTD, attention_mask, position_ids, past, trains=trains)
-        rotations_BT1P = rotations(self.config, layout.position_ids_BT)
-        routing = routing_of(
-            self.config,
-            (x_BTD.shape[0], x_BTD.shape[1]),
-            real_N=layout.real_N,
-            counts=trains,
-            routed_experts=routed_experts,
-            experts_per_token=experts_per_token,
-            record=record,
-        )
-        states, balance_losses, indexer_losses = [x_BTD], [], []
-        for layer in self.layers[: self.num_layers]:
-            x_BTD, balance_loss, indexer_loss = layer(
-                x_BTD, rotations_BT1P, layout, routing, past_key_values=cache
-            )
-            balance_losses.append(balance_loss)
-            indexer_losses.append(indexer_loss)
-            if output_hidden_states:
-                states.append(x_BTD)
-        x_BTD = self.norm(x_BTD)
-        predictions: list[Prediction] = []
-        if labels is not None and self.training and cache is None:
-            further, embedded_BTD = self.layers[self.num_layers :], states[0]
-            predictions += predict_further(
-                *(further, x_BTD, embedded_BTD, labels, rotations_BT1P, layout),
-                counts=routing.counts,
-            )
-        return DecoderOutput(
-            last_hidden_state=x_BTD,
-            past_key_values=cache,
-            hidden_states=(*states[:-1], x_BTD) if output_hidden_states else None,
-            aux_loss=_total([*balance_losses, *(p.balance_loss for p in predictions)]),
-            indexer_loss=_total([*indexer_losses, *(p.indexer_loss for p in predictions)]),
-            routed_experts=routing.recorded_BTLK(),
-            predictions=predictions,
-        )
-
-    def _cache(self, given: Cache | None, use_cache: bool | None) -> LatentCache | None:
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
-        if given is None and not use_cache:
-            return None
-        if self.gradient_checkpointing and self.training:
-            raise ValueError(
-                "a cache cannot be filled by layers that gradient checkpointing runs twice: call "
-                "gradient_checkpointing_disable() or eval() to generate, or pass use_cache=False"
-            )
-        if given is None:
-            return LatentCache(self.config.num_hidden_layers)
-        if not isinstance(given, LatentCache):
-            raise ValueError(
-                f"past_key_values must be a model.cache.LatentCache, got {type(given).__name__}: "
-                "leave it out and the model makes one"
-            )
-        return given
 
 
 class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
@@ -194,6 +87,7 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         self.model = Decoder(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.loss_function = next_token_loss
         self.post_init()
 
     @can_return_tuple
@@ -239,7 +133,7 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("output_attentions must be left out: fused attention keeps no weights")
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
-            output_hidden_states, routed_experts, experts_per_token, record, labels,
+            output_hidden_states, routed_experts, experts_per_token, record, labels=labels,
         )  # fmt: skip
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
@@ -248,19 +142,27 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits_BTV, labels=labels, vocab_size=self.vocab_size, **kwargs
             )
-            mtp_loss = self._mtp_loss(outputs.predictions, labels, **kwargs)
-            loss = _total([loss, outputs.aux_loss, outputs.indexer_loss, mtp_loss])
+            mtp_loss = self.mtp_loss(outputs.predictions, labels, **kwargs)
+            loss = total_loss([loss, outputs.aux_loss, outputs.indexer_loss, mtp_loss])
         own = ("last_hidden_state", "predictions")
         rest = {name: value for name, value in outputs.items() if name not in own}
         return SparringOutput(loss=loss, logits=logits_BTV, mtp_loss=mtp_loss, **rest)
 
-    def _mtp_loss(
+    def mtp_loss(
         self,
         predictions: list[Prediction],
         labels_BT: Tensor,
         num_items_in_batch: int | Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor | None:
+        """Weighted loss of what the decoder predicted further (Eq. 25); None if it is nothing.
+
+        Args:
+            predictions: of the decoder's output.
+            labels_BT: those that the decoder was given.
+            num_items_in_batch: what the language model's loss is divided by; by default the
+                labels here that it predicts.
+        """
         if not predictions:
             return None
         if num_items_in_batch is None:
@@ -268,6 +170,51 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         return self.config.mtp_loss_weight * multi_token_loss(
             predictions, self.lm_head, self.loss_function, num_items_in_batch
         )
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        chunk_tokens: int = 2048,
+        room_tokens: int = 256,
+        experts_per_token: int | Tensor | None = None,
+    ) -> SparringOutput:
+        """Fill a cache with a long prompt in chunks, so that memory holds one chunk's activations.
+
+        To go on with `generate`, crop the last token off the cache, for `generate` feeds it anew.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T], 1 for real tokens, 0 for padding on either side.
+            chunk_tokens: tokens of a chunk.
+            room_tokens: tokens that can follow before the cache has to grow.
+            experts_per_token: see `forward`.
+
+        Returns:
+            Logits of the last token [B, 1, V], and the cache in `past_key_values`.
+
+        Raises:
+            ValueError: a chunk of no tokens, or inputs that do not fit together.
+        """
+        if chunk_tokens < 1 or not input_ids.shape[1]:
+            raise ValueError(
+                f"prefill needs tokens, and chunks of at least 1, got {input_ids.shape[1]} tokens "
+                f"in chunks of {chunk_tokens}"
+            )
+        num_tokens = input_ids.shape[1]
+        cache = LatentCache(self.config.num_hidden_layers, num_tokens + room_tokens)
+        for start in range(0, num_tokens, chunk_tokens):
+            end = min(start + chunk_tokens, num_tokens)
+            outputs = self(
+                input_ids=input_ids[:, start:end],
+                attention_mask=None if attention_mask is None else attention_mask[:, :end],
+                past_key_values=cache,
+                logits_to_keep=1,
+                experts_per_token=experts_per_token,
+            )
+        return outputs
 
     def routers(self) -> dict[int, Router]:
         """The router of each layer that has one, by layer index."""
@@ -305,41 +252,69 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
-        *args: object,
+        is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
+        *,
+        fp8: bool = False,
         **kwargs: object,
     ) -> None:
         """Write config and weights under DeepSeek-V3's names, experts split.
 
+        An interrupted save leaves the former checkpoint, or a directory that does not load.
+
         Args:
+            is_main_process: False writes nothing, as transformers' does.
             state_dict: gathered weights under our in-memory names (as a trainer passes); the
                 model's own if None.
+            fp8: write the weights of FP8 layers as the forward pass quantised them.
+
+        Raises:
+            ValueError: `fp8`, but `convert_to_fp8` was not called, or with `push_to_hub`.
         """
         named = named_checkpoint_tensors(self) if state_dict is None else split_experts(state_dict)
+        if fp8:
+            if kwargs.get("push_to_hub"):
+                raise ValueError(
+                    "save FP8 to a directory first, then upload that: not both at once"
+                )
+            named = fp8_tensors(self, named)
         tensors = {name: tensor.contiguous() for name, tensor in named}
         for copy, original in multi_token_copies(self.config).items():
             tensors[copy] = tensors[original].clone()
-        super().save_pretrained(
-            save_directory, *args, state_dict=tensors, save_original_format=False, **kwargs
-        )
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+        with replacing(save_directory, write=is_main_process) as folder:
+            super().save_pretrained(
+                folder, is_main_process, tensors, save_original_format=False, **kwargs
+            )
+            if fp8 and is_main_process:
+                store_quantization(folder)
         self.config.architectures = [self.config.disk_architecture]
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args, **kwargs
     ):  # type: ignore[no-untyped-def]
-        """Load a DeepSeek-V3 style checkpoint, complete and of the right shapes.
+        """Load a DeepSeek-V3 style checkpoint, complete and of the right shapes and types.
+
+        One in FP8 is dequantised: `convert_to_fp8` then computes with the very same numbers.
 
         Raises:
-            ValueError: a tensor is missing, unknown or of another shape; the message names it.
+            ValueError: a tensor or file is missing, unknown or broken; the message names it.
         """
         path = pretrained_model_name_or_path
         if path is not None and os.path.isdir(path) and kwargs.get("state_dict") is None:
+            in_fp8 = stored_quantization(path) is not None
             config = kwargs.get("config")
             if not isinstance(config, SparringMoeConfig):
                 config = cls.config_class.from_pretrained(path)
             with torch.device("meta"):
                 check_directory(path, cls(config))
+            if in_fp8:
+                if kwargs.get("quantization_config") is not None:
+                    raise ValueError("leave out quantization_config: the checkpoint has its own")
+                kwargs |= dequantized_arguments(path, config)
+                path = None
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -349,8 +324,21 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """No: `generate` then leaves the cache to `forward`, which makes a `LatentCache`."""
+        """No: `generate` makes none of transformers' own caches."""
         return False
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict, *args: object
+    ) -> None:
+        """A `LatentCache` from the start, as assisted decoding and prefill in chunks ask for."""
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f"leave out cache_implementation={generation_config.cache_implementation!r}: this "
+                "model keeps latents, for which there is one cache"
+            )
+        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = LatentCache(self.config.num_hidden_layers)
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -383,8 +371,38 @@ class SparringSparseForCausalLM(SparringMoeForCausalLM):
     config: SparringSparseConfig
     _keep_in_fp32_modules_strict = ("e_score_correction_bias", "indexer.weights_proj")
 
+    @classmethod
+    def from_dense(
+        cls, dense: SparringMoeForCausalLM, **index_sizes: int
+    ) -> "SparringSparseForCausalLM":
+        """A copy of a dense model with untrained indexers, to be warmed up (2512.02556, 2.1.1).
 
-def _total(losses: list[Tensor | None]) -> Tensor | None:
-    """Sum of the losses there are; None if there are none."""
-    present = [loss for loss in losses if loss is not None]
-    return torch.stack([loss.float() for loss in present]).sum() if present else None
+        Args:
+            dense: the model to go on from.
+            index_sizes: `index_topk`, `index_head_dim` and `index_n_heads`.
+
+        Raises:
+            ValueError: sizes that do not fit the model, or its queries have no latent.
+        """
+        known = ("index_topk", "index_head_dim", "index_n_heads")
+        if foreign := sorted(index_sizes.keys() - set(known)):
+            raise ValueError(f"index_sizes may be {', '.join(known)}, got {', '.join(foreign)}")
+        values = {**dense.config.to_dict(), "model_type": SparringSparseConfig.model_type}
+        sparse = cls(SparringSparseConfig.from_dict({**values, **index_sizes}))
+        absent = sparse.load_state_dict(dense.state_dict(), strict=False)
+        assert not absent.unexpected_keys and all(".indexer." in k for k in absent.missing_keys)
+        return sparse.to(dense.device, dense.dtype)
+
+    def set_attention(self, kind: Literal["dense", "sparse"]) -> None:
+        """Attend to every key, or to those the indexers select; while training, they learn in both.
+
+        The two stages of 2512.02556, section 2.1.1: the warm-up is "dense", with
+        `freeze_all_but_indexers`; then "sparse", with everything trainable.
+
+        Raises:
+            ValueError: there is no such kind.
+        """
+        if kind not in ("dense", "sparse"):
+            raise ValueError(f"attention must be 'dense' or 'sparse', got {kind!r}")
+        for layer in self.model.layers:
+            layer.self_attn.is_sparse = kind == "sparse"

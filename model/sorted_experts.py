@@ -88,8 +88,8 @@ def _per_expert_outer(
 ) -> Tensor:
     """Per expert, the sum over its rows of left outer right; 0 for an expert without rows."""
     out_EXY = torch.empty_like(like_EXY)
-    if len(bounds) < out_EXY.shape[0]:
-        out_EXY.zero_()
+    for expert in set(range(len(out_EXY))) - {expert for expert, _, _ in bounds}:
+        out_EXY[expert].zero_()
     for expert, start, end in bounds:
         torch.mm(left_RX[start:end].T, right_RY[start:end], out=out_EXY[expert])
     return out_EXY

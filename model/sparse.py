@@ -88,14 +88,15 @@ class SparseLatentAttention(MultiHeadLatentAttention):
         matrices = self._rebuilding_matrices(queries.nope_BTHN)
         blocks = []
         for tokens in layout.query_blocks(num_sequences * max(num_keys, num_selected * width)):
-            visible_BQS = layout.visible_BQS(tokens)
-            scores_BQS = index.scores(index_keys_BSI[:, : visible_BQS.shape[-1]], tokens)
+            seen = slice(layout.past + tokens.stop)
+            scores_BQS = index.scores(index_keys_BSI[:, seen], tokens)
+            visible_BQS = layout.mask_BQS(tokens)
             chosen_BQK, valid_BQK = _select(scores_BQS, visible_BQS, num_selected)
             rows_MKC = held.read_selected(chosen_BQK).flatten(0, 1)
             one_query_each = [part.flatten(0, 1)[:, None] for part in queries.at(tokens)]
             context_M1W = absorb(
                 *(*one_query_each, rows_MKC, rows_MKC[..., : self.latent_widths[0]], *matrices),
-                valid_BQK.flatten(0, 1)[:, None],
+                None if visible_BQS is None else valid_BQK.flatten(0, 1)[:, None],
                 self.scale,
             )
             blocks.append(context_M1W.view(num_sequences, -1, context_M1W.shape[-1]))
@@ -130,10 +131,13 @@ class SparseLatentAttention(MultiHeadLatentAttention):
         if not trains:
             return context_BTW, None
         real_N = layout.real_N
-        return context_BTW, torch.cat(losses, 1).flatten()[real_N].sum() / real_N.sum()
+        num_real = real_N.sum().clamp(min=1)
+        return context_BTW, torch.cat(losses, 1).flatten()[real_N].sum() / num_real
 
 
-def _select(scores_BQS: Tensor, visible_BQS: Tensor, num_selected: int) -> tuple[Tensor, Tensor]:
+def _select(
+    scores_BQS: Tensor, visible_BQS: Tensor | None, num_selected: int
+) -> tuple[Tensor, Tensor]:
     return select_keys(scores_BQS, visible_BQS, min(num_selected, scores_BQS.shape[-1]))
 
 

@@ -2,7 +2,9 @@
 
 TRL computes its losses from the backbone's hidden states, and of auxiliary losses it knows
 Mixtral's, from router logits. Ours come with the backbone's output, already weighted: they are
-taken from there and added to TRL's loss. Leaves out the selection bias, which roles.py moves.
+taken from there and added to TRL's loss. Where there are labels, as in the cold start, the
+multi-token layers get them, and their loss is one of these; GRPO has none and leaves those layers
+as they are. Leaves out the selection bias, which roles.py moves.
 """
 
 from collections import defaultdict
@@ -13,7 +15,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from model.modeling import DecoderOutput, SparringMoeForCausalLM
+from model.decoder import DecoderOutput
+from model.modeling import SparringMoeForCausalLM
 
 LOSSES = ("aux_loss", "indexer_loss")  # fields of DecoderOutput
 
@@ -24,21 +27,43 @@ def moe_of(policy: nn.Module) -> SparringMoeForCausalLM | None:
     return base if isinstance(base, SparringMoeForCausalLM) else None
 
 
+def freeze_multi_token_layers(policy: nn.Module) -> None:
+    """For GRPO, no loss of which reaches them: DDP would wait for their gradients."""
+    moe = moe_of(policy)
+    if moe is not None:
+        for layer in moe.model.layers[moe.config.num_hidden_layers :]:
+            layer.requires_grad_(False)
+
+
 @contextmanager
-def collected_losses(moe: SparringMoeForCausalLM) -> Iterator[dict[str, list[Tensor]]]:
+def collected_losses(
+    moe: SparringMoeForCausalLM, labels_BT: Tensor | None = None
+) -> Iterator[dict[str, list[Tensor]]]:
     """The auxiliary losses, by name, of every pass with gradients within the block."""
     found: defaultdict[str, list[Tensor]] = defaultdict(list)
 
-    def collect(_module: nn.Module, _inputs: tuple, outputs: DecoderOutput) -> None:
-        for name in LOSSES:
-            if torch.is_grad_enabled() and outputs.get(name) is not None:
-                found[name].append(outputs[name])
+    def hand_over(_module: nn.Module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+        return inputs, {**options, "labels": labels_BT}
 
-    handle = moe.model.register_forward_hook(collect)
+    def collect(_module: nn.Module, _inputs: tuple, outputs: DecoderOutput) -> None:
+        if not torch.is_grad_enabled():
+            return
+        losses = {name: outputs.get(name) for name in LOSSES}
+        if outputs.predictions:
+            losses["mtp_loss"] = moe.mtp_loss(outputs.predictions, labels_BT)
+        for name, loss in losses.items():
+            if loss is not None:
+                found[name].append(loss)
+
+    handles = [
+        moe.model.register_forward_pre_hook(hand_over, with_kwargs=True),
+        moe.model.register_forward_hook(collect),
+    ]
     try:
         yield found
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 class AuxiliaryLosses:
@@ -52,7 +77,7 @@ class AuxiliaryLosses:
         moe = moe_of(self.accelerator.unwrap_model(model))
         if moe is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with collected_losses(moe) as found:
+        with collected_losses(moe, inputs.get("labels")) as found:
             computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss, *outputs = computed if return_outputs else (computed,)
         for name, values in found.items():

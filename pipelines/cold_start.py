@@ -143,7 +143,7 @@ def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: i
 
 
 class ColdStartTrainer(AuxiliaryLosses, SFTTrainer):
-    """TRL's, with the balance loss of a model whose config has an `aux_loss_alpha`."""
+    """TRL's, with the balance and multi-token losses of a model whose config has them."""
 
 
 class _Progress(TrainerCallback):

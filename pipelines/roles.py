@@ -26,7 +26,12 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from pipelines.auxiliary import AuxiliaryLosses, moe_of, summarised_balance
+from pipelines.auxiliary import (
+    AuxiliaryLosses,
+    freeze_multi_token_layers,
+    moe_of,
+    summarised_balance,
+)
 from pipelines.replay import RoutingReplay, check_replay
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
@@ -142,6 +147,7 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
             )
         if routing_replay:
             check_replay(name, policy, router_bias_rate)
+        freeze_multi_token_layers(policy)
         placeholder = Dataset.from_list([{"prompt": "", "row": 0}])
         super().__init__(
             model=policy,

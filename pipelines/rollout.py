@@ -230,7 +230,7 @@ class VllmEngine:
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=max(8192, settings.max_model_len),
             # A seeded request cut into chunks fails on CPU: its generator has no offset to restore.
-            enable_chunked_prefill=torch.cuda.is_available(),
+            enable_chunked_prefill=torch.accelerator.is_available(),
             kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
@@ -347,7 +347,7 @@ def _choose_attention(config: PretrainedConfig) -> dict[str, str]:
     engine starts). Of the two MLA backends the AMX one, which vLLM prefers where the processor has
     AMX, takes bfloat16 only.
     """
-    if config.model_type != "deepseek_v3" or torch.cuda.is_available():
+    if config.model_type != "deepseek_v3" or torch.accelerator.is_available():
         return {}
     latent = (config.kv_lora_rank, config.qk_rope_head_dim)
     served = latent == MLA_KERNEL_LATENT

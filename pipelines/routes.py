@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from model.modeling import DecoderOutput, SparringMoeForCausalLM
+from model.decoder import DecoderOutput
+from model.modeling import SparringMoeForCausalLM
 from pipelines.process import UnprovenSyncError
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def returned_option(config: PretrainedConfig, routing_replay: bool) -> dict[str,
 
     vLLM refuses it there, and `RouteRecorder` takes its place.
     """
-    wanted = routing_replay and config.model_type in MIXTURES and torch.cuda.is_available()
+    wanted = routing_replay and config.model_type in MIXTURES and torch.accelerator.is_available()
     return {"enable_return_routed_experts": True} if wanted else {}
 
 
@@ -232,7 +233,7 @@ def route_source(
         return None
     if returned:
         return ReturnedRoutes(config.first_k_dense_replace)
-    return None if torch.cuda.is_available() else RouteRecorder(runner())
+    return None if torch.accelerator.is_available() else RouteRecorder(runner())
 
 
 @contextmanager

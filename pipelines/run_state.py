@@ -257,8 +257,8 @@ def rng_state() -> dict[str, object]:
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.accelerator.is_available():
+        state["accelerator"] = torch.get_device_module().get_rng_state()  # each process has one
     return state
 
 
@@ -266,8 +266,8 @@ def set_rng_state(state: dict) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if "accelerator" in state and torch.accelerator.is_available():
+        torch.get_device_module().set_rng_state(state["accelerator"])
 
 
 def versions() -> dict[str, str]:

@@ -347,7 +347,7 @@ def _repack_cpu_experts(module: torch.nn.Module) -> None:
     vLLM packs them when a model is first loaded, and its layer-wise reload does not: without this
     the engine is silently wrong, by 4.3 nats on a trained model.
     """
-    if torch.cuda.is_available():
+    if torch.accelerator.is_available():
         return
     from vllm import _custom_ops
 

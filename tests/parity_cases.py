@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
-from weights import make_weights_matter
+from weights import MATRIX_GAIN, make_weights_matter
 
 from model import SparringMoeForCausalLM, tiny_config
 
@@ -39,10 +39,10 @@ torch.save(model(input_ids=torch.load(sys.argv[2])).logits.detach(), sys.argv[3]
 
 
 def pair(
-    overrides: dict, seed: int = 0, dtype: torch.dtype = torch.float32
+    overrides: dict, seed: int = 0, dtype: torch.dtype = torch.float32, gain: float = MATRIX_GAIN
 ) -> tuple[SparringMoeForCausalLM, DeepseekV3ForCausalLM]:
     """Our model and transformers', with the same weights that matter."""
-    ours = make_weights_matter(SparringMoeForCausalLM(tiny_config(VOCAB, **overrides)), seed)
+    ours = make_weights_matter(SparringMoeForCausalLM(tiny_config(VOCAB, **overrides)), seed, gain)
     saved = ours.config.to_dict()
     reference = DeepseekV3ForCausalLM(DeepseekV3Config(**saved))
     reference.load_state_dict(ours.state_dict())

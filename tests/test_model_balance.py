@@ -214,6 +214,17 @@ def test_the_loss_of_the_model_holds_the_weighted_balance_loss(checkpointing: bo
     assert tiny_model(aux_loss_alpha=0.1).eval()(**inputs).aux_loss is None
 
 
+def test_padding_is_left_out_of_the_balance_loss() -> None:
+    model, starts = tiny_model(aux_loss_alpha=0.5), [0, 3, 9, 0]
+    mask_BT = (torch.arange(16) >= torch.tensor(starts)[:, None]).long()
+    together = model(input_ids=IDS_BT, attention_mask=mask_BT).aux_loss
+    alone = [
+        model(input_ids=ids_T[None, start:]).aux_loss
+        for ids_T, start in zip(IDS_BT, starts, strict=True)
+    ]
+    assert largest_change(together, torch.stack(alone).mean()) <= 1e-5
+
+
 # -- the metrics ----------------------------------------------------------------------------------
 
 

@@ -158,6 +158,16 @@ def test_frozen_weights_get_no_gradient_and_bfloat16_stays_bfloat16() -> None:
         assert torch.equal(linear(x_NK.float()), y)
 
 
+def test_a_backward_pass_under_autocast_sums_in_float32() -> None:
+    linear, x_NK, grad_NM = layer(256, 128, Fp8Recipe()), noise(8, 256), noise(8, 128, seed=3)
+    x_NK.requires_grad_()
+    wanted = torch.autograd.grad(linear(x_NK), (x_NK, linear.weight), grad_NM)
+    y_NM = linear(x_NK)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = torch.autograd.grad(y_NM, (x_NK, linear.weight), grad_NM)
+    assert all(map(torch.equal, given, wanted))
+
+
 def composed_experts(
     recipe: Fp8Recipe, x_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, *fused: Tensor
 ) -> Tensor:
@@ -232,8 +242,9 @@ def test_the_kernel_multiplies_as_the_emulation_does(
 ) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("torch's blockwise kernel exists for compute capability 9.0 only")
-    x, grad = noise(200, 520).cuda(), noise(200, 300, seed=1).cuda()
-    weight = noise(300, 520, seed=2).cuda()
+    device = torch.accelerator.current_accelerator()
+    shapes = [(200, 520), (200, 300), (300, 520)]
+    x, grad, weight = (noise(*shape, seed=i).to(device) for i, shape in enumerate(shapes))
     products = [
         (quantize_rows(x, recipe), quantize_weight(weight, recipe).T),
         (quantize_rows(grad, recipe), quantize_weight(weight, recipe)),

@@ -145,6 +145,49 @@ def test_a_foreign_cache_is_refused() -> None:
         tiny_model()(input_ids=tokens(1, 3), past_key_values=DynamicCache())
 
 
-def test_a_mask_of_the_wrong_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\[1, 3\], got \[1, 4\]"):
-        tiny_model()(input_ids=tokens(1, 3), attention_mask=torch.ones(1, 4))
+def test_a_cache_that_does_not_fit_is_refused() -> None:
+    model, ids_BT = tiny_model(), tokens(2, 6)
+    with pytest.raises(ValueError, match="has 2 layers, the model 3"):
+        model(input_ids=ids_BT, past_key_values=LatentCache(2))
+    cache = model(input_ids=ids_BT).past_key_values
+    with pytest.raises(ValueError, match="holds 2 sequences, got 1"):
+        model(input_ids=ids_BT[:1], past_key_values=cache)
+    with pytest.raises(ValueError, match="minus the number of tokens to remove, got 4"):
+        cache.crop(4)
+    cache.reset()
+    again = model(input_ids=ids_BT[:1], past_key_values=cache).logits
+    assert torch.equal(again, model(input_ids=ids_BT[:1]).logits)
+    assert cache.layers[0].read().shape[:2] == (1, 6)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    model, ids_BT = tiny_model(), tokens(2, 3)
+    with pytest.raises(ValueError, match=r"\[2, 3\], got \[2, 4\]"):
+        model(input_ids=ids_BT, attention_mask=torch.ones(2, 4))
+    for shape in ((2, 1), (1, 4), (3,), (3, 3)):
+        with pytest.raises(ValueError, match=r"\[2 or 1, 3\], got"):
+            model(input_ids=ids_BT, position_ids=torch.zeros(shape, dtype=torch.long))
+    for empty in (ids_BT[:0], ids_BT[:, :0]):
+        with pytest.raises(ValueError, match="at least one token"):
+            model(input_ids=empty)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prompt_lookup_num_tokens": 3}, {"assistant_model": None}, {"prefill_chunk_size": 7}],
+    ids=lambda options: next(iter(options)),
+)
+def test_ways_to_generate_that_need_a_cache_say_the_same(options: dict[str, object]) -> None:
+    model, ids_BT = tiny_model(), tokens(1, 5).repeat(1, 4)
+    if "assistant_model" in options:
+        options = {"assistant_model": tiny_model(num_hidden_layers=2)}
+    plain = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(ids_BT, **plain, **options), model.generate(ids_BT, **plain))
+
+
+def test_another_kind_of_cache_is_refused_and_a_config_may_ask_for_hidden_states() -> None:
+    model, ids_BT = tiny_model(), tokens(1, 3)
+    with pytest.raises(ValueError, match="cache_implementation='quantized'"):
+        model.generate(ids_BT, cache_implementation="quantized", max_new_tokens=2)
+    model.config.output_hidden_states = True
+    assert len(model(input_ids=ids_BT).hidden_states) == 4

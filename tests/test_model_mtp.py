@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from parity_cases import YARN, padding_mask, stock_logits, tokens
+from pipeline_cases import random_moe
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
+from trl import SFTConfig
 from weights import largest_change, make_weights_matter
 
 from model import (
@@ -20,7 +23,9 @@ from model import (
     named_checkpoint_tensors,
     tiny_config,
 )
+from pipelines.cold_start import ColdStartTrainer
 from pipelines.sync import checkpoint_manifest, policy_tensors, served_tensors
+from pipelines.tokenizer import character_tokenizer
 
 EMBEDDING_COPY = "model.layers.3.embed_tokens.weight"
 HEAD_COPY = "model.layers.3.shared_head.head.weight"
@@ -120,12 +125,13 @@ def test_sequences_too_short_for_a_depth_have_no_loss_there(num_tokens: int) -> 
     assert len(outputs.predictions) == max(0, num_tokens - 2)
 
 
+@pytest.mark.parametrize("positions", [None, torch.arange(20)[None]], ids=["counted", "given"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_neither_predicts_nor_is_predicted(side: str) -> None:
+def test_padding_neither_predicts_nor_is_predicted(side: str, positions: Tensor | None) -> None:
     model, ids_BT = further(), tokens(2, 20)
     mask_BT = padding_mask([20, 11], 20, side)
     labels_BT = ids_BT.masked_fill(mask_BT == 0, -100)
-    padded = model(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT).mtp_loss
+    padded = model(ids_BT, mask_BT, positions, labels=labels_BT).mtp_loss
     rows = [ids[mask.bool()][None] for ids, mask in zip(ids_BT, mask_BT, strict=True)]
     # With padding on the left, the language model's loss also counts the first real token.
     num_items = (labels_BT[:, 1:] != -100).sum()
@@ -207,6 +213,30 @@ def test_training_lowers_its_loss() -> None:
         outputs.loss.backward()
         optimizer.step()
     assert losses[0] > 3 and losses[-1] < 0.5 * losses[0], losses
+
+
+@pytest.mark.parametrize(("num_items", "divided_by"), [(14, 2), (None, 1)])
+def test_the_cold_start_trains_them(num_items: int | None, divided_by: int, tmp_path: Path) -> None:
+    config = SFTConfig(
+        output_dir=str(tmp_path), report_to="none", bf16=False, gradient_checkpointing=False,
+        use_cpu=not torch.accelerator.is_available(), gradient_accumulation_steps=2,
+    )  # fmt: skip
+    tokenizer = character_tokenizer()
+    model = random_moe(tokenizer, num_nextn_predict_layers=1)
+    rows = Dataset.from_list([{"input_ids": list(range(5, 13))}] * 4)
+    trainer = ColdStartTrainer(
+        model=model, args=config, train_dataset=rows, processing_class=tokenizer
+    )
+    trainer.current_gradient_accumulation_steps = 2  # as set when training begins
+    ids_BT = torch.arange(16).view(2, 8)
+    inputs = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT), "labels": ids_BT}
+    count = None if num_items is None else torch.tensor(num_items)
+    loss = trainer.compute_loss(model.train(), dict(inputs), num_items_in_batch=count)
+    own = model(**inputs)
+    language = own.loss - own.mtp_loss
+    assert abs(loss - language - own.mtp_loss / divided_by).item() <= 1e-5
+    loss.backward()
+    assert model.model.layers[2].eh_proj.weight.grad.any()
 
 
 @pytest.fixture

@@ -92,6 +92,26 @@ def test_logits_to_keep_gives_the_last_logits() -> None:
     assert largest_change(kept, ours(input_ids=ids_BT).logits[:, -4:]) <= 1e-6
 
 
+def test_logits_to_keep_takes_indices_and_outputs_may_be_a_tuple() -> None:
+    ours, _ = pair({})
+    ids_BT, kept = tokens(2, 10), torch.tensor([0, 7])
+    whole = ours(input_ids=ids_BT, labels=ids_BT)
+    loss, logits, *_ = ours(input_ids=ids_BT, labels=ids_BT, return_dict=False)
+    assert torch.equal(loss, whole.loss) and torch.equal(logits, whole.logits)
+    some = ours(input_ids=ids_BT, logits_to_keep=kept).logits
+    assert largest_change(some, whole.logits[:, kept]) <= 1e-6
+
+
+def test_embeddings_may_be_given_in_place_of_tokens() -> None:
+    ours, _ = pair({})
+    ids_BT = tokens(2, 10)
+    embedded_BTD = ours.model.embed_tokens(ids_BT)
+    given = ours(inputs_embeds=embedded_BTD, labels=ids_BT)
+    assert torch.equal(given.logits, ours(input_ids=ids_BT).logits)
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        ours(input_ids=ids_BT, inputs_embeds=embedded_BTD)
+
+
 def test_the_loss_is_divided_by_the_items_of_the_whole_batch() -> None:
     ours, reference = pair({})
     ids_BT = tokens(2, 10)

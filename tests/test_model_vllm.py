@@ -56,7 +56,12 @@ _ENVIRONMENT = {
 @pytest.mark.parametrize(
     ("overrides", "environment", "engine"),
     [
-        pytest.param({}, {"VLLM_MLA_DISABLE": "1"}, {}, id="small latent"),
+        pytest.param(
+            {"num_nextn_predict_layers": 1},
+            {"VLLM_MLA_DISABLE": "1"},
+            {},
+            id="small latent, a multi-token layer",
+        ),
         # CPU_MLA by name: where the CPU has AMX, vLLM would pick a backend for bfloat16 only.
         pytest.param(
             {

@@ -12,7 +12,12 @@ from torch import Tensor
 from trl import SFTConfig
 from weights import largest_change
 
-from pipelines.auxiliary import collected_losses, moe_of, summarised_balance
+from pipelines.auxiliary import (
+    collected_losses,
+    freeze_multi_token_layers,
+    moe_of,
+    summarised_balance,
+)
 from pipelines.cold_start import ColdStartTrainer
 from pipelines.roles import RoleTrainer, Sample, Scored
 from pipelines.tokenizer import character_tokenizer
@@ -66,6 +71,22 @@ def test_grpo_trains_on_the_balance_loss_whatever_the_accumulation(
     # The mean over sequences of two halves is that of the whole.
     for name in ("policy/loss", "moe/balance_loss", "policy/grad_norm"):
         assert halves_row[name] == pytest.approx(row[name], rel=1e-3), name
+
+
+def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path) -> None:
+    """DDP waits for one of each, and GRPO's loss reaches no multi-token layer."""
+    further = {"num_nextn_predict_layers": 1, "num_hidden_layers": 2}
+    directory = save(random_moe(character_tokenizer(), **further), tmp_path / "moe")
+    role, _ = play(directory, per_device_train_batch_size=8)
+    trained = {name for name, p in role.policy.named_parameters() if p.requires_grad}
+    moved = {name for name, p in role.policy.named_parameters() if p in role.optimizer.state}
+    assert trained and moved == trained and "model.layers.2.eh_proj.weight" not in trained
+
+    adapter = LoraConfig(r=2, target_modules=["o_proj"])
+    adapted = get_peft_model(random_moe(character_tokenizer(), **further), adapter)
+    freeze_multi_token_layers(adapted)
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert trained and not any(".layers.2." in name for name in trained)
 
 
 def test_a_step_logs_the_balance_and_moves_the_bias(checkpoint: Path) -> None:

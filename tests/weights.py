@@ -19,7 +19,9 @@ HEAD_GAIN = 1.3
 
 
 @torch.no_grad()
-def make_weights_matter(model: SparringMoeForCausalLM, seed: int = 0) -> SparringMoeForCausalLM:
+def make_weights_matter(
+    model: SparringMoeForCausalLM, seed: int = 0, gain: float = MATRIX_GAIN
+) -> SparringMoeForCausalLM:
     """Redraw every parameter and router bias in place; the same seed gives the same weights."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -29,8 +31,7 @@ def make_weights_matter(model: SparringMoeForCausalLM, seed: int = 0) -> Sparrin
         elif tensor.ndim == 1:
             noise = 1 + 0.1 * noise
         elif "embed_tokens" not in name:
-            gain = HEAD_GAIN if name == "lm_head.weight" else MATRIX_GAIN
-            noise *= gain * tensor.shape[-1] ** -0.5
+            noise *= (HEAD_GAIN if name == "lm_head.weight" else gain) * tensor.shape[-1] ** -0.5
         tensor.copy_(noise)
     return model
 
