@@ -129,7 +129,7 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
         num_generations=8, learning_rate=SETTINGS[setting], lr_scheduler_type="constant", beta=0.0,
         bf16=precision == "mixed", gradient_checkpointing=False, report_to="none",
         save_strategy="no", logging_steps=1, shuffle_dataset=False, use_vllm=False, max_steps=1,
-        max_completion_length=48, temperature=1.0, disable_tqdm=True,
+        max_completion_length=24 if setting.startswith("deep") else 48, temperature=1.0, disable_tqdm=True,
         use_cpu=not torch.accelerator.is_available(),
     )  # fmt: skip
 
