@@ -8,7 +8,7 @@ update to the experts that sampled it (R3, arXiv:2510.11370); weights are the ro
                   policy, gradients (loss)                           replay
                   reference                                          routes itself: another model
 
-Routes are laid over a batch by `RouteTensors`, which TRL shuffles and splits with the rest. Leaves
+Routes are laid over a batch by `route_tensors`, which TRL shuffles and splits with the rest. Leaves
 out where routes come from (`routes.py`) and the figures (`mismatch.py`).
 
 Axes: B sequences, T tokens of prompt and completion, L layers with routed experts, K experts of a
@@ -23,8 +23,9 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from model.balance import balance_metrics
 from model.modeling import SparringMoeForCausalLM
-from pipelines.auxiliary import moe_of
+from pipelines.auxiliary import moe_of, summarised_balance
 from pipelines.mismatch import (
     ExpertMismatch,
     computes_exactly,
@@ -133,12 +134,13 @@ class Replaying:
 class RoutingReplay:
     """Put before GRPOTrainer: measures sampler against policy, and replays the sampler's routes.
 
-    Needs of the trainer: `policy`, and `_drawn`, the rollouts being scored in the batch's order.
+    Needs of the trainer: `policy`, `expert_load`, and `_drawn`, the rollouts in the batch's order.
     """
 
     routing_replay = False
     _drawn: list[tuple[Completion, int]]
     _mismatch: dict[str, object]  # of the last generation
+    expert_load: dict[int, Tensor]
     _rollouts: dict[str, Tensor] | None = None  # set while rollouts are scored
     _replayed_BTLK: Tensor | None = None  # set while a loss is computed
 
@@ -203,6 +205,27 @@ class RoutingReplay:
         found = ExpertMismatch(own_BTLK, routes_BTLK, layers, self.accelerator.gather)
         found.check(computes_exactly(moe, autocast=self.args.bf16 or self.args.fp16))
         self._mismatch |= found.row()
+        if self.routing_replay:
+            self._note_load(moe.config.n_routed_experts, routes_BTLK, layers)
+
+    def _note_load(self, num_experts: int, routes_BTLK: Tensor, layers: Sequence[int]) -> None:
+        """The sampler's load and balance, in place of the router's own, which counts no replay."""
+        routes_MLK = routes_BTLK[(routes_BTLK >= 0).any(-1).all(-1)]
+        loads_LE = torch.stack([
+            torch.bincount(routes_MLK[:, rank].flatten(), minlength=num_experts)
+            for rank in range(len(layers))
+        ])  # fmt: skip
+        gather = self.accelerator.gather
+        loads_LE, num_tokens = gather(loads_LE[None]).sum(0), gather(_count(routes_MLK)).sum()
+        balance = {}
+        for layer, load_E in zip(layers, loads_LE.float(), strict=True):
+            self.expert_load[layer] = self.expert_load.get(layer, 0) + load_E
+            balance[layer] = balance_metrics(load_E, int(num_tokens))
+        self._mismatch |= summarised_balance(balance)
+
+
+def _count(rows_MLK: Tensor) -> Tensor:
+    return torch.tensor([len(rows_MLK)], device=rows_MLK.device)
 
 
 def _is_reference(policy: nn.Module) -> bool:
