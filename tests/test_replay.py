@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipelines.mismatch import ExpertMismatch, logprob_mismatch
 from pipelines.process import UnprovenSyncError
-from pipelines.replay import check_replay, lay_out, route_tensors, routes_of
+from pipelines.replay import check_replay, lay_out, route_tensors, routes_of, tokens_hash
 from pipelines.roles import RoleTrainer, Sample, Scored
 from pipelines.rollout import Completion, Sampling, TransformersEngine
 from pipelines.routes import Routes
@@ -336,3 +336,10 @@ def test_replay_refuses_what_it_would_leave_without_effect(rate: float) -> None:
     told = "has no routed experts" if rate == 0 else "router_bias_rate = 0.001 does nothing"
     with pytest.raises(ValueError, match=told):
         check_replay("learner", policy, rate)
+
+
+def test_the_hash_of_tokens_knows_their_order_but_not_their_padding() -> None:
+    ids_BT = torch.tensor([[0, 5, 6, 7], [5, 6, 7, 0], [0, 6, 5, 7], [0, 5, 6, 8]])
+    routes_BTLK = torch.where(ids_BT == 0, -1, 1)[..., None, None]
+    same, padded, swapped, other = tokens_hash(ids_BT, routes_BTLK).tolist()
+    assert same == padded and len({same, swapped, other}) == 3
