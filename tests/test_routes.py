@@ -16,6 +16,7 @@ from weights import make_weights_matter
 
 from model import SparringMoeForCausalLM
 from pipelines.process import UnprovenSyncError
+from pipelines.replay import lay_out
 from pipelines.rollout import Completion, Sampling, TransformersEngine, VllmEngine
 from pipelines.routes import RouteRecorder, Routes, checked_routes
 from pipelines.settings import RolloutTable
@@ -165,6 +166,42 @@ def test_more_prompt_tokens_than_a_step_holds(
     prompts = [_tokens(130, seed) for seed in range(66)]
     drawn = sync.engine.generate(prompts, Sampling(2, routes=True), list(range(66)))
     assert _agreement(policy, prompts[-4:], drawn[-4:]) >= AGREEMENT
+
+
+@needs_vllm
+def test_replay_takes_most_of_the_difference_in_bfloat16(tmp_path: Path) -> None:
+    """Five layers of 16 experts, top 4: a tenth of the tokens and more go elsewhere by rounding."""
+    sizes = {"hidden_size": 128, "n_routed_experts": 16, "num_experts_per_tok": 4}
+    policy = random_moe(TOKENIZER, num_hidden_layers=6, **sizes).to(torch.bfloat16)
+    directory = save(policy, tmp_path / "moe")
+    table = RolloutTable(max_model_len=64, kv_cache_gib=0.05, max_num_seqs=32)
+    engine = VllmEngine(directory, table, "bfloat16", TOKENIZER.eos_token_id)
+    prompts = [_tokens(12, seed) for seed in range(32)]
+    drawn = engine.generate(prompts, Sampling(32, routes=True), list(range(32)))
+    assert 0.7 < _agreement(policy, prompts, drawn) < 0.95
+    own, replayed = (_mean_difference(policy, prompts, drawn, replay) for replay in (False, True))
+    assert replayed < 0.5 * own
+
+
+@torch.no_grad()
+def _mean_difference(
+    policy: SparringMoeForCausalLM,
+    prompts: Sequence[list[int]],
+    drawn: Sequence[Completion],
+    replay: bool,
+) -> float:
+    """Mean absolute difference of the completions' log-probabilities, nats."""
+    found = []
+    for prompt, completion in zip(prompts, drawn, strict=True):
+        ids_1T = torch.tensor([[*prompt, *completion.token_ids]])
+        routes_1TLK = lay_out([completion.routes], ids_1T, torch.ones_like(ids_1T))
+        logits_TV = policy(
+            ids_1T, use_cache=False, routed_experts=routes_1TLK if replay else None
+        ).logits[0, len(prompt) - 1 : -1]
+        targets_T1 = torch.tensor(completion.token_ids)[:, None]
+        logprobs_T = logits_TV.float().log_softmax(-1).gather(-1, targets_T1).squeeze(-1)
+        found.append((logprobs_T - torch.tensor(completion.logprobs)).abs())
+    return torch.cat(found).mean().item()
 
 
 @needs_vllm
