@@ -315,6 +315,7 @@ def _build_role(
         run_steps=settings.run.rounds * role.steps_per_round,
         on_step=on_step,
         router_bias_rate=role.router_bias_rate,
+        routing_replay=settings.rollout.routing_replay,
     )
 
 

@@ -54,7 +54,7 @@ def console_line(row: Mapping[str, object]) -> str:
         "reward": row.get("reward/mean"),
         "entropy": row.get("rollout/token_entropy"),
         "length": row.get("rollout/mean_length"),
-        "logprob gap": row.get("policy/logprob_difference_max"),
+        "logprob gap": row.get("rollout/mismatch_max"),
     }
     shown = "  ".join(
         f"{name} {value:.3g}" for name, value in numbers.items() if isinstance(value, float)

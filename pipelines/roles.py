@@ -32,6 +32,7 @@ from pipelines.auxiliary import (
     moe_of,
     summarised_balance,
 )
+from pipelines.replay import RoutingReplay, check_replay
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
 
@@ -48,8 +49,6 @@ LOG_NAMES = {
     "grad_norm": "policy/grad_norm",
     "learning_rate": "policy/learning_rate",
     "step_time": "time/step",
-    "sampling/sampling_logp_difference/mean": "policy/logprob_difference_mean",
-    "sampling/sampling_logp_difference/max": "policy/logprob_difference_max",
     "sampling/importance_sampling_ratio/mean": "policy/importance_ratio_mean",
     "clip_ratio/region_mean": "policy/clip_ratio",
     "aux_loss": "moe/balance_loss",
@@ -109,7 +108,7 @@ def prompts_per_block(name: str, args: GRPOConfig, steps: int) -> int:
     return micro // reuse * args.generation_batch_size // args.num_generations
 
 
-class RoleTrainer(AuxiliaryLosses, GRPOTrainer):
+class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
     """One policy with its optimizer, its engine, and its verified sync.
 
     Args:
@@ -122,9 +121,10 @@ class RoleTrainer(AuxiliaryLosses, GRPOTrainer):
         run_steps: optimizer steps of the whole run, for the learning-rate schedule.
         on_step: receives one flat metrics row per optimizer step.
         router_bias_rate: gamma of aux-loss-free balancing (arXiv:2408.15664); 0 freezes the bias.
+        routing_replay: update on the experts that the sampler chose.
 
     Raises:
-        ValueError: an adapter was given a `router_bias_rate`.
+        ValueError: an adapter was given a `router_bias_rate`; nothing can be replayed.
     """
 
     def __init__(
@@ -138,12 +138,15 @@ class RoleTrainer(AuxiliaryLosses, GRPOTrainer):
         run_steps: int,
         on_step: Callable[[dict[str, object]], None],
         router_bias_rate: float = 0.0,
+        routing_replay: bool = False,
     ) -> None:
         if router_bias_rate > 0 and isinstance(policy, PeftModel):
             raise ValueError(
                 f"{name}.router_bias_rate must be 0 with a LoRA adapter, got {router_bias_rate}: "
                 "the router's bias is no part of the adapter and would be lost with it"
             )
+        if routing_replay:
+            check_replay(name, policy, router_bias_rate)
         freeze_multi_token_layers(policy)
         placeholder = Dataset.from_list([{"prompt": "", "row": 0}])
         super().__init__(
@@ -158,12 +161,14 @@ class RoleTrainer(AuxiliaryLosses, GRPOTrainer):
         self.add_callback(_StepEnd(self))
         self.name, self.engine, self.sync, self.run_steps = name, engine, sync, run_steps
         self.on_step, self.router_bias_rate = on_step, router_bias_rate
+        self.routing_replay = routing_replay
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, _EngineAdapter(self), -1
         self.weights_version, self.weights = 0, ""
         self.step_weight = 0.0
         self.timers: defaultdict[str, float] = defaultdict(float)
         self.expert_load: dict[int, torch.Tensor] = {}  # tokens an expert, since the last round
         self._balance: dict[str, object] = {}  # of the last step
+        self._mismatch: dict[str, object] = {}
         self._scorer: Scorer | None = None
         self._scored: list[Scored] = []
         self._drawn: list[tuple[Completion, int]] = []
@@ -251,7 +256,8 @@ class RoleTrainer(AuxiliaryLosses, GRPOTrainer):
             return
         known = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
         row = {name: value for name, value in known.items() if math.isfinite(value)}
-        row |= self._balance
+        row |= self._balance | self._mismatch
+        self._mismatch = {}
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
         self.timers.clear()
         self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
@@ -457,7 +463,7 @@ class _EngineAdapter:
         self.role.ensure_synced()
 
     def generate(self, prompts, images, num_generations, profiler=None):  # type: ignore[no-untyped-def]
-        sampling = Sampling(self.role.max_completion_length, self.role.temperature)
+        sampling = Sampling(self.role.max_completion_length, self.role.temperature, routes=True)
         self.role._drawn = self.role.generate_ids(prompts, sampling, self.role._purpose)
         completions = [completion for completion, _ in self.role._drawn]
         logprobs = [[[lp] for lp in c.logprobs] for c in completions]

@@ -11,18 +11,28 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from pipelines.auxiliary import moe_of
+from pipelines.routes import (
+    Routes,
+    RouteSource,
+    generated_routes,
+    pass_recorder,
+    returned_option,
+    route_source,
+)
 from pipelines.settings import RolloutTable
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 logger = logging.getLogger(__name__)
 # Collecting one engine tears down the parallel groups that all engines of the process share, so
@@ -37,6 +47,7 @@ class Sampling:
 
     max_tokens: int
     temperature: float = 1.0
+    routes: bool = False  # whether to tell the experts of each token, where the engine can
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,13 @@ class Completion:
         token_ids: sampled ids, the end-of-sequence id included when it was reached.
         logprobs: log-probability (nats) of each id under the sampler, after temperature.
         truncated: the token limit ended it.
+        routes: the experts of the prompt's and the completion's tokens, where they were asked for.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     truncated: bool
+    routes: Routes | None = None
 
 
 class Engine(Protocol):
@@ -125,7 +138,9 @@ class TransformersEngine:
         )
         training = self.policy.training
         self.policy.eval()
-        with torch.random.fork_rng(devices=[]), _plain_generation(self.policy):
+        moe = moe_of(self.policy) if sampling.routes else None
+        recording = contextlib.nullcontext([]) if moe is None else pass_recorder(moe)
+        with torch.random.fork_rng(devices=[]), _plain_generation(self.policy), recording as passes:
             torch.manual_seed(completion_seed(*seeds))
             out = self.policy.generate(
                 input_ids=ids_BT,
@@ -140,15 +155,21 @@ class TransformersEngine:
                 use_cache=True,
                 return_dict_in_generate=True,
                 output_logits=True,
+                **({} if moe is None else {"record": True}),
             )
         self.policy.train(training)
         new_BT = out.sequences[:, width:]
         logits_BTV = torch.stack(out.logits, dim=1).float() / sampling.temperature
         logprobs_BT = logits_BTV.log_softmax(-1).gather(-1, new_BT.unsqueeze(-1)).squeeze(-1)
-        return [
+        done = [
             self._trim(ids, lps)
             for ids, lps in zip(new_BT.tolist(), logprobs_BT.tolist(), strict=True)
         ]
+        if moe is None:
+            return done
+        whole = [[*p, *c.token_ids] for p, c in zip(prompts, done, strict=True)]
+        routes = generated_routes(passes, prompts, whole)
+        return [replace(c, routes=r) for c, r in zip(done, routes, strict=True)]
 
     def _trim(self, ids: list[int], logprobs: list[float]) -> Completion:
         if self.eos_id not in ids:
@@ -187,7 +208,9 @@ class VllmEngine:
     """
 
     def __init__(self, directory: Path, settings: RolloutTable, dtype: str, eos_id: int) -> None:
-        attention = _choose_attention(directory)
+        config = AutoConfig.from_pretrained(directory)
+        attention = _choose_attention(config)
+        returned = returned_option(config, settings.routing_replay)
         from vllm import LLM
 
         self.eos_id, self.max_model_len = eos_id, settings.max_model_len
@@ -202,9 +225,12 @@ class VllmEngine:
             # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
             compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
             **attention,
+            **returned,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=max(8192, settings.max_model_len),
+            # A seeded request cut into chunks fails on CPU: its generator has no offset to restore.
+            enable_chunked_prefill=torch.accelerator.is_available(),
             kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
@@ -216,6 +242,7 @@ class VllmEngine:
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)
+        self.route_source = route_source(config, returned, self._runner)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -237,8 +264,11 @@ class VllmEngine:
             for seed in seeds
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self._run(inputs, params)
-        return [_completion(output.outputs[0]) for output in outputs]
+        source = self.route_source if sampling.routes else None
+        width = max(len(prompt) for prompt in prompts) + sampling.max_tokens
+        with contextlib.nullcontext() if source is None else source.recording(len(prompts), width):
+            outputs = self._run(inputs, params)
+        return [_completion(output, source) for output in outputs]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of each sequence's tokens after the first (nats)."""
@@ -270,7 +300,10 @@ class VllmEngine:
 
     def model(self) -> torch.nn.Module:
         """The engine's own module, for the sync."""
-        return self.llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
+        return self._runner().get_model()
+
+    def _runner(self) -> "GPUModelRunner":
+        return self.llm.llm_engine.model_executor.driver_worker.model_runner
 
 
 @torch.no_grad()
@@ -307,14 +340,13 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _choose_attention(directory: Path) -> dict[str, str]:
+def _choose_attention(config: PretrainedConfig) -> dict[str, str]:
     """Choose vLLM's attention for a latent-attention model on CPU; nothing to choose elsewhere.
 
     The MLA kernel serves one latent only, any other runs expanded (`VLLM_MLA_DISABLE`, read when an
     engine starts). Of the two MLA backends the AMX one, which vLLM prefers where the processor has
     AMX, takes bfloat16 only.
     """
-    config = AutoConfig.from_pretrained(directory)
     if config.model_type != "deepseek_v3" or torch.accelerator.is_available():
         return {}
     latent = (config.kv_lora_rank, config.qk_rope_head_dim)
@@ -324,7 +356,9 @@ def _choose_attention(directory: Path) -> dict[str, str]:
     return {"attention_backend": "CPU_MLA"} if served else {}
 
 
-def _completion(output: object) -> Completion:
-    ids = list(output.token_ids)  # type: ignore[attr-defined]
-    logprobs = [entry[token].logprob for token, entry in zip(ids, output.logprobs, strict=True)]  # type: ignore[attr-defined]
-    return Completion(ids, logprobs, truncated=output.finish_reason == "length")  # type: ignore[attr-defined]
+def _completion(output: "RequestOutput", source: RouteSource | None) -> Completion:
+    (sampled,) = output.outputs
+    ids = list(sampled.token_ids)
+    logprobs = [entry[token].logprob for token, entry in zip(ids, sampled.logprobs, strict=True)]
+    routes = None if source is None else source.routes(output)
+    return Completion(ids, logprobs, sampled.finish_reason == "length", routes)

@@ -153,6 +153,9 @@ class RolloutTable(Table):
     max_num_seqs: int = Field(default=128, ge=1)
     probe_every: int = Field(default=20, ge=1, description="syncs between probes after the second")
     probe_threshold: float = Field(default=1e-3, gt=0, description="nats")
+    routing_replay: bool = Field(
+        default=False, description="train on the experts that the sampler chose"
+    )
 
 
 class EvaluateTable(Table):

@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from transformers import PreTrainedModel
 
-from model.checkpoint import multi_token_prefixes, named_checkpoint_tensors
+from model.checkpoint import multi_token_prefixes, named_checkpoint_tensors, split_experts
 from model.modeling import SparringMoeForCausalLM
+from pipelines.auxiliary import moe_of
 from pipelines.process import UnprovenSyncError
 from pipelines.rollout import VllmEngine, policy_logprobs
 
@@ -47,7 +48,12 @@ def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
     """
     if isinstance(policy, PeftModel):
         base = policy.get_base_model()
-        yield from _without_tied(base, _merged_tensors(base, policy.active_adapter))
+        merged = _without_tied(base, _merged_tensors(base, policy.active_adapter))
+        if not isinstance(base, SparringMoeForCausalLM):
+            yield from merged
+            return
+        for name, tensor in merged:  # one by one: a merged tensor lives until the next
+            yield from split_experts({name: tensor})
     elif isinstance(policy, SparringMoeForCausalLM):
         yield from named_checkpoint_tensors(policy)
     else:
@@ -56,31 +62,31 @@ def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
 
 def served_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
     """`policy_tensors` of what an engine runs: without the multi-token layers of our model."""
-    if isinstance(policy, SparringMoeForCausalLM):
-        yield from named_checkpoint_tensors(policy, multi_token=False)
-    else:
+    moe = moe_of(policy)
+    if moe is None:
         yield from policy_tensors(policy)
+        return
+    layers = (moe.config.num_hidden_layers, moe.config.num_nextn_predict_layers)
+    left_out = multi_token_prefixes(*layers)
+    for name, tensor in policy_tensors(policy):
+        if not name.startswith(left_out):
+            yield name, tensor
 
 
 def check_lora(policy: PeftModel) -> None:
     """Refuse adapters that cannot be merged by name, before anything is started.
 
     Raises:
-        ValueError: the base is our MoE model, or an adapter is not plain LoRA on a linear layer.
+        ValueError: an adapter is not plain LoRA on a linear layer.
     """
     base = policy.get_base_model()
-    if isinstance(base, SparringMoeForCausalLM):
-        raise ValueError(
-            "LoRA on the MoE model is not served by the sync yet: remove the [*.lora] table, or "
-            "start from a dense checkpoint as configs/smollm2.toml does"
-        )
     if policy.peft_config[policy.active_adapter].modules_to_save:
         raise ValueError("lora.modules_to_save is not served by the sync: remove it")
     tied = base.all_tied_weights_keys if base.config.tie_word_embeddings else {}
     for name, module in base.named_modules():
         if not isinstance(module, LoraLayer):
             continue
-        plain = isinstance(module, LoraLinear) and not module.lora_variant
+        plain = isinstance(module, LoraLinear | ParamWrapper) and not module.lora_variant
         if not plain or {f"{name}.weight"} & {*tied, *tied.values()}:
             raise ValueError(
                 f"lora: the adapter on {name} ({type(module).__name__}) is not plain LoRA on an "
@@ -99,16 +105,25 @@ def _without_tied(policy: PreTrainedModel, tensors: NamedTensors) -> NamedTensor
 def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
     """W + scale * B A per adapted layer; the base stays untouched, so nothing is rounded twice."""
     adapted = {
-        f"{name}.base_layer.weight": module
+        _unwrapped(f"{name}.{_adapted_parameter(module)}"): module
         for name, module in base.named_modules()
         if isinstance(module, LoraLayer)
     }
-    for name, tensor in base.state_dict().items():
+    for wrapped, tensor in base.state_dict().items():
+        name = _unwrapped(wrapped)
         if name in adapted:
             delta = adapted[name].get_delta_weight(adapter)
-            yield name.replace(".base_layer.", "."), tensor + delta.to(tensor.dtype)
+            yield name, tensor + delta.to(tensor.dtype)
         elif ".lora_" not in name:
-            yield name.replace(".base_layer.", "."), tensor
+            yield name, tensor
+
+
+def _unwrapped(name: str) -> str:
+    return name.replace(".base_layer", "")
+
+
+def _adapted_parameter(layer: LoraLayer) -> str:
+    return layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
 
 
 def weights_hash(policy: PreTrainedModel | PeftModel) -> str:

@@ -116,7 +116,7 @@ def test_one_step_blocks_of_two_roles(built: tuple[Roles, list]) -> None:
         rates = [float(str(row["policy/learning_rate"])) for row in own]
         assert rates == pytest.approx([1e-2, 2e-2 / 3, 1e-2 / 3]), "the schedule restarted"
         # What was trained on is what these weights sampled.
-        assert max(float(str(row["policy/logprob_difference_max"])) for row in own) <= 1e-4
+        assert max(float(str(row["rollout/mismatch_max"])) for row in own) <= 1e-4
         assert role.args.max_steps == 1 and role.state.max_steps == 3
 
 
@@ -203,7 +203,7 @@ def test_the_temperature_moves_policy_and_reference_together(checkpoint: Path) -
     role.set_temperature(2.0)
     role.play(PROMPTS, Blocks(role, [1.0, 0.0, 0.5, 0.0] * 2), "round 0")
     assert abs(float(str(rows[0]["policy/kl"]))) <= 1e-6
-    assert float(str(rows[0]["policy/logprob_difference_max"])) <= 1e-4
+    assert float(str(rows[0]["rollout/mismatch_max"])) <= 1e-4
 
 
 # -- rewards and advantages ----------------------------------------------------------------------
