@@ -27,6 +27,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from model.modeling import SparringMoeForCausalLM
+from pipelines.ledger import Ledger
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
 
@@ -151,6 +152,9 @@ class RoleTrainer(GRPOTrainer):
         self._scored: list[Scored] = []
         self._drawn: list[tuple[Completion, int]] = []
         self._purpose = "train"
+        self.ledger: Ledger | None = None  # the run's, once it has a directory
+        self._drawn_groups: list[int] = []  # of the batch being scored
+        self._block: dict[str, list[int]] = {"used": [], "discarded": []}
         self._pending_state: dict[str, dict[str, object]] | None = None
 
     # -- blocks ---------------------------------------------------------------------------------
@@ -187,7 +191,11 @@ class RoleTrainer(GRPOTrainer):
         self.args.max_steps = generations * reuse // self.args.gradient_accumulation_steps
         self._step, self._buffered_inputs = 0, None
         self.timers.clear()
+        self._block = {"used": [], "discarded": []}
         self.train()
+        if self.ledger is not None:
+            self.ledger.record("used", self._block["used"])
+            self.ledger.record("discarded", self._block["discarded"], reason="every reward masked")
 
     def _init_training_state(self, max_steps: int, *args: object) -> tuple[int, int]:
         """Keep the step count over blocks: a restarted one would make TRL skip the weight sync."""
@@ -235,6 +243,8 @@ class RoleTrainer(GRPOTrainer):
         known = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
         row = {name: value for name, value in known.items() if math.isfinite(value)}
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
+        if self.sync is not None:
+            row |= {f"rollout/{name}": cost for name, cost in self.sync.take_costs().items()}
         self.timers.clear()
         self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
 
@@ -273,13 +283,23 @@ class RoleTrainer(GRPOTrainer):
             self.engine.version = self.weights_version
         else:
             self.sync.push(self.policy, self.weights_version)
-        self.weights = weights_hash(self.policy)
+        self.weights = weights_hash(self.policy) if self.sync is None else self.sync.weights
         self.timers["sync"] += time.perf_counter() - start
 
     def generate_ids(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str
-    ) -> list[tuple[Completion, int]]:
-        """Sample one completion a prompt from exactly the current weights, each with its seed."""
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
+    ) -> tuple[list[tuple[Completion, int]], list[int]]:
+        """Sample one completion a prompt from exactly the current weights, each with its seed.
+
+        Args:
+            prompts: those of a group, `group_size` equal ones, are adjacent.
+            sampling: length and temperature.
+            purpose: names the call in the seeds.
+            group_size: completions that are compared with each other.
+
+        Returns:
+            The completions with their seeds, and the groups' numbers in the ledger.
+        """
         self.ensure_synced()
         assert self.engine.version == self.weights_version, "a rollout from stale weights"
         start = time.perf_counter()
@@ -291,9 +311,16 @@ class RoleTrainer(GRPOTrainer):
             self.accelerator.process_index,
         )
         seeds = [completion_seed(*identity, index) for index in range(len(prompts))]
+        facts = {"role": self.name, "purpose": purpose, "weights_version": self.weights_version}
+        num_groups = len(prompts) // group_size
+        groups = [] if self.ledger is None else self.ledger.issue(num_groups, **facts)
         completions = self.engine.generate(prompts, sampling, seeds)
+        if self.ledger is not None:
+            again = sorted({groups[index // group_size] for index in self.engine.reissued})
+            self.ledger.record("reissued", again)
+            self.ledger.record("completed", groups)
         self.timers["generate"] += time.perf_counter() - start
-        return list(zip(completions, seeds, strict=True))
+        return list(zip(completions, seeds, strict=True)), groups
 
     def sample(
         self,
@@ -307,7 +334,10 @@ class RoleTrainer(GRPOTrainer):
             return []
         ids = self._tokenize_prompts(list(prompts))[0]
         sampling = Sampling(self.max_completion_length, temperature or self.temperature)
-        flat = self.generate_ids([p for p in ids for _ in range(num)], sampling, purpose)
+        each = [p for p in ids for _ in range(num)]
+        flat, groups = self.generate_ids(each, sampling, purpose, num)
+        if self.ledger is not None:
+            self.ledger.record("used", groups)
         samples = [self._to_sample(*drawn) for drawn in flat]
         return [samples[i : i + num] for i in range(0, len(samples), num)]
 
@@ -347,6 +377,7 @@ class RoleTrainer(GRPOTrainer):
         output["advantages"] = output["advantages"].masked_fill(flat_B | masked_B, 0.0)
         if masked_B.any():
             output["completion_mask"] = output["completion_mask"] * (~masked_B).int().unsqueeze(1)
+        self._block_fates(masked_B.view(-1, self.num_generations).all(1).tolist())
         output["num_items_in_batch"] = self.accelerator.gather(
             output["completion_mask"].sum()
         ).sum()
@@ -357,6 +388,12 @@ class RoleTrainer(GRPOTrainer):
             silent_B1 = (flat_B | masked_B).unsqueeze(1)  # equal rewards: exactly no signal
             output["advantages"] = blended_BT.masked_fill(silent_B1, 0.0)
         return output
+
+    def _block_fates(self, masked_N: Sequence[bool]) -> None:
+        """Note which of the batch's groups the update will use, once the block is through."""
+        if self.ledger is not None:
+            for group, masked in zip(self._drawn_groups, masked_N, strict=True):
+                self._block["discarded" if masked else "used"].append(group)
 
     def _blend_steps(
         self, advantages_B: torch.Tensor, completion_ids_BT: torch.Tensor
@@ -438,9 +475,12 @@ class _EngineAdapter:
         self.role.ensure_synced()
 
     def generate(self, prompts, images, num_generations, profiler=None):  # type: ignore[no-untyped-def]
-        sampling = Sampling(self.role.max_completion_length, self.role.temperature)
-        self.role._drawn = self.role.generate_ids(prompts, sampling, self.role._purpose)
-        completions = [completion for completion, _ in self.role._drawn]
+        role = self.role
+        sampling = Sampling(role.max_completion_length, role.temperature)
+        role._drawn, role._drawn_groups = role.generate_ids(
+            prompts, sampling, role._purpose, role.num_generations
+        )
+        completions = [completion for completion, _ in role._drawn]
         logprobs = [[[lp] for lp in c.logprobs] for c in completions]
         return prompts, [c.token_ids for c in completions], logprobs, None
 
