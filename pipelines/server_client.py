@@ -75,7 +75,7 @@ class ServerClient:
         try:
             answer = json.loads(text) if text else {}
         except ValueError:
-            answer = {"error": text[:200].decode(errors="replace")}
+            answer = {"error": " ".join(text[:200].decode(errors="replace").split())}
         return response.status, answer if isinstance(answer, dict) else {"error": str(answer)}
 
     def abort(self) -> None:

@@ -231,10 +231,9 @@ class ServerEngine:
             self.num_restarts += 1
             self.restarts_in_a_row += 1
         if self.restarts_in_a_row > self.settings.max_restarts:
-            why = error if server.process is None else f"{error}; log: {server.process.reason()}"
             raise EngineLostError(
                 f"{server.label} was lost again after rollout.max_restarts = "
-                f"{self.settings.max_restarts} restarts without one completion: {why}"
+                f"{self.settings.max_restarts} restarts without one completion: {error}"
             )
         if server.process is not None:
             server.process.stop()

@@ -160,7 +160,8 @@ class WeightSync:
             UnprovenSyncError: a check failed; the engine's version is then -1: nothing can be
                 sampled from it.
         """
-        self.engine.version = -1
+        stamp = f"{version}-{uuid.uuid4().hex}"  # never to be met again
+        self.engine.version, self.engine.stamp = -1, stamp  # no replica holds it yet
         self.policy, self._reference = policy, []
         with self._timed("checksum"):
             self.fingerprints, shapes = policy_fingerprints(policy)
@@ -171,7 +172,6 @@ class WeightSync:
                 raise UnprovenSyncError(f"the policy's tensors are not the engine's: {wrong}")
         self.num_syncs += 1
         with self._timed("sync"):
-            stamp = f"{version}-{uuid.uuid4().hex}"  # never to be met again
             self.engine.adopt(stamp, lambda: policy_tensors(policy), self.prove)
         self.engine.version = version
 

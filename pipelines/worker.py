@@ -104,7 +104,7 @@ class SyncWorker:
 
 def fingerprint(tensor: torch.Tensor) -> str:
     """XXH3 (128 bits, hex) over dtype, shape and bytes: fast; no defence against an attacker."""
-    digest = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}")
+    digest = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     digest.update(memoryview(flat.cpu().numpy()))
     return digest.hexdigest()

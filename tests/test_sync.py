@@ -117,13 +117,37 @@ def _prove_five_syncs(pair: Pair, redraw_all: Callable[[Policy, int], object]) -
 
 def test_the_same_with_the_mla_kernel_on(tmp_path: Path) -> None:
     """In a process of its own: vLLM reads once whether MLA is on."""
-    call = f"import test_sync; test_sync.prove_mla({str(tmp_path / 'mla')!r})"
+    _in_its_own_process(f"prove_mla({str(tmp_path / 'mla')!r})")
+
+
+def test_a_wrong_rope_mode_is_caught_by_the_first_probe(tmp_path: Path) -> None:
+    """In a process of its own: vLLM keeps the rotary module that the first engine made."""
+    if torch.cuda.is_available():
+        pytest.skip("only vLLM's CPU rotary kernel is wrong in eager mode")
+    _in_its_own_process(f"catch_wrong_rope({str(tmp_path / 'moe')!r})")
+
+
+def _in_its_own_process(call: str) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     done = subprocess.run(
-        [sys.executable, "-c", call], env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=110, check=False,
+        [sys.executable, "-c", f"import test_sync; test_sync.{call}"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=110,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def catch_wrong_rope(directory: str) -> None:
+    """Start an engine without the setting that turns vLLM's wrong rotary kernel off."""
+    right = rollout.engine_options
+
+    def wrong(settings: RolloutTable) -> dict[str, object]:
+        return right(settings) | {"compilation_config": {"custom_ops": ["all"]}}
+
+    rollout.engine_options = wrong
+    pair = _pair(random_moe(TOKENIZER), Path(directory))
+    with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
+        pair.push()
 
 
 def prove_mla(directory: str) -> None:
@@ -218,7 +242,7 @@ CORRUPTIONS = [
         lambda t: ((n.replace("lm_head", "head"), x) for n, x in t), "1 unknown", id="unknown name"
     ),
     pytest.param(_swap_experts, "engine and policy differ by", id="experts swapped"),
-    pytest.param(_stale_bias, f"suspect .*{BIAS}", id="stale router bias"),
+    pytest.param(_stale_bias, "engine and policy differ by", id="stale router bias"),
 ]
 
 
@@ -256,7 +280,7 @@ def test_a_stream_corrupted_on_the_way_is_refused_without_a_probe(
 
 def _refused_until_synced(pair: Pair) -> None:
     assert pair.engine.version == -1
-    with pytest.raises(UnprovenSyncError, match="'as it was started'"):
+    with pytest.raises(UnprovenSyncError, match="the engine holds weights"):
         pair.engine.generate([[5, 9]], Sampling(2), [1])
     pair.push()
     assert pair.difference() <= EXACT
@@ -321,21 +345,6 @@ def test_experts_that_were_not_repacked_are_caught(
         with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
             moe.push()
     _refused_until_synced(moe)
-
-
-def test_a_wrong_rope_mode_is_caught_by_the_first_probe(
-    moe: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("only vLLM's CPU rotary kernel is wrong in eager mode")
-    right = rollout.engine_options
-
-    def wrong(settings: RolloutTable) -> dict[str, object]:
-        return right(settings) | {"compilation_config": {"custom_ops": ["all"]}}
-
-    monkeypatch.setattr(rollout, "engine_options", wrong)
-    with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
-        _pair(random_moe(TOKENIZER), tmp_path / "moe").push()
 
 
 def test_probes_follow_the_first_two_syncs_and_every_kth(moe: Pair) -> None:
