@@ -244,7 +244,7 @@ class RoleTrainer(GRPOTrainer):
         row = {name: value for name, value in known.items() if math.isfinite(value)}
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
         if self.sync is not None:
-            row |= {f"rollout/{name}": cost for name, cost in self.sync.take_costs().items()}
+            row |= {f"time/sync/{name}": cost for name, cost in self.sync.take_costs().items()}
         self.timers.clear()
         self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
 

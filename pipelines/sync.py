@@ -259,7 +259,7 @@ class WeightSync:
         self._told = defaultdict(float, self.seconds)
         proving = sum(spent.get(n, 0.0) for n in ("checksum", "coverage", "canary", "probe"))
         scale = 1e9 / max(1, self.num_parameters)
-        return {f"{name}_seconds": round(seconds, 6) for name, seconds in spent.items()} | {
+        return {name: round(seconds, 6) for name, seconds in spent.items()} | {
             "transfer_ns_per_parameter": spent.get("transfer", 0.0) * scale,
             "proof_ns_per_parameter": proving * scale,
         }
