@@ -111,6 +111,8 @@ def _flags(options: Mapping[str, object]) -> list[str]:
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     """The server's environment: this checkout first on the path, developer endpoints on."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    # Without multiprocessing the worker runs in the engine's process, which is one of its own all
+    # the same: one process less, and no shared-memory queue that a kill would leave behind.
+    own = {"PYTHONPATH": path, "VLLM_SERVER_DEV_MODE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     inherited = {n: v for n, v in os.environ.items() if n not in LAUNCHER_VARIABLES}
     return {**ENVIRONMENT, **inherited, **own, "VLLM_LOGGING_LEVEL": "WARNING", **more}
