@@ -175,10 +175,12 @@ def run_ours(job: Job, pipe: Connection, folder: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import model  # noqa: F401  registers our classes
-    from pipelines.roles import RoleTrainer, Scored
+    from pipelines.credit import Scored
+    from pipelines.manifest import checkpoint_manifest
+    from pipelines.roles import RoleTrainer
     from pipelines.rollout import TransformersEngine, VllmEngine
     from pipelines.settings import RolloutTable
-    from pipelines.sync import WeightSync, checkpoint_manifest
+    from pipelines.sync import WeightSync
 
     checkpoint, judge = Path(job.checkpoint), Judge(job.num_steps * job.num_completions // GROUP)
     policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")

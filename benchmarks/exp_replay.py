@@ -41,9 +41,9 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
     import torch
     from transformers import set_seed
 
+    from pipelines.credit import Scored
     from pipelines.games import Judging, LearnerGame
     from pipelines.process import build_source
-    from pipelines.roles import Scored
     from pipelines.settings import load_settings
     from rewards.verify import Verifiers
 
@@ -91,12 +91,13 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
     from trl import GRPOConfig
 
     import model  # noqa: F401  registers our classes
+    from pipelines.manifest import checkpoint_manifest
     from pipelines.mismatch import logprob_mismatch
     from pipelines.replay import Replaying, lay_out
     from pipelines.roles import RoleTrainer
     from pipelines.rollout import VllmEngine
     from pipelines.settings import RolloutTable
-    from pipelines.sync import WeightSync, checkpoint_manifest
+    from pipelines.sync import WeightSync
 
     class BothWays(RoleTrainer):
         """Scores its rollouts once more, the other way."""
@@ -129,8 +130,8 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
         num_generations=8, learning_rate=SETTINGS[setting], lr_scheduler_type="constant", beta=0.0,
         bf16=precision == "mixed", gradient_checkpointing=False, report_to="none",
         save_strategy="no", logging_steps=1, shuffle_dataset=False, use_vllm=False, max_steps=1,
-        max_completion_length=24 if setting.startswith("deep") else 48, temperature=1.0, disable_tqdm=True,
-        use_cpu=not torch.accelerator.is_available(),
+        max_completion_length=24 if setting.startswith("deep") else 48, temperature=1.0,
+        disable_tqdm=True, use_cpu=not torch.accelerator.is_available(),
     )  # fmt: skip
 
     def note(row: dict[str, object]) -> None:

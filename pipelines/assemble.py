@@ -18,10 +18,12 @@ from trl import GRPOConfig
 import model  # noqa: F401  registers our classes
 from data.records import Task
 from pipelines.games import Judging, Prompt
+from pipelines.manifest import checkpoint_manifest
 from pipelines.roles import Policy, RoleTrainer, prompts_per_block
-from pipelines.rollout import Engine, TransformersEngine, VllmEngine, require_vllm
+from pipelines.rollout import SyncedEngine, TransformersEngine, VllmEngine, require_vllm
+from pipelines.server_engine import ServerEngine, open_engine
 from pipelines.settings import GRPO_OWNED, RoleTable, Settings, check_library_table
-from pipelines.sync import WeightSync, check_lora, checkpoint_manifest
+from pipelines.sync import WeightSync, check_lora
 from rewards.dialect import Solution
 
 OnStep = Callable[[dict[str, object]], None]
@@ -37,6 +39,11 @@ class Roles:
 
     def named(self) -> dict[str, RoleTrainer]:
         return {"learner": self.learner, "critic": self.critic}
+
+    def close(self) -> None:
+        """End the rollout servers, where there are any."""
+        for role in self.named().values():
+            role.engine.close()
 
 
 def on_cpu() -> bool:
@@ -158,12 +165,17 @@ def build_roles(
         "critic": _grpo_config("critic", settings, settings.critic),
     }
     probe_ids = [_probe_ids(tokenizer, judging, task) for task in held_out[:NUM_PROBES]]
+    parts = (
+        ("learner", settings.learner, learner_path),
+        ("critic", settings.critic, critic_path),
+    )
+    eos_id = tokenizer.eos_token_id
+    engines = {name: _engine(name, settings, role, path, eos_id) for name, role, path in parts}
     built = {
-        name: _build_role(name, settings, role, path, tokenizer, configs[name], on_step, probe_ids)
-        for name, role, path in (
-            ("learner", settings.learner, learner_path),
-            ("critic", settings.critic, critic_path),
+        name: _build_role(
+            name, settings, role, path, tokenizer, configs[name], on_step, probe_ids, engines[name]
         )
+        for name, role, path in parts
     }
     world = built["learner"].accelerator.num_processes
     if world != settings.run.num_processes:
@@ -275,6 +287,21 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def _engine(
+    name: str, settings: Settings, role: RoleTable, path: str, eos_id: int
+) -> SyncedEngine | None:
+    """The engine that the role's weights are sent to; None where its policy generates itself.
+
+    Servers of both roles start side by side; `_build_role` waits for its own.
+    """
+    if settings.rollout.engine != "vllm":
+        return None
+    if settings.rollout.placement == "colocated":
+        return VllmEngine(Path(path), settings.rollout, role.dtype, eos_id)
+    rank, world_size = int(os.environ.get("RANK", "0")), settings.run.num_processes
+    return open_engine(name, Path(path), settings.rollout, role.dtype, eos_id, rank, world_size)
+
+
 def _build_role(
     name: str,
     settings: Settings,
@@ -284,20 +311,11 @@ def _build_role(
     args: GRPOConfig,
     on_step: OnStep,
     probe_ids: list[list[int]],
+    synced: SyncedEngine | None,
 ) -> RoleTrainer:
     policy = load_policy(path, role)
-    engine: Engine
     sync = None
-    if settings.rollout.engine == "vllm":
-        engine = VllmEngine(Path(path), settings.rollout, role.dtype, tokenizer.eos_token_id)
-        sync = WeightSync(
-            engine,
-            checkpoint_manifest(Path(path)),
-            probe_ids,
-            settings.rollout.probe_every,
-            settings.rollout.probe_threshold,
-        )
-    else:
+    if synced is None:
         engine = TransformersEngine(
             policy,
             tokenizer.eos_token_id,
@@ -305,6 +323,12 @@ def _build_role(
             settings.rollout.max_model_len,
             settings.rollout.max_num_seqs,
         )
+    else:
+        engine, manifest = synced, checkpoint_manifest(Path(path))
+        table = settings.rollout
+        if isinstance(synced, ServerEngine):
+            synced.await_ready(manifest, role.dtype)
+        sync = WeightSync(synced, manifest, probe_ids, table.probe_every, table.probe_threshold)
     return RoleTrainer(
         name=name,
         policy=policy,

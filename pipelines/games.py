@@ -24,7 +24,8 @@ from critic.reward import (
     tango_reward,
 )
 from data.records import Task
-from pipelines.roles import RoleTrainer, Sample, Scored, StepSignal
+from pipelines.credit import Scored, StepSignal
+from pipelines.roles import RoleTrainer, Sample
 from pipelines.settings import Settings
 from rewards.aggregate import CriticView, aggregate, step_rewards
 from rewards.chain import ChainDialect

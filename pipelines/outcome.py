@@ -59,9 +59,8 @@ def console_line(row: Mapping[str, object]) -> str:
     shown = "  ".join(
         f"{name} {value:.3g}" for name, value in numbers.items() if isinstance(value, float)
     )
-    seconds = sum(
-        float(str(v)) for k, v in row.items() if k.startswith("time/") and k != "time/step"
-    )
+    parts = [k for k in row if k.startswith("time/") and k != "time/step" and k.count("/") == 1]
+    seconds = sum(float(str(row[key])) for key in parts)
     return f"round {row['round']}  {row['role']:<7} step {row['step']:>4}  {shown}  {seconds:.1f} s"
 
 

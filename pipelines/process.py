@@ -16,7 +16,7 @@ from pipelines.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-USER_ERROR, UNPROVEN_SYNC, INTERRUPTED = 2, 4, 130
+USER_ERROR, UNPROVEN_SYNC, ENGINE_LOST, INTERRUPTED = 2, 4, 5, 130
 ENVIRONMENT = {
     "KMP_BLOCKTIME": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -39,12 +39,17 @@ class UnprovenSyncError(RuntimeError):
     """The engine does not hold the policy's weights; no sample may be used."""
 
 
+class EngineLostError(RuntimeError):
+    """A rollout server died, and restarting it did not help."""
+
+
 @contextlib.contextmanager
 def fail_clearly() -> Iterator[None]:
     """Turn what a user did or must know into one line and an exit status of its own.
 
     A ValueError is a mistake (2), an `UnprovenSyncError` ends a run that no sample may be trusted
-    of (4), Ctrl-C and SIGTERM are 130. Anything else is a bug and keeps its traceback.
+    of (4), an `EngineLostError` one whose sampler is gone (5), Ctrl-C and SIGTERM are 130. Anything
+    else is a bug and keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -55,6 +60,8 @@ def fail_clearly() -> Iterator[None]:
         raise SystemExit(USER_ERROR) from None
     except UnprovenSyncError as error:
         _end(f"weight sync not proven, run stopped: {error}", UNPROVEN_SYNC)
+    except EngineLostError as error:
+        _end(f"rollout engine lost, run stopped: {error}", ENGINE_LOST)
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
 

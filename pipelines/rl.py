@@ -11,7 +11,8 @@
 
 Leaves out the cold start (`sft.py`), and everything that a round is made of (`games.py`,
 `roles.py`, `gate.py`, `guard.py`): this file is the loop. Exit status: 0 finished, 2 a user's
-mistake, 3 halted by the monitor, 4 a weight sync that could not be proven.
+mistake, 3 halted by the monitor, 4 a weight sync that could not be proven, 5 a rollout server that
+could not be kept alive.
 """
 
 import argparse

@@ -32,6 +32,8 @@ from pipelines.auxiliary import (
     moe_of,
     summarised_balance,
 )
+from pipelines.credit import Scored, blend_steps, spread
+from pipelines.ledger import Ledger
 from pipelines.replay import RoutingReplay, check_replay
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
@@ -54,23 +56,6 @@ LOG_NAMES = {
     "aux_loss": "moe/balance_loss",
     "indexer_loss": "policy/indexer_loss",
 }
-
-
-@dataclass(frozen=True)
-class StepSignal:
-    """A step's reward on the completion's characters [start, end)."""
-
-    start: int
-    end: int
-    value: float
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a game says of one completion: a reward (None: masked out) and step signals."""
-
-    reward: float | None
-    steps: tuple[StepSignal, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,6 +158,9 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         self._scored: list[Scored] = []
         self._drawn: list[tuple[Completion, int]] = []
         self._purpose = "train"
+        self.ledger: Ledger | None = None  # the run's, once it has a directory
+        self._drawn_groups: list[int] = []  # of the batch being scored
+        self._block: dict[str, list[int]] = {"used": [], "discarded": []}
         self._pending_state: dict[str, dict[str, object]] | None = None
 
     # -- blocks ---------------------------------------------------------------------------------
@@ -209,7 +197,11 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         self.args.max_steps = generations * reuse // self.args.gradient_accumulation_steps
         self._step, self._buffered_inputs = 0, None
         self.timers.clear()
+        self._block = {"used": [], "discarded": []}
         self.train()
+        if self.ledger is not None:
+            self.ledger.record("used", self._block["used"])
+            self.ledger.record("discarded", self._block["discarded"], reason="every reward masked")
 
     def _init_training_state(self, max_steps: int, *args: object) -> tuple[int, int]:
         """Keep the step count over blocks: a restarted one would make TRL skip the weight sync."""
@@ -259,6 +251,8 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         row |= self._balance | self._mismatch
         self._mismatch = {}
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
+        if self.sync is not None:
+            row |= {f"time/sync/{name}": cost for name, cost in self.sync.take_costs().items()}
         self.timers.clear()
         self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
 
@@ -298,13 +292,23 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
             self.engine.version = self.weights_version
         else:
             self.sync.push(self.policy, self.weights_version)
-        self.weights = weights_hash(self.policy)
+        self.weights = weights_hash(self.policy) if self.sync is None else self.sync.weights
         self.timers["sync"] += time.perf_counter() - start
 
     def generate_ids(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str
-    ) -> list[tuple[Completion, int]]:
-        """Sample one completion a prompt from exactly the current weights, each with its seed."""
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
+    ) -> tuple[list[tuple[Completion, int]], list[int]]:
+        """Sample one completion a prompt from exactly the current weights, each with its seed.
+
+        Args:
+            prompts: those of a group, `group_size` equal ones, are adjacent.
+            sampling: length and temperature.
+            purpose: names the call in the seeds.
+            group_size: completions that are compared with each other.
+
+        Returns:
+            The completions with their seeds, and the groups' numbers in the ledger.
+        """
         self.ensure_synced()
         assert self.engine.version == self.weights_version, "a rollout from stale weights"
         start = time.perf_counter()
@@ -316,9 +320,16 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
             self.accelerator.process_index,
         )
         seeds = [completion_seed(*identity, index) for index in range(len(prompts))]
+        facts = {"role": self.name, "purpose": purpose, "weights_version": self.weights_version}
+        num_groups = len(prompts) // group_size
+        groups = [] if self.ledger is None else self.ledger.issue(num_groups, **facts)
         completions = self.engine.generate(prompts, sampling, seeds)
+        if self.ledger is not None:
+            again = sorted({groups[index // group_size] for index in self.engine.reissued})
+            self.ledger.record("reissued", again)
+            self.ledger.record("completed", groups)
         self.timers["generate"] += time.perf_counter() - start
-        return list(zip(completions, seeds, strict=True))
+        return list(zip(completions, seeds, strict=True)), groups
 
     def sample(
         self,
@@ -332,7 +343,10 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
             return []
         ids = self._tokenize_prompts(list(prompts))[0]
         sampling = Sampling(self.max_completion_length, temperature or self.temperature)
-        flat = self.generate_ids([p for p in ids for _ in range(num)], sampling, purpose)
+        each = [p for p in ids for _ in range(num)]
+        flat, groups = self.generate_ids(each, sampling, purpose, num)
+        if self.ledger is not None:
+            self.ledger.record("used", groups)
         samples = [self._to_sample(*drawn) for drawn in flat]
         return [samples[i : i + num] for i in range(0, len(samples), num)]
 
@@ -367,58 +381,35 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         start = self.accelerator.process_index * num
         rewards_NG = self._rewards_BF[:, 0].view(-1, self.num_generations)
         local_B = slice(start, start + num)
-        flat_B = (_spread(rewards_NG) == 0).repeat_interleave(self.num_generations)[local_B]
+        flat_B = (spread(rewards_NG) == 0).repeat_interleave(self.num_generations)[local_B]
         masked_B = torch.isnan(self._rewards_BF[local_B, 0])
         output["advantages"] = output["advantages"].masked_fill(flat_B | masked_B, 0.0)
         if masked_B.any():
             output["completion_mask"] = output["completion_mask"] * (~masked_B).int().unsqueeze(1)
+        self._block_fates(masked_B.view(-1, self.num_generations).all(1).tolist())
         output["num_items_in_batch"] = self.accelerator.gather(
             output["completion_mask"].sum()
         ).sum()
         # Every rank must take the same branch below, or the next collective would hang.
         has_steps = any(gather_object([any(s.steps for s in self._scored)]))
         if self.step_weight > 0 and has_steps:
-            blended_BT = self._blend_steps(output["advantages"], output["completion_ids"])
+            blended_BT = blend_steps(
+                output["advantages"],
+                output["completion_ids"],
+                self._scored,
+                self.num_generations,
+                self.step_weight,
+                self._tokenizer,
+            )
             silent_B1 = (flat_B | masked_B).unsqueeze(1)  # equal rewards: exactly no signal
             output["advantages"] = blended_BT.masked_fill(silent_B1, 0.0)
         return output
 
-    def _blend_steps(
-        self, advantages_B: torch.Tensor, completion_ids_BT: torch.Tensor
-    ) -> torch.Tensor:
-        """A = (1 - alpha) A_out + alpha A_step per token (Tango, arXiv:2505.15034).
-
-        Steps are normalised within their group. Where the outcome's advantage is negative no token
-        gets a positive one: the critic may shape, it never overturns a rule's failure.
-        """
-        steps_BT = torch.zeros(completion_ids_BT.shape, device=advantages_B.device)
-        for first in range(0, len(self._scored), self.num_generations):
-            group = self._scored[first : first + self.num_generations]
-            values = torch.tensor([signal.value for scored in group for signal in scored.steps])
-            if values.numel() < 2 or values.max() == values.min():
-                continue
-            mean, std = values.mean().item(), values.std().item()
-            for offset, scored in enumerate(group):
-                row = first + offset
-                ends = self._token_ends(completion_ids_BT[row].tolist())
-                for signal in scored.steps:
-                    tokens = [t for t, end in enumerate(ends) if signal.start < end <= signal.end]
-                    if tokens:
-                        steps_BT[row, tokens] = (signal.value - mean) / (std + 1e-4)
-        outcome_B1 = advantages_B.unsqueeze(1)
-        blended_BT = (1 - self.step_weight) * outcome_B1 + self.step_weight * steps_BT
-        return torch.where(outcome_B1 < 0, blended_BT.clamp(max=0.0), blended_BT)
-
-    def _token_ends(self, ids: Sequence[int]) -> list[int]:
-        """For each token the number of characters decoded up to and with it."""
-        lengths = [len(self._tokenizer.decode([i], skip_special_tokens=True)) for i in ids]
-        whole = len(self._tokenizer.decode(ids, skip_special_tokens=True))
-        if sum(lengths) == whole:
-            return torch.tensor(lengths).cumsum(0).tolist()
-        return [
-            len(self._tokenizer.decode(ids[: i + 1], skip_special_tokens=True))
-            for i in range(len(ids))
-        ]
+    def _block_fates(self, masked_N: Sequence[bool]) -> None:
+        """Note which of the batch's groups the update will use, once the block is through."""
+        if self.ledger is not None:
+            for group, masked in zip(self._drawn_groups, masked_N, strict=True):
+                self._block["discarded" if masked else "used"].append(group)
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -463,9 +454,12 @@ class _EngineAdapter:
         self.role.ensure_synced()
 
     def generate(self, prompts, images, num_generations, profiler=None):  # type: ignore[no-untyped-def]
-        sampling = Sampling(self.role.max_completion_length, self.role.temperature, routes=True)
-        self.role._drawn = self.role.generate_ids(prompts, sampling, self.role._purpose)
-        completions = [completion for completion, _ in self.role._drawn]
+        role = self.role
+        sampling = Sampling(role.max_completion_length, role.temperature, routes=True)
+        role._drawn, role._drawn_groups = role.generate_ids(
+            prompts, sampling, role._purpose, role.num_generations
+        )
+        completions = [completion for completion, _ in role._drawn]
         logprobs = [[[lp] for lp in c.logprobs] for c in completions]
         return prompts, [c.token_ids for c in completions], logprobs, None
 
@@ -478,10 +472,3 @@ class _StepEnd(TrainerCallback):
 
     def on_step_end(self, *_: object, **__: object) -> None:
         self.role.finish_step()
-
-
-def _spread(rewards_NG: torch.Tensor) -> torch.Tensor:
-    """Max minus min over each group's counted (non-NaN) rewards, 0 where none is. Shape [N]."""
-    low = torch.nan_to_num(rewards_NG, nan=torch.inf).amin(1)
-    high = torch.nan_to_num(rewards_NG, nan=-torch.inf).amax(1)
-    return torch.where(high > low, high - low, torch.zeros_like(high))

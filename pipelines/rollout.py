@@ -1,7 +1,8 @@
 """Rollout engines: vLLM in this process or transformers' generation, behind one interface.
 
 An engine samples completions of token-id prompts and scores given sequences. It knows nothing of
-tasks, rewards or training; `pipelines/sync.py` moves the policy's weights into it.
+tasks, rewards or training; `pipelines/sync.py` moves the policy's weights into it. Separate vLLM
+servers behind the same interface are in `server_engine.py`.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import importlib.util
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +21,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from pipelines.auxiliary import moe_of
+from pipelines.process import UnprovenSyncError
 from pipelines.routes import (
     Routes,
     RouteSource,
@@ -29,6 +31,7 @@ from pipelines.routes import (
     route_source,
 )
 from pipelines.settings import RolloutTable
+from pipelines.worker import NamedTensors
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 # Collecting one engine tears down the parallel groups that all engines of the process share, so
 # none is collected before the process ends.
 _ENGINES: list["LLM"] = []
+SYNC_WORKER = "pipelines.worker.SyncWorker"
 MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
 
 
@@ -68,15 +72,86 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What the roles need of a sampler."""
+    """What the roles need of a sampler.
+
+    Attributes:
+        version: of the policy's weights that it holds; -1 where that is not proven.
+        reissued: indices of the last batch's requests that were lost and asked again.
+    """
 
     version: int
+    reissued: Sequence[int]
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion]: ...
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+
+    def close(self) -> None:
+        """End what outlives this process, if anything does."""
+        ...
+
+
+class Replica(Protocol):
+    """One copy of the weights inside vLLM, as the sync sees it.
+
+    Attributes:
+        label: names it in errors.
+    """
+
+    label: str
+
+    def call(self, method: str, **kwargs: object) -> list[dict]:
+        """Call a method of `worker.SyncWorker`; one answer a worker."""
+        ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+
+    def reset_prefix_cache(self) -> None: ...
+
+
+Prove = Callable[[Replica, bool], None]
+
+
+class SyncedEngine(Engine, Protocol):
+    """An engine whose weights are sent to it.
+
+    Attributes:
+        stamp: names the weights that every replica must vouch for; empty as loaded from disk.
+    """
+
+    stamp: str
+    replicas: Sequence[Replica]
+
+    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
+        """Make new weights available to the replicas, and have each of them proven.
+
+        Args:
+            stamp: names the weights, never to be used again.
+            tensors: the policy's, from the first again at each call.
+            prove: given a replica, and whether it had been lost, loads and checks its weights.
+        """
+        ...
+
+    def payload(self) -> NamedTensors | str:
+        """What `SyncWorker` is given to read the published weights from."""
+        ...
+
+
+def check_stamp(replica: Replica, stamp: str) -> None:
+    """Ask a replica which weights it vouches for.
+
+    Raises:
+        UnprovenSyncError: others than those last proven, or none.
+    """
+    for state in replica.call("sync_state"):
+        if state["stamp"] != stamp:
+            raise UnprovenSyncError(
+                f"{replica.label} holds weights {state['stamp'] or 'as it was started'!r}, the "
+                f"policy's last proven are {stamp or 'as started'!r}: it was restarted, its sync "
+                "failed, or somebody else writes into it"
+            )
 
 
 def completion_seed(*parts: object) -> int:
@@ -101,6 +176,8 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, max_model_l
 
 class TransformersEngine:
     """Sampling by transformers' `generate` from the policy itself: no weights to sync."""
+
+    reissued: Sequence[int] = ()
 
     def __init__(
         self,
@@ -177,6 +254,9 @@ class TransformersEngine:
         end = ids.index(self.eos_id) + 1
         return Completion(ids[:end], logprobs[:end], truncated=False)
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of each sequence's tokens after the first (nats)."""
         return policy_logprobs(self.policy, sequences)
@@ -207,34 +287,28 @@ class VllmEngine:
         eos_id: the token id that ends a completion.
     """
 
+    reissued: Sequence[int] = ()
+
     def __init__(self, directory: Path, settings: RolloutTable, dtype: str, eos_id: int) -> None:
         config = AutoConfig.from_pretrained(directory)
-        attention = _choose_attention(config)
+        attention = choose_attention(config)
         returned = returned_option(config, settings.routing_replay)
+        os.environ.update(attention.environment)
         from vllm import LLM
 
         self.eos_id, self.max_model_len = eos_id, settings.max_model_len
-        self.version = -1
+        self.version, self.stamp, self.label = -1, "", "the engine"
+        self.replicas = [self]
         threads = torch.get_num_threads()
         rng = (random.getstate(), np.random.get_state(), torch.get_rng_state())
         self.llm: LLM = LLM(
             model=str(directory),
             dtype=dtype,
             skip_tokenizer_init=True,
-            enforce_eager=True,
-            # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
-            compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
-            **attention,
+            **engine_options(settings),
+            **attention.options,
             **returned,
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=max(8192, settings.max_model_len),
-            # A seeded request cut into chunks fails on CPU: its generator has no offset to restore.
-            enable_chunked_prefill=torch.accelerator.is_available(),
-            kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
-            logprobs_mode="processed_logprobs",
             disable_log_stats=True,
-            seed=0,
             use_tqdm_on_load=False,
             # With several processes each holds a whole engine beside its share of the batch.
             distributed_executor_backend="external_launcher" if _world_size() > 1 else "uni",
@@ -250,8 +324,9 @@ class VllmEngine:
         """Sample one completion a prompt, each with its own seed: a batch is reproducible."""
         from vllm import SamplingParams
 
-        self.llm.reset_prefix_cache()  # a cached prefix rounds otherwise: a resumed run has none
         check_prompts(prompts, sampling.max_tokens, self.max_model_len)
+        check_stamp(self, self.stamp)
+        self.reset_prefix_cache()  # a cached prefix rounds otherwise: a resumed run has none
         params = [
             SamplingParams(
                 temperature=sampling.temperature,
@@ -298,9 +373,26 @@ class VllmEngine:
         with torch.random.fork_rng(devices=[]):
             return self.llm.generate(inputs, params, use_tqdm=False)
 
-    def model(self) -> torch.nn.Module:
-        """The engine's own module, for the sync."""
-        return self._runner().get_model()
+    def close(self) -> None:
+        """Nothing: an engine lives as long as its process."""
+
+    # -- the sync's side --------------------------------------------------------------------------
+
+    def call(self, method: str, **kwargs: object) -> list[dict]:
+        """Call a method of `worker.SyncWorker` in this process."""
+        return self.llm.collective_rpc(method, kwargs=kwargs)
+
+    def reset_prefix_cache(self) -> None:
+        self.llm.reset_prefix_cache()
+
+    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
+        """Nothing is copied: the worker reads the live tensors."""
+        self.stamp, self._tensors = stamp, tensors
+        prove(self, False)
+
+    def payload(self) -> NamedTensors:
+        """The policy's tensors, from the first again."""
+        return self._tensors()
 
     def _runner(self) -> "GPUModelRunner":
         return self.llm.llm_engine.model_executor.driver_worker.model_runner
@@ -340,7 +432,33 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _choose_attention(config: PretrainedConfig) -> dict[str, str]:
+def engine_options(settings: RolloutTable) -> dict[str, object]:
+    """What every vLLM engine is started with, here or as a server."""
+    return {
+        "enforce_eager": True,
+        # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
+        "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]},
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": max(8192, settings.max_model_len),
+        # A seeded request cut into chunks fails on CPU: its generator has no offset to restore.
+        "enable_chunked_prefill": torch.accelerator.is_available(),
+        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+        "logprobs_mode": "processed_logprobs",
+        "seed": 0,
+        "worker_extension_cls": SYNC_WORKER,
+    }
+
+
+@dataclass(frozen=True)
+class Attention:
+    """vLLM's attention: engine options, and what its process must find in the environment."""
+
+    options: dict[str, str]
+    environment: dict[str, str]
+
+
+def choose_attention(config: PretrainedConfig) -> Attention:
     """Choose vLLM's attention for a latent-attention model on CPU; nothing to choose elsewhere.
 
     The MLA kernel serves one latent only, any other runs expanded (`VLLM_MLA_DISABLE`, read when an
@@ -348,12 +466,12 @@ def _choose_attention(config: PretrainedConfig) -> dict[str, str]:
     AMX, takes bfloat16 only.
     """
     if config.model_type != "deepseek_v3" or torch.accelerator.is_available():
-        return {}
+        return Attention({}, {})
     latent = (config.kv_lora_rank, config.qk_rope_head_dim)
     served = latent == MLA_KERNEL_LATENT
-    os.environ["VLLM_MLA_DISABLE"] = "0" if served else "1"
     logger.info("latent %s, MLA kernel %s: MLA %s", latent, MLA_KERNEL_LATENT, served)
-    return {"attention_backend": "CPU_MLA"} if served else {}
+    options = {"attention_backend": "CPU_MLA"} if served else {}
+    return Attention(options, {"VLLM_MLA_DISABLE": "0" if served else "1"})
 
 
 def _completion(output: "RequestOutput", source: RouteSource | None) -> Completion:

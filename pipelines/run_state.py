@@ -3,6 +3,7 @@
 RUN/config.json versions.json   what was run, and on what
 RUN/metrics.jsonl               one flat JSON row per optimizer step and per round
 RUN/transcripts/                sample bouts of each round
+RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file a process
 RUN/checkpoints/round_00003/    learner/, critic/ (exports), state_*.pt, monitor.json, rng_*.pt
 RUN/corpus/ quarantine/         admitted records; those a halt took back
 RUN/status.json                 always: running, finished, halted, interrupted or failed
@@ -112,6 +113,20 @@ class RunDirectory:
 
     def checkpoint(self, round_: int) -> Path:
         return self.path / "checkpoints" / f"round_{round_:05d}"
+
+    @property
+    def ledger(self) -> Path:
+        """This process's own: each draws groups of its own."""
+        return self.path / "ledger" / f"rank_{self.processes.process_index}.jsonl"
+
+    def last_checkpoint(self) -> str:
+        """The newest complete checkpoint, in words."""
+        last = self.last_round()
+        return (
+            "none: the run starts again from its own models"
+            if last is None
+            else str(self.checkpoint(last))
+        )
 
     def last_round(self) -> int | None:
         """The newest complete checkpoint's round."""

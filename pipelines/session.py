@@ -37,6 +37,7 @@ from pipelines.evaluate import (
 from pipelines.games import Bout, CriticGame, CritiqueItem, Judging, LearnerGame
 from pipelines.gate import Gate, reject_counts
 from pipelines.guard import Guard, Knobs, Probe, apply_actions
+from pipelines.ledger import Ledger, balance
 from pipelines.process import build_source
 from pipelines.report import write_report
 from pipelines.run_state import RunDirectory
@@ -62,6 +63,7 @@ class Session:
         self.settings, self.resuming, self.started = settings, resume, time.perf_counter()
         self.processes = PartialState(cpu=on_cpu())
         self.files = RunDirectory(settings.run.directory, self.processes)
+        self.ledger: Ledger | None = None
         if not resume:
             self.files.refuse_existing()
         self.curriculum = Curriculum(build_source(settings), settings.run.seed)
@@ -97,6 +99,10 @@ class Session:
         if self.resuming and (last := self.files.last_round()) is not None:
             self._restore(self.files.restore(last, self.roles.named()))
             self.next_round = last + 1
+        self.ledger = Ledger(self.files.ledger)
+        self.ledger.take_back(self.next_round)
+        for role in self.roles.named().values():
+            role.ledger = self.ledger
         self.files.drop_rows_from(self.next_round)
         if self.files.is_main:
             self.corpus.drop_rounds(after=self.next_round - 1)  # the open round's, if it got there
@@ -113,14 +119,18 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.judging.verifiers.close()
+        self.roles.close()
         if error is None:
             return
+        if self.ledger is not None:
+            self.ledger.discard_open(f"{type(error).__name__} ended the run")
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         self.files.record_failure(  # by whichever process it was that failed
             state,
             round=self.round,
             error=f"{type(error).__name__}: {error}",
             continue_with=f"--resume {self.files.path}",
+            last_checkpoint=self.files.last_checkpoint(),
             traceback="".join(traceback.format_exception(error)),
         )
 
@@ -137,7 +147,7 @@ class Session:
         ):
             if self._out_of_time():
                 break
-            self.round, self.token_entropies = round_, []
+            self.round, self.ledger.round, self.token_entropies = round_, round_, []
             self.roles.learner.step_weight = self._step_weight(round_)
             self.learner_game.critic_weight = self.knobs.critic_weight
             yield round_
@@ -308,6 +318,7 @@ class Session:
                 self.guard.state.level,
                 self._seconds(),
             )
+            summary["groups"] = balance(self.files.ledger)  # rank 0's
             self.files.write_json("summary.json", summary)
             self.files.status("finished", round=self.round, monitor=self.guard.state.level)
             write_report(self.files.path)

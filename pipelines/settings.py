@@ -8,6 +8,7 @@ Holds no defaults of the libraries: a table that configures one (`[learner.grpo]
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -148,6 +149,24 @@ class RolloutTable(Table):
     """The sampler, and the proof that it runs the policy's weights."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
+    placement: Literal["colocated", "server"] = Field(
+        default="colocated", description="vLLM in the trainer's process, or in servers of its own"
+    )
+    servers: int = Field(default=1, ge=1, description="servers a role and process, started here")
+    urls: dict[Literal["learner", "critic"], tuple[str, ...]] = Field(
+        default_factory=dict, description="servers that run already, by role, instead of `servers`"
+    )
+    weights_directory: Path | None = Field(
+        default=None, description="where weights are handed over; default: shared memory"
+    )
+    start_timeout_seconds: float = Field(default=300, gt=0, description="until a server answers")
+    request_timeout_seconds: float = Field(default=600, gt=0, description="for one batch or sync")
+    liveness_seconds: float = Field(
+        default=60, gt=0, description="an engine silent for so long while it should work is dead"
+    )
+    max_restarts: int = Field(
+        default=3, ge=0, description="in a row without a completion, before the run is halted"
+    )
     max_model_len: int = Field(default=256, ge=8, description="prompt + completion, tokens")
     kv_cache_gib: float = Field(default=0.25, gt=0)
     max_num_seqs: int = Field(default=128, ge=1)
@@ -156,6 +175,28 @@ class RolloutTable(Table):
     routing_replay: bool = Field(
         default=False, description="train on the experts that the sampler chose"
     )
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> "RolloutTable":
+        if self.placement == "server" and self.engine != "vllm":
+            raise ValueError(
+                f'rollout.placement = "server" needs rollout.engine = "vllm", which is '
+                f"{self.engine!r}: change one of them"
+            )
+        if self.urls and (self.placement != "server" or set(self.urls) != {"learner", "critic"}):
+            raise ValueError(
+                'rollout.urls needs rollout.placement = "server" and a list for each of learner '
+                f"and critic, got placement {self.placement!r} and {sorted(self.urls)}"
+            )
+        every = [url for urls in self.urls.values() for url in urls]
+        for url in every:
+            if not re.fullmatch(r"http://[^/:\s]+:\d+", url):
+                raise ValueError(f"rollout.urls: {url!r} is not of the form http://host:port")
+        if len(set(every)) < len(every):
+            raise ValueError(
+                f"rollout.urls names a server twice in {every}: each holds one role's weights"
+            )
+        return self
 
 
 class EvaluateTable(Table):

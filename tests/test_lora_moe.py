@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
 
 from model.checkpoint import named_checkpoint_tensors
-from pipelines.roles import RoleTrainer, Sample, Scored
+from pipelines.credit import Scored
+from pipelines.manifest import checkpoint_manifest
+from pipelines.roles import RoleTrainer, Sample
 from pipelines.rollout import Engine, TransformersEngine, VllmEngine, policy_logprobs
 from pipelines.settings import RolloutTable
-from pipelines.sync import WeightSync, check_lora, checkpoint_manifest, policy_tensors
+from pipelines.sync import WeightSync, check_lora, policy_tensors
 from pipelines.tokenizer import character_tokenizer
 
 needs_vllm = pytest.mark.skipif(

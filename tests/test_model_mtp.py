@@ -24,7 +24,8 @@ from model import (
     tiny_config,
 )
 from pipelines.cold_start import ColdStartTrainer
-from pipelines.sync import checkpoint_manifest, policy_tensors, served_tensors
+from pipelines.manifest import checkpoint_manifest
+from pipelines.sync import policy_tensors, served_tensors
 from pipelines.tokenizer import character_tokenizer
 
 EMBEDDING_COPY = "model.layers.3.embed_tokens.weight"

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from pipeline_cases import learner_role, random_llama, random_moe, save
 from torch import Tensor
 
+from pipelines.credit import Scored
 from pipelines.mismatch import ExpertMismatch, logprob_mismatch
 from pipelines.process import UnprovenSyncError
 from pipelines.replay import check_replay, lay_out, route_tensors, routes_of, tokens_hash
-from pipelines.roles import RoleTrainer, Sample, Scored
+from pipelines.roles import RoleTrainer, Sample
 from pipelines.rollout import Completion, Sampling, TransformersEngine
 from pipelines.routes import Routes
 from pipelines.sync import weights_hash

@@ -15,15 +15,18 @@ from hypothesis import strategies as st
 from pipeline_cases import CONFIG, ENGINE, SHORT_RUN, learner_role, random_moe, save
 
 from pipelines.assemble import Roles, build_roles
+from pipelines.credit import Scored, StepSignal, blend_steps
 from pipelines.games import Judging
 from pipelines.process import build_source
-from pipelines.roles import RoleTrainer, Sample, Scored, StepSignal
+from pipelines.roles import RoleTrainer, Sample
 from pipelines.settings import Settings, load_settings
 from pipelines.sync import weights_hash
 from pipelines.tokenizer import character_tokenizer
 from rewards.verify import Verifiers
 
 GROUP = 4
+STEP_WEIGHT = 0.5
+TOKENIZER = character_tokenizer()
 PROMPTS = ("a4b1\n", "a9b3\n")
 Rewards = Sequence[float | None]
 
@@ -257,13 +260,6 @@ def test_the_group_is_the_prompts_and_order_does_not_matter(checkpoint: Path) ->
     assert found[0].view(2, GROUP).sum(1).abs().max() < 1e-5, "each group has mean 0"
 
 
-@pytest.fixture(scope="module")
-def stepper(checkpoint: Path) -> WatchedRole:
-    role = _role(checkpoint)
-    role.step_weight = 0.5
-    return role
-
-
 TEXTS = ("a4=40\nb1=50>50", "a4=40\nb1=60>60", "a4=50\nb1=60>60", "a3=30\nb1=40>41")
 STEPS = tuple(tuple((m, m + 5) for m in (0, 6)) for _ in TEXTS)  # "a4=40" and "b1=50"
 values = st.floats(-1, 1, allow_nan=False, width=32)
@@ -276,12 +272,11 @@ def _scored(signals: Sequence[Sequence[float]]) -> list[Scored]:
     ]
 
 
-def _blend(
-    role: WatchedRole, scored: list[Scored], outcome: Sequence[float], order: Sequence[int]
-) -> torch.Tensor:
-    ids = [role._tokenizer(TEXTS[i])["input_ids"] for i in order]
-    role._scored = [scored[i] for i in order]
-    return role._blend_steps(torch.tensor([outcome[i] for i in order]), torch.tensor(ids))
+def _blend(scored: list[Scored], outcome: Sequence[float], order: Sequence[int]) -> torch.Tensor:
+    ids_BT = torch.tensor([TOKENIZER(TEXTS[i])["input_ids"] for i in order])
+    advantages_B = torch.tensor([outcome[i] for i in order])
+    own = [scored[i] for i in order]
+    return blend_steps(advantages_B, ids_BT, own, len(own), STEP_WEIGHT, TOKENIZER)
 
 
 @settings(max_examples=60)
@@ -291,20 +286,20 @@ def _blend(
     order=st.permutations(range(4)),
 )
 def test_steps_shape_but_never_overturn_the_outcome(
-    stepper: WatchedRole, signals: list[list[float]], outcome: list[float], order: list[int]
+    signals: list[list[float]], outcome: list[float], order: list[int]
 ) -> None:
     scored = _scored(signals)
-    blended_BT = _blend(stepper, scored, outcome, range(4))
+    blended_BT = _blend(scored, outcome, range(4))
     for row, advantage in zip(blended_BT, outcome, strict=True):
         if advantage < 0:
             assert (row <= 0).all(), "a failed solution's token got a positive advantage"
-    assert torch.allclose(_blend(stepper, scored, outcome, order), blended_BT[order], atol=1e-5)
+    assert torch.allclose(_blend(scored, outcome, order), blended_BT[order], atol=1e-5)
 
 
-def test_a_steps_signal_lands_on_its_own_tokens(stepper: WatchedRole) -> None:
+def test_a_steps_signal_lands_on_its_own_tokens() -> None:
     """One token a character here: "b1=60" of the second text is tokens 6 to 10."""
     scored = _scored([[0.5, 0.5], [0.5, -0.5], [0.5, 0.5], [0.5, 0.5]])
-    blended_BT = _blend(stepper, scored, [0.0] * 4, range(4))
+    blended_BT = _blend(scored, [0.0] * 4, range(4))
     assert (blended_BT[1, 6:11] < 0).all()
     assert (blended_BT[1, :5] > 0).all()
     assert blended_BT[1, 5] == 0 and (blended_BT[1, 11:] == 0).all()

@@ -19,7 +19,8 @@ from pipelines.auxiliary import (
     summarised_balance,
 )
 from pipelines.cold_start import ColdStartTrainer
-from pipelines.roles import RoleTrainer, Sample, Scored
+from pipelines.credit import Scored
+from pipelines.roles import RoleTrainer, Sample
 from pipelines.tokenizer import character_tokenizer
 
 PROMPTS = ("a4b1\n", "a9b3\n")

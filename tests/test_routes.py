@@ -15,12 +15,13 @@ from pipeline_cases import random_llama, random_moe, save
 from weights import make_weights_matter
 
 from model import SparringMoeForCausalLM
+from pipelines.manifest import checkpoint_manifest
 from pipelines.process import UnprovenSyncError
 from pipelines.replay import lay_out
 from pipelines.rollout import Completion, Sampling, TransformersEngine, VllmEngine
 from pipelines.routes import RouteRecorder, Routes, checked_routes
 from pipelines.settings import RolloutTable
-from pipelines.sync import WeightSync, checkpoint_manifest
+from pipelines.sync import WeightSync
 from pipelines.tokenizer import character_tokenizer
 
 needs_vllm = pytest.mark.skipif(

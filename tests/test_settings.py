@@ -57,6 +57,20 @@ def test_the_last_override_wins(given: list[tuple[str, str, int]]) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
+        (
+            "rollout={placement='server', engine='transformers'}",
+            'rollout.placement = "server" needs rollout.engine = "vllm"',
+        ),
+        ("rollout={urls={learner=['http://a:1'], critic=['http://a:2']}}", "rollout.urls needs"),
+        ("rollout={placement='server', urls={learner=['http://a:1']}}", "each of learner and crit"),
+        (
+            "rollout={placement='server', urls={learner=['a:1'], critic=['http://a:2']}}",
+            "'a:1' is not of the form http://host:port",
+        ),
+        (
+            "rollout={placement='server', urls={learner=['http://a:1'], critic=['http://a:1']}}",
+            "names a server twice",
+        ),
         ("run.round=3", "unknown key run.round in the configuration: did you mean 'rounds'?"),
         (
             "monitor.consecutiv=3",

