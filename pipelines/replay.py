@@ -33,8 +33,9 @@ from pipelines.mismatch import (
     own_choices,
 )
 from pipelines.process import UnprovenSyncError
+from pipelines.recorder import UNKNOWN
 from pipelines.rollout import Completion
-from pipelines.routes import UNKNOWN, Routes
+from pipelines.routes import Routes
 
 ROUTES = ("prompt_routes", "completion_routes", "routes_hash")  # what a batch carries
 Batch = dict[str, Tensor]

@@ -23,8 +23,8 @@ from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrai
 from pipelines.auxiliary import moe_of
 from pipelines.process import UnprovenSyncError
 from pipelines.routes import (
+    Finished,
     Routes,
-    RouteSource,
     generated_routes,
     pass_recorder,
     returned_option,
@@ -35,7 +35,6 @@ from pipelines.worker import NamedTensors
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 logger = logging.getLogger(__name__)
 # Collecting one engine tears down the parallel groups that all engines of the process share, so
@@ -292,7 +291,6 @@ class VllmEngine:
     def __init__(self, directory: Path, settings: RolloutTable, dtype: str, eos_id: int) -> None:
         config = AutoConfig.from_pretrained(directory)
         attention = choose_attention(config)
-        returned = returned_option(config, settings.routing_replay)
         os.environ.update(attention.environment)
         from vllm import LLM
 
@@ -307,7 +305,7 @@ class VllmEngine:
             skip_tokenizer_init=True,
             **engine_options(settings),
             **attention.options,
-            **returned,
+            **returned_option(config, settings.routing_replay),
             disable_log_stats=True,
             use_tqdm_on_load=False,
             # With several processes each holds a whole engine beside its share of the batch.
@@ -316,7 +314,7 @@ class VllmEngine:
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)
-        self.route_source = route_source(config, returned, self._runner)
+        self.route_source = route_source(config, settings.routing_replay)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -340,10 +338,12 @@ class VllmEngine:
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         source = self.route_source if sampling.routes else None
-        width = max(len(prompt) for prompt in prompts) + sampling.max_tokens
-        with contextlib.nullcontext() if source is None else source.recording(len(prompts), width):
-            outputs = self._run(inputs, params)
-        return [_completion(output, source) for output in outputs]
+        if source is None:
+            return [_completion(output) for output in self._run(inputs, params)]
+        source.begin(self)
+        outputs = self._run(inputs, params)
+        routes = source.routes(self, [_finished(output) for output in outputs])
+        return [replace(_completion(o), routes=r) for o, r in zip(outputs, routes, strict=True)]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of each sequence's tokens after the first (nats)."""
@@ -393,9 +393,6 @@ class VllmEngine:
     def payload(self) -> NamedTensors:
         """The policy's tensors, from the first again."""
         return self._tensors()
-
-    def _runner(self) -> "GPUModelRunner":
-        return self.llm.llm_engine.model_executor.driver_worker.model_runner
 
 
 @torch.no_grad()
@@ -474,9 +471,14 @@ def choose_attention(config: PretrainedConfig) -> Attention:
     return Attention(options, {"VLLM_MLA_DISABLE": "0" if served else "1"})
 
 
-def _completion(output: "RequestOutput", source: RouteSource | None) -> Completion:
+def _completion(output: "RequestOutput") -> Completion:
     (sampled,) = output.outputs
     ids = list(sampled.token_ids)
     logprobs = [entry[token].logprob for token, entry in zip(ids, sampled.logprobs, strict=True)]
-    routes = None if source is None else source.routes(output)
-    return Completion(ids, logprobs, sampled.finish_reason == "length", routes)
+    return Completion(ids, logprobs, sampled.finish_reason == "length")
+
+
+def _finished(output: "RequestOutput") -> Finished:
+    (sampled,) = output.outputs
+    sequence = [*output.prompt_token_ids, *sampled.token_ids]
+    return Finished(output.request_id, sequence, sampled.routed_experts)

@@ -5,14 +5,19 @@ tokenised again), and calls to the worker (`/collective_rpc`). Every wait has a 
 whose turn it is and what a lost server means (`server_engine.py`).
 """
 
+import base64
 import contextlib
 import http.client
+import io
 import json
 import socket
 import threading
 from collections.abc import Sequence
 
+import numpy as np
+
 from pipelines.rollout import Completion, Sampling
+from pipelines.routes import Finished
 
 
 class ReplicaLostError(RuntimeError):
@@ -93,8 +98,8 @@ class ServerClient:
 
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, seed: int, eos_id: int, timeout: float
-    ) -> Completion:
-        """Sample one completion."""
+    ) -> tuple[Completion, Finished]:
+        """Sample one completion; beside it what its routes are asked by."""
         params = {
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
@@ -104,11 +109,18 @@ class ServerClient:
             "stop_token_ids": [eos_id],
         }
         body = {"token_ids": list(prompt), "sampling_params": params}
-        choice = self.post("/inference/v1/generate", body, timeout)["choices"][0]
+        answer = self.post("/inference/v1/generate", body, timeout)
+        (choice,) = answer["choices"]
         if choice["finish_reason"] not in ("stop", "length"):
             raise ReplicaLostError(f"{self.address} ended a request: {choice['finish_reason']}")
         logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
-        return Completion(choice["token_ids"], logprobs, choice["finish_reason"] == "length")
+        ids, returned = choice["token_ids"], choice["routed_experts"]
+        finished = Finished(
+            answer["request_id"],
+            [*prompt, *ids],
+            None if returned is None else np.load(io.BytesIO(base64.b64decode(returned))),
+        )
+        return Completion(ids, logprobs, choice["finish_reason"] == "length"), finished
 
     def score(self, ids: Sequence[int], timeout: float) -> list[float]:
         """Log-probabilities of a sequence's tokens after the first (nats)."""

@@ -16,15 +16,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from safetensors.torch import save_file
+from transformers import AutoConfig
 
 from pipelines.manifest import Manifest
 from pipelines.process import EngineLostError, UnprovenSyncError
 from pipelines.rollout import Completion, Prove, Sampling, check_prompts, check_stamp
+from pipelines.routes import Finished, RouteSource, route_source
 from pipelines.server_client import ReplicaLostError
 from pipelines.server_replica import Server, find_server, start_server
 from pipelines.settings import RolloutTable
@@ -34,6 +36,21 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
 SHARED_MEMORY = Path("/dev/shm")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """What is done with a server for one batch.
+
+    Attributes:
+        ask: one request, by its index.
+        begin: before a server's first request.
+        end: given its answers, once it is proven that they are the policy's.
+    """
+
+    ask: Callable[[Server, int], T]
+    begin: Callable[[Server], None] = lambda server: None
+    end: Callable[[Server, dict[int, T]], dict[int, T]] = lambda server, answers: answers
 
 
 @dataclass
@@ -53,6 +70,7 @@ class ServerEngine:
         settings: the `[rollout]` table.
         eos_id: the token id that ends a completion.
         folder: private to this engine; weights are handed over in it.
+        source: tells the routes of what was sampled; None if there are none.
 
     Attributes:
         num_restarts: servers restarted since the start.
@@ -60,8 +78,14 @@ class ServerEngine:
     """
 
     def __init__(
-        self, servers: Sequence[Server], settings: RolloutTable, eos_id: int, folder: Path
+        self,
+        servers: Sequence[Server],
+        settings: RolloutTable,
+        eos_id: int,
+        folder: Path,
+        source: RouteSource | None = None,
     ) -> None:
+        self.source = source
         self.replicas, self.settings, self.eos_id = list(servers), settings, eos_id
         self.folder, self.version, self.stamp = folder, -1, ""
         self.prove: Prove = lambda server, _: check_stamp(server, self.stamp)  # as loaded from disk
@@ -75,13 +99,15 @@ class ServerEngine:
         """Sample one completion a prompt, each with its own seed, from the stamped weights only."""
         check_prompts(prompts, sampling.max_tokens, self.settings.max_model_len)
 
-        def ask(server: Server, index: int) -> Completion:
+        def ask(server: Server, index: int) -> tuple[Completion, Finished]:
             timeout = self.settings.request_timeout_seconds
             return server.client.generate(
                 prompts[index], sampling, seeds[index], self.eos_id, timeout
             )
 
-        return self._serve(len(prompts), ask)
+        source = self.source if sampling.routes else None
+        job = Job(ask) if source is None else Job(ask, source.begin, _with_routes(source))
+        return [completion for completion, _ in self._serve(len(prompts), job)]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of each sequence's tokens after the first (nats)."""
@@ -90,7 +116,7 @@ class ServerEngine:
         def ask(server: Server, index: int) -> list[float]:
             return server.client.score(sequences[index], self.settings.request_timeout_seconds)
 
-        return self._serve(len(sequences), ask)
+        return self._serve(len(sequences), Job(ask))
 
     # -- the sync's side ------------------------------------------------------------------------
 
@@ -111,16 +137,16 @@ class ServerEngine:
 
     # -- batches and losses ---------------------------------------------------------------------
 
-    def _serve(self, num: int, ask: Callable[[Server, int], T]) -> list[T]:
+    def _serve(self, num: int, job: Job[T]) -> list[T]:
         """Answers to `num` requests, however many servers die on the way."""
         answers: dict[int, T] = {}
         reissued: list[int] = []
         fruitless = 0
         while todo := [index for index in range(num) if index not in answers]:
             for server in self.replicas:
-                self._ensure_proven(server)
-            batch = self._issue(todo, ask)
-            proven = self._proven(batch)
+                self._ensure_proven(server, begin=job.begin)
+            batch = self._issue(todo, job.ask)
+            proven = self._proven(batch, job)
             answers |= proven
             again = [index for index in todo if index not in answers]
             reissued += again
@@ -180,26 +206,33 @@ class ServerEngine:
                     batch.lost[server.label] = "its engine does not answer"
                     server.client.abort()
 
-    def _proven(self, batch: Batch) -> dict[int, T]:
+    def _proven(self, batch: Batch, job: Job[T]) -> dict[int, T]:
         """The answers of servers that still hold the stamped weights; others' are thrown away."""
         kept: dict[int, T] = {}
         for server in self.replicas:
             if server.label in batch.lost:  # what it had answered can no longer be proven
                 continue
             try:
-                check_stamp(server, self.stamp)
-            except (ReplicaLostError, UnprovenSyncError) as error:
+                if self._holds_weights(server):
+                    kept |= job.end(server, batch.answers.get(server.label, {}))
+                else:
+                    batch.lost[server.label] = "its weights are no longer those that were proven"
+            except ReplicaLostError as error:
                 batch.lost[server.label] = str(error)
-            else:
-                kept |= batch.answers.get(server.label, {})
         return kept
 
-    def _ensure_proven(self, server: Server, expected: bool = True) -> None:
+    def _ensure_proven(
+        self,
+        server: Server,
+        expected: bool = True,
+        begin: Callable[[Server], None] = lambda server: None,
+    ) -> None:
         """Make a server hold the stamped weights, restarting it if need be.
 
         Args:
             server: the one to ask.
             expected: it should hold them already; if it does not it is probed out of turn.
+            begin: done with it last.
 
         Raises:
             EngineLostError: `rollout.max_restarts` in a row did not help.
@@ -214,6 +247,7 @@ class ServerEngine:
                 if not self._holds_weights(server):
                     self.prove(server, expected)
                 server.reset_prefix_cache()  # as the engine in-process does
+                begin(server)
                 return
             except ReplicaLostError as lost:
                 error = str(lost)
@@ -261,6 +295,22 @@ class ServerEngine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+Served = dict[int, tuple[Completion, Finished]]
+
+
+def _with_routes(source: RouteSource) -> Callable[[Server, Served], Served]:
+    """Adds to a server's completions the routes that the same server tells."""
+
+    def end(server: Server, answers: Served) -> Served:
+        routes = source.routes(server, [finished for _, finished in answers.values()])
+        return {
+            index: (replace(completion, routes=own), finished)
+            for (index, (completion, finished)), own in zip(answers.items(), routes, strict=True)
+        }
+
+    return end
+
+
 def open_engine(
     name: str,
     directory: Path,
@@ -296,7 +346,8 @@ def open_engine(
     else:
         labels = [f"{name}-{rank}-{number}" for number in range(settings.servers)]
         servers = [start_server(directory, settings, dtype, folder, label) for label in labels]
-    engine = ServerEngine(servers, settings, eos_id, folder)
+    source = route_source(AutoConfig.from_pretrained(directory), settings.routing_replay)
+    engine = ServerEngine(servers, settings, eos_id, folder, source)
     atexit.register(engine.close)
     return engine
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from pipelines.manifest import Manifest, manifest_difference
 from pipelines.rollout import SYNC_WORKER, choose_attention, engine_options
+from pipelines.routes import returned_option
 from pipelines.server_client import Refused, ReplicaLostError, ServerClient
 from pipelines.server_process import ServerProcess
 from pipelines.settings import RolloutTable
@@ -139,8 +140,10 @@ def start_server(
     worker: str = SYNC_WORKER,
 ) -> Server:
     """Start a server of our own; `await_ready` waits for it."""
-    attention = choose_attention(AutoConfig.from_pretrained(directory))
+    config = AutoConfig.from_pretrained(directory)
+    attention = choose_attention(config)
     options = {"dtype": dtype, **engine_options(settings), **attention.options}
+    options |= returned_option(config, settings.routing_replay)
     options["worker_extension_cls"] = worker
     process = ServerProcess(directory, options, attention.environment, folder, label)
     process.start()

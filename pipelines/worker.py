@@ -8,11 +8,12 @@ iterator of live tensors, or as the path of a safetensors file in shared memory.
   packed     vLLM's CPU linears keep a private packed copy: each must have been packed anew;
   stamp      empty from the first poisoned tensor until the sender has proven the result.
 
-Leaves out everything that needs the policy: names, log-probabilities (`sync.py`).
+It also answers for the routes of what the engine samples (`recorder.py`). Leaves out everything
+that needs the policy: names, log-probabilities (`sync.py`).
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import xxhash
 from safetensors import safe_open
 
 from pipelines.manifest import Manifest, checkpoint_manifest
+from pipelines.recorder import RouteRecorder
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 Fingerprints = dict[str, str]
@@ -35,6 +37,7 @@ class SyncWorker:
     """
 
     sync_stamp = ""
+    sync_recorder: RouteRecorder | None = None
 
     def sync_state(self) -> dict[str, object]:
         """Which weights this worker vouches for; any answer shows that the engine's loop runs."""
@@ -86,6 +89,17 @@ class SyncWorker:
     def sync_certify(self, stamp: str) -> None:
         """Stamp the weights that the sender has proven."""
         self.sync_stamp = stamp
+
+    def sync_watch_routes(self) -> None:
+        """Record the routes of what is sampled from here on; the model must have experts."""
+        if self.sync_recorder is None:
+            self.sync_recorder = RouteRecorder(self.model_runner)  # type: ignore[attr-defined]
+        self.sync_recorder.start()
+
+    def sync_take_routes(self, requests: Sequence[str]) -> dict[str, object]:
+        """Stop recording; "routes" are those of the requests, packed, and nothing else is kept."""
+        assert self.sync_recorder is not None, "sync_watch_routes comes first"
+        return {"routes": self.sync_recorder.take(requests)}
 
     def sync_furthest(self, weights: NamedTensors | str, num: int) -> list[list[object]]:
         """The engine's parameters furthest from `weights`: [largest difference, name] each.

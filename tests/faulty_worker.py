@@ -1,6 +1,14 @@
 """A sync worker that can be told to go wrong once, inside a real server's process."""
 
+import os
+import signal
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
 from pipelines import worker
+from pipelines.recorder import pack, unpack
 from pipelines.worker import NamedTensors, SyncWorker
 
 BIAS = "e_score_correction_bias"
@@ -12,8 +20,33 @@ class FaultyWorker(SyncWorker):
     sync_fault = ""
 
     def sync_break(self, fault: str) -> None:
-        """Choose the next sync's fault: "skipped", "swapped", "stale bias" or "unpacked"."""
+        """Choose the next sync's fault: "skipped", "swapped", "stale bias", "unpacked" or "dead".
+
+        Or that of the next routes: "shifted routes", "swapped routes".
+        """
         self.sync_fault = fault
+
+    def sync_die_after(self, passes: int) -> None:
+        """Die at the model's first pass after so many."""
+        left = iter(range(passes))
+
+        def count(*_: object) -> None:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        module: torch.nn.Module = self.get_model()  # type: ignore[attr-defined]
+        module.register_forward_pre_hook(count)
+
+    def sync_take_routes(self, requests: Sequence[str]) -> dict[str, object]:
+        answer = super().sync_take_routes(requests)
+        fault, self.sync_fault = self.sync_fault, ""
+        told: list = answer["routes"]  # type: ignore[assignment]
+        if fault == "shifted routes":
+            tokens_T = np.roll(unpack(told[-1]["tokens"]), 1)
+            told[-1] |= {"tokens": pack(tokens_T)}
+        if fault == "swapped routes":
+            told.append(told.pop(0))
+        return answer
 
     def sync_receive(self, weights: NamedTensors | str) -> dict[str, object]:
         if self.sync_fault != "unpacked":
@@ -28,6 +61,8 @@ class FaultyWorker(SyncWorker):
 
     def sync_load(self, tensors: NamedTensors) -> None:
         fault, self.sync_fault = self.sync_fault, ""
+        if fault == "dead":
+            os.kill(os.getpid(), signal.SIGKILL)
         super().sync_load(_corrupted(fault, [(name, t.clone()) for name, t in tensors]))
 
 

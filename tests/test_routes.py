@@ -17,9 +17,10 @@ from weights import make_weights_matter
 from model import SparringMoeForCausalLM
 from pipelines.manifest import checkpoint_manifest
 from pipelines.process import UnprovenSyncError
+from pipelines.recorder import RouteRecorder, pack, unpack
 from pipelines.replay import lay_out
-from pipelines.rollout import Completion, Sampling, TransformersEngine, VllmEngine
-from pipelines.routes import RouteRecorder, Routes, checked_routes
+from pipelines.rollout import Completion, Sampling, TransformersEngine, VllmEngine, _finished
+from pipelines.routes import RecordedRoutes, Routes, checked_routes
 from pipelines.settings import RolloutTable
 from pipelines.sync import WeightSync
 from pipelines.tokenizer import character_tokenizer
@@ -128,7 +129,8 @@ def test_cached_chunked_and_preempted_tokens_have_routes(
     policy = _policy()
     directory = save(policy, tmp_path / "moe")
     engine = _cramped_engine(directory, monkeypatch)
-    watched = WatchedRecorder(engine._runner())
+    worker = engine.llm.llm_engine.model_executor.driver_worker.worker
+    watched = worker.sync_recorder = WatchedRecorder(worker.model_runner)
     watched.seen = Counter()  # type: ignore[attr-defined]
     shared = _tokens(70, 9)
     prompts = [[*shared, *_tokens(3 + index, index)] for index in range(6)]
@@ -136,9 +138,14 @@ def test_cached_chunked_and_preempted_tokens_have_routes(
         SamplingParams(max_tokens=40, logprobs=0, detokenize=False, ignore_eos=True)
         for _ in prompts  # a seed and a chunk do not go together on CPU, see rollout.py
     ]
-    with watched.recording(len(prompts), 160):
-        outputs = engine._run([{"prompt_token_ids": prompt} for prompt in prompts], params)
-    drawn = [Completion(list(o.outputs[0].token_ids), [], True, watched.routes(o)) for o in outputs]
+    source = RecordedRoutes()
+    source.begin(engine)
+    outputs = engine._run([{"prompt_token_ids": prompt} for prompt in prompts], params)
+    routes = source.routes(engine, [_finished(output) for output in outputs])
+    drawn = [
+        Completion(list(output.outputs[0].token_ids), [], True, own)
+        for output, own in zip(outputs, routes, strict=True)
+    ]
     seen = watched.seen  # type: ignore[attr-defined]
     assert min(seen["cached"], seen["chunked"], seen["preempted"]) > 0, seen
     assert _agreement(policy, prompts, drawn) >= AGREEMENT
@@ -156,6 +163,18 @@ def _cramped_engine(directory: Path, monkeypatch: pytest.MonkeyPatch) -> VllmEng
     monkeypatch.setattr(vllm, "LLM", lambda **options: own(**{**options, **cramped}))
     table = RolloutTable(max_model_len=160, kv_cache_gib=0.02, max_num_seqs=6)
     return VllmEngine(directory, table, "float32", TOKENIZER.eos_token_id)
+
+
+@needs_vllm
+def test_more_requests_than_seats_have_routes_and_none_is_kept(
+    moe: tuple[SparringMoeForCausalLM, WeightSync],
+) -> None:
+    policy, sync = moe
+    prompts = [_tokens(3, seed) for seed in range(200)]
+    drawn = sync.engine.generate(prompts, Sampling(2, routes=True), list(range(200)))
+    assert _agreement(policy, prompts, drawn) >= AGREEMENT
+    recorder = sync.engine.llm.llm_engine.model_executor.driver_worker.worker.sync_recorder
+    assert not [name for name, kept in vars(recorder).items() if np.size(kept) > 1000]
 
 
 @needs_vllm
@@ -203,6 +222,14 @@ def _mean_difference(
         logprobs_T = logits_TV.float().log_softmax(-1).gather(-1, targets_T1).squeeze(-1)
         found.append((logprobs_T - torch.tensor(completion.logprobs)).abs())
     return torch.cat(found).mean().item()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_arrays_survive_their_packing(dtype: type) -> None:
+    array = np.arange(-6, 18).reshape(4, 3, 2).astype(dtype)[1:]
+    unpacked = unpack(pack(array))
+    assert unpacked.dtype == dtype and np.array_equal(unpacked, array)
+    assert unpack(pack(array[:0])).shape == (0, 3, 2)
 
 
 @needs_vllm

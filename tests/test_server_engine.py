@@ -9,23 +9,28 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from pipeline_cases import random_moe, save
+from pipeline_cases import learner_role, random_moe, save
+from transformers import AutoConfig
 from weights import make_weights_matter
 
 from model import SparringMoeForCausalLM
 from pipelines import server_replica
+from pipelines.credit import Scored
 from pipelines.manifest import checkpoint_manifest
 from pipelines.process import EngineLostError, UnprovenSyncError
+from pipelines.roles import RoleTrainer, Sample
 from pipelines.rollout import Completion, Sampling, VllmEngine, policy_logprobs
+from pipelines.routes import route_source
 from pipelines.server_client import ReplicaLostError
-from pipelines.server_engine import ServerEngine
+from pipelines.server_engine import Job, ServerEngine
 from pipelines.server_process import ServerProcess
 from pipelines.server_replica import Server, find_server, start_server
 from pipelines.settings import RolloutTable
@@ -48,7 +53,8 @@ PROBES = torch.randint(
 ).tolist()
 PROMPTS = [[5 + i % 7, 9, 30 + i % 3] for i in range(24)]
 SEEDS = list(range(100, 100 + len(PROMPTS)))
-LONG = Sampling(60)
+LONG = Sampling(60, routes=True)
+AGREEMENT = 0.999  # of tokens routed alike, float32
 
 
 @dataclass
@@ -89,7 +95,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             start_server(directory, ROLLOUT, "float32", folder, label, worker)
             for label in ("one", "two")
         ]
-    engine = ServerEngine(started, ROLLOUT, TOKENIZER.eos_token_id, folder)
+    source = route_source(AutoConfig.from_pretrained(directory), routing_replay=False)
+    engine = ServerEngine(started, ROLLOUT, TOKENIZER.eos_token_id, folder, source)
     try:
         manifest = checkpoint_manifest(directory)
         engine.await_ready(manifest, "float32")
@@ -108,6 +115,21 @@ def _same(left: list[Completion], right: list[Completion]) -> None:
     assert [c.truncated for c in left] == [c.truncated for c in right]
     rows = [c.logprobs for c in left], [c.logprobs for c in right]
     assert largest_difference(*rows)[0] <= EXACT
+    routes = [[c.routes.experts_TLK for c in side] for side in (left, right)]  # type: ignore
+    assert _same_experts(*map(np.concatenate, routes)) >= AGREEMENT
+
+
+def _same_experts(left_TLK: np.ndarray, right_TLK: np.ndarray) -> float:
+    """Share of tokens that two routings send to the same experts."""
+    return float((np.sort(left_TLK, -1) == np.sort(right_TLK, -1)).all((1, 2)).mean())
+
+
+@torch.no_grad()
+def _own_routes(policy: SparringMoeForCausalLM, drawn: list[Completion]) -> np.ndarray:
+    """The policy's own routes of everything that was drawn for `PROMPTS`."""
+    whole = [[*p, *c.token_ids[:-1]] for p, c in zip(PROMPTS, drawn, strict=True)]
+    passes = [policy.model(torch.tensor([ids]), use_cache=False, record=True) for ids in whole]
+    return np.concatenate([one.routed_experts[0].numpy() for one in passes])
 
 
 def test_every_perturbed_weight_arrives_at_every_server_five_times_in_a_row(
@@ -136,6 +158,11 @@ def test_servers_sample_what_the_engine_in_process_samples(
     ours = policy_logprobs(servers.policy, [[*PROMPTS[0], *drawn[0].token_ids]])[0]
     assert largest_difference([ours[2:]], [drawn[0].logprobs])[0] <= EXACT
     assert drawn[0].token_ids != drawn[21].token_ids, "copies of a prompt need their own noise"
+    told_TLK = np.concatenate([c.routes.experts_TLK for c in drawn])  # type: ignore[union-attr]
+    assert _same_experts(told_TLK, _own_routes(servers.policy, drawn)) >= AGREEMENT
+    assert len(np.unique(told_TLK)) == servers.policy.config.n_routed_experts
+    plain = servers.engine.generate(PROMPTS[:2], Sampling(4), SEEDS[:2])
+    assert [c.routes for c in plain] == [None, None], "routes that nobody asked for"
     assert largest_difference(
         servers.engine.score(PROBES), in_process.score(PROBES)
     )[0] <= EXACT  # fmt: skip
@@ -174,34 +201,81 @@ def test_weights_that_changed_during_a_batch_void_its_answers(servers: Servers) 
         return f"answer {len(asked)}"
 
     syncs = servers.sync.seconds["transfer"]
-    assert servers.engine._serve(1, ask) == ["answer 2"]
+    assert servers.engine._serve(1, Job(ask)) == ["answer 2"]
     assert len(asked) == 2 and servers.engine.reissued == [0]
     assert servers.sync.seconds["transfer"] > syncs, "the server must be given the weights anew"
     assert servers.difference() <= EXACT
 
 
-def test_a_server_killed_in_the_middle_is_replaced_and_nothing_changes(servers: Servers) -> None:
+@pytest.mark.parametrize("fault", ["shifted routes", "swapped routes"])
+def test_routes_of_other_tokens_stop_the_run(servers: Servers, fault: str) -> None:
+    servers.push()
+    servers.engine.replicas[1].call("sync_break", fault=fault)
+    with pytest.raises(UnprovenSyncError, match=r"the routes of request .* shifted or swapped"):
+        servers.engine.generate(PROMPTS, LONG, SEEDS)
+
+
+def test_a_step_trains_on_the_routes_that_servers_tell(servers: Servers) -> None:
+    rows: list[dict[str, object]] = []
+    role = learner_role(
+        RoleTrainer, servers.directory, rows.append, per_device_train_batch_size=8,
+        num_generations=4, max_completion_length=24,
+    )  # fmt: skip
+    role.routing_replay, role.router_bias_rate = True, 0.0
+    role.engine, role.sync = servers.engine, servers.sync
+
+    def score(indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
+        return [Scored(float(index % 2)) for index in indices]
+
+    role.play(["a4b1\n", "a9\n"], score, "round 0")
+    assert float(str(rows[0]["rollout/other_experts"])) <= 1 - AGREEMENT
+    assert float(str(rows[0]["rollout/mismatch_max"])) <= EXACT
+    assert float(str(rows[0]["policy/grad_norm"])) > 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_server_lost_in_the_middle_is_replaced_and_nothing_changes(
+    servers: Servers, how: signal.Signals
+) -> None:
+    """A stopped engine keeps its connections, and its API server keeps answering `/health`."""
     servers.push()
     undisturbed = servers.engine.generate(PROMPTS, LONG, SEEDS)
     victim = servers.engine.replicas[0]
+    victim.settings = ROLLOUT.model_copy(update={"liveness_seconds": 6.0})
     pid = victim.call("sync_state")[0]["pid"]
     restarts, group = servers.engine.num_restarts, victim.process.pid
 
-    def kill_when_busy() -> None:
+    def lose_when_busy() -> None:
         while len(victim.client._open) < 4:
             time.sleep(0.001)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
 
-    killer = threading.Thread(target=kill_when_busy)
+    killer = threading.Thread(target=lose_when_busy)
     killer.start()
     drawn = servers.engine.generate(PROMPTS, LONG, SEEDS)
     killer.join()
     _same(drawn, undisturbed)
-    assert servers.engine.reissued and servers.engine.num_restarts == restarts + 1
+    told_TLK = np.concatenate([c.routes.experts_TLK for c in drawn])  # type: ignore[union-attr]
+    assert _same_experts(told_TLK, _own_routes(servers.policy, drawn)) >= AGREEMENT
+    assert servers.engine.reissued and servers.engine.num_restarts > restarts
     assert victim.call("sync_state")[0]["pid"] != pid
     assert servers.difference() <= EXACT
     with pytest.raises(ProcessLookupError):  # no process of the broken engine lingers
         os.killpg(group, 0)
+
+
+def test_servers_killed_in_a_sync_and_in_its_probe_are_replaced(servers: Servers) -> None:
+    """Both at once: the one while its weights are loaded, the other after canary and stamp."""
+    servers.push()
+    first, second = servers.engine.replicas
+    restarts = servers.engine.num_restarts
+    first.call("sync_break", fault="dead")
+    second.call("sync_die_after", passes=1)  # the canary
+    make_weights_matter(servers.policy, 99)
+    servers.push()
+    assert servers.engine.num_restarts >= restarts + 2
+    assert servers.difference() <= EXACT
+    assert len(servers.engine.generate(PROMPTS, LONG, SEEDS)) == len(PROMPTS)
 
 
 def test_a_server_that_is_not_the_policys_is_refused(
