@@ -250,6 +250,8 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         row = {name: value for name, value in known.items() if math.isfinite(value)}
         row |= self._balance | self._mismatch
         self._mismatch = {}
+        if self.engine.concurrency is not None:
+            row["rollout/concurrency"] = self.engine.concurrency.take_lowest()
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
         if self.sync is not None:
             row |= {f"time/sync/{name}": cost for name, cost in self.sync.take_costs().items()}

@@ -21,6 +21,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from pipelines.auxiliary import moe_of
+from pipelines.concurrency import ANY, Concurrency, Sensor, machine_sensors
 from pipelines.process import UnprovenSyncError
 from pipelines.routes import (
     Finished,
@@ -35,6 +36,7 @@ from pipelines.worker import NamedTensors
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.v1.core.sched.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 # Collecting one engine tears down the parallel groups that all engines of the process share, so
@@ -76,10 +78,12 @@ class Engine(Protocol):
     Attributes:
         version: of the policy's weights that it holds; -1 where that is not proven.
         reissued: indices of the last batch's requests that were lost and asked again.
+        concurrency: limits the requests in flight; None where nothing adapts.
     """
 
     version: int
     reissued: Sequence[int]
+    concurrency: Concurrency | None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -177,6 +181,7 @@ class TransformersEngine:
     """Sampling by transformers' `generate` from the policy itself: no weights to sync."""
 
     reissued: Sequence[int] = ()
+    concurrency = None  # a wave's completions share one generator, so that its size cannot change
 
     def __init__(
         self,
@@ -315,6 +320,9 @@ class VllmEngine:
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)
         self.route_source = route_source(config, settings.routing_replay)
+        self._preempted: dict[str, int] = {}  # how often, of the requests last seen
+        self._num_preempted = 0
+        self.concurrency = adaptive_concurrency(settings, self._preemptions)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -370,8 +378,25 @@ class VllmEngine:
         vLLM draws from it even where every request has its seed, so that one probe more or less
         would reorder the batches that TRL shuffles, and a resumed run would not be the same run.
         """
+        engine, scheduler = self.llm.llm_engine, self._scheduler()
+        finished: list[RequestOutput] = []
         with torch.random.fork_rng(devices=[]):
-            return self.llm.generate(inputs, params, use_tqdm=False)
+            self.llm.enqueue(inputs, params, use_tqdm=False)
+            while engine.has_unfinished_requests():
+                scheduler.max_num_active_reqs = self.concurrency.limit
+                finished += [output for output in engine.step() if output.finished]
+                self.concurrency.poll(len(scheduler.running))
+        return sorted(finished, key=lambda output: int(output.request_id))
+
+    def _scheduler(self) -> "Scheduler":
+        return self.llm.llm_engine.engine_core.engine_core.scheduler
+
+    def _preemptions(self) -> float:
+        """How often requests were preempted since the start."""
+        seen = {r.request_id: r.num_preemptions for r in self._scheduler().requests.values()}
+        self._num_preempted += sum(num - self._preempted.get(i, 0) for i, num in seen.items())
+        self._preempted = seen
+        return self._num_preempted
 
     def close(self) -> None:
         """Nothing: an engine lives as long as its process."""
@@ -423,6 +448,18 @@ def require_vllm() -> None:
             'rollout.engine = "vllm" but vLLM is not installed: install the extra sparring[cpu] or '
             'sparring[gpu], or set rollout.engine="transformers"'
         )
+
+
+def adaptive_concurrency(settings: RolloutTable, preemptions: Callable[[], float]) -> Concurrency:
+    """Limits an engine's requests, if that is wanted.
+
+    Args:
+        settings: the `[rollout]` table.
+        preemptions: how often the engine has preempted a request.
+    """
+    kv_cache = Sensor("KV cache", preemptions, ANY, cumulative=True)
+    sensors = [kv_cache, *machine_sensors()] if settings.adaptive_concurrency else []
+    return Concurrency(settings.max_num_seqs, sensors)
 
 
 def _world_size() -> int:

@@ -40,7 +40,12 @@ class ServerClient:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
-    def get(self, path: str, timeout: float) -> tuple[int, dict]:
+    @property
+    def num_open(self) -> int:
+        """Requests in flight."""
+        return len(self._open)
+
+    def get(self, path: str, timeout: float) -> tuple[int, bytes]:
         return self._request("GET", path, None, timeout)
 
     def post(self, path: str, body: dict, timeout: float) -> dict:
@@ -50,7 +55,8 @@ class ServerClient:
             Refused: status 4xx; the server's own words.
             ReplicaLostError: anything else.
         """
-        status, answer = self._request("POST", path, body, timeout)
+        status, text = self._request("POST", path, body, timeout)
+        answer = _table(text)
         if status == 200:
             return answer
         said = answer.get("error", answer)
@@ -60,7 +66,7 @@ class ServerClient:
 
     def _request(
         self, method: str, path: str, body: dict | None, timeout: float
-    ) -> tuple[int, dict]:
+    ) -> tuple[int, bytes]:
         connection = _connection(self.address, timeout)
         try:
             connection.connect()
@@ -77,11 +83,7 @@ class ServerClient:
             with self._lock:
                 self._open.discard(connection.sock)
             connection.close()
-        try:
-            answer = json.loads(text) if text else {}
-        except ValueError:
-            answer = {"error": " ".join(text[:200].decode(errors="replace").split())}
-        return response.status, answer if isinstance(answer, dict) else {"error": str(answer)}
+        return response.status, text
 
     def abort(self) -> None:
         """Break off every request in progress, in whatever thread it waits."""
@@ -130,6 +132,14 @@ class ServerClient:
         return [
             entry[str(token)]["logprob"] for token, entry in zip(ids[1:], found[1:], strict=True)
         ]
+
+
+def _table(text: bytes) -> dict:
+    try:
+        answer = json.loads(text) if text else {}
+    except ValueError:
+        answer = " ".join(text[:200].decode(errors="replace").split())
+    return answer if isinstance(answer, dict) else {"error": str(answer)}
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -14,6 +14,7 @@ import queue
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,14 @@ from transformers import AutoConfig
 
 from pipelines.manifest import Manifest
 from pipelines.process import EngineLostError, UnprovenSyncError
-from pipelines.rollout import Completion, Prove, Sampling, check_prompts, check_stamp
+from pipelines.rollout import (
+    Completion,
+    Prove,
+    Sampling,
+    adaptive_concurrency,
+    check_prompts,
+    check_stamp,
+)
 from pipelines.routes import Finished, RouteSource, route_source
 from pipelines.server_client import ReplicaLostError
 from pipelines.server_replica import Server, find_server, start_server
@@ -33,7 +41,8 @@ from pipelines.settings import RolloutTable
 from pipelines.worker import NamedTensors
 
 logger = logging.getLogger(__name__)
-HEARTBEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 1.0
+PAUSE_SECONDS = 0.05  # of a sender while fewer requests may be in flight
 SHARED_MEMORY = Path("/dev/shm")
 T = TypeVar("T")
 
@@ -91,6 +100,7 @@ class ServerEngine:
         self.prove: Prove = lambda server, _: check_stamp(server, self.stamp)  # as loaded from disk
         self.num_restarts, self.restarts_in_a_row = 0, 0
         self.reissued: Sequence[int] = ()
+        self.concurrency = adaptive_concurrency(settings, self._preemptions)
         self._lock = threading.Lock()
 
     def generate(
@@ -124,9 +134,7 @@ class ServerEngine:
         """Write the weights where every server can read them, and have every server proven."""
         self.stamp, self.prove = stamp, prove
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors()}, self._file)
-        num = len(self.replicas)
-        with ThreadPoolExecutor(num) as pool:
-            list(pool.map(self._ensure_proven, self.replicas, [False] * num))
+        self._each(lambda server: self._ensure_proven(server, expected=False))
 
     def payload(self) -> str:
         return str(self._file)
@@ -134,6 +142,11 @@ class ServerEngine:
     @property
     def _file(self) -> Path:
         return self.folder / "weights.safetensors"
+
+    def _each(self, do: Callable[[Server], None]) -> None:
+        """With every server, side by side."""
+        with ThreadPoolExecutor(len(self.replicas)) as pool:
+            list(pool.map(do, self.replicas))
 
     # -- batches and losses ---------------------------------------------------------------------
 
@@ -143,8 +156,7 @@ class ServerEngine:
         reissued: list[int] = []
         fruitless = 0
         while todo := [index for index in range(num) if index not in answers]:
-            for server in self.replicas:
-                self._ensure_proven(server, begin=job.begin)
+            self._each(lambda server: self._ensure_proven(server, begin=job.begin))
             batch = self._issue(todo, job.ask)
             proven = self._proven(batch, job)
             answers |= proven
@@ -170,9 +182,9 @@ class ServerEngine:
         slots = min(self.settings.max_num_seqs, math.ceil(len(todo) / len(self.replicas)))
         pool = ThreadPoolExecutor(slots * len(self.replicas))
         pending = {
-            pool.submit(self._pull, server, batch, ask): server
+            pool.submit(self._pull, server, place, batch, ask): server
             for server in self.replicas
-            for _ in range(slots)
+            for place in range(slots)
         }
         try:
             self._watch(pending, batch)
@@ -184,9 +196,15 @@ class ServerEngine:
             future.result()  # a refusal is the caller's mistake
         return batch
 
-    def _pull(self, server: Server, batch: Batch, ask: Callable[[Server, int], T]) -> None:
+    def _pull(
+        self, server: Server, place: int, batch: Batch, ask: Callable[[Server, int], T]
+    ) -> None:
+        """One of the senders of a server; those whose place is beyond the limit pause."""
         answers = batch.answers.setdefault(server.label, {})
         while server.label not in batch.lost:
+            if place >= self.concurrency.limit and not batch.todo.empty():
+                time.sleep(PAUSE_SECONDS)
+                continue
             try:
                 index = batch.todo.get_nowait()
             except queue.Empty:
@@ -201,10 +219,14 @@ class ServerEngine:
         waiting = set(pending)
         while waiting:
             _, waiting = wait(waiting, timeout=HEARTBEAT_SECONDS)
+            self.concurrency.poll(max(server.client.num_open for server in self.replicas))
             for server in {id(pending[f]): pending[f] for f in waiting}.values():
                 if server.label not in batch.lost and not server.heartbeat():
                     batch.lost[server.label] = "its engine does not answer"
                     server.client.abort()
+
+    def _preemptions(self) -> float:
+        return sum(server.preemptions() for server in self.replicas)
 
     def _proven(self, batch: Batch, job: Job[T]) -> dict[int, T]:
         """The answers of servers that still hold the stamped weights; others' are thrown away."""

@@ -53,7 +53,7 @@ class ServerProcess:
             *(sys.executable, "-m", "pipelines.warden", str(os.getpid()), str(folder)),
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(directory.resolve()), "--uds", str(self.socket), "--tokens-only"),
-            *("--disable-uvicorn-access-log", "--disable-log-stats", *_flags(options)),
+            *("--disable-uvicorn-access-log", *_flags(options)),
         ]
         self.environment = _environment(environment)
         self._process: subprocess.Popen[bytes] | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from pipelines.concurrency import told_preemptions
 from pipelines.manifest import Manifest, manifest_difference
 from pipelines.rollout import SYNC_WORKER, choose_attention, engine_options
 from pipelines.routes import returned_option
@@ -56,6 +57,18 @@ class Server:
         timeout = self.settings.request_timeout_seconds
         if self.client.post("/reset_prefix_cache", {}, timeout) != {"success": True}:
             raise ReplicaLostError(f"{self.label} would not empty its prefix cache")
+
+    def preemptions(self) -> float:
+        """Requests preempted since the server's start; 0 from one that is lost.
+
+        Raises:
+            OSError: the server tells no statistics.
+        """
+        try:
+            status, text = self.client.get("/metrics", self.settings.liveness_seconds)
+        except ReplicaLostError:
+            return 0.0
+        return told_preemptions(text.decode() if status == 200 else "")
 
     def heartbeat(self) -> bool:
         """Whether the engine itself answers: its loop must run, not only its HTTP server."""

@@ -169,7 +169,10 @@ class RolloutTable(Table):
     )
     max_model_len: int = Field(default=256, ge=8, description="prompt + completion, tokens")
     kv_cache_gib: float = Field(default=0.25, gt=0)
-    max_num_seqs: int = Field(default=128, ge=1)
+    max_num_seqs: int = Field(default=128, ge=1, description="requests at once, an engine")
+    adaptive_concurrency: bool = Field(
+        default=True, description="fewer at once while memory, KV cache, heat or power run short"
+    )
     probe_every: int = Field(default=20, ge=1, description="syncs between probes after the second")
     probe_threshold: float = Field(default=1e-3, gt=0, description="nats")
     routing_replay: bool = Field(

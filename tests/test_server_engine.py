@@ -225,7 +225,7 @@ def test_a_step_trains_on_the_routes_that_servers_tell(servers: Servers) -> None
     role.engine, role.sync = servers.engine, servers.sync
 
     def score(indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
-        return [Scored(float(index % 2)) for index in indices]
+        return [Scored(float(place % 2)) for place in range(len(samples))]
 
     role.play(["a4b1\n", "a9\n"], score, "round 0")
     assert float(str(rows[0]["rollout/other_experts"])) <= 1 - AGREEMENT
