@@ -293,6 +293,7 @@ class VllmEngine:
         config = AutoConfig.from_pretrained(directory)
         attention = choose_attention(config)
         returned = returned_option(config, settings.routing_replay)
+        options = engine_options(settings)
         os.environ.update(attention.environment)
         from vllm import LLM
 
@@ -305,7 +306,7 @@ class VllmEngine:
             model=str(directory),
             dtype=dtype,
             skip_tokenizer_init=True,
-            **engine_options(settings),
+            **options,
             **attention.options,
             **returned,
             disable_log_stats=True,
@@ -316,7 +317,8 @@ class VllmEngine:
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)
-        self.route_source = route_source(config, returned, self._runner)
+        eager = bool(options["enforce_eager"])
+        self.route_source = route_source(config, returned, self._runner if eager else None)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -434,10 +436,12 @@ def _world_size() -> int:
 
 def engine_options(settings: RolloutTable) -> dict[str, object]:
     """What every vLLM engine is started with, here or as a server."""
+    compiles = torch.accelerator.is_available() if settings.compile is None else settings.compile
+    # Eagerly, vLLM's CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
+    eager = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
     return {
-        "enforce_eager": True,
-        # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
-        "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]},
+        "enforce_eager": not compiles,
+        **({} if compiles else eager),
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": max(8192, settings.max_model_len),
