@@ -340,6 +340,7 @@ def _build_role(
         on_step=on_step,
         router_bias_rate=role.router_bias_rate,
         routing_replay=settings.rollout.routing_replay,
+        draw_ahead=settings.rollout.max_staleness > 0,
     )
 
 

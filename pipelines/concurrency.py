@@ -13,6 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.settings import RolloutTable
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -96,6 +102,31 @@ class Concurrency:
             return now
         before, self._before[sensor.name] = self._before.get(sensor.name, now), now
         return (now - before) / seconds
+
+
+def adaptive_concurrency(settings: RolloutTable, preemptions: Callable[[], float]) -> Concurrency:
+    """Limits an engine's requests, if that is wanted.
+
+    Args:
+        settings: the `[rollout]` table.
+        preemptions: how often the engine has preempted a request so far.
+    """
+    kv_cache = Sensor("KV cache", preemptions, ANY, cumulative=True)
+    sensors = [kv_cache, *machine_sensors()] if settings.adaptive_concurrency else []
+    return Concurrency(settings.max_num_seqs, sensors)
+
+
+class PreemptionCount:
+    """How often a scheduler of this process has preempted a request, of those seen at each call."""
+
+    def __init__(self, scheduler: "Scheduler") -> None:
+        self.scheduler, self.total, self._seen = scheduler, 0, dict[str, int]()
+
+    def __call__(self) -> float:
+        seen = {r.request_id: r.num_preemptions for r in self.scheduler.requests.values()}
+        self.total += sum(num - self._seen.get(name, 0) for name, num in seen.items())
+        self._seen = seen
+        return self.total
 
 
 def machine_sensors() -> list[Sensor]:

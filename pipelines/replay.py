@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from model.balance import balance_metrics
 from model.modeling import SparringMoeForCausalLM
 from pipelines.auxiliary import moe_of, summarised_balance
+from pipelines.drawing import BlockRollouts
 from pipelines.mismatch import (
     ExpertMismatch,
     computes_exactly,
@@ -34,7 +35,6 @@ from pipelines.mismatch import (
 )
 from pipelines.process import UnprovenSyncError
 from pipelines.recorder import UNKNOWN
-from pipelines.rollout import Completion
 from pipelines.routes import Routes
 
 ROUTES = ("prompt_routes", "completion_routes", "routes_hash")  # what a batch carries
@@ -135,11 +135,12 @@ class Replaying:
 class RoutingReplay:
     """Put before GRPOTrainer: measures sampler against policy, and replays the sampler's routes.
 
-    Needs of the trainer: `policy`, `expert_load`, and `_drawn`, the rollouts in the batch's order.
+    Needs of the trainer: `policy`, `expert_load`, `weights_version`, and `rollouts`.
     """
 
     routing_replay = False
-    _drawn: list[tuple[Completion, int]]
+    rollouts: BlockRollouts
+    weights_version: int
     _mismatch: dict[str, object]  # of the last generation
     expert_load: dict[int, Tensor]
     _rollouts: dict[str, Tensor] | None = None  # set while rollouts are scored
@@ -185,7 +186,8 @@ class RoutingReplay:
         if self._rollouts is None:
             model = model if routes_BTLK is None else Replaying(model, routes_BTLK)
             return score(model, *given, **kwargs)
-        moe, routes = moe_of(self.policy), [completion.routes for completion, _ in self._drawn]
+        drawn = self.rollouts.drawn
+        moe, routes = moe_of(self.policy), [completion.routes for completion in drawn.completions]
         if moe is None or not (self.routing_replay or any(routes)):
             scored = score(model, *given, **kwargs)
         else:
@@ -204,7 +206,8 @@ class RoutingReplay:
     ) -> None:
         layers = [n for n in moe.routers() if n < moe.config.num_hidden_layers]
         found = ExpertMismatch(own_BTLK, routes_BTLK, layers, self.accelerator.gather)
-        found.check(computes_exactly(moe, autocast=self.args.bf16 or self.args.fp16))
+        fresh = self.rollouts.drawn.order.version == self.weights_version
+        found.check(fresh and computes_exactly(moe, autocast=self.args.bf16 or self.args.fp16))
         self._mismatch |= found.row()
         if self.routing_replay:
             self._note_load(moe.config.n_routed_experts, routes_BTLK, layers)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from pipelines.auxiliary import moe_of
-from pipelines.concurrency import ANY, Concurrency, Sensor, machine_sensors
+from pipelines.concurrency import Concurrency, PreemptionCount, adaptive_concurrency
 from pipelines.process import UnprovenSyncError
 from pipelines.routes import (
     Finished,
@@ -32,6 +32,7 @@ from pipelines.routes import (
     route_source,
 )
 from pipelines.settings import RolloutTable
+from pipelines.vllm_options import choose_attention, engine_options
 from pipelines.worker import NamedTensors
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ logger = logging.getLogger(__name__)
 # Collecting one engine tears down the parallel groups that all engines of the process share, so
 # none is collected before the process ends.
 _ENGINES: list["LLM"] = []
-SYNC_WORKER = "pipelines.worker.SyncWorker"
-MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
 
 
 @dataclass(frozen=True)
@@ -296,6 +295,7 @@ class VllmEngine:
     def __init__(self, directory: Path, settings: RolloutTable, dtype: str, eos_id: int) -> None:
         config = AutoConfig.from_pretrained(directory)
         attention = choose_attention(config)
+        options = engine_options(settings)
         os.environ.update(attention.environment)
         from vllm import LLM
 
@@ -308,7 +308,7 @@ class VllmEngine:
             model=str(directory),
             dtype=dtype,
             skip_tokenizer_init=True,
-            **engine_options(settings),
+            **options,
             **attention.options,
             **returned_option(config, settings.routing_replay),
             disable_log_stats=True,
@@ -319,10 +319,10 @@ class VllmEngine:
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)
-        self.route_source = route_source(config, settings.routing_replay)
-        self._preempted: dict[str, int] = {}  # how often, of the requests last seen
-        self._num_preempted = 0
-        self.concurrency = adaptive_concurrency(settings, self._preemptions)
+        self.route_source = route_source(
+            config, settings.routing_replay, eager=bool(options["enforce_eager"])
+        )
+        self.concurrency = adaptive_concurrency(settings, PreemptionCount(self._scheduler))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -378,7 +378,7 @@ class VllmEngine:
         vLLM draws from it even where every request has its seed, so that one probe more or less
         would reorder the batches that TRL shuffles, and a resumed run would not be the same run.
         """
-        engine, scheduler = self.llm.llm_engine, self._scheduler()
+        engine, scheduler = self.llm.llm_engine, self._scheduler
         finished: list[RequestOutput] = []
         with torch.random.fork_rng(devices=[]):
             self.llm.enqueue(inputs, params, use_tqdm=False)
@@ -388,15 +388,9 @@ class VllmEngine:
                 self.concurrency.poll(len(scheduler.running))
         return sorted(finished, key=lambda output: int(output.request_id))
 
+    @property
     def _scheduler(self) -> "Scheduler":
         return self.llm.llm_engine.engine_core.engine_core.scheduler
-
-    def _preemptions(self) -> float:
-        """How often requests were preempted since the start."""
-        seen = {r.request_id: r.num_preemptions for r in self._scheduler().requests.values()}
-        self._num_preempted += sum(num - self._preempted.get(i, 0) for i, num in seen.items())
-        self._preempted = seen
-        return self._num_preempted
 
     def close(self) -> None:
         """Nothing: an engine lives as long as its process."""
@@ -450,62 +444,8 @@ def require_vllm() -> None:
         )
 
 
-def adaptive_concurrency(settings: RolloutTable, preemptions: Callable[[], float]) -> Concurrency:
-    """Limits an engine's requests, if that is wanted.
-
-    Args:
-        settings: the `[rollout]` table.
-        preemptions: how often the engine has preempted a request.
-    """
-    kv_cache = Sensor("KV cache", preemptions, ANY, cumulative=True)
-    sensors = [kv_cache, *machine_sensors()] if settings.adaptive_concurrency else []
-    return Concurrency(settings.max_num_seqs, sensors)
-
-
 def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def engine_options(settings: RolloutTable) -> dict[str, object]:
-    """What every vLLM engine is started with, here or as a server."""
-    return {
-        "enforce_eager": True,
-        # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
-        "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]},
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": max(8192, settings.max_model_len),
-        # A seeded request cut into chunks fails on CPU: its generator has no offset to restore.
-        "enable_chunked_prefill": torch.accelerator.is_available(),
-        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
-        "logprobs_mode": "processed_logprobs",
-        "seed": 0,
-        "worker_extension_cls": SYNC_WORKER,
-    }
-
-
-@dataclass(frozen=True)
-class Attention:
-    """vLLM's attention: engine options, and what its process must find in the environment."""
-
-    options: dict[str, str]
-    environment: dict[str, str]
-
-
-def choose_attention(config: PretrainedConfig) -> Attention:
-    """Choose vLLM's attention for a latent-attention model on CPU; nothing to choose elsewhere.
-
-    The MLA kernel serves one latent only, any other runs expanded (`VLLM_MLA_DISABLE`, read when an
-    engine starts). Of the two MLA backends the AMX one, which vLLM prefers where the processor has
-    AMX, takes bfloat16 only.
-    """
-    if config.model_type != "deepseek_v3" or torch.accelerator.is_available():
-        return Attention({}, {})
-    latent = (config.kv_lora_rank, config.qk_rope_head_dim)
-    served = latent == MLA_KERNEL_LATENT
-    logger.info("latent %s, MLA kernel %s: MLA %s", latent, MLA_KERNEL_LATENT, served)
-    options = {"attention_backend": "CPU_MLA"} if served else {}
-    return Attention(options, {"VLLM_MLA_DISABLE": "0" if served else "1"})
 
 
 def _completion(output: "RequestOutput") -> Completion:

@@ -156,13 +156,19 @@ def returned_option(config: PretrainedConfig, routing_replay: bool) -> dict[str,
     return {"enable_return_routed_experts": True} if wanted else {}
 
 
-def route_source(config: PretrainedConfig, routing_replay: bool) -> RouteSource | None:
-    """Where a vLLM engine, here or as a server, tells its routes; None if it has none to tell."""
+def route_source(config: PretrainedConfig, routing_replay: bool, eager: bool) -> RouteSource | None:
+    """Where a vLLM engine, here or as a server, tells its routes; None if it has none to tell.
+
+    Args:
+        config: the model's.
+        routing_replay: whether it was told to return them, where it can.
+        eager: whether the model runs eagerly; a compiled one's routers call nobody.
+    """
     if config.model_type not in MIXTURES:
         return None
     if returned_option(config, routing_replay):
         return ReturnedRoutes(config.first_k_dense_replace)
-    return None if torch.accelerator.is_available() else RecordedRoutes()
+    return None if torch.accelerator.is_available() or not eager else RecordedRoutes()
 
 
 @contextmanager

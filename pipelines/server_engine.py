@@ -24,13 +24,13 @@ from typing import Generic, TypeVar
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
+from pipelines.concurrency import adaptive_concurrency
 from pipelines.manifest import Manifest
 from pipelines.process import EngineLostError, UnprovenSyncError
 from pipelines.rollout import (
     Completion,
     Prove,
     Sampling,
-    adaptive_concurrency,
     check_prompts,
     check_stamp,
 )
@@ -38,6 +38,7 @@ from pipelines.routes import Finished, RouteSource, route_source
 from pipelines.server_client import ReplicaLostError
 from pipelines.server_replica import Server, find_server, start_server
 from pipelines.settings import RolloutTable
+from pipelines.vllm_options import engine_options
 from pipelines.worker import NamedTensors
 
 logger = logging.getLogger(__name__)
@@ -368,7 +369,11 @@ def open_engine(
     else:
         labels = [f"{name}-{rank}-{number}" for number in range(settings.servers)]
         servers = [start_server(directory, settings, dtype, folder, label) for label in labels]
-    source = route_source(AutoConfig.from_pretrained(directory), settings.routing_replay)
+    source = route_source(
+        AutoConfig.from_pretrained(directory),
+        settings.routing_replay,
+        eager=bool(engine_options(settings)["enforce_eager"]),
+    )
     engine = ServerEngine(servers, settings, eos_id, folder, source)
     atexit.register(engine.close)
     return engine

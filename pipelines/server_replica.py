@@ -15,11 +15,11 @@ from transformers import AutoConfig
 
 from pipelines.concurrency import told_preemptions
 from pipelines.manifest import Manifest, manifest_difference
-from pipelines.rollout import SYNC_WORKER, choose_attention, engine_options
 from pipelines.routes import returned_option
 from pipelines.server_client import Refused, ReplicaLostError, ServerClient
 from pipelines.server_process import ServerProcess
 from pipelines.settings import RolloutTable
+from pipelines.vllm_options import SYNC_WORKER, choose_attention, engine_options
 
 READY_POLL_SECONDS = 0.25
 HOW_TO_START = (

@@ -106,7 +106,7 @@ def test_every_pass_of_the_policy_gets_the_routes_of_its_own_tokens(checkpoint: 
     _play(role)
     sampled = {
         tuple(completion.routes.token_ids_T.tolist()): completion.routes.experts_TLK
-        for completion, _ in role._drawn
+        for completion in role.rollouts.drawn.completions
     }
     assert [grad for grad, *_ in passes] == [False] * 2 + [True] * 4
     assert referred == [None, None]

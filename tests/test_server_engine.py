@@ -95,7 +95,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             start_server(directory, ROLLOUT, "float32", folder, label, worker)
             for label in ("one", "two")
         ]
-    source = route_source(AutoConfig.from_pretrained(directory), routing_replay=False)
+    source = route_source(AutoConfig.from_pretrained(directory), routing_replay=False, eager=True)
     engine = ServerEngine(started, ROLLOUT, TOKENIZER.eos_token_id, folder, source)
     try:
         manifest = checkpoint_manifest(directory)
