@@ -141,6 +141,11 @@ def test_the_readmes_command_runs_to_its_table(
     printed = log.read_text()
     for said in ("learner mean@2", "critic AUROC", "samples admitted", "monitor: ", "seconds: "):
         assert said in printed
+    if ENGINE == "vllm":
+        costs = json.loads((directory / "summary.json").read_text())["sync"]
+        assert 0 < costs["proof_share_of_rounds"] < 1 and 0 < costs["share_of_steps"] < 1
+        assert costs["transfer_ns_per_parameter"] > 0 and costs["proof_ns_per_parameter"] > 0
+        assert "weight sync: " in printed
     assert status(directory)["state"] == "finished"
     for name in ("config.json", "versions.json", "metrics.jsonl", "summary.json", "report.html"):
         assert (directory / name).stat().st_size > 0
