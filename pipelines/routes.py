@@ -191,15 +191,17 @@ def pass_recorder(moe: SparringMoeForCausalLM) -> Iterator[list[np.ndarray]]:
 
 
 def generated_routes(
-    passes: Sequence[np.ndarray], prompts: Sequence[Sequence[int]], sequences: Sequence[list[int]]
+    passes: Sequence[np.ndarray],
+    width: int,
+    prompts: Sequence[Sequence[int]],
+    sequences: Sequence[list[int]],
 ) -> list[Routes]:
-    """Each sequence's routes, from the passes of one generation over left-padded prompts.
+    """Each sequence's routes, from the passes of one generation over prompts padded to a width.
 
     Raises:
         UnprovenSyncError: a token has none.
     """
     experts_BTLK = np.concatenate(passes, axis=1)
-    width = passes[0].shape[1]
     found = []
     for row, (prompt, sequence) in enumerate(zip(prompts, sequences, strict=True)):
         first = width - len(prompt)

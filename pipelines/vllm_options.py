@@ -24,6 +24,8 @@ def engine_options(settings: RolloutTable) -> dict[str, object]:
     return {
         "enforce_eager": not compiles,
         **({} if compiles else eager),
+        # Copies of a prompt share whole blocks; 32 tokens are the fewest of vLLM's CPU attention.
+        **({} if torch.accelerator.is_available() else {"block_size": 32}),
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": max(8192, settings.max_model_len),

@@ -26,9 +26,10 @@ from weights import make_weights_matter
 
 from model import SparringMoeForCausalLM, tiny_config
 from pipelines.roles import RoleTrainer
-from pipelines.rollout import Engine, TransformersEngine
+from pipelines.rollout import Engine
 from pipelines.sync import WeightSync
 from pipelines.tokenizer import character_tokenizer
+from pipelines.transformers_engine import TransformersEngine
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "tiny.toml"

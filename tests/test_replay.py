@@ -20,10 +20,11 @@ from pipelines.mismatch import ExpertMismatch, logprob_mismatch
 from pipelines.process import UnprovenSyncError
 from pipelines.replay import check_replay, lay_out, route_tensors, routes_of, tokens_hash
 from pipelines.roles import RoleTrainer, Sample
-from pipelines.rollout import Completion, Sampling, TransformersEngine
+from pipelines.rollout import Completion, Sampling
 from pipelines.routes import Routes
 from pipelines.sync import weights_hash
 from pipelines.tokenizer import character_tokenizer
+from pipelines.transformers_engine import TransformersEngine
 
 GROUP = 4
 PROMPTS = ("a4b1\n", "a9\n")

@@ -19,11 +19,12 @@ from pipelines.manifest import checkpoint_manifest
 from pipelines.process import UnprovenSyncError
 from pipelines.recorder import RouteRecorder, pack, unpack
 from pipelines.replay import lay_out
-from pipelines.rollout import Completion, Sampling, TransformersEngine, VllmEngine, _finished
+from pipelines.rollout import Completion, Sampling, VllmEngine, _finished
 from pipelines.routes import RecordedRoutes, Routes, checked_routes
 from pipelines.settings import RolloutTable
 from pipelines.sync import WeightSync
 from pipelines.tokenizer import character_tokenizer
+from pipelines.transformers_engine import TransformersEngine
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
