@@ -90,7 +90,11 @@ class Server:
         last = "no answer"
         while time.monotonic() < deadline:
             if self.process is not None and not self.process.alive():
-                raise ReplicaLostError(f"{self.label} ended: {self.process.reason()}")
+                reason = self.process.reason()
+                if "memory" in reason.lower():  # vLLM names options of its own
+                    gib = self.settings.kv_cache_gib
+                    reason += f" (rollout.kv_cache_gib = {gib:g}: change it)"
+                raise ReplicaLostError(f"{self.label} ended: {reason}")
             try:
                 status, _ = self.client.get("/health", self.settings.liveness_seconds)
             except ReplicaLostError as error:

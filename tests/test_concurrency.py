@@ -7,6 +7,8 @@ server's.
 import importlib.util
 import logging
 import math
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -32,8 +34,8 @@ from pipelines.concurrency import (
 from pipelines.manifest import checkpoint_manifest
 from pipelines.rollout import Completion, Sampling, VllmEngine
 from pipelines.routes import route_source
-from pipelines.server_engine import ServerEngine
-from pipelines.server_replica import start_server
+from pipelines.server_engine import Job, ServerEngine
+from pipelines.server_replica import Server, start_server
 from pipelines.settings import RolloutTable
 from pipelines.sync import largest_difference
 from pipelines.tokenizer import character_tokenizer
@@ -286,3 +288,20 @@ def test_a_servers_kv_cache_that_runs_out_lowers_the_limit_and_changes_no_sample
     _same_with_routes(drawn, roomy.generate(prompts, sampling, SEEDS))
     assert server.replicas[0].preemptions() > 0
     assert server.concurrency.take_lowest() < NUM
+
+    server.concurrency = Concurrency(NUM, [])
+    server.concurrency.limit = 2
+    counting, busy = threading.Lock(), [0]
+    seen: list[int] = []
+
+    def ask(_: Server, index: int) -> int:
+        with counting:
+            busy[0] += 1
+            seen.append(busy[0])
+        time.sleep(0.01)
+        with counting:
+            busy[0] -= 1
+        return index
+
+    assert server._serve(NUM, Job(ask)) == list(range(NUM))
+    assert max(seen) == 2, "the limit must hold for what is sent"
