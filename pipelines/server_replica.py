@@ -84,7 +84,8 @@ class Server:
         """Wait until the server answers.
 
         Raises:
-            ReplicaLostError: it ended, or the time is up; with the reason from its log.
+            ReplicaLostError: it ended, with the reason from its log; the time is up; or something
+                else answers.
         """
         deadline = time.monotonic() + self.settings.start_timeout_seconds
         last = "no answer"
@@ -102,6 +103,11 @@ class Server:
             else:
                 if status == 200:
                     return
+                if 400 <= status < 500:  # a vLLM server answers 200 or 503
+                    raise ReplicaLostError(
+                        f"{self.label} is no rollout server, its /health answers {status}: is the "
+                        f"port taken by something else? If not, {HOW_TO_START}"
+                    )
                 last = f"status {status}"
             time.sleep(READY_POLL_SECONDS)
         raise ReplicaLostError(

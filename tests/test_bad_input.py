@@ -6,6 +6,7 @@ Most go through `rl.py`'s own `main` in this process; three are subprocesses.
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from pipelines.tokenizer import character_tokenizer
 
 pytestmark = pytest.mark.timeout(300)
 PYTHON = [sys.executable, "pipelines/rl.py"]
+ROLES = ("learner", "critic")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -197,6 +199,20 @@ def test_a_vocabulary_mismatch(checkpoint: Path, tmp_path: Path, capfd: Capture)
     tokenizer.save_pretrained(other)
     line = _refused(capfd, arguments(checkpoint, tmp_path / "run", f"critic.model={other}"))
     assert "different vocabularies (99 and 100 tokens): start both from models with one" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(ENGINE != "vllm", reason="vLLM is not installed")
+def test_a_rollout_server_that_is_not_there(
+    checkpoint: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("", 0)) as second:
+        ports = [taken.getsockname()[1] for taken in (first, second)]
+    named = [f'{role}=["http://127.0.0.1:{port}"]' for role, port in zip(ROLES, ports, strict=True)]
+    servers = ("rollout.placement=server", f"rollout.urls={{{', '.join(named)}}}")
+    more = (*servers, "rollout.start_timeout_seconds=1")
+    line = _refused(capfd, arguments(checkpoint, tmp_path / "run", *more))
+    assert re.search(rf"127.0.0.1:{ports[0]} was not ready after .*Connection refused", line), line
     assert not (tmp_path / "run").exists()
 
 

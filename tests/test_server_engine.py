@@ -332,10 +332,19 @@ def test_a_server_that_accepts_and_never_answers_is_told_in_time(tmp_path: Path)
             _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
 
 
-def test_a_port_that_something_else_has_taken_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (200, "has no sync worker .*VLLM_SERVER_DEV_MODE=1"),
+        (404, "health answers 404: is the port"),
+    ],
+)
+def test_a_port_that_something_else_has_taken_is_told_at_once(
+    tmp_path: Path, status: int, told: str
+) -> None:
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -344,7 +353,7 @@ def test_a_port_that_something_else_has_taken_is_told(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{other.server_port}"
-        with pytest.raises(ValueError, match=r"has no sync worker .*VLLM_SERVER_DEV_MODE=1"):
+        with pytest.raises(ValueError, match=told):
             _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
         other.shutdown()
 
