@@ -19,7 +19,7 @@ SEED ?= 0
 # Nothing may need a model hub at run time.
 RUN_ENV := HF_HUB_OFFLINE=1
 PYTEST_ARGS ?=
-TOPIC ?= grpo
+TOPIC ?= rollout
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench clean distclean

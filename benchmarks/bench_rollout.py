@@ -1,0 +1,194 @@
+"""A GRPO step in seconds and tokens: ours against stock TRL, same weights, tasks and lengths.
+
+    python benchmarks/bench_rollout.py [--only moe] [--lengths 128] [--completions 128]
+
+Scenarios (all at `--model`, "small" unless told):
+    moe      the MoE, completions of exactly 64, 128 and 256 tokens
+    ragged   the MoE, completions that end on their own, half of 128 tokens on average
+    dense    a Llama of the same size, where TRL's own vLLM path runs too
+    stages   ours with a critic that criticises every completion: seconds a stage
+
+Workers are processes that step in turn (`turns.py`); what they run is in `rollout_variants.py`,
+their weights in `rollout_models.py`. Ratios are of tokens a second in the same turn. Leaves out
+learning: the weights are random.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness import context, summarise, write_result
+from rollout_models import SEED, SIZES, make_checkpoint
+from rollout_variants import GROUP, PROOFS, STAGES, StepJob, Variant, work
+from turns import Named, Row, WorkerError, take_turns
+
+from pipelines.process import prepare_process
+from pipelines.settings import RolloutTable
+
+NUM_WARMUP = 3  # compiles, allocates, and holds the two probes after the first two syncs
+STOCK = Variant("stock TRL", "transformers", "bf16")  # bf16 is GRPOConfig's default
+STOCK_FLOAT32 = Variant("stock TRL", "transformers", "float32")
+STOCK_VLLM = Variant("stock TRL", "vLLM", "bf16")
+OURS = Variant("ours", "vLLM", "float32")
+OURS_WITH_CRITIC = Variant("ours", "vLLM", "float32", critic=True)
+MAIN = (
+    OURS,
+    Variant("ours", "vLLM", "bf16"),
+    Variant("ours", "vLLM server", "float32"),
+    Variant("ours", "transformers", "float32"),
+    Variant("ours", "transformers", "bf16"),
+    STOCK,
+    STOCK_FLOAT32,
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A model, how long its completions are, and what is compared on it."""
+
+    family: str
+    ragged: bool
+    variants: tuple[Variant, ...]
+
+
+SCENARIOS = {
+    "moe": Scenario("moe", False, MAIN),
+    "ragged": Scenario("moe", True, MAIN),
+    "dense": Scenario("dense", False, (*MAIN, STOCK_VLLM)),
+    "stages": Scenario("moe", False, (OURS_WITH_CRITIC,)),
+}
+
+
+def measure(
+    scenario: Scenario, options: argparse.Namespace, length: int
+) -> dict[str, dict[str, object]]:
+    """Run one scenario at one length; the summary of each variant."""
+    with tempfile.TemporaryDirectory() as folder:
+        mean_of = length if scenario.ragged else None
+        size = make_checkpoint(folder, scenario.family, options.model, mean_of)
+        print(f"  {size:,} parameters", flush=True)
+        steps = NUM_WARMUP + options.repeats
+        jobs = [
+            Named(v.name, StepJob(v, folder, length, options.completions, steps))
+            for v in scenario.variants
+        ]
+        rows = take_turns(jobs, work, NUM_WARMUP, options.repeats)
+    if not scenario.ragged:
+        wanted = options.completions * length
+        uneven = {name: [r["tokens"] for r in own] for name, own in rows.items()}
+        assert all(t == wanted for own in uneven.values() for t in own), f"uneven work: {uneven}"
+    return {name: summary(name, rows) for name in rows}
+
+
+def summary(name: str, rows: Mapping[str, Sequence[Row]]) -> dict[str, object]:
+    """Medians and spread of one variant, and its ratios to each stock variant, turn by turn."""
+    own = rows[name]
+    result: dict[str, object] = {
+        part: summarise([row[part] for row in own]) for part in ("step", "cpu", "update", *STAGES)
+    }
+    result["tokens"] = [row["tokens"] for row in own]
+    result["tokens_per_second"] = summarise([row["tokens"] / row["step"] for row in own])
+    result["generated_per_second"] = summarise([row["tokens"] / row["generate"] for row in own])
+    result["times_faster_than"] = {
+        other: summarise([_speed(a) / _speed(b) for a, b in zip(own, theirs, strict=True)])
+        for other, theirs in rows.items()
+        if other.startswith("stock") and other != name
+    }
+    if any(row.get("sync/checksum") for row in own):
+        result["share_of_step"] = _shares(own)
+    return result
+
+
+def _speed(row: Row) -> float:
+    return row["tokens"] / row["step"]
+
+
+def _shares(own: Sequence[Row]) -> dict[str, object]:
+    """Sync and its proofs as shares of a step; a probe counts for one of `probe_every` syncs."""
+    every = RolloutTable().probe_every
+    proofs = [sum(row[f"sync/{name}"] for name in PROOFS) for row in own]
+    return {
+        "sync": summarise([row["sync"] / row["step"] for row in own]),
+        "proof without probe": summarise(
+            [p / row["step"] for p, row in zip(proofs, own, strict=True)]
+        ),
+        "probe_every": every,
+    }
+
+
+def show(results: Mapping[str, Mapping[str, object]]) -> None:
+    """Print the table of one scenario at one length."""
+    print(
+        f"  {'variant':<34} {'s/step':>7} {'[quartiles]':>14} {'cpu s':>6} {'tok/s':>7} {'gen t/s':>8}"
+        f" {'x default':>10} {'x float32':>10}  of which (s)"
+    )
+    for name, result in results.items():
+        step, faster = result["step"], result["times_faster_than"]
+        parts = "  ".join(f"{p} {result[p]['median']:.2f}" for p in (*STAGES, "update"))
+        ratios = [
+            f"{faster[stock.name]['median']:.2f}" if stock.name in faster else "-"
+            for stock in (STOCK, STOCK_FLOAT32)
+        ]
+        quartiles = f"[{step['q1']:.2f}, {step['q3']:.2f}]"
+        print(
+            f"  {name:<34} {step['median']:>7.2f} {quartiles:>14}"
+            f" {result['cpu']['median']:>6.2f}"
+            f" {result['tokens_per_second']['median']:>7.0f}"
+            f" {result['generated_per_second']['median']:>8.0f}"
+            f" {ratios[0]:>10} {ratios[1]:>10}  {parts}", flush=True,
+        )  # fmt: skip
+
+
+def stock_vllm_on_moe(options: argparse.Namespace) -> str:
+    """What TRL's own vLLM path says of the MoE: the error that ends it, or that it runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_checkpoint(folder, "moe", options.model, None)
+        job = StepJob(STOCK_VLLM, folder, min(options.lengths), options.completions, 1)
+        try:
+            take_turns([Named(STOCK_VLLM.name, job)], work, 0, 1)
+        except WorkerError as error:
+            return str(error)
+    return "it runs"
+
+
+def lengths_of(name: str, options: argparse.Namespace) -> Sequence[int]:
+    """All lengths for the MoE; the others are measured at the goal's 128, or the nearest."""
+    if name == "moe":
+        return options.lengths
+    return [min(options.lengths, key=lambda length: abs(length - 128))]
+
+
+def main() -> None:
+    """Run the scenarios, print their tables, write results/rollout.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--repeats", type=int, default=5, help="measured steps a variant")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128, 256], help="tokens")
+    parser.add_argument("--completions", type=int, default=32, help=f"a step, in groups of {GROUP}")
+    parser.add_argument("--model", choices=SIZES, default="small")
+    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of every worker")
+    parser.add_argument("--topic", default="rollout", help="name of the result file")
+    options = parser.parse_args()
+    if options.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    prepare_process()
+    content = context({"weights, tasks, sampling": SEED}) | vars(options)
+    content |= {"group": GROUP, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")}
+    scenarios: dict[str, dict[int, object]] = {}
+    for name in options.only:
+        for length in lengths_of(name, options):
+            print(f"{name}: {length} tokens, {options.completions} completions a step", flush=True)
+            results = measure(SCENARIOS[name], options, length)
+            show(results)
+            scenarios.setdefault(name, {})[length] = results
+    content["scenarios"] = scenarios
+    if "moe" in options.only:
+        content["stock TRL's vLLM on the MoE"] = told = stock_vllm_on_moe(options)
+        print(f"{STOCK_VLLM.name} on the MoE: {told.strip().splitlines()[-1]}")
+    print(f"written: {write_result(options.topic, content)}")
+
+
+if __name__ == "__main__":
+    main()
