@@ -5,8 +5,9 @@
 Scenarios (all at `--model`, "small" unless told):
     moe      the MoE, completions of exactly 64, 128 and 256 tokens
     ragged   the MoE, completions that end on their own, half of 128 tokens on average
-    dense    a Llama of the same size, where TRL's own vLLM path runs too
+    dense    a Llama of the same size, and TRL's vLLM path with vLLM's own reload for its sync
     stages   ours with a critic that criticises every completion: seconds a stage
+    trials   how TRL's vLLM path ends as it is
 
 Workers are processes that step in turn (`turns.py`); what they run is in `rollout_variants.py`,
 their weights in `rollout_models.py`. Ratios are of tokens a second in the same turn. Leaves out
@@ -31,6 +32,7 @@ NUM_WARMUP = 3  # compiles, allocates, and holds the two probes after the first 
 STOCK = Variant("stock TRL", "transformers", "bf16")  # bf16 is GRPOConfig's default
 STOCK_FLOAT32 = Variant("stock TRL", "transformers", "float32")
 STOCK_VLLM = Variant("stock TRL", "vLLM", "bf16")
+REPAIRED_VLLM = Variant("stock TRL", "vLLM, sync repaired", "bf16")
 OURS = Variant("ours", "vLLM", "float32")
 OURS_WITH_CRITIC = Variant("ours", "vLLM", "float32", critic=True)
 MAIN = (
@@ -56,8 +58,15 @@ class Scenario:
 SCENARIOS = {
     "moe": Scenario("moe", False, MAIN),
     "ragged": Scenario("moe", True, MAIN),
-    "dense": Scenario("dense", False, (*MAIN, STOCK_VLLM)),
+    "dense": Scenario("dense", False, (*MAIN, REPAIRED_VLLM)),
     "stages": Scenario("moe", False, (OURS_WITH_CRITIC,)),
+}
+
+# Without the variable vLLM's kernel for latent attention does not take the tiny model's shape.
+TRIALS = {
+    "dense": ("dense", {}),
+    "moe": ("moe", {}),
+    "moe, VLLM_MLA_DISABLE=1": ("moe", {"VLLM_MLA_DISABLE": "1"}),
 }
 
 
@@ -121,8 +130,8 @@ def _shares(own: Sequence[Row]) -> dict[str, object]:
 def show(results: Mapping[str, Mapping[str, object]]) -> None:
     """Print the table of one scenario at one length."""
     print(
-        f"  {'variant':<34} {'s/step':>7} {'[quartiles]':>14} {'cpu s':>6} {'tok/s':>7} {'gen t/s':>8}"
-        f" {'x default':>10} {'x float32':>10}  of which (s)"
+        f"  {'variant':<34} {'s/step':>7} {'[quartiles]':>14} {'cpu s':>6} {'tok/s':>7}"
+        f" {'gen t/s':>8} {'x default':>10} {'x float32':>10}  of which (s)"
     )
     for name, result in results.items():
         step, faster = result["step"], result["times_faster_than"]
@@ -141,15 +150,19 @@ def show(results: Mapping[str, Mapping[str, object]]) -> None:
         )  # fmt: skip
 
 
-def stock_vllm_on_moe(options: argparse.Namespace) -> str:
-    """What TRL's own vLLM path says of the MoE: the error that ends it, or that it runs."""
+def try_stock_vllm(family: str, environment: Mapping[str, str]) -> str:
+    """How two steps of TRL's own vLLM path end: the error, or "it runs"."""
     with tempfile.TemporaryDirectory() as folder:
-        make_checkpoint(folder, "moe", options.model, None)
-        job = StepJob(STOCK_VLLM, folder, min(options.lengths), options.completions, 1)
+        make_checkpoint(folder, family, "tiny", None)
+        job = StepJob(STOCK_VLLM, folder, length=16, num_completions=GROUP, num_steps=2)
+        os.environ.update(environment)  # workers inherit it
         try:
-            take_turns([Named(STOCK_VLLM.name, job)], work, 0, 1)
+            take_turns([Named(STOCK_VLLM.name, job)], work, 0, job.num_steps)
         except WorkerError as error:
-            return str(error)
+            return str(error).strip().splitlines()[-1]
+        finally:
+            for name in environment:
+                del os.environ[name]
     return "it runs"
 
 
@@ -160,10 +173,27 @@ def lengths_of(name: str, options: argparse.Namespace) -> Sequence[int]:
     return [min(options.lengths, key=lambda length: abs(length - 128))]
 
 
+def run_scenarios(options: argparse.Namespace) -> dict[str, object]:
+    """Measure and print what was asked for; summaries by scenario, length and variant."""
+    found: dict[str, dict[int | str, object]] = {}
+    for name in filter(SCENARIOS.__contains__, options.only):
+        for length in lengths_of(name, options):
+            print(f"{name}: {length} tokens, {options.completions} completions a step", flush=True)
+            results = measure(SCENARIOS[name], options, length)
+            show(results)
+            found.setdefault(name, {})[length] = results
+    if "trials" in options.only:
+        found["trials"] = {name: try_stock_vllm(*trial) for name, trial in TRIALS.items()}
+        for name, told in found["trials"].items():
+            print(f"TRL's own vLLM path, {name}: {told}", flush=True)
+    return found
+
+
 def main() -> None:
     """Run the scenarios, print their tables, write results/rollout.json."""
+    every = [*SCENARIOS, "trials"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--only", nargs="+", choices=every, default=every)
     parser.add_argument("--repeats", type=int, default=5, help="measured steps a variant")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128, 256], help="tokens")
     parser.add_argument("--completions", type=int, default=32, help=f"a step, in groups of {GROUP}")
@@ -176,17 +206,7 @@ def main() -> None:
     prepare_process()
     content = context({"weights, tasks, sampling": SEED}) | vars(options)
     content |= {"group": GROUP, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")}
-    scenarios: dict[str, dict[int, object]] = {}
-    for name in options.only:
-        for length in lengths_of(name, options):
-            print(f"{name}: {length} tokens, {options.completions} completions a step", flush=True)
-            results = measure(SCENARIOS[name], options, length)
-            show(results)
-            scenarios.setdefault(name, {})[length] = results
-    content["scenarios"] = scenarios
-    if "moe" in options.only:
-        content["stock TRL's vLLM on the MoE"] = told = stock_vllm_on_moe(options)
-        print(f"{STOCK_VLLM.name} on the MoE: {told.strip().splitlines()[-1]}")
+    content["scenarios"] = run_scenarios(options)
     print(f"written: {write_result(options.topic, content)}")
 
 

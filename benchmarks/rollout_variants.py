@@ -8,8 +8,9 @@ updated weights: sync, generation, verification, critiques where there are any, 
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -43,7 +44,7 @@ class Variant:
     """
 
     trainer: Literal["ours", "stock TRL"]
-    rollouts: Literal["transformers", "vLLM", "vLLM server"]
+    rollouts: Literal["transformers", "vLLM", "vLLM, sync repaired", "vLLM server"]
     precision: Literal["float32", "bf16"]
     critic: bool = False
 
@@ -149,7 +150,7 @@ class _Turn:
         self.pipe.send(own | parts)
 
 
-# -- stock TRL --------------------------------------------------------------------------------------
+# -- stock TRL -----------------------------------------------------------------------------------
 
 
 def run_stock(job: StepJob, pipe: Connection, judge: Judge, folder: str) -> None:
@@ -189,8 +190,11 @@ def run_stock(job: StepJob, pipe: Connection, judge: Judge, folder: str) -> None
         args=_grpo_config(job, folder, **_stock_engine(job)), callbacks=[turn.callback()],
     )  # fmt: skip
     assert type(trainer.model).__module__.startswith("transformers.models.")
-    if job.variant.rollouts == "vLLM":
-        _time_sync(trainer.vllm_generation, row)
+    if job.variant.rollouts != "transformers":
+        generation = trainer.vllm_generation
+        repaired = job.variant.rollouts == "vLLM, sync repaired"
+        sync = partial(_reload, generation) if repaired else generation.sync_weights
+        generation.sync_weights = partial(_timed, sync, row)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
 
@@ -200,23 +204,25 @@ def _stock_engine(job: StepJob) -> dict[str, object]:
     if job.variant.rollouts == "transformers":
         return {}
     return {
-        "use_vllm": True, "vllm_mode": "colocate",
+        "use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.1,
         "vllm_max_model_length": job.length + MAX_PROMPT,
     }  # fmt: skip
 
 
-def _time_sync(generation, row: dict[str, float]) -> None:  # type: ignore[no-untyped-def]
-    sync = generation.sync_weights
-
-    def timed() -> None:
-        start = time.perf_counter()
-        sync()
-        row["sync"] = time.perf_counter() - start
-
-    generation.sync_weights = timed
+def _timed(sync: Callable[[], None], row: dict[str, float]) -> None:
+    start = time.perf_counter()
+    sync()
+    row["sync"] = time.perf_counter() - start
 
 
-# -- ours -------------------------------------------------------------------------------------------
+def _reload(generation) -> None:  # type: ignore[no-untyped-def]
+    """The sync that TRL's lacks on CPU, where vLLM has packed its weights away after loading."""
+    weights = {"weights_iterator": generation._iter_named_params()}
+    generation.llm.collective_rpc("reload_weights", kwargs=weights)
+    generation.llm.reset_prefix_cache()
+
+
+# -- ours ----------------------------------------------------------------------------------------
 
 
 class OurSteps:
