@@ -266,9 +266,10 @@ class OurSteps:
         import model  # noqa: F401  registers our classes
         from pipelines.manifest import checkpoint_manifest
         from pipelines.roles import RoleTrainer
-        from pipelines.rollout import TransformersEngine, VllmEngine
+        from pipelines.rollout import VllmEngine
         from pipelines.server_engine import open_engine
         from pipelines.sync import WeightSync
+        from pipelines.transformers_engine import TransformersEngine
 
         folder, table, variant = Path(self.job.checkpoint), self._table(), self.job.variant
         policy = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")

@@ -19,10 +19,11 @@ from model.checkpoint import named_checkpoint_tensors
 from pipelines.credit import Scored
 from pipelines.manifest import checkpoint_manifest
 from pipelines.roles import RoleTrainer, Sample
-from pipelines.rollout import Engine, TransformersEngine, VllmEngine, policy_logprobs
+from pipelines.rollout import Engine, VllmEngine, policy_logprobs
 from pipelines.settings import RolloutTable
 from pipelines.sync import WeightSync, check_lora, policy_tensors
 from pipelines.tokenizer import character_tokenizer
+from pipelines.transformers_engine import TransformersEngine
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
