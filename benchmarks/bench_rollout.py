@@ -38,6 +38,8 @@ OURS_WITH_CRITIC = Variant("ours", "vLLM", "float32", critic=True)
 MAIN = (
     OURS,
     Variant("ours", "vLLM", "bf16"),
+    Variant("ours", "vLLM compiled", "float32"),
+    Variant("ours", "vLLM compiled", "bf16"),
     Variant("ours", "vLLM server", "float32"),
     Variant("ours", "transformers", "float32"),
     Variant("ours", "transformers", "bf16"),
@@ -130,7 +132,7 @@ def _shares(own: Sequence[Row]) -> dict[str, object]:
 def show(results: Mapping[str, Mapping[str, object]]) -> None:
     """Print the table of one scenario at one length."""
     print(
-        f"  {'variant':<34} {'s/step':>7} {'[quartiles]':>14} {'cpu s':>6} {'tok/s':>7}"
+        f"  {'variant':<38} {'s/step':>7} {'[quartiles]':>14} {'cpu s':>6} {'tok/s':>7}"
         f" {'gen t/s':>8} {'x default':>10} {'x float32':>10}  of which (s)"
     )
     for name, result in results.items():
@@ -142,7 +144,7 @@ def show(results: Mapping[str, Mapping[str, object]]) -> None:
         ]
         quartiles = f"[{step['q1']:.2f}, {step['q3']:.2f}]"
         print(
-            f"  {name:<34} {step['median']:>7.2f} {quartiles:>14}"
+            f"  {name:<38} {step['median']:>7.2f} {quartiles:>14}"
             f" {result['cpu']['median']:>6.2f}"
             f" {result['tokens_per_second']['median']:>7.0f}"
             f" {result['generated_per_second']['median']:>8.0f}"

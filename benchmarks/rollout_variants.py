@@ -44,7 +44,7 @@ class Variant:
     """
 
     trainer: Literal["ours", "stock TRL"]
-    rollouts: Literal["transformers", "vLLM", "vLLM, sync repaired", "vLLM server"]
+    rollouts: Literal["transformers", "vLLM", "vLLM compiled", "vLLM server", "vLLM, sync repaired"]
     precision: Literal["float32", "bf16"]
     critic: bool = False
 
@@ -255,6 +255,7 @@ class OurSteps:
         options: dict[str, object] = {}
         if self.job.variant.precision == "bf16":
             options["probe_threshold"] = BF16_PROBE_THRESHOLD
+        options["compile"] = self.job.variant.rollouts == "vLLM compiled"
         if self.job.variant.rollouts == "vLLM server":
             options["placement"] = "server"
         critique = MAX_PROMPT + CRITIQUE_TOKENS if self.job.variant.critic else 0
@@ -281,11 +282,11 @@ class OurSteps:
         else:
             dtype = "float32" if variant.precision == "float32" else "bfloat16"
             manifest = checkpoint_manifest(folder)
-            if variant.rollouts == "vLLM":
-                engine = VllmEngine(folder, table, dtype, ids.eos_token_id)
-            else:
+            if variant.rollouts == "vLLM server":
                 engine = open_engine(name, folder, table, dtype, ids.eos_token_id)
                 engine.await_ready(manifest, dtype)
+            else:
+                engine = VllmEngine(folder, table, dtype, ids.eos_token_id)
             probes = [ids(prompt)["input_ids"] for prompt in self.judge.prompts[:NUM_PROBES]]
             sync = WeightSync(engine, manifest, probes, table.probe_every, table.probe_threshold)
         return RoleTrainer(
