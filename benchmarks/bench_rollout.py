@@ -35,17 +35,15 @@ STOCK_VLLM = Variant("stock TRL", "vLLM", "bf16")
 REPAIRED_VLLM = Variant("stock TRL", "vLLM, sync repaired", "bf16")
 OURS = Variant("ours", "vLLM", "float32")
 OURS_WITH_CRITIC = Variant("ours", "vLLM", "float32", critic=True)
-MAIN = (
-    OURS,
-    Variant("ours", "vLLM", "bf16"),
+COMPARED = (
     Variant("ours", "vLLM compiled", "float32"),
     Variant("ours", "vLLM compiled", "bf16"),
-    Variant("ours", "vLLM server", "float32"),
     Variant("ours", "transformers", "float32"),
     Variant("ours", "transformers", "bf16"),
     STOCK,
     STOCK_FLOAT32,
 )
+ALL = (OURS, Variant("ours", "vLLM server", "float32"), *COMPARED)
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class Scenario:
 
 
 SCENARIOS = {
-    "moe": Scenario("moe", False, MAIN),
-    "ragged": Scenario("moe", True, MAIN),
-    "dense": Scenario("dense", False, (*MAIN, REPAIRED_VLLM)),
+    "moe": Scenario("moe", False, ALL),
+    "ragged": Scenario("moe", True, COMPARED),
+    "dense": Scenario("dense", False, (*COMPARED, REPAIRED_VLLM)),
     "stages": Scenario("moe", False, (OURS_WITH_CRITIC,)),
 }
 

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 Row = dict[str, float]
-START_TIMEOUT_SECONDS, STEP_TIMEOUT_SECONDS = 300, 300
+START_TIMEOUT_SECONDS, STEP_TIMEOUT_SECONDS = 900, 300
 END_TIMEOUT_SECONDS = 30
 
 
