@@ -200,7 +200,7 @@ class RoutingReplay:
             self._compare_experts(moe, model.laid_out(passes, input_ids), routes_BTLK)
             num_prompt = input_ids.shape[1] - logits_to_keep
             self._rollouts |= route_tensors(input_ids, routes_BTLK, num_prompt)
-        self._rollouts["policy_logprobs"] = scored[0]
+        self._rollouts["policy_logprobs"] = scored[0].detach()
         return scored
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:

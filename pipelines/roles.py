@@ -36,6 +36,7 @@ from pipelines.auxiliary import (
 from pipelines.credit import Scored, blend_steps, spread
 from pipelines.drawing import BlockRollouts, Drawn, Order
 from pipelines.ledger import Ledger
+from pipelines.one_pass import OnePass
 from pipelines.replay import RoutingReplay, check_replay
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
@@ -95,7 +96,7 @@ def prompts_per_block(name: str, args: GRPOConfig, steps: int) -> int:
     return micro // reuse * args.generation_batch_size // args.num_generations
 
 
-class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
+class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
     """One policy with its optimizer, its engine, and its verified sync.
 
     Args:
