@@ -4,6 +4,7 @@
 
 Scenarios (all at `--model`, "small" unless told):
     moe      the MoE, completions of exactly 64, 128 and 256 tokens
+    ahead    servers that draw the next batch during the update; a turn is the demo's block, 6 steps
     ragged   the MoE, completions that end on their own, half of 128 tokens on average
     dense    a Llama of the same size, and TRL's vLLM path with vLLM's own reload for its sync
     stages   ours with a critic that criticises every completion: seconds a stage
@@ -15,6 +16,7 @@ learning: the weights are random.
 """
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,7 +30,7 @@ from turns import Named, Row, WorkerError, take_turns
 from pipelines.process import prepare_process
 from pipelines.settings import RolloutTable
 
-NUM_WARMUP = 3  # compiles, allocates, and holds the two probes after the first two syncs
+NUM_WARMUP = 3  # steps
 STOCK = Variant("stock TRL", "transformers", "bf16")  # bf16 is GRPOConfig's default
 STOCK_FLOAT32 = Variant("stock TRL", "transformers", "float32")
 STOCK_VLLM = Variant("stock TRL", "vLLM", "bf16")
@@ -36,12 +38,16 @@ REPAIRED_VLLM = Variant("stock TRL", "vLLM, sync repaired", "bf16")
 OURS = Variant("ours", "vLLM", "float32")
 OURS_WITH_CRITIC = Variant("ours", "vLLM", "float32", critic=True)
 COMPARED = (
-    Variant("ours", "vLLM compiled", "float32"),
-    Variant("ours", "vLLM compiled", "bf16"),
+    Variant("ours", "vLLM", "float32", compiled=True),
+    Variant("ours", "vLLM", "bf16", compiled=True),
     Variant("ours", "transformers", "float32"),
     Variant("ours", "transformers", "bf16"),
     STOCK,
     STOCK_FLOAT32,
+)
+AHEAD = (
+    Variant("ours", "vLLM server", "float32", ahead=True),
+    Variant("ours", "vLLM server", "bf16", compiled=True, ahead=True),
 )
 ALL = (OURS, Variant("ours", "vLLM server", "float32"), *COMPARED)
 
@@ -53,10 +59,12 @@ class Scenario:
     family: str
     ragged: bool
     variants: tuple[Variant, ...]
+    steps_a_turn: int = 1
 
 
 SCENARIOS = {
     "moe": Scenario("moe", False, ALL),
+    "ahead": Scenario("moe", False, (*AHEAD, STOCK, STOCK_FLOAT32), steps_a_turn=6),
     "ragged": Scenario("moe", True, COMPARED),
     "dense": Scenario("dense", False, (*COMPARED, REPAIRED_VLLM)),
     "stages": Scenario("moe", False, (OURS_WITH_CRITIC,)),
@@ -78,12 +86,12 @@ def measure(
         mean_of = length if scenario.ragged else None
         size = make_checkpoint(folder, scenario.family, options.model, mean_of)
         print(f"  {size:,} parameters", flush=True)
-        steps = NUM_WARMUP + options.repeats
-        jobs = [
-            Named(v.name, StepJob(v, folder, length, options.completions, steps))
-            for v in scenario.variants
-        ]
-        rows = take_turns(jobs, work, NUM_WARMUP, options.repeats)
+        per_turn = scenario.steps_a_turn
+        # Compiles, allocates, and holds the two probes after the first two syncs.
+        warmup = math.ceil(NUM_WARMUP / per_turn)
+        numbers = (length, options.completions, warmup + options.repeats, per_turn)
+        jobs = [Named(v.name, StepJob(v, folder, *numbers)) for v in scenario.variants]
+        rows = take_turns(jobs, work, warmup, options.repeats)
     if not scenario.ragged:
         wanted = options.completions * length
         uneven = {name: [r["tokens"] for r in own] for name, own in rows.items()}
@@ -130,7 +138,7 @@ def _shares(own: Sequence[Row]) -> dict[str, object]:
 def show(results: Mapping[str, Mapping[str, object]]) -> None:
     """Print the table of one scenario at one length."""
     print(
-        f"  {'variant':<38} {'s/step':>7} {'[quartiles]':>14} {'cpu s':>6} {'tok/s':>7}"
+        f"  {'variant':<48} {'s/step':>7} {'[quartiles]':>14} {'cpu s':>6} {'tok/s':>7}"
         f" {'gen t/s':>8} {'x default':>10} {'x float32':>10}  of which (s)"
     )
     for name, result in results.items():
@@ -142,7 +150,7 @@ def show(results: Mapping[str, Mapping[str, object]]) -> None:
         ]
         quartiles = f"[{step['q1']:.2f}, {step['q3']:.2f}]"
         print(
-            f"  {name:<38} {step['median']:>7.2f} {quartiles:>14}"
+            f"  {name:<48} {step['median']:>7.2f} {quartiles:>14}"
             f" {result['cpu']['median']:>6.2f}"
             f" {result['tokens_per_second']['median']:>7.0f}"
             f" {result['generated_per_second']['median']:>8.0f}"
@@ -154,10 +162,10 @@ def try_stock_vllm(family: str, environment: Mapping[str, str]) -> str:
     """How two steps of TRL's own vLLM path end: the error, or "it runs"."""
     with tempfile.TemporaryDirectory() as folder:
         make_checkpoint(folder, family, "tiny", None)
-        job = StepJob(STOCK_VLLM, folder, length=16, num_completions=GROUP, num_steps=2)
+        job = StepJob(STOCK_VLLM, folder, length=16, num_completions=GROUP, num_turns=2)
         os.environ.update(environment)  # workers inherit it
         try:
-            take_turns([Named(STOCK_VLLM.name, job)], work, 0, job.num_steps)
+            take_turns([Named(STOCK_VLLM.name, job)], work, 0, job.num_turns)
         except WorkerError as error:
             return str(error).strip().splitlines()[-1]
         finally:

@@ -5,6 +5,7 @@ its own, since importing our model replaces transformers' class. A step is all f
 updated weights: sync, generation, verification, critiques where there are any, loss, optimizer.
 """
 
+import statistics
 import sys
 import tempfile
 import time
@@ -44,14 +45,17 @@ class Variant:
     """
 
     trainer: Literal["ours", "stock TRL"]
-    rollouts: Literal["transformers", "vLLM", "vLLM compiled", "vLLM server", "vLLM, sync repaired"]
+    rollouts: Literal["transformers", "vLLM", "vLLM server", "vLLM, sync repaired"]
     precision: Literal["float32", "bf16"]
     critic: bool = False
+    compiled: bool = False
+    ahead: bool = False
 
     @property
     def name(self) -> str:
-        critic = ", critic" if self.critic else ""
-        return f"{self.trainer}, {self.rollouts}, {self.precision}{critic}"
+        named = {"compiled": self.compiled, "one ahead": self.ahead, "critic": self.critic}
+        chosen = [name for name, told in named.items() if told]
+        return ", ".join([self.trainer, self.rollouts, self.precision, *chosen])
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,12 @@ class StepJob:
     checkpoint: str
     length: int
     num_completions: int
-    num_steps: int
+    num_turns: int
+    steps_a_turn: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        return self.num_turns * self.steps_a_turn
 
 
 class Judge:
@@ -118,14 +127,15 @@ def _grpo_config(job: StepJob, folder: str, **options: object) -> "GRPOConfig":
 
 
 class _Turn:
-    """Waits for the parent's word before each step, and times it.
+    """Waits for the parent's word before its steps, and times each.
 
     Also in seconds of this process's processor time, which others on the machine disturb less; a
     server's is not in it.
     """
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: Connection, num_steps: int) -> None:
         self.pipe, self.seconds, self.cpu_seconds = pipe, 0.0, 0.0
+        self.num_steps, self.rows = num_steps, list[dict[str, float]]()
 
     def callback(self) -> "TrainerCallback":
         from transformers import TrainerCallback
@@ -134,7 +144,8 @@ class _Turn:
 
         class Gate(TrainerCallback):
             def on_step_begin(self, *_: object, **__: object) -> None:
-                assert turn.pipe.recv() == "step"
+                if not turn.rows:
+                    assert turn.pipe.recv() == "step"
                 self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
             def on_step_end(self, *_: object, **__: object) -> None:
@@ -147,7 +158,11 @@ class _Turn:
         parts = dict.fromkeys(STAGES, 0.0) | row
         update = self.seconds - sum(parts[name] for name in STAGES)
         own = {"step": self.seconds, "cpu": self.cpu_seconds, "update": update}
-        self.pipe.send(own | parts)
+        self.rows.append(own | parts)
+        if len(self.rows) == self.num_steps:
+            names = self.rows[0]
+            self.pipe.send({n: statistics.fmean(row[n] for row in self.rows) for n in names})
+            self.rows.clear()
 
 
 # -- stock TRL -----------------------------------------------------------------------------------
@@ -160,7 +175,7 @@ def run_stock(job: StepJob, pipe: Connection, judge: Judge, folder: str) -> None
     from trl import GRPOTrainer
 
     assert "model" not in sys.modules, "our classes would replace transformers'"
-    turn, row = _Turn(pipe), dict[str, float]()
+    turn, row = _Turn(pipe, job.steps_a_turn), dict[str, float]()
 
     class TimedTrainer(GRPOTrainer):
         """Stock, with stopwatches."""
@@ -234,7 +249,7 @@ class OurSteps:
         from critic.format import critique_dialect
 
         self.job, self.judge, self.folder = job, judge, folder
-        self.turn, self.row = _Turn(pipe), dict[str, float]()
+        self.turn, self.row = _Turn(pipe, job.steps_a_turn), dict[str, float]()
         self.tokenizer = AutoTokenizer.from_pretrained(job.checkpoint)
         self.critiques = critique_dialect("chain")
         self.learner = self._role("learner", job.length)
@@ -243,7 +258,11 @@ class OurSteps:
     def run(self) -> None:
         self.learner.add_callback(self.turn.callback())
         try:
-            self.learner.play(self.judge.prompts, self._score, "benchmark")
+            size = self.job.steps_a_turn * self.job.num_completions // GROUP
+            for first in range(0, len(self.judge.prompts), size):  # nothing flies between turns
+                self.first = first
+                prompts = self.judge.prompts[first : first + size]
+                self.learner.play(prompts, self._score, f"turn {first // size}")
         finally:
             for role in filter(None, (self.learner, self.critic)):
                 role.engine.close()
@@ -255,7 +274,7 @@ class OurSteps:
         options: dict[str, object] = {}
         if self.job.variant.precision == "bf16":
             options["probe_threshold"] = BF16_PROBE_THRESHOLD
-        options["compile"] = self.job.variant.rollouts == "vLLM compiled"
+        options["compile"] = self.job.variant.compiled
         if self.job.variant.rollouts == "vLLM server":
             options["placement"] = "server"
         critique = MAX_PROMPT + CRITIQUE_TOKENS if self.job.variant.critic else 0
@@ -292,14 +311,14 @@ class OurSteps:
         return RoleTrainer(
             name=name, policy=policy, tokenizer=ids, engine=engine, sync=sync,
             args=_grpo_config(self.job, self.folder, max_completion_length=length),
-            run_steps=self.job.num_steps, on_step=self._tell,
+            run_steps=self.job.num_steps, on_step=self._tell, draw_ahead=variant.ahead,
         )  # fmt: skip
 
     def _score(self, indices: Sequence[int], samples: Sequence["Sample"]) -> list["Scored"]:
         from pipelines.credit import Scored
 
         self.row["tokens"] = float(sum(len(sample.token_ids) for sample in samples))
-        pairs = list(zip(indices, samples, strict=True))
+        pairs = [(self.first + i, sample) for i, sample in zip(indices, samples, strict=True)]
         scored = [Scored(self.judge.reward(index, sample.text)) for index, sample in pairs]
         if self.critic is not None:  # random text is never well-formed, so the game asks of none
             start = time.perf_counter()
