@@ -17,6 +17,7 @@ from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
 from data.records import Task
+from pipelines.fp8_rollouts import check_fp8, fp8_checkpoint, train_in_fp8
 from pipelines.games import Judging, Prompt
 from pipelines.manifest import checkpoint_manifest
 from pipelines.roles import Policy, RoleTrainer, prompts_per_block
@@ -81,6 +82,8 @@ def check_settings(settings: Settings) -> None:
         require_vllm()
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
         check_checkpoint(f"{name}.model", role_path(settings, role))
+        if settings.rollout.precision == "fp8":
+            check_fp8(name, role_path(settings, role), role)
 
 
 def role_path(settings: Settings, role: RoleTable) -> str:
@@ -166,8 +169,8 @@ def build_roles(
     }
     probe_ids = [_probe_ids(tokenizer, judging, task) for task in held_out[:NUM_PROBES]]
     parts = (
-        ("learner", settings.learner, learner_path),
-        ("critic", settings.critic, critic_path),
+        ("learner", settings.learner, _start("learner", settings, learner_path)),
+        ("critic", settings.critic, _start("critic", settings, critic_path)),
     )
     eos_id = tokenizer.eos_token_id
     engines = {name: _engine(name, settings, role, path, eos_id) for name, role, path in parts}
@@ -185,6 +188,13 @@ def build_roles(
             "--num_processes N`"
         )
     return Roles(built["learner"], built["critic"])
+
+
+def _start(name: str, settings: Settings, path: str) -> str:
+    """The checkpoint that a role's policy and engine start from."""
+    if settings.rollout.precision == "policy":
+        return path
+    return fp8_checkpoint(path, settings.run.directory / "fp8" / name)
 
 
 def check_vocabulary(
@@ -314,6 +324,9 @@ def _build_role(
     synced: SyncedEngine | None,
 ) -> RoleTrainer:
     policy = load_policy(path, role)
+    fp8 = settings.rollout.precision == "fp8"
+    if fp8:
+        train_in_fp8(policy)
     sync = None
     if synced is None:
         engine = TransformersEngine(
@@ -328,7 +341,9 @@ def _build_role(
         table = settings.rollout
         if isinstance(synced, ServerEngine):
             synced.await_ready(manifest, role.dtype)
-        sync = WeightSync(synced, manifest, probe_ids, table.probe_every, table.probe_threshold)
+        sync = WeightSync(
+            synced, manifest, probe_ids, table.probe_every, table.probe_threshold, fp8
+        )
     return RoleTrainer(
         name=name,
         policy=policy,

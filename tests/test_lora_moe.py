@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pipeline_cases import random_moe, save
+from pipeline_cases import random_moe, redraw_adapter, save
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
@@ -99,14 +99,6 @@ def _tensors(policy: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in policy_tensors(policy)}
 
 
-@torch.no_grad()
-def _redraw_adapter(policy: PeftModel, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in policy.named_parameters():
-        if ".lora_" in name:
-            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-
-
 def test_attention_and_experts_are_merged_under_their_names_on_disk(checkpoint: Path) -> None:
     policy = _adapted(checkpoint)
     plain = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
@@ -114,7 +106,7 @@ def test_attention_and_experts_are_merged_under_their_names_on_disk(checkpoint: 
     fresh = _tensors(policy)
     assert fresh.keys() == before.keys()
     assert all(torch.equal(fresh[name], before[name]) for name in before)
-    _redraw_adapter(policy, 1)
+    redraw_adapter(policy, 1)
     moved = {name for name, tensor in _tensors(policy).items() if not tensor.equal(before[name])}
     attention = {name for name in before if ".self_attn." in name and "layernorm" not in name}
     experts = {name for name in before if ".mlp.experts." in name}
@@ -130,7 +122,7 @@ def test_two_adapters_on_one_base_arrive_and_do_not_leak(checkpoint: Path) -> No
     }
     bases = {name: _base(role.policy) for name, role in roles.items()}
     for seed, role in enumerate(roles.values()):
-        _redraw_adapter(role.policy, seed)
+        redraw_adapter(role.policy, seed)
         role.ensure_synced()
     for round_ in range(2):
         for name, role in roles.items():
@@ -157,7 +149,7 @@ def _base(policy: PeftModel) -> dict[str, Tensor]:
 
 def test_the_adapter_replays_and_its_reference_routes_itself(checkpoint: Path) -> None:
     role = _role("learner", checkpoint, 4, beta=0.1)
-    _redraw_adapter(role.policy, 1)
+    redraw_adapter(role.policy, 1)
     passes: list[tuple[bool, bool]] = []
     layer = next(m for m in role.policy.modules() if type(m).__name__ == "Linear" and vars(m).get(
         "r"))  # fmt: skip
