@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -24,7 +24,7 @@ from pipelines.roles import Policy, RoleTrainer, prompts_per_block
 from pipelines.rollout import SyncedEngine, TransformersEngine, VllmEngine, require_vllm
 from pipelines.server_engine import ServerEngine, open_engine
 from pipelines.settings import GRPO_OWNED, RoleTable, Settings, check_library_table
-from pipelines.sync import WeightSync, check_lora
+from pipelines.sync import WeightSync, check_lora, unwrapped_name
 from rewards.dialect import Solution
 
 OnStep = Callable[[dict[str, object]], None]
@@ -180,6 +180,9 @@ def build_roles(
         )
         for name, role, path in parts
     }
+    adapted = settings.learner.lora and settings.critic.lora
+    if adapted and (learner_path, settings.learner.dtype) == (critic_path, settings.critic.dtype):
+        share_base(built["learner"].policy, built["critic"].policy)
     world = built["learner"].accelerator.num_processes
     if world != settings.run.num_processes:
         raise ValueError(
@@ -291,6 +294,18 @@ def load_policy(path: str, role: RoleTable) -> Policy:
     adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
     check_lora(adapted)
     return adapted
+
+
+def share_base(ours: PeftModel, theirs: PeftModel) -> None:
+    """Let two adapted policies of one checkpoint hold its weights once, in the first one's memory.
+
+    No adapter writes into them: they are frozen, and the sync merges into temporaries.
+    """
+    base = {unwrapped_name(n): t for n, t in ours.get_base_model().state_dict().items()}
+    for name, tensor in theirs.get_base_model().state_dict(keep_vars=True).items():
+        if ".lora_" not in name:
+            assert not tensor.requires_grad, f"{name} is trained: it cannot be shared"
+            tensor.data = base[unwrapped_name(name)]
 
 
 def _first_line(error: BaseException) -> str:

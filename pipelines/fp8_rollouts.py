@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from model.configuration import SparringMoeConfig
 from model.fp8 import E4M3, Fp8Recipe, Quantized
-from model.fp8_checkpoint import BLOCK, SCALE
+from model.fp8_checkpoint import BLOCK
 from model.fp8_linear import Fp8Linear
 from model.fp8_model import convert_to_fp8, fp8_tensors, snap_to_grid
 from model.modeling import SparringMoeForCausalLM

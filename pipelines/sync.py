@@ -111,12 +111,12 @@ def _without_tied(policy: PreTrainedModel, tensors: NamedTensors) -> NamedTensor
 def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
     """W + scale * B A per adapted layer; the base stays untouched, so nothing is rounded twice."""
     adapted = {
-        _unwrapped(f"{name}.{_adapted_parameter(module)}"): module
+        unwrapped_name(f"{name}.{_adapted_parameter(module)}"): module
         for name, module in base.named_modules()
         if isinstance(module, LoraLayer)
     }
     for wrapped, tensor in base.state_dict().items():
-        name = _unwrapped(wrapped)
+        name = unwrapped_name(wrapped)
         if name in adapted:
             delta = adapted[name].get_delta_weight(adapter)
             yield name, tensor + delta.to(tensor.dtype)
@@ -124,7 +124,8 @@ def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
             yield name, tensor
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped_name(name: str) -> str:
+    """A tensor's name in the base, without the wrappers that adapters put around it."""
     return name.replace(".base_layer", "")
 
 
@@ -280,9 +281,9 @@ class WeightSync:
         if not self.fp8:
             return ""
         return (
-            '; with rollout.precision = "fp8" the policy must multiply in FP8 (train_in_fp8) or lie '
-            "on its grid (snap_to_grid), and on CPU the threshold must leave room for activations, "
-            "which only the policy quantises there"
+            '; with rollout.precision = "fp8" the policy must multiply in FP8 (train_in_fp8) or '
+            "lie on its grid (snap_to_grid), and on CPU the threshold must leave room for "
+            "activations, which only the policy quantises there"
         )
 
     def suspects(self, replica: Replica) -> list[str]:

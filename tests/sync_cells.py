@@ -56,7 +56,9 @@ def start_engine(placement: str, directory: Path, accelerator: Accelerator) -> S
     if placement == "colocated":
         return VllmEngine(directory, settings, "float32", TOKENIZER.eos_token_id)
     place = accelerator.process_index, accelerator.num_processes
-    return open_engine(directory.name, directory, settings, "float32", TOKENIZER.eos_token_id, *place)
+    return open_engine(
+        directory.name, directory, settings, "float32", TOKENIZER.eos_token_id, *place
+    )
 
 
 def prove(
@@ -76,7 +78,9 @@ def prove(
         kept = {name: tensor.clone() for name, tensor in policy_tensors(policy)}
         perturb(policy, seed)
         for name, tensor in policy_tensors(policy):
-            moved = (tensor != kept[name]).float().mean().item()  # a few may round to what they were
+            moved = (
+                (tensor != kept[name]).float().mean().item()
+            )  # a few may round to what they were
             assert moved > 0.99 if moves(name) else moved == 0, f"{name}: {moved:.4f} of it moved"
         redrawn = weights_hash(policy)
         ids_BT = torch.randint(3, len(TOKENIZER), (2, 16), generator=own).to(accelerator.device)

@@ -128,16 +128,16 @@ def test_models_and_shapes_that_fp8_does_not_serve_are_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"learner.model .* is a llama, whose weights our quan"):
         check_fp8("learner", str(save(random_llama(TOKENIZER), tmp_path / "llama")), RoleTable())
     moe = random_moe(TOKENIZER, **SHAPE)
-    with pytest.raises(ValueError, match="critic.lora trains beside weights"):
+    with pytest.raises(ValueError, match=r"critic\.lora trains beside weights"):
         path = str(save(moe, tmp_path / "moe"))
         check_fp8("critic", path, RoleTable(lora={"target_modules": ["o_proj"]}))
     with pytest.raises(ValueError, match=r"hidden_size = 160, .*q_lora_rank = 136.* multiples"):
         check_kernels("learner", moe.config, "bfloat16")
     config = _whole_blocks().config
     check_kernels("learner", config, "bfloat16")
-    with pytest.raises(ValueError, match="learner.dtype is float32: set it to bfloat16"):
+    with pytest.raises(ValueError, match=r"learner\.dtype is float32: set it to bfloat16"):
         check_kernels("learner", config, "float32")
-    with pytest.raises(ValueError, match='precision = "fp8" needs rollout.engine = "vllm"'):
+    with pytest.raises(ValueError, match=r'precision = "fp8" needs rollout\.engine = "vllm"'):
         load_settings(CONFIG, ["rollout.precision=fp8", "rollout.engine=transformers"])
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulty_worker import FAULTS
 from peft import LoraConfig, PeftModel, get_peft_model
 from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter, save
 from weights import make_weights_matter
 
-from pipelines import rollout, worker
+from pipelines import rollout
 from pipelines import sync as sync_module
 from pipelines.manifest import checkpoint_manifest, manifest_difference
 from pipelines.process import UnprovenSyncError
@@ -74,6 +75,14 @@ def _pair(policy: Policy, directory: Path) -> Pair:
     engine = VllmEngine(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id)
     manifest = checkpoint_manifest(directory)
     return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _faulty_worker() -> Iterator[None]:
+    """All engines of a process have one kind of worker: one that can be told to go wrong."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout, "SYNC_WORKER", "faulty_worker.FaultyWorker")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +159,7 @@ def catch_wrong_rope(directory: str) -> None:
     pair = _pair(random_moe(TOKENIZER), Path(directory))
     with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
         pair.push()
+    _refused(pair)
 
 
 def prove_mla(directory: str) -> None:
@@ -276,10 +286,14 @@ def test_a_stream_corrupted_on_the_way_is_refused_without_a_probe(
     _refused_until_synced(moe)
 
 
-def _refused_until_synced(pair: Pair) -> None:
+def _refused(pair: Pair) -> None:
     assert pair.engine.version == -1
     with pytest.raises(UnprovenSyncError, match="the engine holds weights"):
         pair.engine.generate([[5, 9]], Sampling(2), [1])
+
+
+def _refused_until_synced(pair: Pair) -> None:
+    _refused(pair)
     pair.push()
     assert pair.difference() <= EXACT
 
@@ -333,15 +347,17 @@ def test_a_tensor_the_engine_left_alone_is_poisoned(
     _refused_until_synced(moe)
 
 
-def test_experts_that_were_not_repacked_are_caught(
-    moe: Pair, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("fault", "told"), FAULTS.items())
+def test_a_fault_inside_the_engine_is_caught_before_anything_is_sampled(
+    moe: Pair, fault: str, told: str
 ) -> None:
-    if torch.cuda.is_available():
+    if fault == "unpacked" and torch.accelerator.is_available():
         pytest.skip("only vLLM's CPU kernel packs experts")
-    with monkeypatch.context() as patch:
-        patch.setattr(worker, "_repack_cpu_experts", lambda module: None)
-        with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
-            moe.push()
+    moe.push()
+    moe.engine.call("sync_break", fault=fault)
+    with pytest.raises(UnprovenSyncError, match=told):
+        moe.push()
+    moe.engine.call("sync_break", fault="")
     _refused_until_synced(moe)
 
 
