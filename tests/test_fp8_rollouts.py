@@ -18,6 +18,7 @@ from model.fp8 import Fp8Recipe
 from model.fp8_model import convert_to_fp8, fp8_parameters, snap_to_grid
 from pipelines.fp8_rollouts import check_fp8, check_kernels, fp8_checkpoint, train_in_fp8
 from pipelines.manifest import checkpoint_manifest
+from pipelines.mismatch import computes_exactly
 from pipelines.process import UnprovenSyncError
 from pipelines.rollout import Sampling, VllmEngine, policy_logprobs
 from pipelines.settings import RoleTable, RolloutTable, load_settings
@@ -61,6 +62,8 @@ def test_what_is_sent_is_the_oracles_quantised_weights_bit_for_bit(
     if trains_in_fp8:
         train_in_fp8(policy)
         make_weights_matter(policy, 5)  # masters that have left the grid
+    exact = dtype == torch.float32 and not trains_in_fp8
+    assert computes_exactly(policy, autocast=False) == exact, "how far routes may differ"
     masters = dict(named_checkpoint_tensors(policy, multi_token=False))
     sent = dict(served_tensors(policy, fp8=True))
     assert sent.keys() == masters.keys()
