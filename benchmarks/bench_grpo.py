@@ -178,9 +178,10 @@ def run_ours(job: Job, pipe: Connection, folder: str) -> None:
     from pipelines.credit import Scored
     from pipelines.manifest import checkpoint_manifest
     from pipelines.roles import RoleTrainer
-    from pipelines.rollout import TransformersEngine, VllmEngine
+    from pipelines.rollout import VllmEngine
     from pipelines.settings import RolloutTable
     from pipelines.sync import WeightSync
+    from pipelines.transformers_engine import TransformersEngine
 
     checkpoint, judge = Path(job.checkpoint), Judge(job.num_steps * job.num_completions // GROUP)
     policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype="float32")

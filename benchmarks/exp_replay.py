@@ -106,12 +106,12 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
             output = super()._generate_and_score_completions(inputs)
             ids_BT = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
             mask_BT = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-            routes_BTLK = lay_out([c.routes for c, _ in self._drawn], ids_BT, mask_BT)
+            drawn = self.rollouts.drawn.completions
+            routes_BTLK = lay_out([c.routes for c in drawn], ids_BT, mask_BT)
             other = self.model if self.routing_replay else Replaying(self.model, routes_BTLK)
             with torch.no_grad():
-                logprobs_BT = self._get_per_token_logps_and_entropies(
-                    other, ids_BT, mask_BT, output["completion_ids"].shape[1]
-                )[0]
+                given = (ids_BT, mask_BT, output["completion_ids"].shape[1])
+                logprobs_BT = self._get_per_token_logps_and_entropies(other, *given)[0]
             self.other_way = logprob_mismatch(
                 logprobs_BT, output["sampling_per_token_logps"], output["completion_mask"],
                 self.accelerator.gather,

@@ -21,10 +21,11 @@ from pipelines.fp8_rollouts import check_fp8, fp8_checkpoint, train_in_fp8
 from pipelines.games import Judging, Prompt
 from pipelines.manifest import checkpoint_manifest
 from pipelines.roles import Policy, RoleTrainer, prompts_per_block
-from pipelines.rollout import SyncedEngine, TransformersEngine, VllmEngine, require_vllm
+from pipelines.rollout import SyncedEngine, VllmEngine, require_vllm
 from pipelines.server_engine import ServerEngine, open_engine
 from pipelines.settings import GRPO_OWNED, RoleTable, Settings, check_library_table
 from pipelines.sync import WeightSync, check_lora, unwrapped_name
+from pipelines.transformers_engine import TransformersEngine
 from rewards.dialect import Solution
 
 OnStep = Callable[[dict[str, object]], None]
@@ -370,6 +371,7 @@ def _build_role(
         on_step=on_step,
         router_bias_rate=role.router_bias_rate,
         routing_replay=settings.rollout.routing_replay,
+        draw_ahead=settings.rollout.max_staleness > 0,
     )
 
 

@@ -1,6 +1,7 @@
 """What a person reads: console lines, metrics rows, transcripts, and the final table."""
 
 import json
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pipelines.guard import Probe
 from pipelines.roles import RoleTrainer
 
 NUM_TRANSCRIPTS = 24
+ROUND_STAGES = ("learner block", "critic block", "gate", "probe and audit", "monitor", "commit")
 
 
 class Stages:
@@ -128,9 +130,14 @@ def write_transcripts(directory: Path, round_: int, bouts: Sequence[Bout]) -> No
 
 
 def summary(
-    directory: Path, stages: Stages, counts: Counter[str], monitor: str, total_seconds: float
+    directory: Path,
+    rows: Sequence[Mapping[str, object]],
+    stages: Stages,
+    counts: Counter[str],
+    monitor: str,
+    total_seconds: float,
 ) -> dict[str, object]:
-    """Before and after in one JSON object, from before.json and after.json."""
+    """Before and after in one JSON object, from before.json, after.json and the metrics."""
     result: dict[str, object] = {}
     for when in ("before", "after"):
         parts = json.loads((directory / f"{when}.json").read_text())
@@ -148,12 +155,53 @@ def summary(
     admitted = counts.get("admitted", 0)
     rejected = {reason: n for reason, n in counts.items() if reason != "admitted"}
     return result | {
+        "sync": sync_costs(rows),
         "admitted": admitted,
         "rejected": rejected,
         "monitor": monitor,
         "stages": {name: round(s, 1) for name, s in stages.seconds.items()},
         "seconds": round(total_seconds, 1),
     }
+
+
+def sync_costs(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """What moving the weights and proving it took of a run; nothing where none were moved.
+
+    Args:
+        rows: the run's metrics.
+
+    Returns:
+        Shares of all steps' seconds (everything about the sync) and of all rounds' (name coverage
+        and probes), and nanoseconds a parameter, the median step's.
+    """
+    steps = [row for row in rows if row["kind"] == "step" and "time/sync/sync" in row]
+    rounds = [row for row in rows if row["kind"] == "round"]
+    if not steps or not rounds:
+        return {}
+
+    def total(chosen: Sequence[Mapping[str, object]], *names: str) -> float:
+        return sum(float(str(row.get(f"time/{name}", 0.0))) for row in chosen for name in names)
+
+    def median(name: str) -> float:
+        return statistics.median(float(str(row[f"time/sync/{name}"])) for row in steps)
+
+    return {
+        "share_of_steps": total(steps, "sync") / total(steps, "step"),
+        "proof_share_of_rounds": total(steps, "sync/coverage", "sync/probe")
+        / total(rounds, *ROUND_STAGES),
+        **{name: median(name) for name in ("transfer_ns_per_parameter", "proof_ns_per_parameter")},
+    }
+
+
+def _sync_line(costs: Mapping[str, float]) -> list[str]:
+    if not costs:
+        return []
+    moved, proven = costs["transfer_ns_per_parameter"], costs["proof_ns_per_parameter"]
+    return [
+        f"weight sync: {100 * costs['share_of_steps']:.1f}% of the steps; name coverage and probes "
+        f"{100 * costs['proof_share_of_rounds']:.2f}% of the rounds; a parameter takes "
+        f"{moved:.0f} ns to move and {proven:.0f} ns to prove"
+    ]
 
 
 def _audit_numbers(audit: Mapping[str, object]) -> dict[str, object]:
@@ -209,6 +257,7 @@ def table(found: Mapping[str, object], directory: Path) -> str:
             f"monitor: {found['monitor']}",
             f"seconds: {found['seconds']:.0f} in all; {_seconds(outer)}",
             f"  inside the blocks: {_seconds(inner)}",
+            *_sync_line(found["sync"]),  # type: ignore[arg-type]
             f"report: {directory / 'report.html'}",
         ]
     )

@@ -15,7 +15,7 @@ Axes: B sequences, T tokens of prompt and completion, L layers with routed exper
 token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from model.balance import balance_metrics
 from model.modeling import SparringMoeForCausalLM
 from pipelines.auxiliary import moe_of, summarised_balance
+from pipelines.drawing import BlockRollouts
+from pipelines.lengths import LengthSorted
 from pipelines.mismatch import (
     ExpertMismatch,
     computes_exactly,
@@ -33,7 +35,6 @@ from pipelines.mismatch import (
     own_choices,
 )
 from pipelines.process import UnprovenSyncError
-from pipelines.rollout import Completion
 from pipelines.routes import UNKNOWN, Routes
 
 ROUTES = ("prompt_routes", "completion_routes", "routes_hash")  # what a batch carries
@@ -122,7 +123,7 @@ def routes_of(batch: Mapping[str, Tensor]) -> Tensor | None:
 class Replaying:
     """A model whose calls take a batch's routes in turn: TRL feeds it chunk by chunk."""
 
-    def __init__(self, model: nn.Module, routes_BTLK: Tensor) -> None:
+    def __init__(self, model: Callable[..., object], routes_BTLK: Tensor) -> None:
         self.model, self.routes_BTLK, self.num_done = model, routes_BTLK, 0
 
     def __call__(self, *, input_ids: Tensor, **kwargs: object) -> object:
@@ -134,11 +135,12 @@ class Replaying:
 class RoutingReplay:
     """Put before GRPOTrainer: measures sampler against policy, and replays the sampler's routes.
 
-    Needs of the trainer: `policy`, `expert_load`, and `_drawn`, the rollouts in the batch's order.
+    Needs of the trainer: `policy`, `expert_load`, `weights_version`, and `rollouts`.
     """
 
     routing_replay = False
-    _drawn: list[tuple[Completion, int]]
+    rollouts: BlockRollouts
+    weights_version: int
     _mismatch: dict[str, object]  # of the last generation
     expert_load: dict[int, Tensor]
     _rollouts: dict[str, Tensor] | None = None  # set while rollouts are scored
@@ -178,13 +180,16 @@ class RoutingReplay:
     ):  # type: ignore[no-untyped-def]
         score = super()._get_per_token_logps_and_entropies
         given = (input_ids, attention_mask, logits_to_keep, *args)
-        if model is self.ref_model or _is_reference(self.policy):
+        is_reference = model is self.ref_model or _is_reference(self.policy)
+        model = LengthSorted(model, self._sum_over_processes)
+        if is_reference:
             return score(model, *given, **kwargs)
         routes_BTLK = self._replayed_BTLK
         if self._rollouts is None:
-            model = model if routes_BTLK is None else Replaying(model, routes_BTLK)
-            return score(model, *given, **kwargs)
-        moe, routes = moe_of(self.policy), [completion.routes for completion, _ in self._drawn]
+            replaying = model if routes_BTLK is None else Replaying(model, routes_BTLK)
+            return score(replaying, *given, **kwargs)
+        drawn = self.rollouts.drawn
+        moe, routes = moe_of(self.policy), [completion.routes for completion in drawn.completions]
         if moe is None or not (self.routing_replay or any(routes)):
             scored = score(model, *given, **kwargs)
         else:
@@ -192,18 +197,22 @@ class RoutingReplay:
             with own_choices(moe) as passes:
                 replaying = Replaying(model, routes_BTLK) if self.routing_replay else model
                 scored = score(replaying, *given, **kwargs)
-            self._compare_experts(moe, torch.cat(passes).unflatten(0, input_ids.shape), routes_BTLK)
+            self._compare_experts(moe, model.laid_out(passes, input_ids), routes_BTLK)
             num_prompt = input_ids.shape[1] - logits_to_keep
             self._rollouts |= route_tensors(input_ids, routes_BTLK, num_prompt)
-        self._rollouts["policy_logprobs"] = scored[0]
+        self._rollouts["policy_logprobs"] = scored[0].detach()
         return scored
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        return self.accelerator.reduce(values, reduction="sum")
 
     def _compare_experts(
         self, moe: SparringMoeForCausalLM, own_BTLK: Tensor, routes_BTLK: Tensor
     ) -> None:
         layers = [n for n in moe.routers() if n < moe.config.num_hidden_layers]
         found = ExpertMismatch(own_BTLK, routes_BTLK, layers, self.accelerator.gather)
-        found.check(computes_exactly(moe, autocast=self.args.bf16 or self.args.fp16))
+        fresh = self.rollouts.drawn.order.version == self.weights_version
+        found.check(fresh and computes_exactly(moe, autocast=self.args.bf16 or self.args.fp16))
         self._mismatch |= found.row()
         if self.routing_replay:
             self._note_load(moe.config.n_routed_experts, routes_BTLK, layers)

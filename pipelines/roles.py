@@ -8,7 +8,8 @@ masked, advantages that are exactly 0 for a group without signal, and per-step a
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,7 +34,9 @@ from pipelines.auxiliary import (
     summarised_balance,
 )
 from pipelines.credit import Scored, blend_steps, spread
+from pipelines.drawing import BlockRollouts, Drawn, Order
 from pipelines.ledger import Ledger
+from pipelines.one_pass import OnePass
 from pipelines.replay import RoutingReplay, check_replay
 from pipelines.rollout import Completion, Engine, Sampling, completion_seed
 from pipelines.sync import WeightSync, weights_hash
@@ -93,7 +96,7 @@ def prompts_per_block(name: str, args: GRPOConfig, steps: int) -> int:
     return micro // reuse * args.generation_batch_size // args.num_generations
 
 
-class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
+class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
     """One policy with its optimizer, its engine, and its verified sync.
 
     Args:
@@ -107,6 +110,7 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         on_step: receives one flat metrics row per optimizer step.
         router_bias_rate: gamma of aux-loss-free balancing (arXiv:2408.15664); 0 freezes the bias.
         routing_replay: update on the experts that the sampler chose.
+        draw_ahead: draw each batch while the one before is scored and learned from.
 
     Raises:
         ValueError: an adapter was given a `router_bias_rate`; nothing can be replayed.
@@ -124,6 +128,7 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         on_step: Callable[[dict[str, object]], None],
         router_bias_rate: float = 0.0,
         routing_replay: bool = False,
+        draw_ahead: bool = False,
     ) -> None:
         if router_bias_rate > 0 and isinstance(policy, PeftModel):
             raise ValueError(
@@ -147,8 +152,10 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         self.name, self.engine, self.sync, self.run_steps = name, engine, sync, run_steps
         self.on_step, self.router_bias_rate = on_step, router_bias_rate
         self.routing_replay = routing_replay
-        self.use_vllm, self.vllm_generation, self._last_loaded_step = True, _EngineAdapter(self), -1
+        self.rollouts = BlockRollouts(self, draw_ahead)
+        self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.rollouts, -1
         self.weights_version, self.weights = 0, ""
+        self.staleness = 0  # of the batch being learned from, in versions of the weights
         self.step_weight = 0.0
         self.timers: defaultdict[str, float] = defaultdict(float)
         self.expert_load: dict[int, torch.Tensor] = {}  # tokens an expert, since the last round
@@ -156,10 +163,8 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         self._mismatch: dict[str, object] = {}
         self._scorer: Scorer | None = None
         self._scored: list[Scored] = []
-        self._drawn: list[tuple[Completion, int]] = []
-        self._purpose = "train"
+        self.purpose = "train"
         self.ledger: Ledger | None = None  # the run's, once it has a directory
-        self._drawn_groups: list[int] = []  # of the batch being scored
         self._block: dict[str, list[int]] = {"used": [], "discarded": []}
         self._pending_state: dict[str, dict[str, object]] | None = None
 
@@ -188,7 +193,8 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
                 f"{self.name}: a block got {len(prompts)} prompts, which is no positive "
                 f"multiple of the {per_batch} prompts of a generation batch"
             )
-        self._scorer, self._purpose = scorer, purpose
+        self._scorer, self.purpose = scorer, purpose
+        self.rollouts.begin_block(prompts)
         self.train_dataset = Dataset.from_list(
             [{"prompt": p, "row": i} for i, p in enumerate(prompts)]
         )
@@ -198,7 +204,10 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         self._step, self._buffered_inputs = 0, None
         self.timers.clear()
         self._block = {"used": [], "discarded": []}
-        self.train()
+        try:
+            self.train()
+        finally:
+            self.rollouts.end_block()
         if self.ledger is not None:
             self.ledger.record("used", self._block["used"])
             self.ledger.record("discarded", self._block["discarded"], reason="every reward masked")
@@ -248,7 +257,7 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
             return
         known = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
         row = {name: value for name, value in known.items() if math.isfinite(value)}
-        row |= self._balance | self._mismatch
+        row |= {"rollout/staleness": self.staleness, **self._balance, **self._mismatch}
         self._mismatch = {}
         row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
         if self.sync is not None:
@@ -287,17 +296,18 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         """Give the engine the policy's current weights, verified, if it lacks them."""
         if self.engine.version == self.weights_version:
             return
-        start = time.perf_counter()
-        if self.sync is None:
-            self.engine.version = self.weights_version
-        else:
-            self.sync.push(self.policy, self.weights_version)
-        self.weights = weights_hash(self.policy) if self.sync is None else self.sync.weights
-        self.timers["sync"] += time.perf_counter() - start
+        with self.timed("generate"):
+            self.rollouts.land()
+        with self.timed("sync"):
+            if self.sync is None:
+                self.engine.version = self.weights_version
+            else:
+                self.sync.push(self.policy, self.weights_version)
+            self.weights = weights_hash(self.policy) if self.sync is None else self.sync.weights
 
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
-    ) -> tuple[list[tuple[Completion, int]], list[int]]:
+    ) -> Drawn:
         """Sample one completion a prompt from exactly the current weights, each with its seed.
 
         Args:
@@ -305,31 +315,42 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
             sampling: length and temperature.
             purpose: names the call in the seeds.
             group_size: completions that are compared with each other.
-
-        Returns:
-            The completions with their seeds, and the groups' numbers in the ledger.
         """
+        self.rollouts.land()
+        order = self.order(prompts, sampling, purpose, group_size)
+        with self.timed("generate"):
+            completions = self.engine.generate(order.prompts, order.sampling, order.seeds)
+        return self.received(order, completions)
+
+    def order(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
+    ) -> Order:
+        """Seeds and groups of a batch for the engine, which holds the current weights by now."""
         self.ensure_synced()
         assert self.engine.version == self.weights_version, "a rollout from stale weights"
-        start = time.perf_counter()
-        identity = (
-            self.args.seed,
-            self.name,
-            purpose,
-            self.weights_version,
-            self.accelerator.process_index,
-        )
+        version = self.weights_version
+        identity = (self.args.seed, self.name, purpose, version, self.accelerator.process_index)
         seeds = [completion_seed(*identity, index) for index in range(len(prompts))]
-        facts = {"role": self.name, "purpose": purpose, "weights_version": self.weights_version}
-        num_groups = len(prompts) // group_size
-        groups = [] if self.ledger is None else self.ledger.issue(num_groups, **facts)
-        completions = self.engine.generate(prompts, sampling, seeds)
+        groups = []
         if self.ledger is not None:
-            again = sorted({groups[index // group_size] for index in self.engine.reissued})
-            self.ledger.record("reissued", again)
-            self.ledger.record("completed", groups)
-        self.timers["generate"] += time.perf_counter() - start
-        return list(zip(completions, seeds, strict=True)), groups
+            facts = {"role": self.name, "purpose": purpose, "weights_version": version}
+            groups = self.ledger.issue(len(prompts) // group_size, **facts)
+        return Order(prompts, sampling, seeds, group_size, groups, version, self.weights)
+
+    def received(self, order: Order, completions: Sequence[Completion]) -> Drawn:
+        """Note an order's answers in the ledger."""
+        if self.ledger is not None:
+            again = {order.groups[index // order.group_size] for index in self.engine.reissued}
+            self.ledger.record("reissued", sorted(again))
+            self.ledger.record("completed", order.groups)
+        return Drawn(order, completions)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what happens within to a stage's seconds."""
+        start = time.perf_counter()
+        yield
+        self.timers[stage] += time.perf_counter() - start
 
     def sample(
         self,
@@ -344,16 +365,21 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         ids = self._tokenize_prompts(list(prompts))[0]
         sampling = Sampling(self.max_completion_length, temperature or self.temperature)
         each = [p for p in ids for _ in range(num)]
-        flat, groups = self.generate_ids(each, sampling, purpose, num)
+        drawn = self.generate_ids(each, sampling, purpose, num)
         if self.ledger is not None:
-            self.ledger.record("used", groups)
-        samples = [self._to_sample(*drawn) for drawn in flat]
+            self.ledger.record("used", drawn.order.groups)
+        samples = self._to_samples(drawn)
         return [samples[i : i + num] for i in range(0, len(samples), num)]
 
-    def _to_sample(self, completion: Completion, seed: int) -> Sample:
-        text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-        ids, logprobs = completion.token_ids, completion.logprobs
-        return Sample(text, ids, logprobs, completion.truncated, seed, self.weights)
+    def _to_samples(self, drawn: Drawn) -> list[Sample]:
+        decode, weights = self._tokenizer.decode, drawn.order.weights
+        return [
+            Sample(
+                decode(c.token_ids, skip_special_tokens=True),
+                c.token_ids, c.logprobs, c.truncated, seed, weights,
+            )
+            for c, seed in zip(drawn.completions, drawn.order.seeds, strict=True)
+        ]  # fmt: skip
 
     # -- rewards and advantages -----------------------------------------------------------------
 
@@ -362,7 +388,11 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
     ) -> list[float | None]:
         """TRL's single reward function: the game's judgement of the local completions."""
         assert self._scorer is not None, "play() sets the scorer"
-        samples = [self._to_sample(*drawn) for drawn in self._drawn]
+        drawn = self.rollouts.drawn
+        self.staleness, samples = (
+            self.weights_version - drawn.order.version,
+            self._to_samples(drawn),
+        )
         assert [s.token_ids for s in samples] == list(completion_ids), "TRL reordered the rollouts"
         start, before = time.perf_counter(), self.timers["critique"]
         self._scored = self._scorer(row, samples)
@@ -408,7 +438,7 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
     def _block_fates(self, masked_N: Sequence[bool]) -> None:
         """Note which of the batch's groups the update will use, once the block is through."""
         if self.ledger is not None:
-            for group, masked in zip(self._drawn_groups, masked_N, strict=True):
+            for group, masked in zip(self.rollouts.drawn.order.groups, masked_N, strict=True):
                 self._block["discarded" if masked else "used"].append(group)
 
     # -- state ----------------------------------------------------------------------------------
@@ -442,26 +472,6 @@ class RoleTrainer(AuxiliaryLosses, RoutingReplay, GRPOTrainer):
         self.engine.version = -1
         if state["optimizer"] is not None:
             self._pending_state = {"optimizer": state["optimizer"], "scheduler": state["scheduler"]}
-
-
-class _EngineAdapter:
-    """What GRPOTrainer expects of its `vllm_generation`, on our engine."""
-
-    def __init__(self, role: RoleTrainer) -> None:
-        self.role = role
-
-    def sync_weights(self) -> None:
-        self.role.ensure_synced()
-
-    def generate(self, prompts, images, num_generations, profiler=None):  # type: ignore[no-untyped-def]
-        role = self.role
-        sampling = Sampling(role.max_completion_length, role.temperature, routes=True)
-        role._drawn, role._drawn_groups = role.generate_ids(
-            prompts, sampling, role._purpose, role.num_generations
-        )
-        completions = [completion for completion, _ in role._drawn]
-        logprobs = [[[lp] for lp in c.logprobs] for c in completions]
-        return prompts, [c.token_ids for c in completions], logprobs, None
 
 
 class _StepEnd(TrainerCallback):

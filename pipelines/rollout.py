@@ -1,4 +1,4 @@
-"""Rollout engines: vLLM in this process or transformers' generation, behind one interface.
+"""Rollout engines: what they offer, and vLLM in this process.
 
 An engine samples completions of token-id prompts and scores given sequences. It knows nothing of
 tasks, rewards or training; `pipelines/sync.py` moves the policy's weights into it. Separate vLLM
@@ -11,22 +11,19 @@ import importlib.util
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from pipelines.auxiliary import moe_of
 from pipelines.process import UnprovenSyncError
 from pipelines.routes import (
     Routes,
     RouteSource,
-    generated_routes,
-    pass_recorder,
     returned_option,
     route_source,
 )
@@ -174,109 +171,6 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, max_model_l
         )
 
 
-class TransformersEngine:
-    """Sampling by transformers' `generate` from the policy itself: no weights to sync."""
-
-    reissued: Sequence[int] = ()
-
-    def __init__(
-        self,
-        policy: PreTrainedModel,
-        eos_id: int,
-        pad_id: int,
-        max_model_len: int,
-        max_num_seqs: int = 128,
-    ) -> None:
-        self.policy, self.eos_id, self.pad_id = policy, eos_id, pad_id
-        self.max_model_len, self.max_num_seqs = max_model_len, max_num_seqs
-        self.version = -1
-
-    @torch.no_grad()
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
-        """Sample one completion a prompt, at most `max_num_seqs` at a time, seeded together."""
-        check_prompts(prompts, sampling.max_tokens, self.max_model_len)
-        size = self.max_num_seqs
-        starts = range(0, len(prompts), size)
-        batches = [(prompts[i : i + size], seeds[i : i + size]) for i in starts]
-        return [done for batch in batches for done in self._generate(batch[0], sampling, batch[1])]
-
-    def _generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
-        device = self.policy.device
-        width = max(len(prompt) for prompt in prompts)
-        ids_BT = torch.tensor(
-            [[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device
-        )
-        mask_BT = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
-        )
-        training = self.policy.training
-        self.policy.eval()
-        moe = moe_of(self.policy) if sampling.routes else None
-        recording = contextlib.nullcontext([]) if moe is None else pass_recorder(moe)
-        with torch.random.fork_rng(devices=[]), _plain_generation(self.policy), recording as passes:
-            torch.manual_seed(completion_seed(*seeds))
-            out = self.policy.generate(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                max_new_tokens=sampling.max_tokens,
-                do_sample=True,
-                temperature=sampling.temperature,
-                top_k=0,
-                top_p=1.0,
-                eos_token_id=self.eos_id,
-                pad_token_id=self.pad_id,
-                use_cache=True,
-                return_dict_in_generate=True,
-                output_logits=True,
-                **({} if moe is None else {"record": True}),
-            )
-        self.policy.train(training)
-        new_BT = out.sequences[:, width:]
-        logits_BTV = torch.stack(out.logits, dim=1).float() / sampling.temperature
-        logprobs_BT = logits_BTV.log_softmax(-1).gather(-1, new_BT.unsqueeze(-1)).squeeze(-1)
-        done = [
-            self._trim(ids, lps)
-            for ids, lps in zip(new_BT.tolist(), logprobs_BT.tolist(), strict=True)
-        ]
-        if moe is None:
-            return done
-        whole = [[*p, *c.token_ids] for p, c in zip(prompts, done, strict=True)]
-        routes = generated_routes(passes, prompts, whole)
-        return [replace(c, routes=r) for c, r in zip(done, routes, strict=True)]
-
-    def _trim(self, ids: list[int], logprobs: list[float]) -> Completion:
-        if self.eos_id not in ids:
-            return Completion(ids, logprobs, truncated=True)
-        end = ids.index(self.eos_id) + 1
-        return Completion(ids[:end], logprobs[:end], truncated=False)
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Log-probabilities of each sequence's tokens after the first (nats)."""
-        return policy_logprobs(self.policy, sequences)
-
-
-@contextlib.contextmanager
-def _plain_generation(policy: PreTrainedModel) -> Iterator[None]:
-    """Set aside the checkpoint's own generation settings: `generate` would fall back on them.
-
-    Instruct models ship top-k, penalties and the like; any of them reshapes the distribution whose
-    log-probabilities we report.
-    """
-    own = policy.generation_config
-    policy.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        policy.generation_config = own
-
-
 class VllmEngine:
     """A vLLM engine in this process.
 
@@ -293,6 +187,7 @@ class VllmEngine:
         config = AutoConfig.from_pretrained(directory)
         attention = choose_attention(config)
         returned = returned_option(config, settings.routing_replay)
+        options = engine_options(settings)
         os.environ.update(attention.environment)
         from vllm import LLM
 
@@ -305,7 +200,7 @@ class VllmEngine:
             model=str(directory),
             dtype=dtype,
             skip_tokenizer_init=True,
-            **engine_options(settings),
+            **options,
             **attention.options,
             **returned,
             disable_log_stats=True,
@@ -316,7 +211,8 @@ class VllmEngine:
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)
-        self.route_source = route_source(config, returned, self._runner)
+        eager = bool(options["enforce_eager"])
+        self.route_source = route_source(config, returned, self._runner if eager else None)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -434,10 +330,14 @@ def _world_size() -> int:
 
 def engine_options(settings: RolloutTable) -> dict[str, object]:
     """What every vLLM engine is started with, here or as a server."""
+    compiles = torch.accelerator.is_available() if settings.compile is None else settings.compile
+    # Eagerly, vLLM's CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
+    eager = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
     return {
-        "enforce_eager": True,
-        # With enforce_eager the CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
-        "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]},
+        "enforce_eager": not compiles,
+        **({} if compiles else eager),
+        # Copies of a prompt share whole blocks; 32 tokens are the fewest of vLLM's CPU attention.
+        **({} if torch.accelerator.is_available() else {"block_size": 32}),
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": max(8192, settings.max_model_len),

@@ -226,14 +226,25 @@ def returned_option(config: PretrainedConfig, routing_replay: bool) -> dict[str,
 
 
 def route_source(
-    config: PretrainedConfig, returned: dict[str, bool], runner: Callable[[], "GPUModelRunner"]
+    config: PretrainedConfig,
+    returned: dict[str, bool],
+    runner: Callable[[], "GPUModelRunner"] | None,
 ) -> RouteSource | None:
-    """Where an engine of this process tells its routes; None if it has none to tell."""
+    """Where an engine of this process tells its routes; None if it has none to tell.
+
+    Args:
+        config: the model's.
+        returned: `returned_option` of it.
+        runner: gives the runner of a model that runs eagerly; None for a compiled one, whose
+            routers call nobody.
+    """
     if config.model_type not in MIXTURES:
         return None
     if returned:
         return ReturnedRoutes(config.first_k_dense_replace)
-    return None if torch.accelerator.is_available() else RouteRecorder(runner())
+    if runner is None or torch.accelerator.is_available():
+        return None
+    return RouteRecorder(runner())
 
 
 @contextmanager
@@ -256,15 +267,17 @@ def pass_recorder(moe: SparringMoeForCausalLM) -> Iterator[list[np.ndarray]]:
 
 
 def generated_routes(
-    passes: Sequence[np.ndarray], prompts: Sequence[Sequence[int]], sequences: Sequence[list[int]]
+    passes: Sequence[np.ndarray],
+    width: int,
+    prompts: Sequence[Sequence[int]],
+    sequences: Sequence[list[int]],
 ) -> list[Routes]:
-    """Each sequence's routes, from the passes of one generation over left-padded prompts.
+    """Each sequence's routes, from the passes of one generation over prompts padded to a width.
 
     Raises:
         UnprovenSyncError: a token has none.
     """
     experts_BTLK = np.concatenate(passes, axis=1)
-    width = passes[0].shape[1]
     found = []
     for row, (prompt, sequence) in enumerate(zip(prompts, sequences, strict=True)):
         first = width - len(prompt)

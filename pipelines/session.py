@@ -313,6 +313,7 @@ class Session:
         if self.files.is_main:
             summary = outcome.summary(
                 self.files.path,
+                self.files.rows(),
                 self.stages,
                 self.gate_counts,
                 self.guard.state.level,

@@ -172,9 +172,16 @@ class RolloutTable(Table):
     )
     max_model_len: int = Field(default=256, ge=8, description="prompt + completion, tokens")
     kv_cache_gib: float = Field(default=0.25, gt=0)
+    compile: bool | None = Field(
+        default=None, description="vLLM compiles the model at its start; default: accelerators only"
+    )
     max_num_seqs: int = Field(default=128, ge=1)
     probe_every: int = Field(default=20, ge=1, description="syncs between probes after the second")
     probe_threshold: float = Field(default=1e-3, gt=0, description="nats")
+    max_staleness: int = Field(
+        default=0, ge=0, le=1,
+        description="generation batches drawn ahead, while the last is scored and learned from",
+    )  # fmt: skip
     routing_replay: bool = Field(
         default=False, description="train on the experts that the sampler chose"
     )
@@ -190,6 +197,12 @@ class RolloutTable(Table):
             raise ValueError(
                 f'rollout.precision = "fp8" needs rollout.engine = "vllm", which is '
                 f"{self.engine!r}: change one of them"
+            )
+        if self.max_staleness and self.placement != "server":
+            raise ValueError(
+                f"rollout.max_staleness = {self.max_staleness} needs rollout.placement = "
+                f'"server", which is {self.placement!r}: an engine in the trainer\'s process '
+                "cannot sample beside the update"
             )
         if self.urls and (self.placement != "server" or set(self.urls) != {"learner", "critic"}):
             raise ValueError(

@@ -26,8 +26,10 @@ from weights import make_weights_matter
 
 from model import SparringMoeForCausalLM, tiny_config
 from pipelines.roles import RoleTrainer
-from pipelines.rollout import TransformersEngine
+from pipelines.rollout import Engine
+from pipelines.sync import WeightSync
 from pipelines.tokenizer import character_tokenizer
+from pipelines.transformers_engine import TransformersEngine
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "tiny.toml"
@@ -131,9 +133,12 @@ def learner_role(
     kind: type[Role],
     checkpoint: Path,
     on_step: Callable[[dict[str, object]], None] = lambda row: None,
+    engine: Engine | None = None,
+    sync: WeightSync | None = None,
+    draw_ahead: bool = False,
     **options: object,
 ) -> Role:
-    """A learner of its own, outside any run, that generates with transformers."""
+    """A learner of its own, outside any run, that generates with transformers if not told else."""
     config = GRPOConfig(**{
         "output_dir": str(checkpoint), "max_completion_length": 8, "temperature": 1.0, "seed": 0,
         "learning_rate": 1e-2, "lr_scheduler_type": "linear", "bf16": False, "beta": 0.0,
@@ -143,10 +148,11 @@ def learner_role(
     })  # fmt: skip
     policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    engine = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 96)
+    if engine is None:
+        engine = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 96)
     return kind(
-        "learner", policy, tokenizer, config, engine, None, run_steps=3, on_step=on_step,
-        router_bias_rate=1e-3,
+        "learner", policy, tokenizer, config, engine, sync, run_steps=3, on_step=on_step,
+        router_bias_rate=1e-3, draw_ahead=draw_ahead,
     )  # fmt: skip
 
 

@@ -20,10 +20,11 @@ from pipelines.mismatch import ExpertMismatch, logprob_mismatch
 from pipelines.process import UnprovenSyncError
 from pipelines.replay import check_replay, lay_out, route_tensors, routes_of, tokens_hash
 from pipelines.roles import RoleTrainer, Sample
-from pipelines.rollout import Completion, Sampling, TransformersEngine
+from pipelines.rollout import Completion, Sampling
 from pipelines.routes import Routes
 from pipelines.sync import weights_hash
 from pipelines.tokenizer import character_tokenizer
+from pipelines.transformers_engine import TransformersEngine
 
 GROUP = 4
 PROMPTS = ("a4b1\n", "a9\n")
@@ -106,7 +107,7 @@ def test_every_pass_of_the_policy_gets_the_routes_of_its_own_tokens(checkpoint: 
     _play(role)
     sampled = {
         tuple(completion.routes.token_ids_T.tolist()): completion.routes.experts_TLK
-        for completion, _ in role._drawn
+        for completion in role.rollouts.drawn.completions
     }
     assert [grad for grad, *_ in passes] == [False] * 2 + [True] * 4
     assert referred == [None, None]

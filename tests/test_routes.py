@@ -18,11 +18,12 @@ from model import SparringMoeForCausalLM
 from pipelines.manifest import checkpoint_manifest
 from pipelines.process import UnprovenSyncError
 from pipelines.replay import lay_out
-from pipelines.rollout import Completion, Sampling, TransformersEngine, VllmEngine
+from pipelines.rollout import Completion, Sampling, VllmEngine
 from pipelines.routes import RouteRecorder, Routes, checked_routes
 from pipelines.settings import RolloutTable
 from pipelines.sync import WeightSync
 from pipelines.tokenizer import character_tokenizer
+from pipelines.transformers_engine import TransformersEngine
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
