@@ -1,9 +1,16 @@
-"""A sync worker that can be told to go wrong once, inside a real server's process."""
+"""A sync worker that can be told to go wrong, inside a real engine or a server's process."""
 
 from pipelines import worker
 from pipelines.worker import NamedTensors, SyncWorker
 
 BIAS = "e_score_correction_bias"
+# By fault: what the sync says of it.
+FAULTS = {
+    "skipped": "did not update",
+    "swapped": "and policy differ by",
+    "stale bias": f"suspect .*{BIAS}",
+    "unpacked": "and policy differ by",
+}
 
 
 class FaultyWorker(SyncWorker):
@@ -12,13 +19,12 @@ class FaultyWorker(SyncWorker):
     sync_fault = ""
 
     def sync_break(self, fault: str) -> None:
-        """Choose the next sync's fault: "skipped", "swapped", "stale bias" or "unpacked"."""
+        """Choose the fault of all syncs to come, one of `FAULTS`; none where empty."""
         self.sync_fault = fault
 
     def sync_receive(self, weights: NamedTensors | str) -> dict[str, object]:
         if self.sync_fault != "unpacked":
             return super().sync_receive(weights)
-        self.sync_fault = ""
         repack = worker._repack_cpu_experts
         worker._repack_cpu_experts = lambda module: None
         try:
@@ -27,8 +33,8 @@ class FaultyWorker(SyncWorker):
             worker._repack_cpu_experts = repack
 
     def sync_load(self, tensors: NamedTensors) -> None:
-        fault, self.sync_fault = self.sync_fault, ""
-        super().sync_load(_corrupted(fault, [(name, t.clone()) for name, t in tensors]))
+        every = [(name, tensor.clone()) for name, tensor in tensors]
+        super().sync_load(_corrupted(self.sync_fault, every))
 
 
 def _corrupted(fault: str, tensors: list) -> NamedTensors:
