@@ -19,7 +19,7 @@ SEED ?= 0
 # Nothing may need a model hub at run time.
 RUN_ENV := HF_HUB_OFFLINE=1
 PYTEST_ARGS ?=
-TOPIC ?= grpo
+TOPIC ?= rollout
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench clean distclean
@@ -50,7 +50,7 @@ check: setup  ## lint, format, types, layout of the project
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_project_*.py
 
-bench: setup  ## seconds a GRPO step against stock TRL (TOPIC=name: benchmarks/bench_name.py)
+bench: setup  ## a GRPO step against stock TRL (TOPIC=name: benchmarks/bench_name.py)
 	@test -f "benchmarks/bench_$(TOPIC).py" || { echo "make bench: no benchmark '$(TOPIC)':" \
 		"give TOPIC= one of: $(patsubst benchmarks/bench_%.py,%,$(wildcard benchmarks/bench_*.py))" >&2; exit 2; }
 	$(RUN_ENV) $(BIN)/python benchmarks/bench_$(TOPIC).py $(BENCH_ARGS)

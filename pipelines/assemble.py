@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -17,13 +17,14 @@ from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
 from data.records import Task
+from pipelines.fp8_rollouts import check_fp8, fp8_checkpoint, train_in_fp8
 from pipelines.games import Judging, Prompt
 from pipelines.manifest import checkpoint_manifest
 from pipelines.roles import Policy, RoleTrainer, prompts_per_block
 from pipelines.rollout import SyncedEngine, VllmEngine, require_vllm
 from pipelines.server_engine import ServerEngine, open_engine
 from pipelines.settings import GRPO_OWNED, RoleTable, Settings, check_library_table
-from pipelines.sync import WeightSync, check_lora
+from pipelines.sync import WeightSync, check_lora, unwrapped_name
 from pipelines.transformers_engine import TransformersEngine
 from rewards.dialect import Solution
 
@@ -82,6 +83,8 @@ def check_settings(settings: Settings) -> None:
         require_vllm()
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
         check_checkpoint(f"{name}.model", role_path(settings, role))
+        if settings.rollout.precision == "fp8":
+            check_fp8(name, role_path(settings, role), role)
 
 
 def role_path(settings: Settings, role: RoleTable) -> str:
@@ -167,8 +170,8 @@ def build_roles(
     }
     probe_ids = [_probe_ids(tokenizer, judging, task) for task in held_out[:NUM_PROBES]]
     parts = (
-        ("learner", settings.learner, learner_path),
-        ("critic", settings.critic, critic_path),
+        ("learner", settings.learner, _start("learner", settings, learner_path)),
+        ("critic", settings.critic, _start("critic", settings, critic_path)),
     )
     eos_id = tokenizer.eos_token_id
     engines = {name: _engine(name, settings, role, path, eos_id) for name, role, path in parts}
@@ -178,6 +181,9 @@ def build_roles(
         )
         for name, role, path in parts
     }
+    adapted = settings.learner.lora and settings.critic.lora
+    if adapted and (learner_path, settings.learner.dtype) == (critic_path, settings.critic.dtype):
+        share_base(built["learner"].policy, built["critic"].policy)
     world = built["learner"].accelerator.num_processes
     if world != settings.run.num_processes:
         raise ValueError(
@@ -186,6 +192,13 @@ def build_roles(
             "--num_processes N`"
         )
     return Roles(built["learner"], built["critic"])
+
+
+def _start(name: str, settings: Settings, path: str) -> str:
+    """The checkpoint that a role's policy and engine start from."""
+    if settings.rollout.precision == "policy":
+        return path
+    return fp8_checkpoint(path, settings.run.directory / "fp8" / name)
 
 
 def check_vocabulary(
@@ -284,6 +297,18 @@ def load_policy(path: str, role: RoleTable) -> Policy:
     return adapted
 
 
+def share_base(ours: PeftModel, theirs: PeftModel) -> None:
+    """Let two adapted policies of one checkpoint hold its weights once, in the first one's memory.
+
+    No adapter writes into them: they are frozen, and the sync merges into temporaries.
+    """
+    base = {unwrapped_name(n): t for n, t in ours.get_base_model().state_dict().items()}
+    for name, tensor in theirs.get_base_model().state_dict(keep_vars=True).items():
+        if ".lora_" not in name:
+            assert not tensor.requires_grad, f"{name} is trained: it cannot be shared"
+            tensor.data = base[unwrapped_name(name)]
+
+
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
@@ -315,6 +340,9 @@ def _build_role(
     synced: SyncedEngine | None,
 ) -> RoleTrainer:
     policy = load_policy(path, role)
+    fp8 = settings.rollout.precision == "fp8"
+    if fp8:
+        train_in_fp8(policy)
     sync = None
     if synced is None:
         engine = TransformersEngine(
@@ -329,7 +357,9 @@ def _build_role(
         table = settings.rollout
         if isinstance(synced, ServerEngine):
             synced.await_ready(manifest, role.dtype)
-        sync = WeightSync(synced, manifest, probe_ids, table.probe_every, table.probe_threshold)
+        sync = WeightSync(
+            synced, manifest, probe_ids, table.probe_every, table.probe_threshold, fp8
+        )
     return RoleTrainer(
         name=name,
         policy=policy,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from model.fp8_linear import Fp8Linear
 from model.modeling import SparringMoeForCausalLM
 from model.router import Router, select_experts
 from pipelines.process import UnprovenSyncError
@@ -137,4 +138,6 @@ def preferred(router: Router, scores_NE: Tensor) -> Tensor:
 
 def computes_exactly(policy: nn.Module, autocast: bool) -> bool:
     """Whether a policy computes in float32 throughout."""
-    return not autocast and all(p.dtype == torch.float32 for p in policy.parameters())
+    if autocast or any(isinstance(module, Fp8Linear) for module in policy.modules()):
+        return False
+    return all(p.dtype == torch.float32 for p in policy.parameters())

@@ -100,11 +100,11 @@ def _flags(options: Mapping[str, object]) -> list[str]:
     """Engine options as the server's command line takes them."""
     flags = []
     for name, value in options.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            flags.append(flag)
+        words = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{words}" if value else f"--no-{words}")
         else:
-            flags += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+            flags += [f"--{words}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return flags
 
 

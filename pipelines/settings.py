@@ -152,6 +152,9 @@ class RolloutTable(Table):
     placement: Literal["colocated", "server"] = Field(
         default="colocated", description="vLLM in the trainer's process, or in servers of its own"
     )
+    precision: Literal["policy", "fp8"] = Field(
+        default="policy", description="of the sampler's weights; fp8: the policy trains in it too"
+    )
     servers: int = Field(default=1, ge=1, description="servers a role and process, started here")
     urls: dict[Literal["learner", "critic"], tuple[str, ...]] = Field(
         default_factory=dict, description="servers that run already, by role, instead of `servers`"
@@ -191,6 +194,11 @@ class RolloutTable(Table):
         if self.placement == "server" and self.engine != "vllm":
             raise ValueError(
                 f'rollout.placement = "server" needs rollout.engine = "vllm", which is '
+                f"{self.engine!r}: change one of them"
+            )
+        if self.precision == "fp8" and self.engine != "vllm":
+            raise ValueError(
+                f'rollout.precision = "fp8" needs rollout.engine = "vllm", which is '
                 f"{self.engine!r}: change one of them"
             )
         if self.max_staleness and self.placement != "server":

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 from model.checkpoint import multi_token_prefixes, named_checkpoint_tensors, split_experts
 from model.modeling import SparringMoeForCausalLM
 from pipelines.auxiliary import moe_of
+from pipelines.fp8_rollouts import fp8_served
 from pipelines.manifest import Manifest, manifest_difference
 from pipelines.process import UnprovenSyncError
 from pipelines.rollout import Replica, SyncedEngine, policy_logprobs
@@ -57,8 +58,16 @@ def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
         yield from _without_tied(policy, iter(policy.state_dict().items()))
 
 
-def served_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
-    """`policy_tensors` of what an engine runs: without the multi-token layers of our model."""
+def served_tensors(policy: PreTrainedModel | PeftModel, fp8: bool = False) -> NamedTensors:
+    """`policy_tensors` of what an engine runs: without the multi-token layers of our model.
+
+    Args:
+        policy: whose.
+        fp8: as a sampler in FP8 gets them.
+    """
+    if fp8:
+        yield from fp8_served(policy, served_tensors(policy))
+        return
     moe = moe_of(policy)
     if moe is None:
         yield from policy_tensors(policy)
@@ -102,12 +111,12 @@ def _without_tied(policy: PreTrainedModel, tensors: NamedTensors) -> NamedTensor
 def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
     """W + scale * B A per adapted layer; the base stays untouched, so nothing is rounded twice."""
     adapted = {
-        _unwrapped(f"{name}.{_adapted_parameter(module)}"): module
+        unwrapped_name(f"{name}.{_adapted_parameter(module)}"): module
         for name, module in base.named_modules()
         if isinstance(module, LoraLayer)
     }
     for wrapped, tensor in base.state_dict().items():
-        name = _unwrapped(wrapped)
+        name = unwrapped_name(wrapped)
         if name in adapted:
             delta = adapted[name].get_delta_weight(adapter)
             yield name, tensor + delta.to(tensor.dtype)
@@ -115,7 +124,8 @@ def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
             yield name, tensor
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped_name(name: str) -> str:
+    """A tensor's name in the base, without the wrappers that adapters put around it."""
     return name.replace(".base_layer", "")
 
 
@@ -128,15 +138,17 @@ def weights_hash(policy: PreTrainedModel | PeftModel) -> str:
     return _hash(policy_fingerprints(policy)[0])
 
 
-def policy_fingerprints(policy: PreTrainedModel | PeftModel) -> tuple[Fingerprints, Manifest]:
-    """Fingerprint and shape of every tensor that a sync sends, by name.
+def policy_fingerprints(
+    policy: PreTrainedModel | PeftModel, fp8: bool = False
+) -> tuple[Fingerprints, Manifest]:
+    """Fingerprint and shape of every tensor that a sync sends, by name; see `served_tensors`.
 
     Raises:
         UnprovenSyncError: a name occurs twice.
     """
     fingerprints: Fingerprints = {}
     shapes: Manifest = {}
-    for name, tensor in served_tensors(policy):
+    for name, tensor in served_tensors(policy, fp8):
         if name in shapes:
             raise UnprovenSyncError(f"tensor {name} was sent twice")
         fingerprints[name], shapes[name] = fingerprint(tensor), tuple(tensor.shape)
@@ -158,9 +170,10 @@ class WeightSync:
         probe_sequences: token-id sequences on which both sides must agree.
         probe_every: syncs between probes, after the second.
         probe_threshold: largest allowed difference of log-probabilities, nats.
+        fp8: the engine gets the weights as FP8 holds them.
 
     Attributes:
-        weights: `weights_hash` of the policy last pushed.
+        weights: `weights_hash` of what was last pushed.
         probe_difference: the largest difference that the last probe found, nats.
     """
 
@@ -169,6 +182,7 @@ class WeightSync:
     probe_sequences: Sequence[Sequence[int]]
     probe_every: int
     probe_threshold: float
+    fp8: bool = False
     num_syncs: int = 0
     probe_difference: float = 0.0
     weights: str = ""
@@ -191,7 +205,7 @@ class WeightSync:
         self.engine.version, self.engine.stamp = -1, stamp  # no replica holds it yet
         self.policy, self._reference = policy, []
         with self._timed("checksum"):
-            self.fingerprints, shapes = policy_fingerprints(policy)
+            self.fingerprints, shapes = policy_fingerprints(policy, self.fp8)
             self.weights = _hash(self.fingerprints)
         with self._timed("coverage"):
             self.num_parameters = sum(math.prod(shape) for shape in shapes.values())
@@ -199,7 +213,7 @@ class WeightSync:
                 raise UnprovenSyncError(f"the policy's tensors are not the engine's: {wrong}")
         self.num_syncs += 1
         with self._timed("sync"):
-            self.engine.adopt(stamp, lambda: served_tensors(policy), self.prove)
+            self.engine.adopt(stamp, lambda: served_tensors(policy, self.fp8), self.prove)
         self.engine.version = version
 
     def prove(self, replica: Replica, lost: bool) -> None:
@@ -257,10 +271,20 @@ class WeightSync:
                     f"log-probability probe after sync {self.num_syncs}: {replica.label} and "
                     f"policy differ by {difference:.3g} nats (rollout.probe_threshold = "
                     f"{self.probe_threshold:g}), most at token {position} of probe {sequence}; "
-                    f"suspect {', '.join(self.suspects(replica)) or 'none named'}"
+                    f"suspect {', '.join(self.suspects(replica)) or 'none named'}{self._advice}"
                 )
         self.probe_difference = worst
         return worst
+
+    @property
+    def _advice(self) -> str:
+        if not self.fp8:
+            return ""
+        return (
+            '; with rollout.precision = "fp8" the policy must multiply in FP8 (train_in_fp8) or '
+            "lie on its grid (snap_to_grid), and on CPU the threshold must leave room for "
+            "activations, which only the policy quantises there"
+        )
 
     def suspects(self, replica: Replica) -> list[str]:
         """The replica's parameters furthest from what was sent, where shapes allow it."""

@@ -1,4 +1,4 @@
-"""A sync worker that can be told to go wrong once, inside a real server's process."""
+"""A sync worker that can be told to go wrong, inside a real engine or a server's process."""
 
 import os
 import signal
@@ -12,6 +12,13 @@ from pipelines.recorder import pack, unpack
 from pipelines.worker import NamedTensors, SyncWorker
 
 BIAS = "e_score_correction_bias"
+# By fault: what the sync says of it.
+FAULTS = {
+    "skipped": "did not update",
+    "swapped": "and policy differ by",
+    "stale bias": f"suspect .*{BIAS}",
+    "unpacked": "and policy differ by",
+}
 
 
 class FaultyWorker(SyncWorker):
@@ -20,9 +27,9 @@ class FaultyWorker(SyncWorker):
     sync_fault = ""
 
     def sync_break(self, fault: str) -> None:
-        """Choose the next sync's fault: "skipped", "swapped", "stale bias", "unpacked" or "dead".
+        """Choose the fault to come, one of `FAULTS`, "dead" or of routes; none where empty.
 
-        Or that of the next routes: "shifted routes", "swapped routes".
+        Of routes: "shifted routes", "swapped routes".
         """
         self.sync_fault = fault
 
@@ -39,7 +46,7 @@ class FaultyWorker(SyncWorker):
 
     def sync_take_routes(self, requests: Sequence[str]) -> dict[str, object]:
         answer = super().sync_take_routes(requests)
-        fault, self.sync_fault = self.sync_fault, ""
+        fault = self.sync_fault
         told: list = answer["routes"]  # type: ignore[assignment]
         if fault == "shifted routes":
             tokens_T = np.roll(unpack(told[-1]["tokens"]), 1)
@@ -51,7 +58,6 @@ class FaultyWorker(SyncWorker):
     def sync_receive(self, weights: NamedTensors | str) -> dict[str, object]:
         if self.sync_fault != "unpacked":
             return super().sync_receive(weights)
-        self.sync_fault = ""
         repack = worker._repack_cpu_experts
         worker._repack_cpu_experts = lambda module: None
         try:
@@ -60,10 +66,10 @@ class FaultyWorker(SyncWorker):
             worker._repack_cpu_experts = repack
 
     def sync_load(self, tensors: NamedTensors) -> None:
-        fault, self.sync_fault = self.sync_fault, ""
-        if fault == "dead":
+        if self.sync_fault == "dead":
             os.kill(os.getpid(), signal.SIGKILL)
-        super().sync_load(_corrupted(fault, [(name, t.clone()) for name, t in tensors]))
+        every = [(name, tensor.clone()) for name, tensor in tensors]
+        super().sync_load(_corrupted(self.sync_fault, every))
 
 
 def _corrupted(fault: str, tensors: list) -> NamedTensors:

@@ -110,6 +110,15 @@ def redraw(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     return model
 
 
+@torch.no_grad()
+def redraw_adapter(policy: torch.nn.Module, seed: int, size: float = 0.05) -> None:
+    """Redraw every parameter of a LoRA adapter."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in policy.named_parameters():
+        if ".lora_" in name:
+            parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
+
+
 def save(model: torch.nn.Module, directory: Path) -> Path:
     """A checkpoint directory with its tokenizer."""
     model.save_pretrained(directory)
@@ -156,11 +165,11 @@ def arguments(checkpoint: Path, directory: Path, *overrides: str) -> list[str]:
     ]
 
 
-def accelerate(num_processes: int = 1) -> list[str]:
+def accelerate(num_processes: int = 1, script: str = "pipelines/rl.py") -> list[str]:
     """The README's launcher."""
     several = ["--multi_gpu", "--num_processes", str(num_processes)] if num_processes > 1 else []
-    script = str(Path(sys.executable).with_name("accelerate"))
-    return [script, "launch", *several, "pipelines/rl.py"]
+    launcher = str(Path(sys.executable).with_name("accelerate"))
+    return [launcher, "launch", *several, script]
 
 
 def environment(**more: str) -> dict[str, str]:

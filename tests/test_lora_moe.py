@@ -1,27 +1,37 @@
 """LoRA on the mixture of experts: merged by name into the engine, and never into another role's.
 
-Three engines in this process; each takes some seconds to start.
+Four engines in this process; each takes some seconds to start.
 """
 
 import importlib.util
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pipeline_cases import random_moe, save
+from pipeline_cases import random_llama, random_moe, redraw_adapter, save
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
 from model.checkpoint import named_checkpoint_tensors
+from pipelines.assemble import share_base
 from pipelines.credit import Scored
 from pipelines.manifest import checkpoint_manifest
 from pipelines.roles import RoleTrainer, Sample
-from pipelines.rollout import Engine, VllmEngine, policy_logprobs
+from pipelines.rollout import Engine, SyncedEngine, VllmEngine, policy_logprobs
+from pipelines.server_engine import open_engine
 from pipelines.settings import RolloutTable
-from pipelines.sync import WeightSync, check_lora, policy_tensors
+from pipelines.sync import (
+    WeightSync,
+    check_lora,
+    largest_difference,
+    policy_tensors,
+    unwrapped_name,
+    weights_hash,
+)
 from pipelines.tokenizer import character_tokenizer
 from pipelines.transformers_engine import TransformersEngine
 
@@ -33,7 +43,7 @@ EXACT = 1e-5  # nats, float32
 TOKENIZER = character_tokenizer()
 # PEFT takes the last three for the experts' fused parameters, and for nothing else.
 TARGETS = [
-    "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
+    "q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
     "gate_proj", "up_proj", "down_proj",
 ]  # fmt: skip
 PROBES = torch.randint(
@@ -58,18 +68,25 @@ def _adapted(checkpoint: Path, rank: int = 4) -> PeftModel:
     return policy
 
 
-def _synced(checkpoint: Path) -> WeightSync:
-    engine = VllmEngine(checkpoint, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+def _synced(checkpoint: Path, name: str, placement: str) -> WeightSync:
+    settings = ROLLOUT.model_copy(update={"placement": placement})
     manifest = checkpoint_manifest(checkpoint)
+    engine: SyncedEngine
+    if placement == "colocated":
+        engine = VllmEngine(checkpoint, settings, "float32", TOKENIZER.eos_token_id)
+    else:
+        engine = open_engine(name, checkpoint, settings, "float32", TOKENIZER.eos_token_id)
+        engine.await_ready(manifest, "float32")
     return WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT)
 
 
 def _role(
-    name: str, checkpoint: Path, rank: int, sync: WeightSync | None = None, **options: object
-) -> RoleTrainer:
-    policy, tokenizer = _adapted(checkpoint, rank), AutoTokenizer.from_pretrained(checkpoint)
+    name: str, policy: PeftModel, sync: WeightSync | None = None, replay: bool = True,
+    **options: object,
+) -> RoleTrainer:  # fmt: skip
+    tokenizer, folder = TOKENIZER, tempfile.gettempdir()
     args = GRPOConfig(**{
-        "output_dir": str(checkpoint), "max_completion_length": 8, "seed": 0, "beta": 0.0,
+        "output_dir": folder, "max_completion_length": 8, "seed": 0, "beta": 0.0,
         "per_device_train_batch_size": 8, "num_generations": 4, "learning_rate": 1e-2,
         "lr_scheduler_type": "constant", "bf16": False, "gradient_checkpointing": False,
         "report_to": "none", "save_strategy": "no", "logging_steps": 1, "shuffle_dataset": False,
@@ -80,7 +97,7 @@ def _role(
     engine: Engine = own if sync is None else sync.engine
     return RoleTrainer(
         name, policy, tokenizer, args, engine, sync, run_steps=3, on_step=lambda row: None,
-        routing_replay=True,
+        routing_replay=replay,
     )  # fmt: skip
 
 
@@ -100,14 +117,6 @@ def _tensors(policy: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in policy_tensors(policy)}
 
 
-@torch.no_grad()
-def _redraw_adapter(policy: PeftModel, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in policy.named_parameters():
-        if ".lora_" in name:
-            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-
-
 def test_attention_and_experts_are_merged_under_their_names_on_disk(checkpoint: Path) -> None:
     policy = _adapted(checkpoint)
     plain = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
@@ -115,7 +124,7 @@ def test_attention_and_experts_are_merged_under_their_names_on_disk(checkpoint: 
     fresh = _tensors(policy)
     assert fresh.keys() == before.keys()
     assert all(torch.equal(fresh[name], before[name]) for name in before)
-    _redraw_adapter(policy, 1)
+    redraw_adapter(policy, 1)
     moved = {name for name, tensor in _tensors(policy).items() if not tensor.equal(before[name])}
     attention = {name for name in before if ".self_attn." in name and "layernorm" not in name}
     experts = {name for name in before if ".mlp.experts." in name}
@@ -123,31 +132,67 @@ def test_attention_and_experts_are_merged_under_their_names_on_disk(checkpoint: 
 
 
 @needs_vllm
-def test_two_adapters_on_one_base_arrive_and_do_not_leak(checkpoint: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("kind", "placement"),
+    [
+        ("moe", "colocated"),
+        ("dense", "colocated"),
+        pytest.param("moe", "server", marks=pytest.mark.slow),
+        pytest.param("dense", "server", marks=pytest.mark.slow),
+    ],
+)
+def test_two_adapters_on_one_base_arrive_and_do_not_leak(
+    kind: str, placement: str, checkpoint: Path, tmp_path: Path
+) -> None:
     """Blocks in turn: what one role learns moves neither the other's weights nor its engine."""
+    if kind == "dense":
+        checkpoint = save(random_llama(TOKENIZER), tmp_path / "dense")
+    policies = {"learner": _adapted(checkpoint, 4), "critic": _adapted(checkpoint, 2)}
+    share_base(policies["learner"], policies["critic"])
+    replay = (kind, placement) == ("moe", "colocated")
     roles = {
-        name: _role(name, checkpoint, rank, _synced(checkpoint))
-        for name, rank in (("learner", 4), ("critic", 2))
+        name: _role(name, policy, _synced(checkpoint, name, placement), replay)
+        for name, policy in policies.items()
     }
+    try:
+        _train_in_turn(roles, placement == "colocated")
+    finally:
+        for role in roles.values():
+            role.engine.close()
+
+
+def _train_in_turn(roles: dict[str, RoleTrainer], bitwise: bool) -> None:
     bases = {name: _base(role.policy) for name, role in roles.items()}
+    ours, theirs = (_storage(role.policy) for role in roles.values())
+    assert ours == theirs and len(ours) > 10, "the base must be there once"
     for seed, role in enumerate(roles.values()):
-        _redraw_adapter(role.policy, seed)
+        redraw_adapter(role.policy, seed)
         role.ensure_synced()
     for round_ in range(2):
         for name, role in roles.items():
             other = roles["critic" if name == "learner" else "learner"]
             untouched, scores = _tensors(other.policy), other.engine.score(PROBES)
-            trained = _tensors(role.policy)
+            trained, told = _tensors(role.policy), (role.sync.weights, other.sync.weights)
             _play(role)
             role.ensure_synced()
             assert role.state.global_step == round_ + 1
             assert any(not t.equal(trained[n]) for n, t in _tensors(role.policy).items())
+            assert role.sync.weights == weights_hash(role.policy) != told[0]
+            assert other.sync.weights == weights_hash(other.policy) == told[1]
             assert _difference(role.policy, role.engine) <= EXACT
-            assert other.engine.score(PROBES) == scores
+            again = other.engine.score(PROBES)  # a server's requests meet in other batches
+            assert largest_difference(again, scores)[0] <= (0 if bitwise else EXACT)
             assert all(t.equal(untouched[n]) for n, t in _tensors(other.policy).items())
     assert _difference(roles["learner"].policy, roles["critic"].engine) > 0.01, "too alike to tell"
     for name, role in roles.items():
         assert all(t.equal(bases[name][n]) for n, t in _base(role.policy).items())
+
+
+def _storage(policy: PeftModel) -> dict[str, int]:
+    """Where the tensors of the base lie."""
+    state = policy.get_base_model().state_dict().items()
+    return {unwrapped_name(n): t.data_ptr() for n, t in state if ".lora_" not in n}
 
 
 def _base(policy: PeftModel) -> dict[str, Tensor]:
@@ -157,8 +202,8 @@ def _base(policy: PeftModel) -> dict[str, Tensor]:
 
 
 def test_the_adapter_replays_and_its_reference_routes_itself(checkpoint: Path) -> None:
-    role = _role("learner", checkpoint, 4, beta=0.1)
-    _redraw_adapter(role.policy, 1)
+    role = _role("learner", _adapted(checkpoint), beta=0.1)
+    redraw_adapter(role.policy, 1)
     passes: list[tuple[bool, bool]] = []
     layer = next(m for m in role.policy.modules() if type(m).__name__ == "Linear" and vars(m).get(
         "r"))  # fmt: skip

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulty_worker import FAULTS
 from peft import LoraConfig, PeftModel, get_peft_model
-from pipeline_cases import random_llama, random_moe, redraw, save
+from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter, save
 from weights import make_weights_matter
 
-from pipelines import rollout, worker
+from pipelines import rollout
 from pipelines import sync as sync_module
 from pipelines.manifest import checkpoint_manifest, manifest_difference
 from pipelines.process import UnprovenSyncError
@@ -76,6 +77,14 @@ def _pair(policy: Policy, directory: Path) -> Pair:
     return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _faulty_worker() -> Iterator[None]:
+    """All engines of a process have one kind of worker: one that can be told to go wrong."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout, "SYNC_WORKER", "faulty_worker.FaultyWorker")
+        yield
+
+
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return _pair(
@@ -84,7 +93,8 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def dense(moe: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """After the one with experts: a process's first engine decides if it has a group for them."""
     return _pair(random_llama(TOKENIZER), tmp_path_factory.mktemp("sync") / "dense")
 
 
@@ -150,6 +160,7 @@ def catch_wrong_rope(directory: str) -> None:
     pair = _pair(random_moe(TOKENIZER), Path(directory))
     with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
         pair.push()
+    _refused(pair)
 
 
 def prove_mla(directory: str) -> None:
@@ -172,12 +183,8 @@ def test_lora_is_merged_into_temporaries_and_the_base_stays_bitwise(dense: Pair)
     pair = Pair(get_peft_model(base, lora), dense.sync, dense.version)
     assert isinstance(pair.policy, PeftModel)
     try:
-        for seed in (21, 22):
-            generator = torch.Generator().manual_seed(seed)
-            with torch.no_grad():
-                for name, parameter in pair.policy.named_parameters():
-                    if ".lora_" in name:
-                        parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for seed in range(21, 26):
+            redraw_adapter(pair.policy, seed, size=0.1)
             assert pair.difference() > 0.01
             pair.push()
             assert pair.difference() <= EXACT
@@ -280,10 +287,14 @@ def test_a_stream_corrupted_on_the_way_is_refused_without_a_probe(
     _refused_until_synced(moe)
 
 
-def _refused_until_synced(pair: Pair) -> None:
+def _refused(pair: Pair) -> None:
     assert pair.engine.version == -1
     with pytest.raises(UnprovenSyncError, match="the engine holds weights"):
         pair.engine.generate([[5, 9]], Sampling(2), [1])
+
+
+def _refused_until_synced(pair: Pair) -> None:
+    _refused(pair)
     pair.push()
     assert pair.difference() <= EXACT
 
@@ -337,15 +348,17 @@ def test_a_tensor_the_engine_left_alone_is_poisoned(
     _refused_until_synced(moe)
 
 
-def test_experts_that_were_not_repacked_are_caught(
-    moe: Pair, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("fault", "told"), FAULTS.items())
+def test_a_fault_inside_the_engine_is_caught_before_anything_is_sampled(
+    moe: Pair, fault: str, told: str
 ) -> None:
-    if torch.cuda.is_available():
+    if fault == "unpacked" and torch.accelerator.is_available():
         pytest.skip("only vLLM's CPU kernel packs experts")
-    with monkeypatch.context() as patch:
-        patch.setattr(worker, "_repack_cpu_experts", lambda module: None)
-        with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
-            moe.push()
+    moe.push()
+    moe.engine.call("sync_break", fault=fault)
+    with pytest.raises(UnprovenSyncError, match=told):
+        moe.push()
+    moe.engine.call("sync_break", fault="")
     _refused_until_synced(moe)
 
 
