@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter, save
 from weights import make_weights_matter
 
-from pipelines import rollout
+from pipelines import rollout, vllm_options
 from pipelines import sync as sync_module
 from pipelines.manifest import checkpoint_manifest, manifest_difference
 from pipelines.process import UnprovenSyncError
@@ -81,7 +81,7 @@ def _pair(policy: Policy, directory: Path) -> Pair:
 def _faulty_worker() -> Iterator[None]:
     """All engines of a process have one kind of worker: one that can be told to go wrong."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "SYNC_WORKER", "faulty_worker.FaultyWorker")
+        patch.setattr(vllm_options, "SYNC_WORKER", "faulty_worker.FaultyWorker")
         yield
 
 
