@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from trl import GRPOConfig
 
@@ -174,7 +174,9 @@ def build_roles(
         ("critic", settings.critic, _start("critic", settings, critic_path)),
     )
     eos_id = tokenizer.eos_token_id
-    engines = {name: _engine(name, settings, role, path, eos_id) for name, role, path in parts}
+    # A process's first engine decides whether vLLM makes a group for experts.
+    starts = sorted(parts, key=lambda part: not _has_experts(part[2]))
+    engines = {name: _engine(name, settings, role, path, eos_id) for name, role, path in starts}
     built = {
         name: _build_role(
             name, settings, role, path, tokenizer, configs[name], on_step, probe_ids, engines[name]
@@ -192,6 +194,12 @@ def build_roles(
             "--num_processes N`"
         )
     return Roles(built["learner"], built["critic"])
+
+
+def _has_experts(path: str) -> bool:
+    """Whether a checkpoint is a mixture of experts, of whatever architecture."""
+    told = AutoConfig.from_pretrained(path).to_dict().items()
+    return any("experts" in name and value for name, value in told)
 
 
 def _start(name: str, settings: Settings, path: str) -> str:

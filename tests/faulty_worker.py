@@ -69,10 +69,11 @@ class FaultyWorker(SyncWorker):
         if self.sync_fault == "dead":
             os.kill(os.getpid(), signal.SIGKILL)
         every = [(name, tensor.clone()) for name, tensor in tensors]
-        super().sync_load(_corrupted(self.sync_fault, every))
+        super().sync_load(corrupted(self.sync_fault, every))
 
 
-def _corrupted(fault: str, tensors: list) -> NamedTensors:
+def corrupted(fault: str, tensors: list) -> NamedTensors:
+    """What a fault makes of the tensors that arrived."""
     for name, tensor in tensors:
         if fault == "skipped" and name.endswith("experts.3.down_proj.weight"):
             continue

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from faulty_worker import FAULTS
+from faulty_worker import FAULTS, corrupted
 from peft import LoraConfig, PeftModel, get_peft_model
 from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter, save
 from weights import make_weights_matter
 
-from pipelines import rollout, vllm_options
+from pipelines import rollout, worker
 from pipelines import sync as sync_module
 from pipelines.manifest import checkpoint_manifest, manifest_difference
 from pipelines.process import UnprovenSyncError
@@ -75,14 +75,6 @@ def _pair(policy: Policy, directory: Path) -> Pair:
     engine = VllmEngine(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id)
     manifest = checkpoint_manifest(directory)
     return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _faulty_worker() -> Iterator[None]:
-    """All engines of a process have one kind of worker: one that can be told to go wrong."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vllm_options, "SYNC_WORKER", "faulty_worker.FaultyWorker")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -350,15 +342,22 @@ def test_a_tensor_the_engine_left_alone_is_poisoned(
 
 @pytest.mark.parametrize(("fault", "told"), FAULTS.items())
 def test_a_fault_inside_the_engine_is_caught_before_anything_is_sampled(
-    moe: Pair, fault: str, told: str
+    moe: Pair, fault: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "unpacked" and torch.accelerator.is_available():
         pytest.skip("only vLLM's CPU kernel packs experts")
     moe.push()
-    moe.engine.call("sync_break", fault=fault)
-    with pytest.raises(UnprovenSyncError, match=told):
-        moe.push()
-    moe.engine.call("sync_break", fault="")
+    load = SyncWorker.sync_load  # engines of one process share one class of workers
+
+    def faulty(self: SyncWorker, tensors: NamedTensors) -> None:
+        load(self, corrupted(fault, [(name, tensor.clone()) for name, tensor in tensors]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SyncWorker, "sync_load", faulty)
+        if fault == "unpacked":
+            patch.setattr(worker, "_repack_cpu_experts", lambda module: None)
+        with pytest.raises(UnprovenSyncError, match=told):
+            moe.push()
     _refused_until_synced(moe)
 
 
