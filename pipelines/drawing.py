@@ -112,6 +112,9 @@ class BlockRollouts:
             number = f"{role.purpose}, batch {self.num_generations}"
             order = role.order(prompts, self._sampling(), number, group_size)
             ask = (order.prompts, order.sampling, order.seeds)
+            if role.sync is not None:  # a server that dies is probed while the policy changes
+                with role.timed("sync"):
+                    role.sync.note_reference(role.policy)
             self._flying = order, self._pool.submit(role.engine.generate, *ask)
 
     def _following(self, group_size: int) -> list[object]:

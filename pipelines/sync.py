@@ -32,7 +32,7 @@ from pipelines.auxiliary import moe_of
 from pipelines.fp8_rollouts import fp8_served
 from pipelines.manifest import Manifest, manifest_difference
 from pipelines.process import UnprovenSyncError
-from pipelines.rollout import Replica, SyncedEngine, policy_logprobs
+from pipelines.rollout import Replica, SyncedEngine, check_stamp, policy_logprobs
 from pipelines.worker import Fingerprints, NamedTensors, fingerprint
 
 CANARY_TOKENS = 8
@@ -230,9 +230,11 @@ class WeightSync:
             with self._timed("probe"):
                 self.probe(self.policy, [replica])
         replica.call("sync_certify", stamp=self.engine.stamp)
+        check_stamp(replica, self.engine.stamp)  # refused where others' weights came in between
 
     def _receive(self, replica: Replica) -> None:
-        for report in replica.call("sync_receive", weights=self.engine.payload()):
+        sent = {"weights": self.engine.payload(), "stamp": self.engine.stamp}
+        for report in replica.call("sync_receive", **sent):
             wrong = _unequal(self.fingerprints, report["received"])
             if report["error"] or wrong:
                 raise UnprovenSyncError(
@@ -259,8 +261,7 @@ class WeightSync:
         Raises:
             UnprovenSyncError: it exceeds the threshold; names the place that differs most.
         """
-        with self._lock:  # replicas are proven side by side
-            self._reference = self._reference or policy_logprobs(policy, self.probe_sequences)
+        self.note_reference(policy)
         worst = 0.0
         for replica in replicas or self.engine.replicas:
             theirs = replica.score(self.probe_sequences)
@@ -275,6 +276,15 @@ class WeightSync:
                 )
         self.probe_difference = worst
         return worst
+
+    def note_reference(self, policy: PreTrainedModel | PeftModel) -> None:
+        """Score the probes once a sync, with the weights of that sync.
+
+        To be called while the policy still holds them: a replica that is lost during an update
+        is given, and must agree with, what the policy was.
+        """
+        with self._lock:  # replicas are proven side by side
+            self._reference = self._reference or policy_logprobs(policy, self.probe_sequences)
 
     @property
     def _advice(self) -> str:

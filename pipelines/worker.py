@@ -37,6 +37,7 @@ class SyncWorker:
     """
 
     sync_stamp = ""
+    sync_received = ""  # the stamp that came with the weights which the engine holds
     sync_recorder: RouteRecorder | None = None
 
     def sync_state(self) -> dict[str, object]:
@@ -56,17 +57,18 @@ class SyncWorker:
             "manifest": {n: list(shape) for n, shape in _own_manifest(config.model).items()},
         }
 
-    def sync_receive(self, weights: NamedTensors | str) -> dict[str, object]:
+    def sync_receive(self, weights: NamedTensors | str, stamp: str) -> dict[str, object]:
         """Poison, reload and repack; the stamp stays empty until `sync_certify`.
 
         Args:
             weights: named tensors, or the path of a safetensors file.
+            stamp: the only one that these weights can be certified with.
 
         Returns:
             "received", a fingerprint by name, "stale", the engine's tensors that kept their values,
             and "error", vLLM's own where it could not load them (else empty).
         """
-        self.sync_stamp = ""
+        self.sync_stamp = self.sync_received = ""
         module = self.get_model()  # type: ignore[attr-defined]
         packed = _packed_linears(module)
         _poison(module)
@@ -80,6 +82,7 @@ class SyncWorker:
         _repack_tied_heads(module, packed)
         stale = [n for n, p in module.named_parameters() if torch.isnan(p).any().item()]
         stale += [n for n, linear in _packed_linears(module).items() if linear is packed.get(n)]
+        self.sync_received = stamp
         return {"received": received, "stale": stale, "error": ""}
 
     def sync_load(self, tensors: NamedTensors) -> None:
@@ -87,8 +90,8 @@ class SyncWorker:
         self.reload_weights(weights_iterator=tensors)  # type: ignore[attr-defined]
 
     def sync_certify(self, stamp: str) -> None:
-        """Stamp the weights that the sender has proven."""
-        self.sync_stamp = stamp
+        """Stamp the weights that the sender has proven, unless others have come since."""
+        self.sync_stamp = stamp if stamp == self.sync_received else ""
 
     def sync_watch_routes(self) -> None:
         """Record the routes of what is sampled from here on; the model must have experts."""

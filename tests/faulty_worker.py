@@ -55,13 +55,13 @@ class FaultyWorker(SyncWorker):
             told.append(told.pop(0))
         return answer
 
-    def sync_receive(self, weights: NamedTensors | str) -> dict[str, object]:
+    def sync_receive(self, weights: NamedTensors | str, stamp: str) -> dict[str, object]:
         if self.sync_fault != "unpacked":
-            return super().sync_receive(weights)
+            return super().sync_receive(weights, stamp)
         repack = worker._repack_cpu_experts
         worker._repack_cpu_experts = lambda module: None
         try:
-            return super().sync_receive(weights)
+            return super().sync_receive(weights, stamp)
         finally:
             worker._repack_cpu_experts = repack
 

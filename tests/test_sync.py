@@ -305,6 +305,7 @@ def test_a_tensor_sent_twice_or_of_another_shape_is_refused_before_the_engine_se
 
 def test_somebody_elses_weights_are_noticed_by_the_next_generation(moe: Pair) -> None:
     moe.push()
+    moe.engine.call("sync_receive", weights=moe.engine.payload(), stamp="another run's")
     moe.engine.call("sync_certify", stamp="another run's")
     with pytest.raises(UnprovenSyncError, match="somebody else writes into it"):
         moe.engine.generate([[5, 9]], Sampling(2), [1])
