@@ -93,9 +93,16 @@ class ServerClient:
                     sock.shutdown(socket.SHUT_RDWR)
 
     def rpc(self, method: str, kwargs: dict, timeout: float) -> list[dict]:
-        """Call a method of the server's workers; one answer a worker."""
+        """Call a method of the server's workers; one answer a worker, and at least one.
+
+        Raises:
+            ReplicaLostError: among others where nobody answered: silence proves nothing.
+        """
         body = {"method": method, "kwargs": kwargs, "timeout": timeout}
-        results: list[dict] = self.post("/collective_rpc", body, timeout).get("results", [])
+        answer = self.post("/collective_rpc", body, timeout)
+        results: list[dict] = answer.get("results") or []
+        if not results:
+            raise ReplicaLostError(f"{self.address} has no worker that answers {method}: {answer}")
         return results
 
     def generate(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoConfig
 
@@ -70,6 +71,7 @@ class Batch:
     todo: "queue.SimpleQueue[int]"
     answers: dict[str, dict[int, object]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
+    given_up: bool = False  # an error or the user ends it: nothing more is sent
 
 
 class ServerEngine:
@@ -132,9 +134,20 @@ class ServerEngine:
     # -- the sync's side ------------------------------------------------------------------------
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
-        """Write the weights where every server can read them, and have every server proven."""
+        """Write the weights where every server can read them, and have every server proven.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
         self.stamp, self.prove = stamp, prove
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors()}, self._file)
+        whole = {name: tensor.detach().contiguous() for name, tensor in tensors()}
+        try:
+            save_file(whole, self._file)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"the weights cannot be written to {self._file} ({error}): make room there, or "
+                "set rollout.weights_directory"
+            ) from None
         self._each(lambda server: self._ensure_proven(server, expected=False))
 
     def payload(self) -> str:
@@ -190,6 +203,7 @@ class ServerEngine:
         try:
             self._watch(pending, batch)
         finally:  # also where the user pressed Ctrl-C: no thread may wait for a server
+            batch.given_up = True
             for server in {id(s): s for f, s in pending.items() if not f.done()}.values():
                 server.client.abort()
             pool.shutdown()
@@ -202,7 +216,7 @@ class ServerEngine:
     ) -> None:
         """One of the senders of a server; those whose place is beyond the limit pause."""
         answers = batch.answers.setdefault(server.label, {})
-        while server.label not in batch.lost:
+        while not batch.given_up and server.label not in batch.lost:
             if place >= self.concurrency.limit and not batch.todo.empty():
                 time.sleep(PAUSE_SECONDS)
                 continue
@@ -214,6 +228,9 @@ class ServerEngine:
                 answers[index] = ask(server, index)
             except ReplicaLostError as error:
                 batch.lost[server.label] = str(error)
+            except Exception:  # told by `_issue`; senders that pause must not wait for it for ever
+                batch.given_up = True
+                raise
 
     def _watch(self, pending: dict[Future[None], Server], batch: Batch) -> None:
         """Wait for a batch, asking engines that still work whether they live."""
@@ -357,13 +374,13 @@ def open_engine(
     Raises:
         ValueError: the URLs cannot be shared out evenly.
     """
-    folder = _private_folder(settings)
     urls = settings.urls.get(name, ())
     if len(urls) % world_size:
         raise ValueError(
             f"rollout.urls.{name} names {len(urls)} servers for {world_size} processes: each "
             "needs the same number of its own"
         )
+    folder = _private_folder(settings)
     if urls:
         servers = [find_server(url, settings) for url in urls[rank::world_size]]
     else:
@@ -380,6 +397,16 @@ def open_engine(
 
 
 def _private_folder(settings: RolloutTable) -> Path:
-    """A folder for sockets, logs and weights, in memory where the system offers that."""
+    """A folder for sockets, logs and weights, in memory where the system offers that.
+
+    Raises:
+        ValueError: nothing can be written where the settings want it.
+    """
     base = settings.weights_directory or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
-    return Path(tempfile.mkdtemp(prefix="sparring-", dir=base))
+    try:
+        return Path(tempfile.mkdtemp(prefix="sparring-", dir=base))
+    except OSError as error:
+        raise ValueError(
+            f"weights cannot be handed over in {base} ({error.strerror}): set "
+            "rollout.weights_directory to a folder that exists and can be written to"
+        ) from None

@@ -57,12 +57,14 @@ class ServerProcess:
         ]
         self.environment = _environment(environment)
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0  # earlier starts wrote what is before
 
     def start(self) -> None:
         """Start it anew; it answers on its socket some seconds later."""
         assert self._process is None, "stop() comes first"
         self.socket.unlink(missing_ok=True)
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self.command, env=self.environment, cwd=ROOT, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
@@ -88,11 +90,12 @@ class ServerProcess:
         self.socket.unlink(missing_ok=True)
 
     def reason(self) -> str:
-        """What the log says of its end: the first exception told, without its traceback."""
-        text = self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+        """What the log says of its end: the last exception that is no mere consequence."""
+        log = self.log.read_bytes()[self._log_start :]
+        text = log[-LOG_TAIL_BYTES:].decode(errors="replace")
         told = [found.group(1) for line in text.splitlines() if (found := ERROR_LINE.match(line))]
         causes = [line for line in told if not any(known in line for known in CONSEQUENCES)]
-        lines = text.splitlines() or ["nothing"]
+        lines = text.splitlines() or ["its log says nothing"]
         return (causes or told or lines)[-1]
 
 

@@ -24,14 +24,15 @@ from weights import make_weights_matter
 
 from model import SparringMoeForCausalLM
 from pipelines import server_replica
+from pipelines.concurrency import Concurrency
 from pipelines.credit import Scored
 from pipelines.manifest import checkpoint_manifest
 from pipelines.process import EngineLostError, UnprovenSyncError
 from pipelines.roles import RoleTrainer, Sample
 from pipelines.rollout import Completion, Sampling, VllmEngine, policy_logprobs
 from pipelines.routes import route_source
-from pipelines.server_client import ReplicaLostError
-from pipelines.server_engine import Job, ServerEngine
+from pipelines.server_client import Refused, ReplicaLostError
+from pipelines.server_engine import Job, ServerEngine, _private_folder
 from pipelines.server_process import ServerProcess
 from pipelines.server_replica import Server, find_server, start_server
 from pipelines.settings import RolloutTable
@@ -218,7 +219,9 @@ def test_weights_that_changed_during_a_batch_void_its_answers(servers: Servers) 
     def ask(server: Server, index: int) -> str:
         asked.append(server.label)
         if len(asked) == 1:
-            server.call("sync_certify", stamp="another run's")
+            another = {"stamp": "another run's"}
+            server.call("sync_receive", weights=servers.engine.payload(), **another)
+            server.call("sync_certify", **another)
         return f"answer {len(asked)}"
 
     syncs = servers.sync.seconds["transfer"]
@@ -355,19 +358,26 @@ def test_a_server_that_accepts_and_never_answers_is_told_in_time(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "posted", "told"),
     [
-        (200, "has no sync worker .*VLLM_SERVER_DEV_MODE=1"),
-        (404, "health answers 404: is the port"),
+        (200, 404, "is no rollout server .*VLLM_SERVER_DEV_MODE=1"),
+        (200, 200, "has no sync worker .*VLLM_SERVER_DEV_MODE=1"),
+        (404, 404, "health answers 404: is the port"),
     ],
 )
 def test_a_port_that_something_else_has_taken_is_told_at_once(
-    tmp_path: Path, status: int, told: str
+    tmp_path: Path, status: int, posted: int, told: str
 ) -> None:
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
+
+        def do_POST(self) -> None:
+            """As a web application that answers everything with its one page."""
+            self.send_response(posted)
+            self.end_headers()
+            self.wfile.write(b"<html>welcome</html>")
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
@@ -395,6 +405,42 @@ def test_a_server_that_never_comes_back_ends_the_run_after_its_restarts(tmp_path
         engine.generate([[5, 6]], Sampling(4), [1])
     assert engine.num_restarts == 3
     process.stop()
+
+
+@pytest.mark.timeout(60)
+def test_a_refusal_ends_the_senders_that_pause(tmp_path: Path) -> None:
+    """Of four senders three wait for a higher limit, which never comes."""
+    server = find_server("http://127.0.0.1:9", QUICK)
+    server.heartbeat = lambda: True  # type: ignore[method-assign]
+    engine = _engine(server, tmp_path)
+    engine.concurrency = Concurrency(4, [])
+    engine.concurrency.limit = 1
+
+    def refuse(server: Server, index: int) -> None:
+        raise Refused("no")
+
+    with pytest.raises(Refused, match="no"):
+        engine._issue(range(8), refuse)
+
+
+def test_weights_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    with pytest.raises(ValueError, match=r"set rollout.weights_directory to a folder that exists"):
+        _private_folder(ROLLOUT.model_copy(update={"weights_directory": absent}))
+    engine = _engine(find_server("http://127.0.0.1:9", QUICK), absent)
+    with pytest.raises(ValueError, match=r"the weights cannot be written to .*absent"):
+        engine.adopt("1", lambda: iter([("a", torch.ones(2))]), engine.prove)
+
+
+def test_a_server_ends_for_the_reason_of_its_last_start(tmp_path: Path) -> None:
+    process = ServerProcess(tmp_path, {}, {}, tmp_path, "restarted")
+    for script, reason in (("echo ValueError: poor", "ValueError: poor"), ("", "nothing")):
+        process.command = ["bash", "-c", script]
+        process.start()
+        while process.alive():
+            time.sleep(0.01)
+        assert process.reason().endswith(reason)
+        process.stop()
 
 
 def test_a_server_without_memory_says_so(servers: Servers, tmp_path: Path) -> None:
