@@ -47,17 +47,18 @@ class EngineLostError(RuntimeError):
 def fail_clearly() -> Iterator[None]:
     """Turn what a user did or must know into one line and an exit status of its own.
 
-    A ValueError is a mistake (2), an `UnprovenSyncError` ends a run that no sample may be trusted
-    of (4), an `EngineLostError` one whose sampler is gone (5), Ctrl-C and SIGTERM are 130. Anything
-    else is a bug and keeps its traceback.
+    A ValueError is a mistake (2; each process tells its own: one's servers alone may fail), an
+    `UnprovenSyncError` ends a run that no sample may be trusted of (4), an `EngineLostError` one
+    whose sampler is gone (5), Ctrl-C and SIGTERM are 130. Anything else is a bug and keeps its
+    traceback.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":  # all ranks made the same mistake
-            _end(f"error: {' '.join(str(error).split())}", USER_ERROR)
-        raise SystemExit(USER_ERROR) from None
+        rank = os.environ.get("RANK", "0")  # mostly all make it, but each has servers of its own
+        whose = "" if rank == "0" else f" (process {rank})"
+        _end(f"error{whose}: {' '.join(str(error).split())}", USER_ERROR)
     except UnprovenSyncError as error:
         _end(f"weight sync not proven, run stopped: {error}", UNPROVEN_SYNC)
     except EngineLostError as error:

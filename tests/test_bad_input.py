@@ -274,7 +274,7 @@ def test_the_command_prints_one_line_and_exits_2(tmp_path: Path) -> None:
 def test_under_the_launcher_rank_0_prints_the_line_and_no_traceback_is_ours(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Both processes refuse, one says so."""
+    """Both processes refuse; the other's line names it."""
     mistake = "learner.step_per_round=1"
     result = run([*accelerate(2), *arguments(checkpoint, tmp_path / "run", mistake)])
     assert result.returncode != 0

@@ -1,10 +1,13 @@
-"""The memory of a process: freed blocks stay with it."""
+"""A process: freed blocks stay with it, and its mistakes are told."""
 
 import platform
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from pipelines.process import fail_clearly
 
 _LARGE_BLOCK = """
 import ctypes, sys
@@ -27,3 +30,15 @@ def test_large_blocks_come_from_the_heap_that_keeps_them(mode: str, where: str) 
     command = [sys.executable, "-c", _LARGE_BLOCK, mode]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.returncode) == (where, 0), done.stderr
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", "error: no"), ("1", "error (process 1): no")])
+def test_every_process_tells_its_mistake(
+    rank: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server of one process alone may fail to start."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handler
+    with pytest.raises(SystemExit) as ended, fail_clearly():
+        raise ValueError("no")
+    assert (ended.value.code, capsys.readouterr().err) == (2, f"{told}\n")
