@@ -93,10 +93,10 @@ def _drop_cut_line(path: Path) -> None:
 
 
 def balance(path: Path) -> dict[str, int]:
-    """How many groups met each fate, proven to add up: issued = used + discarded + open.
+    """How many groups met each fate; "open" are those issued that met no end, 0 after a run.
 
     Raises:
-        ValueError: a group was lost, ended twice, or was used without being issued and completed.
+        ValueError: a group ended twice, or was used without being issued and completed.
     """
     groups: dict[str, list[int]] = {fate: [] for fate in FATES}
     for row in read(path):

@@ -310,6 +310,9 @@ class Session:
     def finish(self) -> None:
         """Evaluate the end, write the report, and print the table."""
         self._evaluate("after")
+        balances = gather_object([balance(self.files.ledger)])  # one a process
+        groups = {fate: sum(each[fate] for each in balances) for fate in balances[0]}
+        assert groups["open"] == 0, f"{groups['open']} groups were drawn and lost: {balances}"
         if self.files.is_main:
             summary = outcome.summary(
                 self.files.path,
@@ -319,7 +322,7 @@ class Session:
                 self.guard.state.level,
                 self._seconds(),
             )
-            summary["groups"] = balance(self.files.ledger)  # rank 0's
+            summary["groups"] = groups
             self.files.write_json("summary.json", summary)
             self.files.status("finished", round=self.round, monitor=self.guard.state.level)
             write_report(self.files.path)
