@@ -88,10 +88,12 @@ def lay_out(routes: Sequence[Routes | None], input_ids_BT: Tensor, mask_BT: Tens
 
 
 def tokens_hash(input_ids_BT: Tensor, routes_BTLK: Tensor) -> Tensor:
-    """int64 [B]: of the tokens that have routes, in order, wherever padding puts them."""
+    """int64 [B]: of tokens that have routes, and these, in order, wherever padding puts them."""
     routed_BT = (routes_BTLK >= 0).flatten(2).any(-1)
     rank_BT = routed_BT.long().cumsum(1)
-    mixed_BT = (input_ids_BT.long() + 1) * 2654435761 + rank_BT * 40503
+    weights_X = torch.arange(1, 1 + routes_BTLK[0, 0].numel(), device=routes_BTLK.device)
+    experts_BT = (routes_BTLK.flatten(2) * weights_X).sum(-1)
+    mixed_BT = (input_ids_BT.long() + 1) * 2654435761 + rank_BT * 40503 + experts_BT * 3266489917
     mixed_BT = (mixed_BT ^ (mixed_BT >> 15)) * 2246822519
     return (mixed_BT * rank_BT * routed_BT).sum(1)
 

@@ -230,9 +230,10 @@ def test_routes_follow_their_rows_and_are_missed_where_they_do_not(
         known_T = (laid_BTLK[row] >= 0).all(-1).all(-1)
         assert np.array_equal(laid_BTLK[row][known_T].numpy(), own.experts_TLK)
     if order != [0, 1, 2, 3]:
-        apart = moved | {name: batch[name] for name in ("prompt_ids", "completion_ids")}
-        with pytest.raises(UnprovenSyncError, match="not those of their tokens"):
-            routes_of(apart)
+        for part in ("ids", "routes"):
+            apart = moved | {name: batch[name] for name in (f"prompt_{part}", f"completion_{part}")}
+            with pytest.raises(UnprovenSyncError, match="not those of their tokens"):
+                routes_of(apart)
     shifted = batch | {"completion_routes": batch["completion_routes"].roll(1, 1)}
     if (batch["completion_routes"] >= 0).any():
         with pytest.raises(UnprovenSyncError, match="not those of their tokens"):
