@@ -53,7 +53,7 @@ class ServerProcess:
             *(sys.executable, "-m", "pipelines.warden", str(os.getpid()), str(folder)),
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(directory.resolve()), "--uds", str(self.socket), "--tokens-only"),
-            *("--disable-uvicorn-access-log", *_flags(options)),
+            *("--disable-uvicorn-access-log", *command_flags(options)),
         ]
         self.environment = _environment(environment)
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,7 +99,7 @@ class ServerProcess:
         return (causes or told or lines)[-1]
 
 
-def _flags(options: Mapping[str, object]) -> list[str]:
+def command_flags(options: Mapping[str, object]) -> list[str]:
     """Engine options as the server's command line takes them."""
     flags = []
     for name, value in options.items():

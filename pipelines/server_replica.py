@@ -5,6 +5,7 @@ out whose turn it is (`server_engine.py`).
 """
 
 import importlib.metadata
+import shlex
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +18,16 @@ from pipelines.concurrency import told_preemptions
 from pipelines.manifest import Manifest, manifest_difference
 from pipelines.routes import returned_option
 from pipelines.server_client import Refused, ReplicaLostError, ServerClient
-from pipelines.server_process import ServerProcess
+from pipelines.server_process import ServerProcess, command_flags
 from pipelines.settings import RolloutTable
-from pipelines.vllm_options import SYNC_WORKER, choose_attention, engine_options
+from pipelines.vllm_options import (
+    MLA_KERNEL_LATENT,
+    SYNC_WORKER,
+    choose_attention,
+    engine_options,
+)
 
 READY_POLL_SECONDS = 0.25
-HOW_TO_START = (
-    "start it with VLLM_SERVER_DEV_MODE=1 and this checkout on PYTHONPATH: python -m "
-    f"vllm.entrypoints.openai.api_server --tokens-only --worker-extension-cls {SYNC_WORKER} "
-    "--logprobs-mode processed_logprobs (README, rollout servers)"
-)
 
 
 @dataclass
@@ -106,13 +107,14 @@ class Server:
                 if 400 <= status < 500:  # a vLLM server answers 200 or 503
                     raise ReplicaLostError(
                         f"{self.label} is no rollout server, its /health answers {status}: is the "
-                        f"port taken by something else? If not, {HOW_TO_START}"
+                        f"port taken by something else? If not, {how_to_start(self.settings)}"
                     )
                 last = f"status {status}"
             time.sleep(READY_POLL_SECONDS)
         raise ReplicaLostError(
             f"{self.label} was not ready after rollout.start_timeout_seconds = "
             f"{self.settings.start_timeout_seconds:g}: {last}"
+            + ("" if self.process is not None else f"; {how_to_start(self.settings)}")
         )
 
     def check_model(self, manifest: Manifest, dtype: str) -> None:
@@ -125,10 +127,12 @@ class Server:
             states, models = self.call("sync_state"), self.call("sync_model")
         except Refused as error:
             raise ValueError(
-                f"{self.label} is no rollout server ({error}): {HOW_TO_START}"
+                f"{self.label} is no rollout server ({error}): {how_to_start(self.settings)}"
             ) from None
         except ReplicaLostError as error:
-            raise ValueError(f"{self.label} has no sync worker ({error}): {HOW_TO_START}") from None
+            raise ValueError(
+                f"{self.label} has no sync worker ({error}): {how_to_start(self.settings)}"
+            ) from None
         here = vllm_version()
         for state, model in zip(states, models, strict=True):
             if state["vllm"] != here:
@@ -171,6 +175,16 @@ def start_server(
     process = ServerProcess(directory, options, attention.environment, folder, label)
     process.start()
     return Server(f"server {label}", ServerClient(str(process.socket)), process, settings)
+
+
+def how_to_start(settings: RolloutTable) -> str:
+    """What a server that the run is given by its URL must be started with."""
+    return (
+        "start it with VLLM_SERVER_DEV_MODE=1 (for latent attention on CPU also VLLM_MLA_DISABLE=1,"
+        f" unless the latent is {MLA_KERNEL_LATENT}) and this checkout on PYTHONPATH: python -m "
+        "vllm.entrypoints.openai.api_server --host 127.0.0.1 --port PORT --model CHECKPOINT "
+        f"--dtype DTYPE --tokens-only {shlex.join(command_flags(engine_options(settings)))}"
+    )
 
 
 def find_server(url: str, settings: RolloutTable) -> Server:
