@@ -33,6 +33,12 @@ from pipelines.settings import Settings, apply_overrides, dump_settings, parse_s
 from pipelines.sync import policy_tensors
 
 KEPT_CHECKPOINTS = 3
+# What --resume may change: how long the run goes on, and where and how patiently it samples.
+RESUMABLE = (
+    "run.rounds", "run.max_seconds", "rollout.urls", "rollout.servers",
+    "rollout.weights_directory", "rollout.start_timeout_seconds",
+    "rollout.request_timeout_seconds", "rollout.liveness_seconds", "rollout.max_restarts",
+)  # fmt: skip
 VERSIONED = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "reasoning-gym")
 
 
@@ -210,18 +216,17 @@ def load_run(path: Path) -> Settings:
 
 
 def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
-    """The settings of an interrupted run; only `run.` keys may be changed.
+    """The settings of an interrupted run; only `RESUMABLE` keys may be changed.
 
     Raises:
         ValueError: no run there, it was halted, or an override would change the experiment.
     """
     settings = load_run(path)
     for override in overrides:
-        if not override.startswith(("run.rounds=", "run.max_seconds=")):
+        if override.partition("=")[0] not in RESUMABLE:
             raise ValueError(
-                f"{override!r} would change the experiment: with --resume only run.rounds and "
-                "run.max_seconds "
-                "may be given"
+                f"{override!r} would change the experiment: with --resume only "
+                f"{', '.join(RESUMABLE)} may be given"
             )
     status = (
         json.loads((path / "status.json").read_text()) if (path / "status.json").exists() else {}

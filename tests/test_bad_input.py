@@ -29,6 +29,8 @@ from pipeline_cases import (
 from transformers import BertConfig, BertModel
 
 from pipelines.rl import main
+from pipelines.run_state import resume_settings
+from pipelines.settings import dump_settings, load_settings
 from pipelines.tokenizer import character_tokenizer
 
 pytestmark = pytest.mark.timeout(300)
@@ -258,6 +260,20 @@ def test_configuration_and_run_paths(checkpoint: Path, tmp_path: Path, capfd: Ca
     line = _refused(capfd, arguments(checkpoint, earlier))
     assert f"already holds a run: continue it with --resume {earlier}" in line
     assert [path.name for path in earlier.iterdir()] == ["config.json"]
+
+
+def test_a_resumed_run_may_find_its_servers_elsewhere_and_changes_nothing_else(
+    tmp_path: Path,
+) -> None:
+    urls = 'rollout.urls={learner=["http://a:1"], critic=["http://a:2"]}'
+    served = ["rollout.placement=server", urls]
+    (tmp_path / "config.json").write_text(dump_settings(load_settings(CONFIG, served)))
+    moved = 'rollout.urls={learner=["http://b:1"], critic=["http://b:2"]}'
+    table = resume_settings(tmp_path, [moved, "rollout.max_restarts=9"]).rollout
+    assert table.urls == {"learner": ("http://b:1",), "critic": ("http://b:2",)}
+    assert table.max_restarts == 9
+    with pytest.raises(ValueError, match=r"would change the experiment: .* rollout\.urls"):
+        resume_settings(tmp_path, ["rollout.precision=fp8"])
 
 
 # -- as a user starts it -------------------------------------------------------------------------
