@@ -111,6 +111,8 @@ class BlockRollouts:
             prompts = role._tokenize_prompts(following)[0]
             number = f"{role.purpose}, batch {self.num_generations}"
             order = role.order(prompts, self._sampling(), number, group_size)
+            if role.sync is not None:  # a server lost in flight is proven while the policy trains
+                role.sync.hold_probes()
             ask = (order.prompts, order.sampling, order.seeds)
             self._flying = order, self._pool.submit(role.engine.generate, *ask)
 

@@ -259,8 +259,7 @@ class WeightSync:
         Raises:
             UnprovenSyncError: it exceeds the threshold; names the place that differs most.
         """
-        with self._lock:  # replicas are proven side by side
-            self._reference = self._reference or policy_logprobs(policy, self.probe_sequences)
+        self._score_policy(policy)
         worst = 0.0
         for replica in replicas or self.engine.replicas:
             theirs = replica.score(self.probe_sequences)
@@ -275,6 +274,18 @@ class WeightSync:
                 )
         self.probe_difference = worst
         return worst
+
+    def hold_probes(self) -> None:
+        """Score the probes with the policy as it was pushed, before it trains on.
+
+        A replica that is lost after that gets the pushed weights again, and is held to these.
+        """
+        with self._timed("probe"):
+            self._score_policy(self.policy)
+
+    def _score_policy(self, policy: PreTrainedModel | PeftModel) -> None:
+        with self._lock:  # replicas are proven side by side
+            self._reference = self._reference or policy_logprobs(policy, self.probe_sequences)
 
     @property
     def _advice(self) -> str:
