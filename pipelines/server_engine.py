@@ -214,6 +214,9 @@ class ServerEngine:
                 answers[index] = ask(server, index)
             except ReplicaLostError as error:
                 batch.lost[server.label] = str(error)
+            except Exception:  # told by `_issue`; a sender that pauses must not wait for this one
+                batch.lost[server.label] = "it refused a request"
+                raise
 
     def _watch(self, pending: dict[Future[None], Server], batch: Batch) -> None:
         """Wait for a batch, asking engines that still work whether they live."""
