@@ -116,9 +116,9 @@ def test_a_scorer_that_fails_leaves_nothing_in_flight(engine: ServerEngine, tmp_
 
 
 class LostInFlight:
-    """An engine in memory whose replica is lost in every batch drawn ahead, until an update is made.
+    """An engine in memory whose replica is lost in a batch drawn ahead, and back after an update.
 
-    It comes back with the weights that were pushed, as a restarted server does.
+    It then holds the weights that were pushed, as a restarted server does.
     """
 
     label, stamp, reissued, concurrency = "the server", "", (), None
