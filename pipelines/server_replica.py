@@ -22,6 +22,7 @@ from pipelines.settings import RolloutTable
 from pipelines.vllm_options import SYNC_WORKER, choose_attention, engine_options
 
 READY_POLL_SECONDS = 0.25
+LOCAL_HOSTS = ("localhost", "127.0.0.1")
 HOW_TO_START = (
     "start it with VLLM_SERVER_DEV_MODE=1 and this checkout on PYTHONPATH: python -m "
     f"vllm.entrypoints.openai.api_server --tokens-only --worker-extension-cls {SYNC_WORKER} "
@@ -44,6 +45,12 @@ class Server:
     client: ServerClient
     process: ServerProcess | None
     settings: RolloutTable
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it may be on another machine."""
+        host = self.client.address.removeprefix("http://").rpartition(":")[0]
+        return self.process is None and host not in LOCAL_HOSTS
 
     def call(self, method: str, **kwargs: object) -> list[dict]:
         return self.client.rpc(method, kwargs, self.settings.request_timeout_seconds)

@@ -232,7 +232,7 @@ class WeightSync:
         replica.call("sync_certify", stamp=self.engine.stamp)
 
     def _receive(self, replica: Replica) -> None:
-        for report in replica.call("sync_receive", weights=self.engine.payload()):
+        for report in replica.call("sync_receive", weights=self.engine.payload(replica)):
             wrong = _unequal(self.fingerprints, report["received"])
             if report["error"] or wrong:
                 raise UnprovenSyncError(
@@ -299,7 +299,7 @@ class WeightSync:
 
     def suspects(self, replica: Replica) -> list[str]:
         """The replica's parameters furthest from what was sent, where shapes allow it."""
-        weights = self.engine.payload()
+        weights = self.engine.payload(replica)
         found = replica.call("sync_furthest", weights=weights, num=NUM_SUSPECTS)[0]
         return [f"{name} (max difference {d:.2g})" for d, name in found if d > 0]
 
