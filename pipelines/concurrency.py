@@ -86,7 +86,8 @@ class Concurrency:
         elif num_in_flight <= self.limit:
             self.limit = max(1, (num_in_flight or self.limit) // 2)
             self._lowest = min(self._lowest, self.limit)
-            logger.info("at most %d requests at once: %s", self.limit, ", ".join(pressed))
+            level = logging.WARNING if self.limit == 1 else logging.INFO
+            logger.log(level, "at most %d requests at once: %s", self.limit, ", ".join(pressed))
 
     def take_lowest(self) -> int:
         """The lowest limit since the last call."""
