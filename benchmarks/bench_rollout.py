@@ -123,7 +123,10 @@ def _speed(row: Row) -> float:
 
 
 def _shares(own: Sequence[Row]) -> dict[str, object]:
-    """Sync and its proofs as shares of a step; a probe counts for one of `probe_every` syncs."""
+    """Sync and its proofs as shares of a step, with such probes as fell due in the measured turns.
+
+    The first two are in the warm-up; then one sync in `probe_every` has one.
+    """
     every = RolloutTable().probe_every
     proofs = [sum(row[f"sync/{name}"] for name in PROOFS) for row in own]
     return {

@@ -174,12 +174,14 @@ def build_roles(
         ("critic", settings.critic, _start("critic", settings, critic_path)),
     )
     eos_id = tokenizer.eos_token_id
+    policies = {name: load_policy(path, role) for name, role, path in parts}
     # A process's first engine decides whether vLLM makes a group for experts.
     starts = sorted(parts, key=lambda part: not _has_experts(part[2]))
     engines = {name: _engine(name, settings, role, path, eos_id) for name, role, path in starts}
+    shared = (tokenizer, on_step, probe_ids)
     built = {
         name: _build_role(
-            name, settings, role, path, tokenizer, configs[name], on_step, probe_ids, engines[name]
+            name, settings, role, path, policies[name], configs[name], engines[name], *shared
         )
         for name, role, path in parts
     }
@@ -341,13 +343,13 @@ def _build_role(
     settings: Settings,
     role: RoleTable,
     path: str,
-    tokenizer: PreTrainedTokenizerBase,
+    policy: Policy,
     args: GRPOConfig,
+    synced: SyncedEngine | None,
+    tokenizer: PreTrainedTokenizerBase,
     on_step: OnStep,
     probe_ids: list[list[int]],
-    synced: SyncedEngine | None,
 ) -> RoleTrainer:
-    policy = load_policy(path, role)
     fp8 = settings.rollout.precision == "fp8"
     if fp8:
         train_in_fp8(policy)

@@ -8,6 +8,7 @@ sample but for rounding. Leaves out how an engine keeps to the limit (`rollout.p
 `server_engine.py`).
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -71,7 +72,8 @@ class Concurrency:
         """Read the sensors, at most once in `POLL_SECONDS`, and adapt the limit.
 
         Args:
-            num_in_flight: as long as it exceeds the limit, the last decrease is not yet felt.
+            num_in_flight: as long as it exceeds the limit, the last decrease is not yet felt; 0
+                at the end of a batch, which says nothing of how many are too many.
         """
         seconds = self._clock() - self._polled
         if not self._sensors or seconds < POLL_SECONDS:
@@ -82,9 +84,10 @@ class Concurrency:
         if not pressed:
             self.limit = min(self.most, self.limit + max(1, self.most // STEPS_TO_FULL))
         elif num_in_flight <= self.limit:
-            self.limit = max(1, num_in_flight // 2)
+            self.limit = max(1, (num_in_flight or self.limit) // 2)
             self._lowest = min(self._lowest, self.limit)
-            logger.info("at most %d requests at once: %s", self.limit, ", ".join(pressed))
+            level = logging.WARNING if self.limit == 1 else logging.INFO
+            logger.log(level, "at most %d requests at once: %s", self.limit, ", ".join(pressed))
 
     def take_lowest(self) -> int:
         """The lowest limit since the last call."""
@@ -164,15 +167,20 @@ def degrees_over_trip_point(folder: Path = Path("/sys/class/thermal")) -> float:
     """
     margins = []
     for zone in folder.glob("thermal_zone*"):
-        kinds = {path: path.read_text().strip() for path in zone.glob("trip_point_*_type")}
-        points = [
-            int(path.with_name(path.name.replace("_type", "_temp")).read_text())
-            for path, kind in kinds.items()
-            if kind in ("passive", "hot", "critical")
-        ]
-        if trips := [point for point in points if point > 0]:
-            margins.append((int((zone / "temp").read_text()) - min(trips)) / 1000)
+        with contextlib.suppress(OSError):  # one that sleeps, as a Wi-Fi chip's, hides no other
+            margins += _degrees_over(zone)
     return _largest(margins, f"{folder} has no zone with a trip point")
+
+
+def _degrees_over(zone: Path) -> list[float]:
+    kinds = {path: path.read_text().strip() for path in zone.glob("trip_point_*_type")}
+    points = [
+        int(path.with_name(path.name.replace("_type", "_temp")).read_text())
+        for path, kind in kinds.items()
+        if kind in ("passive", "hot", "critical")
+    ]
+    trips = [point for point in points if point > 0]
+    return [(int((zone / "temp").read_text()) - min(trips)) / 1000] if trips else []
 
 
 def power_cap_share(folder: Path = Path("/sys/class/hwmon")) -> float:

@@ -20,7 +20,6 @@ from pipelines.roles import Sample
 from pipelines.rollout import (
     Engine,
     Sampling,
-    TransformersEngine,
     VllmEngine,
     completion_seed,
     require_vllm,
@@ -35,6 +34,7 @@ from pipelines.settings import (
     parse_settings,
 )
 from pipelines.sync import weights_hash
+from pipelines.transformers_engine import TransformersEngine
 
 
 @dataclass(frozen=True)

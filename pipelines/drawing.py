@@ -89,7 +89,9 @@ class BlockRollouts:
         """TRL's batch: prompts, completions, log-probabilities (nats) and nothing more."""
         role, taken = self.role, self._flying
         if taken is None:
-            self.drawn = role.generate_ids(prompts, self._sampling(), role.purpose, num_generations)
+            self.drawn = role.generate_ids(
+                prompts, self._sampling(), self._purpose(), num_generations
+            )
         else:
             order, answers = taken
             with role.timed("generate"):
@@ -109,12 +111,10 @@ class BlockRollouts:
         if following:
             role = self.role
             prompts = role._tokenize_prompts(following)[0]
-            number = f"{role.purpose}, batch {self.num_generations}"
-            order = role.order(prompts, self._sampling(), number, group_size)
+            order = role.order(prompts, self._sampling(), self._purpose(), group_size)
+            if role.sync is not None:  # a server lost in flight is proven while the policy trains
+                role.sync.hold_probes()
             ask = (order.prompts, order.sampling, order.seeds)
-            if role.sync is not None:  # a server that dies is probed while the policy changes
-                with role.timed("sync"):
-                    role.sync.note_reference(role.policy)
             self._flying = order, self._pool.submit(role.engine.generate, *ask)
 
     def _following(self, group_size: int) -> list[object]:
@@ -124,6 +124,10 @@ class BlockRollouts:
         first = (self.num_generations * world.num_processes + world.process_index) * size
         every = [prompt for prompt in self.prompts for _ in range(group_size)]
         return every[first : first + size]
+
+    def _purpose(self) -> str:
+        """Names the next batch in the seeds: several may be drawn from the same weights."""
+        return f"{self.role.purpose}, batch {self.num_generations}"
 
     def _sampling(self) -> Sampling:
         return Sampling(self.role.max_completion_length, self.role.temperature, routes=True)

@@ -1,6 +1,7 @@
 """How far the sampler is from the policy it claims to be: log-probabilities and experts.
 
-Both score the same tokens with the same weights, so that every difference is rounding, or a fault.
+Both score the same tokens with the same weights, so that every difference is rounding, or a fault;
+a batch drawn ahead (`drawing.py`) also shows the update since.
 Leaves out what is done about it: importance correction is TRL's, replay is in `replay.py`.
 
 Axes: B sequences, T tokens, N = B * T, L layers with routed experts, K experts of a token, E

@@ -171,8 +171,8 @@ def sync_costs(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         rows: the run's metrics.
 
     Returns:
-        Shares of all steps' seconds (everything about the sync) and of all rounds' (name coverage
-        and probes), and nanoseconds a parameter, the median step's.
+        Shares of all steps' seconds (everything about every sync, those between blocks too) and of
+        all rounds' (name coverage and probes), and nanoseconds a parameter, the median step's.
     """
     steps = [row for row in rows if row["kind"] == "step" and "time/sync/sync" in row]
     rounds = [row for row in rows if row["kind"] == "round"]
@@ -186,7 +186,8 @@ def sync_costs(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         return statistics.median(float(str(row[f"time/sync/{name}"])) for row in steps)
 
     return {
-        "share_of_steps": total(steps, "sync") / total(steps, "step"),
+        "share_of_steps": total(steps, "sync/checksum", "sync/coverage", "sync/sync")
+        / total(steps, "step"),
         "proof_share_of_rounds": total(steps, "sync/coverage", "sync/probe")
         / total(rounds, *ROUND_STAGES),
         **{name: median(name) for name in ("transfer_ns_per_parameter", "proof_ns_per_parameter")},

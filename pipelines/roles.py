@@ -155,7 +155,7 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         self.rollouts = BlockRollouts(self, draw_ahead)
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.rollouts, -1
         self.weights_version, self.weights = 0, ""
-        self.staleness = 0  # of the batch being learned from, in versions of the weights
+        self.staleness = 0  # of the last batch when it was scored, in versions of the weights
         self.step_weight = 0.0
         self.timers: defaultdict[str, float] = defaultdict(float)
         self.expert_load: dict[int, torch.Tensor] = {}  # tokens an expert, since the last round
@@ -391,10 +391,8 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         """TRL's single reward function: the game's judgement of the local completions."""
         assert self._scorer is not None, "play() sets the scorer"
         drawn = self.rollouts.drawn
-        self.staleness, samples = (
-            self.weights_version - drawn.order.version,
-            self._to_samples(drawn),
-        )
+        self.staleness = self.weights_version - drawn.order.version
+        samples = self._to_samples(drawn)
         assert [s.token_ids for s in samples] == list(completion_ids), "TRL reordered the rollouts"
         start, before = time.perf_counter(), self.timers["critique"]
         self._scored = self._scorer(row, samples)

@@ -29,7 +29,7 @@ from pipelines.routes import (
 )
 from pipelines.settings import RolloutTable
 from pipelines.vllm_options import choose_attention, engine_options
-from pipelines.worker import NamedTensors
+from pipelines.worker import NamedTensors, Payload
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -132,7 +132,7 @@ class SyncedEngine(Engine, Protocol):
         """
         ...
 
-    def payload(self) -> NamedTensors | str:
+    def payload(self, replica: Replica) -> Payload:
         """What `SyncWorker` is given to read the published weights from."""
         ...
 
@@ -301,7 +301,7 @@ class VllmEngine:
         self.stamp, self._tensors = stamp, tensors
         prove(self, False)
 
-    def payload(self) -> NamedTensors:
+    def payload(self, replica: Replica) -> NamedTensors:
         """The policy's tensors, from the first again."""
         return self._tensors()
 

@@ -39,8 +39,9 @@ from pipelines.routes import Finished, RouteSource, route_source
 from pipelines.server_client import ReplicaLostError
 from pipelines.server_replica import Server, find_server, start_server
 from pipelines.settings import RolloutTable
+from pipelines.transfer import Broadcast, reachable_from
 from pipelines.vllm_options import engine_options
-from pipelines.worker import NamedTensors
+from pipelines.worker import NamedTensors, Payload
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 1.0
@@ -100,6 +101,8 @@ class ServerEngine:
         self.source = source
         self.replicas, self.settings, self.eos_id = list(servers), settings, eos_id
         self.folder, self.version, self.stamp = folder, -1, ""
+        far = settings.weights_directory is None and any(server.is_remote for server in servers)
+        self.broadcasts = far if settings.transfer is None else settings.transfer == "broadcast"
         self.prove: Prove = lambda server, _: check_stamp(server, self.stamp)  # as loaded from disk
         self.num_restarts, self.restarts_in_a_row = 0, 0
         self.reissued: Sequence[int] = ()
@@ -134,12 +137,27 @@ class ServerEngine:
     # -- the sync's side ------------------------------------------------------------------------
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
-        """Write the weights where every server can read them, and have every server proven.
+        """Make the weights available to every server, and have every server proven.
 
         Raises:
             ValueError: there is no room for them.
         """
         self.stamp, self.prove = stamp, prove
+        if self.broadcasts:
+            self._tensors = _kept(tensors) if self.settings.max_staleness else tensors
+        else:
+            self._write(tensors)
+        self._each(lambda server: self._ensure_proven(server, expected=False))
+
+    def payload(self, replica: Server) -> Payload:
+        """The file's path, or an invitation to a broadcast that starts now."""
+        if not self.broadcasts:
+            return str(self._file)
+        host, deadline = reachable_from(replica.client.address), self.settings.liveness_seconds
+        num_workers = len(replica.call("sync_state"))
+        return Broadcast(self._tensors, host, num_workers, deadline).message()
+
+    def _write(self, tensors: Callable[[], NamedTensors]) -> None:
         whole = {name: tensor.detach().contiguous() for name, tensor in tensors()}
         try:
             save_file(whole, self._file)
@@ -148,10 +166,6 @@ class ServerEngine:
                 f"the weights cannot be written to {self._file} ({error}): make room there, or "
                 "set rollout.weights_directory"
             ) from None
-        self._each(lambda server: self._ensure_proven(server, expected=False))
-
-    def payload(self) -> str:
-        return str(self._file)
 
     @property
     def _file(self) -> Path:
@@ -394,6 +408,12 @@ def open_engine(
     engine = ServerEngine(servers, settings, eos_id, folder, source)
     atexit.register(engine.close)
     return engine
+
+
+def _kept(tensors: Callable[[], NamedTensors]) -> Callable[[], NamedTensors]:
+    """A copy, for a server that is lost while the policy's own weights are being updated."""
+    copies = [(name, tensor.detach().clone()) for name, tensor in tensors()]
+    return lambda: iter(copies)
 
 
 def _private_folder(settings: RolloutTable) -> Path:

@@ -28,6 +28,7 @@ from pipelines.vllm_options import (
 )
 
 READY_POLL_SECONDS = 0.25
+LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 
 @dataclass
@@ -45,6 +46,12 @@ class Server:
     client: ServerClient
     process: ServerProcess | None
     settings: RolloutTable
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it may be on another machine."""
+        host = self.client.address.removeprefix("http://").rpartition(":")[0]
+        return self.process is None and host not in LOCAL_HOSTS
 
     def call(self, method: str, **kwargs: object) -> list[dict]:
         return self.client.rpc(method, kwargs, self.settings.request_timeout_seconds)

@@ -162,6 +162,9 @@ class RolloutTable(Table):
     weights_directory: Path | None = Field(
         default=None, description="where weights are handed over; default: shared memory"
     )
+    transfer: Literal["file", "broadcast"] | None = Field(
+        default=None, description="how weights reach servers; default: broadcast to other machines"
+    )
     start_timeout_seconds: float = Field(default=300, gt=0, description="until a server answers")
     request_timeout_seconds: float = Field(default=600, gt=0, description="for one batch or sync")
     liveness_seconds: float = Field(

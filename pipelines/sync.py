@@ -233,7 +233,7 @@ class WeightSync:
         check_stamp(replica, self.engine.stamp)  # refused where others' weights came in between
 
     def _receive(self, replica: Replica) -> None:
-        sent = {"weights": self.engine.payload(), "stamp": self.engine.stamp}
+        sent = {"weights": self.engine.payload(replica), "stamp": self.engine.stamp}
         for report in replica.call("sync_receive", **sent):
             wrong = _unequal(self.fingerprints, report["received"])
             if report["error"] or wrong:
@@ -261,7 +261,7 @@ class WeightSync:
         Raises:
             UnprovenSyncError: it exceeds the threshold; names the place that differs most.
         """
-        self.note_reference(policy)
+        self._score_policy(policy)
         worst = 0.0
         for replica in replicas or self.engine.replicas:
             theirs = replica.score(self.probe_sequences)
@@ -277,12 +277,15 @@ class WeightSync:
         self.probe_difference = worst
         return worst
 
-    def note_reference(self, policy: PreTrainedModel | PeftModel) -> None:
-        """Score the probes once a sync, with the weights of that sync.
+    def hold_probes(self) -> None:
+        """Score the probes with the policy as it was pushed, before it trains on.
 
-        To be called while the policy still holds them: a replica that is lost during an update
-        is given, and must agree with, what the policy was.
+        A replica that is lost after that gets the pushed weights again, and is held to these.
         """
+        with self._timed("probe"):
+            self._score_policy(self.policy)
+
+    def _score_policy(self, policy: PreTrainedModel | PeftModel) -> None:
         with self._lock:  # replicas are proven side by side
             self._reference = self._reference or policy_logprobs(policy, self.probe_sequences)
 
@@ -298,7 +301,7 @@ class WeightSync:
 
     def suspects(self, replica: Replica) -> list[str]:
         """The replica's parameters furthest from what was sent, where shapes allow it."""
-        weights = self.engine.payload()
+        weights = self.engine.payload(replica)
         found = replica.call("sync_furthest", weights=weights, num=NUM_SUSPECTS)[0]
         return [f"{name} (max difference {d:.2g})" for d, name in found if d > 0]
 

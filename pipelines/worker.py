@@ -2,7 +2,8 @@
 
 vLLM mixes `SyncWorker` into its worker (`worker_extension_cls`) and reaches it by `collective_rpc`,
 so the engine in the trainer's process and an API server run the same checks. Weights arrive as an
-iterator of live tensors, or as the path of a safetensors file in shared memory. Four checks:
+iterator of live tensors, as the path of a safetensors file in shared memory, or as an invitation to
+a process group (`transfer.py`). Four checks:
   received   the fingerprint of every tensor as it arrived, before any packing, for the sender;
   poison     engine parameters and fresh memory start as NaN, so what the reload misses stays NaN;
   packed     vLLM's CPU linears keep a private packed copy: each must have been packed anew;
@@ -23,9 +24,10 @@ from safetensors import safe_open
 
 from pipelines.manifest import Manifest, checkpoint_manifest
 from pipelines.recorder import RouteRecorder
+from pipelines.transfer import NamedTensors, received
 
-NamedTensors = Iterator[tuple[str, torch.Tensor]]
 Fingerprints = dict[str, str]
+Payload = NamedTensors | str | dict[str, object]  # tensors, a file's path, or an invitation
 PackedLinear = Callable[..., torch.Tensor]
 
 
@@ -57,11 +59,11 @@ class SyncWorker:
             "manifest": {n: list(shape) for n, shape in _own_manifest(config.model).items()},
         }
 
-    def sync_receive(self, weights: NamedTensors | str, stamp: str) -> dict[str, object]:
+    def sync_receive(self, weights: Payload, stamp: str) -> dict[str, object]:
         """Poison, reload and repack; the stamp stays empty until `sync_certify`.
 
         Args:
-            weights: named tensors, or the path of a safetensors file.
+            weights: named tensors, the path of a safetensors file, or an invitation to a group.
             stamp: the only one that these weights can be certified with.
 
         Returns:
@@ -72,18 +74,18 @@ class SyncWorker:
         module = self.get_model()  # type: ignore[attr-defined]
         packed = _packed_linears(module)
         _poison(module)
-        received: Fingerprints = {}
+        arrived: Fingerprints = {}
         try:
             with _fresh_memory_is_nan():
-                self.sync_load(_fingerprinted(_named(weights), received))
+                self.sync_load(_fingerprinted(_named(weights), arrived))
         except Exception as error:  # any of vLLM's: the sender knows which tensor was the wrong one
-            return {"received": received, "stale": [], "error": f"{type(error).__name__}: {error}"}
+            return {"received": arrived, "stale": [], "error": f"{type(error).__name__}: {error}"}
         _repack_cpu_experts(module)
         _repack_tied_heads(module, packed)
         stale = [n for n, p in module.named_parameters() if torch.isnan(p).any().item()]
         stale += [n for n, linear in _packed_linears(module).items() if linear is packed.get(n)]
         self.sync_received = stamp
-        return {"received": received, "stale": stale, "error": ""}
+        return {"received": arrived, "stale": stale, "error": ""}
 
     def sync_load(self, tensors: NamedTensors) -> None:
         """Give the tensors to vLLM's own layer-wise reload."""
@@ -104,7 +106,7 @@ class SyncWorker:
         assert self.sync_recorder is not None, "sync_watch_routes comes first"
         return {"routes": self.sync_recorder.take(requests)}
 
-    def sync_furthest(self, weights: NamedTensors | str, num: int) -> list[list[object]]:
+    def sync_furthest(self, weights: Payload, num: int) -> list[list[object]]:
         """The engine's parameters furthest from `weights`: [largest difference, name] each.
 
         Only where the engine keeps the checkpoint's name and shape.
@@ -132,7 +134,10 @@ def _own_manifest(model: str) -> Manifest:
     return checkpoint_manifest(Path(model)) if Path(model).is_dir() else {}
 
 
-def _named(weights: NamedTensors | str) -> NamedTensors:
+def _named(weights: Payload) -> NamedTensors:
+    if isinstance(weights, dict):
+        yield from received(weights)
+        return
     if not isinstance(weights, str):
         yield from weights
         return
@@ -141,9 +146,9 @@ def _named(weights: NamedTensors | str) -> NamedTensors:
             yield name, opened.get_tensor(name)
 
 
-def _fingerprinted(tensors: NamedTensors, received: Fingerprints) -> NamedTensors:
+def _fingerprinted(tensors: NamedTensors, arrived: Fingerprints) -> NamedTensors:
     for name, tensor in tensors:
-        received[name] = fingerprint(tensor)
+        arrived[name] = fingerprint(tensor)
         yield name, tensor.detach()
 
 

@@ -85,6 +85,8 @@ def test_pressure_halves_what_is_in_flight_and_calm_adds_a_sixteenth() -> None:
     reading[0] = 0.49
     assert [_polled(limit, clock, 1) for _ in range(17)] == [*range(9, 129, 8), 128, 128]
     assert limit.take_lowest() == 1 and limit.take_lowest() == 128
+    reading[0] = 0.5
+    assert _polled(limit, clock, 0) == 64, "a batch that has just ended is no load to halve"
 
 
 def test_sensors_are_read_once_in_a_while_and_growth_counts_by_the_second() -> None:
@@ -152,7 +154,8 @@ def test_heat_and_power_are_read_where_the_machine_tells_them(tmp_path: Path) ->
     _files(
         tmp_path / "thermal_zone1", temp=40000, trip_point_0_type="hot", trip_point_0_temp=-274000
     )
-    assert degrees_over_trip_point(tmp_path) == -4
+    _files(tmp_path / "thermal_zone2", trip_point_0_type="hot", trip_point_0_temp=90000)
+    assert degrees_over_trip_point(tmp_path) == -4, "zone 2 has no temperature just now"
     with pytest.raises(OSError, match="no power with a cap"):
         power_cap_share(tmp_path)
     _files(tmp_path / "hwmon0", power1_cap=200, power1_average=150)
@@ -305,3 +308,10 @@ def test_a_servers_kv_cache_that_runs_out_lowers_the_limit_and_changes_no_sample
 
     assert server._serve(NUM, Job(ask)) == list(range(NUM))
     assert max(seen) == 2, "the limit must hold for what is sent"
+
+    def refuse(_: Server, index: int) -> int:
+        raise ValueError("a prompt that the server refuses")
+
+    server.concurrency.limit = 1
+    with pytest.raises(ValueError, match="the server refuses"):  # and its other senders go on
+        server._serve(NUM, Job(refuse))

@@ -2,7 +2,8 @@
 
 import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from pipelines.credit import Scored
 from pipelines.ledger import Ledger, balance
 from pipelines.manifest import checkpoint_manifest
 from pipelines.roles import RoleTrainer, Sample
-from pipelines.rollout import policy_logprobs
+from pipelines.rollout import Completion, Prove, Sampling, policy_logprobs
 from pipelines.server_engine import ServerEngine, open_engine
 from pipelines.settings import RolloutTable
 from pipelines.sync import WeightSync, weights_hash
 from pipelines.tokenizer import character_tokenizer
+from pipelines.worker import NamedTensors
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
@@ -111,3 +113,58 @@ def test_a_scorer_that_fails_leaves_nothing_in_flight(engine: ServerEngine, tmp_
     role.play(PROMPTS, role.score, "again")
     assert [staleness for staleness, *_ in role.seen] == [0, 1, 1]
     assert balance(tmp_path / "ledger.jsonl")["discarded"] == 2, "the batch that was drawn ahead"
+
+
+class LostInFlight:
+    """An engine in memory whose replica is lost in a batch drawn ahead, and back after an update.
+
+    It then holds the weights that were pushed, as a restarted server does.
+    """
+
+    label, stamp, reissued, concurrency = "the server", "", (), None
+    role: RoleTrainer
+
+    def __init__(self) -> None:
+        self.version, self.replicas, self.num_probed = -1, [self], 0
+        self.updated = threading.Event()
+
+    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
+        self.pushed = random_moe(TOKENIZER)
+        self.pushed.load_state_dict(self.role.policy.state_dict())
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        return policy_logprobs(self.pushed, sequences)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        if threading.current_thread() is not threading.main_thread():
+            assert self.updated.wait(60)
+            self.role.sync.probe(self.role.policy, self.replicas)
+            self.num_probed += 1
+        end = TOKENIZER.eos_token_id
+        return [Completion([5 + i % GROUP, end], [-1.0, -1.0], False) for i in range(len(prompts))]
+
+    def close(self) -> None: ...
+
+
+class Signalling(Watched):
+    """Tells its engine of the first update."""
+
+    def finish_step(self) -> None:
+        super().finish_step()
+        self.engine.updated.set()
+
+
+def test_a_server_lost_in_flight_is_held_to_the_policy_that_was_pushed(tmp_path: Path) -> None:
+    directory = save(random_moe(TOKENIZER), tmp_path / "moe")
+    engine = LostInFlight()
+    sync = WeightSync(engine, checkpoint_manifest(directory), PROBES, 100, EXACT)
+    role = engine.role = learner_role(
+        Signalling, directory, engine=engine, sync=sync, draw_ahead=True,
+        per_device_train_batch_size=2 * GROUP, num_generations=GROUP,
+    )  # fmt: skip
+    role.watch()
+    role.play(PROMPTS[:4], role.score, "lost")
+    assert engine.num_probed == 1
+    assert weights_hash(role.policy) != weights_hash(engine.pushed), "the update must show"

@@ -123,6 +123,16 @@ def test_one_step_blocks_of_two_roles(built: tuple[Roles, list]) -> None:
         assert role.args.max_steps == 1 and role.state.max_steps == 3
 
 
+def test_batches_from_the_same_weights_have_seeds_of_their_own(checkpoint: Path) -> None:
+    """Two generation batches an update."""
+    batches = {"gradient_accumulation_steps": 2, "steps_per_generation": 1}
+    role = _role(checkpoint, per_device_train_batch_size=GROUP, **batches)
+    block = Blocks(role, [1.0, 0.0, 0.5, 0.0])
+    role.play(PROMPTS, block, "round 0")
+    assert [seen["engine"] for seen in block.seen] == [0, 0]
+    assert len({sample.seed for seen in block.seen for sample in seen["samples"]}) == 2 * GROUP
+
+
 def test_a_block_never_reuses_the_previous_blocks_rollouts(checkpoint: Path) -> None:
     """Two micro-batches a generation: the second block's first update is on its own samples."""
     role = _role(checkpoint, steps_per_generation=2, per_device_train_batch_size=GROUP)

@@ -220,7 +220,7 @@ def test_weights_that_changed_during_a_batch_void_its_answers(servers: Servers) 
         asked.append(server.label)
         if len(asked) == 1:
             another = {"stamp": "another run's"}
-            server.call("sync_receive", weights=servers.engine.payload(), **another)
+            server.call("sync_receive", weights=servers.engine.payload(server), **another)
             server.call("sync_certify", **another)
         return f"answer {len(asked)}"
 

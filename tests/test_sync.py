@@ -273,7 +273,7 @@ def test_a_stream_corrupted_on_the_way_is_refused_without_a_probe(
     unprobed = WeightSync(moe.engine, moe.sync.manifest, PROBES, 100, EXACT, num_syncs=2)
     payload = moe.engine.payload
     with monkeypatch.context() as patch:
-        patch.setattr(moe.engine, "payload", lambda: corrupt(payload()))
+        patch.setattr(moe.engine, "payload", lambda replica: corrupt(payload(replica)))
         with pytest.raises(UnprovenSyncError, match=r"other bytes than were sent: \d+ ten"):
             unprobed.push(moe.policy, 99)
     _refused_until_synced(moe)
@@ -305,7 +305,7 @@ def test_a_tensor_sent_twice_or_of_another_shape_is_refused_before_the_engine_se
 
 def test_somebody_elses_weights_are_noticed_by_the_next_generation(moe: Pair) -> None:
     moe.push()
-    moe.engine.call("sync_receive", weights=moe.engine.payload(), stamp="another run's")
+    moe.engine.call("sync_receive", weights=moe.engine.payload(moe.engine), stamp="another run's")
     moe.engine.call("sync_certify", stamp="another run's")
     with pytest.raises(UnprovenSyncError, match="somebody else writes into it"):
         moe.engine.generate([[5, 9]], Sampling(2), [1])

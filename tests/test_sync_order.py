@@ -58,7 +58,7 @@ class Twin(SyncWorker):
         self.handed = [(name, tensor.clone()) for name, tensor in tensors()]
         prove(self, False)
 
-    def payload(self) -> NamedTensors:
+    def payload(self, replica: "Twin") -> NamedTensors:
         return iter(self.handed)
 
 
@@ -72,7 +72,7 @@ def _synced() -> tuple[PreTrainedModel, Twin, WeightSync]:
 
 def test_a_replica_lost_during_an_update_is_probed_against_what_was_sent() -> None:
     policy, twin, sync = _synced()
-    sync.note_reference(policy)
+    sync.hold_probes()
     redraw(policy, 7)  # the optimizer, while a batch is drawn ahead
     redraw(twin.module, 8)  # a restart
     twin.sync_stamp = ""
