@@ -21,7 +21,7 @@ from pipelines.process import UnprovenSyncError
 
 Reduce = Callable[[Tensor], Tensor]  # [1, X] of one process to [processes, X]
 EXACT_SHARE = 0.001  # of tokens that may be routed otherwise where both compute in float32
-EXACT_SLACK = 3  # and as many more, since two scores can be equal but for rounding
+EXACT_SLACK = 3  # tokens more, of all and of each sequence: scores can be equal but for rounding
 ROUNDED_SHARE = 0.5  # of tokens and layers otherwise; routes of another token differ in most
 
 
@@ -65,12 +65,17 @@ class ExpertMismatch:
         self, own_BTLK: Tensor, routes_BTLK: Tensor, layers: list[int], gather: Reduce
     ) -> None:
         known_BT = (routes_BTLK >= 0).any(-1).all(-1)
-        own_MLK = own_BTLK[known_BT].sort(-1).values
-        differs_ML = (own_MLK != routes_BTLK[known_BT].sort(-1).values).any(-1)
-        counts = [differs_ML.sum(0), differs_ML.any(-1).sum()[None], known_BT.sum()[None]]
+        same_BTL = (own_BTLK.sort(-1).values == routes_BTLK.sort(-1).values).all(-1)
+        differs_BTL = ~same_BTL & known_BT[..., None]
+        anywhere_B, tokens_B = differs_BTL.any(-1).sum(1), known_BT.sum(1)
+        counts = [differs_BTL.sum((0, 1)), anywhere_B.sum()[None], tokens_B.sum()[None]]
         *by_layer, anywhere, num_tokens = gather(torch.cat(counts)[None]).sum(0).tolist()
         self.num_tokens, self.anywhere = num_tokens, anywhere
         self.by_layer = dict(zip(layers, by_layer, strict=True))
+        mean_B = differs_BTL.sum(1).float().mean(-1)  # over layers
+        over = [anywhere_B - EXACT_SHARE * tokens_B, mean_B - ROUNDED_SHARE * tokens_B]
+        worst = torch.stack([excess_B.max() for excess_B in over])
+        self.worst_exact, self.worst_rounded = gather(worst[None]).amax(0).tolist()
 
     def row(self) -> dict[str, object]:
         """Shares of tokens, for the step's row."""
@@ -83,7 +88,7 @@ class ExpertMismatch:
         }
 
     def check(self, exact: bool) -> None:
-        """Refuse routes that cannot be those of these tokens.
+        """Refuse routes that cannot be those of these tokens, of all or of one sequence alone.
 
         Args:
             exact: both sides compute in float32.
@@ -93,14 +98,16 @@ class ExpertMismatch:
         """
         if exact:
             found, most = self.anywhere, EXACT_SHARE * self.num_tokens + EXACT_SLACK
+            worst = self.worst_exact
         else:
             found = sum(self.by_layer.values()) / max(len(self.by_layer), 1)
-            most = ROUNDED_SHARE * self.num_tokens + EXACT_SLACK
-        if found > most:
+            most, worst = ROUNDED_SHARE * self.num_tokens + EXACT_SLACK, self.worst_rounded
+        if found > most or worst > EXACT_SLACK:
             raise UnprovenSyncError(
                 f"the policy would send {found:.0f} of {self.num_tokens} tokens to other experts "
-                f"than the sampler did, {most:.1f} may differ: the routes are other tokens', or "
-                "the engine holds other weights"
+                f"than the sampler did, {most:.1f} may differ, and of one sequence {worst:.0f} "
+                f"tokens more than its share, where {EXACT_SLACK} may: the routes are other "
+                "tokens', or the engine holds other weights"
             )
 
 

@@ -144,13 +144,18 @@ def policy_fingerprints(
     """Fingerprint and shape of every tensor that a sync sends, by name; see `served_tensors`.
 
     Raises:
-        UnprovenSyncError: a name occurs twice.
+        UnprovenSyncError: a name occurs twice, or a tensor is not finite.
     """
     fingerprints: Fingerprints = {}
     shapes: Manifest = {}
     for name, tensor in served_tensors(policy, fp8):
         if name in shapes:
             raise UnprovenSyncError(f"tensor {name} was sent twice")
+        if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.isfinite().all():
+            raise UnprovenSyncError(
+                f"the policy's {name} is not finite: its training diverged; lower the learning "
+                "rate, or clip gradients, and resume from the last checkpoint"
+            )
         fingerprints[name], shapes[name] = fingerprint(tensor), tuple(tensor.shape)
     return fingerprints, shapes
 

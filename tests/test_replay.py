@@ -297,6 +297,17 @@ def test_a_few_ties_are_no_fault(num: int, exact: bool, refused: bool) -> None:
         found.check(exact)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_one_sequence_with_other_routes_does_not_hide_among_the_others(exact: bool) -> None:
+    routes_BTLK = torch.zeros(256, 40, 2, 1)
+    own_BTLK = routes_BTLK.clone()
+    own_BTLK[5, : 8 if exact else 30] = 1
+    found = ExpertMismatch(own_BTLK, routes_BTLK, [0, 1], lambda x: x)
+    assert found.anywhere <= 0.001 * found.num_tokens + 3 or not exact
+    with pytest.raises(UnprovenSyncError, match="of one sequence"):
+        found.check(exact)
+
+
 # -- importance correction -----------------------------------------------------------------------
 
 

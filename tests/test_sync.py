@@ -376,6 +376,16 @@ def test_probes_follow_the_first_two_syncs_and_every_kth(moe: Pair) -> None:
     assert probed == [1, 2, 3, 6]
 
 
+def test_a_policy_that_diverged_is_told_by_name(moe: Pair) -> None:
+    head = moe.policy.lm_head.weight.data
+    kept = head[0, 0].item()
+    head[0, 0] = math.nan
+    with pytest.raises(UnprovenSyncError, match=r"lm_head.weight is not finite: .* diverged"):
+        moe.push()
+    head[0, 0] = kept
+    _refused_until_synced(moe)
+
+
 def test_the_hash_changes_with_any_tensor(moe: Pair) -> None:
     before = weights_hash(moe.policy)
     assert before == weights_hash(moe.policy)
