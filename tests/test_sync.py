@@ -70,9 +70,9 @@ class Pair:
         return (ours - torch.tensor(self.engine.score(PROBES))).abs().max().item()
 
 
-def _pair(policy: Policy, directory: Path) -> Pair:
+def _pair(policy: Policy, directory: Path, table: RolloutTable = ROLLOUT) -> Pair:
     save(policy, directory)
-    engine = VllmEngine(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+    engine = VllmEngine(directory, table, "float32", TOKENIZER.eos_token_id)
     manifest = checkpoint_manifest(directory)
     return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
 
@@ -124,6 +124,13 @@ def test_the_same_with_the_mla_kernel_on(tmp_path: Path) -> None:
     _in_its_own_process(f"prove_mla({str(tmp_path / 'mla')!r})")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["moe", "dense"])
+def test_the_same_with_a_compiled_engine(kind: str, tmp_path: Path) -> None:
+    """A compiled graph must not keep the packed weights that it was traced with."""
+    _in_its_own_process(f"prove_compiled({kind!r}, {str(tmp_path / kind)!r})", timeout=600)
+
+
 def test_a_wrong_rope_mode_is_caught_by_the_first_probe(tmp_path: Path) -> None:
     """In a process of its own: vLLM keeps the rotary module that the first engine made."""
     if torch.cuda.is_available():
@@ -131,11 +138,11 @@ def test_a_wrong_rope_mode_is_caught_by_the_first_probe(tmp_path: Path) -> None:
     _in_its_own_process(f"catch_wrong_rope({str(tmp_path / 'moe')!r})")
 
 
-def _in_its_own_process(call: str) -> None:
+def _in_its_own_process(call: str, timeout: float = 110) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-c", f"import test_sync; test_sync.{call}"],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=110,
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=timeout,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -153,6 +160,15 @@ def catch_wrong_rope(directory: str) -> None:
     with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
         pair.push()
     _refused(pair)
+
+
+def prove_compiled(kind: str, directory: str) -> None:
+    """Five syncs into an engine that vLLM compiled."""
+    compiled = ROLLOUT.model_copy(update={"compile": True})
+    make, redraw_all = {"moe": (random_moe, make_weights_matter), "dense": (random_llama, redraw)}[
+        kind
+    ]
+    _prove_five_syncs(_pair(make(TOKENIZER), Path(directory), compiled), redraw_all)
 
 
 def prove_mla(directory: str) -> None:
