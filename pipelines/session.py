@@ -118,10 +118,15 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.judging.verifiers.close()
-        self.roles.close()
-        if error is None:
-            return
+        try:
+            self.judging.verifiers.close()
+            self.roles.close()
+        finally:
+            if error is not None:
+                self._record(error)
+
+    def _record(self, error: BaseException) -> None:
+        """Say how the run ended, whatever else fails on the way out."""
         if self.ledger is not None:
             self.ledger.discard_open(f"{type(error).__name__} ended the run")
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
