@@ -367,6 +367,7 @@ def _build_role(
         table = settings.rollout
         if isinstance(synced, ServerEngine):
             synced.await_ready(manifest, role.dtype)
+        synced.score(probe_ids[:1])  # an engine's first pass generates code: no part of any sync
         sync = WeightSync(
             synced, manifest, probe_ids, table.probe_every, table.probe_threshold, fp8
         )
