@@ -28,13 +28,7 @@ from transformers import AutoConfig
 from pipelines.concurrency import adaptive_concurrency
 from pipelines.manifest import Manifest
 from pipelines.process import EngineLostError, UnprovenSyncError
-from pipelines.rollout import (
-    Completion,
-    Prove,
-    Sampling,
-    check_prompts,
-    check_stamp,
-)
+from pipelines.rollout import Completion, Prove, Sampling, check_prompts, check_stamp
 from pipelines.routes import Finished, RouteSource, route_source
 from pipelines.server_client import ReplicaLostError
 from pipelines.server_replica import Server, find_server, start_server

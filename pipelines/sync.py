@@ -134,7 +134,7 @@ def _adapted_parameter(layer: LoraLayer) -> str:
 
 
 def weights_hash(policy: PreTrainedModel | PeftModel) -> str:
-    """One hash over names and fingerprints of every tensor of the policy, hex."""
+    """One hash over names and fingerprints of every tensor that a sync of the policy sends, hex."""
     return _hash(policy_fingerprints(policy)[0])
 
 
