@@ -26,17 +26,12 @@ prepare_process()
 import torch  # noqa: E402 - after its environment is set
 from torch import Tensor  # noqa: E402
 
-from model import (  # noqa: E402
-    SparringMoeForCausalLM,
-    SparringSparseConfig,
-    SparringSparseForCausalLM,
-    tiny_config,
-    tiny_sparse_config,
-)
-from model.cache import LatentCache  # noqa: E402
-from model.layout import token_layout  # noqa: E402
-from model.rope import rotations  # noqa: E402
-from model.sparse import IndexQueries, SparseLatentAttention  # noqa: E402
+from model.attention.cache import LatentCache  # noqa: E402
+from model.attention.layout import token_layout  # noqa: E402
+from model.attention.rope import rotations  # noqa: E402
+from model.attention.sparse import IndexQueries, SparseLatentAttention  # noqa: E402
+from model.configuration import SparringSparseConfig, tiny_config, tiny_sparse_config  # noqa: E402
+from model.modeling import SparringMoeForCausalLM, SparringSparseForCausalLM  # noqa: E402
 
 NUM_TOKENS = 131072
 REPEATS = 10

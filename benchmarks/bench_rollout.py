@@ -28,7 +28,7 @@ from rollout_variants import GROUP, PROOFS, STAGES, StepJob, Variant, work
 from turns import Named, Row, WorkerError, take_turns
 
 from pipelines.process import prepare_process
-from pipelines.settings import RolloutTable
+from pipelines.settings.tables import RolloutTable
 
 NUM_WARMUP = 3  # steps
 STOCK = Variant("stock TRL", "transformers", "bf16")  # bf16 is GRPOConfig's default

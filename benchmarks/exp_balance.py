@@ -21,8 +21,9 @@ import torch
 from harness import RESULTS, context, mean_interval, write_result
 from torch import Tensor
 
-from model import SparringMoeForCausalLM, tiny_config
-from model.balance import balance_metrics
+from model.configuration import tiny_config
+from model.experts.balance import balance_metrics
+from model.modeling import SparringMoeForCausalLM
 
 VOCAB, LANGUAGES, SUCCESSORS = 64, 8, 4
 BATCH, LENGTH, STEPS, HELD_OUT = 16, 24, 500, 512

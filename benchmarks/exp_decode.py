@@ -32,8 +32,9 @@ def main() -> None:
     prepare_process()
     from transformers import AutoTokenizer
 
-    from pipelines.rollout import Sampling, VllmEngine
-    from pipelines.settings import RolloutTable
+    from pipelines.rollouts.engine import Sampling
+    from pipelines.rollouts.vllm_engine import VllmEngine
+    from pipelines.settings.tables import RolloutTable
 
     with tempfile.TemporaryDirectory() as folder:
         make_checkpoint(folder, "moe", options.model, None)

@@ -25,8 +25,9 @@ from harness import RESULTS, context, mean_interval, write_result
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import SparringMoeForCausalLM, tiny_config
-from model.experts import RoutedExperts
+from model.configuration import tiny_config
+from model.experts.routed import RoutedExperts
+from model.modeling import SparringMoeForCausalLM
 
 VALUES, TABLES, COMMON_TABLES = 32, 24, 4
 FIRST_TABLE = VALUES

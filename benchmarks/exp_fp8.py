@@ -24,10 +24,11 @@ from harness import RESULTS, context, write_result
 from scipy import stats
 from torch import Tensor
 
-from model import SparringMoeForCausalLM, tiny_config
 from model.adamw import BFloat16AdamW
-from model.fp8 import Fp8Recipe, Underflow
-from model.fp8_model import convert_to_fp8
+from model.configuration import tiny_config
+from model.convert_fp8 import convert_to_fp8
+from model.fp8.quantize import Fp8Recipe, Underflow
+from model.modeling import SparringMoeForCausalLM
 
 ARMS = ("bf16", "fp8", "unscaled", "fp32")
 VOCABULARY, HALVES, LENGTH, BATCH = 16, 2, 32, 16

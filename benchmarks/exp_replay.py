@@ -41,11 +41,12 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
     import torch
     from transformers import set_seed
 
-    from pipelines.credit import Scored
-    from pipelines.games import Judging, LearnerGame
-    from pipelines.process import build_source
-    from pipelines.settings import load_settings
-    from rewards.verify import Verifiers
+    from pipelines.game.curriculum import build_source
+    from pipelines.game.learner import LearnerGame
+    from pipelines.game.referee import Judging
+    from pipelines.rollouts.sample import Scored
+    from pipelines.settings.load import load_settings
+    from rewards.verifiers import Verifiers
 
     setting, replayed, seed = job
     kind, precision = setting.split(", ")
@@ -79,7 +80,7 @@ def make_deep(folder: Path) -> None:
     sys.path.append(str(TOP / "tests"))
     from pipeline_cases import random_moe, save
 
-    from pipelines.tokenizer import character_tokenizer
+    from pipelines.policy.tokenizer import character_tokenizer
 
     save(random_moe(character_tokenizer(), **DEEP), folder)
 
@@ -91,13 +92,13 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
     from trl import GRPOConfig
 
     import model  # noqa: F401  registers our classes
-    from pipelines.manifest import checkpoint_manifest
-    from pipelines.mismatch import logprob_mismatch
-    from pipelines.replay import Replaying, lay_out
-    from pipelines.roles import RoleTrainer
-    from pipelines.rollout import VllmEngine
-    from pipelines.settings import RolloutTable
-    from pipelines.sync import WeightSync
+    from pipelines.policy.manifest import checkpoint_manifest
+    from pipelines.rollouts.vllm_engine import VllmEngine
+    from pipelines.settings.tables import RolloutTable
+    from pipelines.sync.push import WeightSync
+    from pipelines.training.mismatch import logprob_mismatch
+    from pipelines.training.replay import Replaying, lay_out
+    from pipelines.training.trainer import RoleTrainer
 
     class BothWays(RoleTrainer):
         """Scores its rollouts once more, the other way."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from model import SparringMoeConfig, SparringMoeForCausalLM
-from model.cache import LatentCache
+from model.attention.cache import LatentCache
+from model.configuration import SparringMoeConfig
+from model.modeling import SparringMoeForCausalLM
 
 SEED = 0
 

@@ -44,7 +44,7 @@ def make_checkpoint(folder: str, family: str, size: str, mean_of: int | None) ->
     """
     from transformers import set_seed
 
-    from pipelines.tokenizer import character_tokenizer
+    from pipelines.policy.tokenizer import character_tokenizer
 
     set_seed(SEED)
     tokenizer = character_tokenizer()
@@ -59,7 +59,8 @@ def make_checkpoint(folder: str, family: str, size: str, mean_of: int | None) ->
 
 
 def _moe(tokenizer: "PreTrainedTokenizerBase", size: str) -> "PreTrainedModel":
-    from model import SparringMoeForCausalLM, tiny_config
+    from model.configuration import tiny_config
+    from model.modeling import SparringMoeForCausalLM
 
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return SparringMoeForCausalLM(tiny_config(len(tokenizer), **ids, **MOE[size]))

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from trl import GRPOConfig
 
     from data.records import Task
-    from pipelines.credit import Scored
-    from pipelines.roles import RoleTrainer, Sample
-    from pipelines.settings import RolloutTable
+    from pipelines.rollouts.sample import Sample, Scored
+    from pipelines.settings.tables import RolloutTable
+    from pipelines.training.trainer import RoleTrainer
 
 GROUP, MAX_PROMPT, NUM_PROBES = 8, 24, 8
 STAGES = ("generate", "sync", "verify", "critique")  # the rest of a step is its update
@@ -80,7 +80,7 @@ class Judge:
     def __init__(self, num: int) -> None:
         from data.sources import make_source
         from rewards.dialect import dialect
-        from rewards.verify import Verifiers
+        from rewards.verifiers import Verifiers
 
         params = {
             "min_terms": 3, "max_terms": 8, "min_digits": 1, "max_digits": 1, "operators": ["+"],
@@ -268,7 +268,7 @@ class OurSteps:
                 role.engine.close()
 
     def _table(self) -> "RolloutTable":
-        from pipelines.settings import RolloutTable
+        from pipelines.settings.tables import RolloutTable
 
         asked = self.job.length + MAX_PROMPT
         options: dict[str, object] = {}
@@ -284,12 +284,12 @@ class OurSteps:
         from transformers import AutoModelForCausalLM
 
         import model  # noqa: F401  registers our classes
-        from pipelines.manifest import checkpoint_manifest
-        from pipelines.roles import RoleTrainer
-        from pipelines.rollout import VllmEngine
-        from pipelines.server_engine import open_engine
-        from pipelines.sync import WeightSync
-        from pipelines.transformers_engine import TransformersEngine
+        from pipelines.policy.manifest import checkpoint_manifest
+        from pipelines.rollouts.servers.start import open_engine
+        from pipelines.rollouts.transformers_engine import TransformersEngine
+        from pipelines.rollouts.vllm_engine import VllmEngine
+        from pipelines.sync.push import WeightSync
+        from pipelines.training.trainer import RoleTrainer
 
         folder, table, variant = Path(self.job.checkpoint), self._table(), self.job.variant
         policy = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
@@ -315,7 +315,7 @@ class OurSteps:
         )  # fmt: skip
 
     def _score(self, indices: Sequence[int], samples: Sequence["Sample"]) -> list["Scored"]:
-        from pipelines.credit import Scored
+        from pipelines.rollouts.sample import Scored
 
         self.row["tokens"] = float(sum(len(sample.token_ids) for sample in samples))
         pairs = [(self.first + i, sample) for i, sample in zip(indices, samples, strict=True)]

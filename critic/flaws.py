@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from data.records import Task
 from rewards.chain import FINAL_STEP, ChainDialect, chain_terms, encode_sum, step_parts
-from rewards.dialect import Dialect, Step
+from rewards.solution import Dialect, Step
 from rewards.verdict import Verdict
 
 _CHAIN = ChainDialect()

@@ -11,18 +11,11 @@ import difflib
 import random
 from typing import Protocol
 
-from critic.critique import (
-    Critique,
-    EvidenceKind,
-    Flaw,
-    ParseFailure,
-    SoundOrFlawed,
-    StepJudgement,
-)
+from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from critic.format_chain import ChainCritique
 from critic.format_tagged import TaggedCritique
 from data.records import Task
-from rewards.dialect import Solution
+from rewards.solution import Solution
 
 __all__ = [
     "ChainCritique",

@@ -23,7 +23,7 @@ import re
 from critic.critique import Critique, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from data.records import Task
 from rewards.chain import MAX_DIGITS, ChainDialect, chain_terms, decode_sum, encode_sum, step_parts
-from rewards.dialect import Solution
+from rewards.solution import Solution
 
 _SOLUTION_DIALECT = ChainDialect()
 _JUDGEMENT = re.compile(r"([0-9]+)([.x])")

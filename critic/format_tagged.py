@@ -10,16 +10,9 @@ claim is true (`meta`).
 import json
 import random
 
-from critic.critique import (
-    Critique,
-    EvidenceKind,
-    Flaw,
-    ParseFailure,
-    SoundOrFlawed,
-    StepJudgement,
-)
+from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from data.records import Task
-from rewards.dialect import Solution
+from rewards.solution import Solution
 
 MAX_CHARS = 20_000
 MAX_FLAWS = 8

@@ -25,7 +25,8 @@ from critic.format_chain import right_sum
 from data.records import Task
 from rewards.aggregate import CriticView
 from rewards.arithmetic import Equation, equations_in, evaluate
-from rewards.dialect import ChainDialect, Dialect, Solution, first_bad_step
+from rewards.chain import ChainDialect
+from rewards.solution import Dialect, Solution, first_bad_step
 
 ClaimStatus = Literal["confirmed", "refuted", "uncheckable"]
 

@@ -3,7 +3,7 @@
 Importing this package registers the model with transformers' Auto classes.
 """
 
-from model.checkpoint import load_checkpoint_tensors, named_checkpoint_tensors
+from model.checkpoint.naming import load_checkpoint_tensors, named_checkpoint_tensors
 from model.configuration import (
     SparringMoeConfig,
     SparringSparseConfig,

@@ -12,14 +12,14 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import TransformersKwargs
 
-from model.cache import LatentCache
+from model.attention.cache import LatentCache
+from model.attention.layout import token_layout
+from model.attention.rope import rotations
 from model.configuration import SparringMoeConfig
+from model.experts.routing import routing_of
 from model.layers import DecoderLayer
-from model.layout import token_layout
 from model.mtp import MultiTokenLayer, Prediction, predict_further
 from model.norm import RMSNorm
-from model.rope import rotations
-from model.routing import routing_of
 
 
 @dataclass

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from model.balance import sequence_balance_loss
-from model.cache import LatentCache
+from model.attention.cache import LatentCache
+from model.attention.layout import TokenLayout
+from model.attention.mla import MultiHeadLatentAttention
+from model.attention.sparse import SparseLatentAttention
 from model.configuration import SparringMoeConfig, SparringSparseConfig
-from model.experts import RoutedExperts
-from model.layout import TokenLayout
-from model.mla import MultiHeadLatentAttention
+from model.experts.balance import sequence_balance_loss
+from model.experts.routed import RoutedExperts
+from model.experts.router import Router
+from model.experts.routing import Routing
 from model.norm import RMSNorm
-from model.router import Router
-from model.routing import Routing
-from model.sparse import SparseLatentAttention
 
 
 class FeedForward(nn.Module):

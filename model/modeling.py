@@ -25,34 +25,30 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from model.cache import LatentCache
-from model.checkpoint import (
+from model.attention.cache import LatentCache
+from model.checkpoint.files import replacing
+from model.checkpoint.fp8 import (
+    dequantized_arguments,
+    refuse_remote_fp8,
+    store_quantization,
+    stored_quantization,
+)
+from model.checkpoint.naming import (
     check_directory,
     check_tensors,
     multi_token_copies,
     named_checkpoint_tensors,
     split_experts,
 )
-from model.checkpoint_files import replacing
 from model.configuration import SparringMoeConfig, SparringSparseConfig
+from model.convert_fp8 import fp8_tensors
 from model.decoder import Decoder, total_loss
-from model.experts import RoutedExperts
-from model.fp8_checkpoint import (
-    dequantized_arguments,
-    refuse_remote_fp8,
-    store_quantization,
-    stored_quantization,
-)
-from model.fp8_model import fp8_tensors
+from model.experts.routed import RoutedExperts
+from model.experts.router import Router
 from model.layers import MixtureOfExperts
 from model.loss import next_token_loss
-from model.mtp import (
-    IGNORED,
-    Prediction,
-    multi_token_loss,
-)
+from model.mtp import IGNORED, Prediction, multi_token_loss
 from model.norm import RMSNorm
-from model.router import Router
 
 
 @dataclass
@@ -236,7 +232,8 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         return {index: router.load() for index, router in self.routers().items()}
 
     def balance_metrics(self) -> dict[int, dict[str, float]]:
-        """`model.balance.balance_metrics` of the load since the last reset, by layer, over ranks.
+        """`model.experts.balance.balance_metrics` of the load since the last reset, by layer, over
+        ranks.
 
         A layer that counted no token is left out. Every rank must call it.
         """

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.attention.layout import TokenLayout
 from model.configuration import SparringMoeConfig
+from model.experts.routing import Routing
 from model.layers import DecoderLayer
-from model.layout import TokenLayout
 from model.norm import RMSNorm
-from model.routing import Routing
 
 IGNORED = -100  # the label of a token on which no loss is wanted
 

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from model.checkpoint import register_conversion
+from model.checkpoint.naming import register_conversion
 from model.configuration import SparringMoeConfig, SparringSparseConfig
 from model.modeling import SparringMoeForCausalLM, SparringSparseForCausalLM
 

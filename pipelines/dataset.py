@@ -20,17 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.checkout import require_checkout
-from pipelines.dataset_export import export
-from pipelines.dataset_files import open_records
-from pipelines.dataset_inspect import (
-    record_text,
-    shown_records,
-    statistics,
-    statistics_text,
-    verify_records,
-)
-from pipelines.process import fail_clearly, prepare_process
+from data.dataset_folder import open_records
+from pipelines.process import fail_clearly, prepare_process, require_checkout
+from pipelines.synthesis.export import export
+from pipelines.synthesis.inspect import record_text, shown_records, statistics, statistics_text
+from pipelines.synthesis.verify import verify_records
 
 DIFFERENT = 1
 
@@ -71,7 +65,7 @@ def _telling_how_to_continue(given: Sequence[str]) -> Iterator[None]:
 
 def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     prepare_process()
-    from pipelines.dataset_generate import Request, generate  # imports torch
+    from pipelines.synthesis.generate import Request, generate
 
     request = Request(
         source=options.source, out=options.out, num=options.num, split=options.split,

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import logging
 import os
 import platform
@@ -9,10 +10,15 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
-from data.sources import TaskSource, make_source
-from pipelines.settings import Settings
+import torch
+
+import model  # noqa: F401  registers our classes
+from pipelines.errors import EngineLostError, UnprovenSyncError
+
+PACKAGES = ("pipelines", "model", "rewards", "critic", "data")
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +39,6 @@ MALLOC_OPTIONS = {
     "M_TOP_PAD": (-2, 64 * 2**20),
     "M_MMAP_THRESHOLD": (-3, 2**30),
 }
-
-
-class UnprovenSyncError(RuntimeError):
-    """The engine does not hold the policy's weights; no sample may be used."""
-
-
-class EngineLostError(RuntimeError):
-    """A rollout server died, and restarting it did not help."""
 
 
 @contextlib.contextmanager
@@ -111,14 +109,42 @@ def keep_freed_memory() -> None:
             logger.warning("glibc refused %s=%d: steps will be slower", name, value)
 
 
-def build_source(settings: Settings) -> TaskSource:
-    """The task source that the `[tasks]` table describes."""
-    tasks = settings.tasks
-    if tasks.source == "reasoning_gym":
-        return make_source("reasoning_gym", family=tasks.family, params=tasks.params)
-    if tasks.source == "jsonl":
-        return make_source("jsonl", path=tasks.path)
-    return make_source(
-        "dataset", path=tasks.path, split=tasks.dataset_split,
-        question_field=tasks.question_field, answer_field=tasks.answer_field,
-    )  # fmt: skip
+def on_cpu() -> bool:
+    """Whether this machine has no accelerator."""
+    return not torch.accelerator.is_available()
+
+
+def require_checkout(root: Path | None = None) -> None:
+    """Refuse to start where one of the five packages would be imported from another place.
+
+    Args:
+        root: the checkout; by default the one that holds this file.
+
+    Raises:
+        ValueError: a package cannot be found, or resolves outside the checkout.
+    """
+    root = (root or Path(__file__).parents[1]).resolve()
+    for name in PACKAGES:
+        found = package_folders(name)
+        if not found:
+            raise ValueError(
+                f"package {name!r} cannot be imported: run `make setup` in {root} and start with "
+                "its .venv"
+            )
+        foreign = [folder for folder in found if folder != root / name]
+        if foreign:
+            raise ValueError(
+                f"package {name!r} resolves to {foreign[0]}, outside the checkout {root}: start "
+                "with this checkout's own .venv (`make setup`), and remove that folder from "
+                "PYTHONPATH or uninstall the package that brought it"
+            )
+
+
+def package_folders(name: str) -> tuple[Path, ...]:
+    """The folders that `import name` would read, without importing it; empty where it fails."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return ()
+    if spec.submodule_search_locations is None:  # a plain module such as data.py
+        return (Path(spec.origin or name).resolve(),)
+    return tuple(Path(folder).resolve() for folder in spec.submodule_search_locations)

@@ -9,10 +9,10 @@
           -> monitor       (gold probe, audit -> ok | warn | intervene | halt)
           -> admit, apply, commit
 
-Leaves out the cold start (`sft.py`), and everything that a round is made of (`games.py`,
-`roles.py`, `gate.py`, `guard.py`): this file is the loop. Exit status: 0 finished, 2 a user's
-mistake, 3 halted by the monitor, 4 a weight sync that could not be proven, 5 a rollout server that
-could not be kept alive.
+Leaves out the cold start (`sft.py`), and everything that a round is made of (`game/learner.py`,
+`training/trainer.py`, `game/gate.py`, `run/monitoring.py`): this file is the loop. Exit status: 0
+finished, 2 a user's mistake, 3 halted by the monitor, 4 a weight sync that could not be proven, 5 a
+rollout server that could not be kept alive.
 """
 
 import argparse
@@ -20,16 +20,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.checkout import require_checkout
-from pipelines.process import fail_clearly, prepare_process
-from pipelines.settings import Settings, load_settings
+from pipelines.process import fail_clearly, prepare_process, require_checkout
+from pipelines.settings.load import load_settings
+from pipelines.settings.tables import Settings
 
 HALTED = 3
 
 
 def self_play(settings: Settings, resume: bool) -> int:
     """Run the rounds that remain; returns the exit status."""
-    from pipelines.session import Session  # only now: the process is prepared, this imports torch
+    from pipelines.run.session import (
+        Session,  # only now: the process is prepared, this imports torch
+    )
 
     with Session(settings, resume) as run:
         run.start()
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prepare_process()
             return self_play(settings, resume=False)
         prepare_process()
-        from pipelines.run_state import resume_settings
+        from pipelines.run.checkpoints import resume_settings
 
         return self_play(resume_settings(options.resume, options.overrides), resume=True)
 

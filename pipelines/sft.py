@@ -2,7 +2,7 @@
 
     python pipelines/sft.py --config configs/tiny.toml [table.key=value ...]
 
-This file is the command; `cold_start.py` does the work once the process is prepared.
+This file is the command; `run/cold_start.py` does the work once the process is prepared.
 """
 
 import argparse
@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.checkout import require_checkout
-from pipelines.process import fail_clearly, prepare_process
-from pipelines.settings import load_settings
+from pipelines.process import fail_clearly, prepare_process, require_checkout
+from pipelines.settings.load import load_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_checkout()
         settings = load_settings(options.config, options.overrides)
         prepare_process()
-        from pipelines.cold_start import cold_start  # imports torch
+        from pipelines.run.cold_start import cold_start  # imports torch
 
         cold_start(settings)
     return 0

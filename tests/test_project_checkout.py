@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.checkout import PACKAGES, require_checkout
+from pipelines.process import PACKAGES, require_checkout
 
 
 def pyproject(checkout: Path) -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""The entropy monitor: evidence, signals, decisions, incidents."""

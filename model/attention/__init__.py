@@ -1,0 +1,1 @@
+"""Multi-head latent attention, its cache, and its sparse form."""

@@ -1,0 +1,1 @@
+"""Routers, balance, and the ways to run routed experts."""

@@ -1,0 +1,59 @@
+"""Which tasks a round plays: fresh ones from the train split, minus those that are solved."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from data.records import Split, Task
+from data.sources import TaskSource, make_source
+from pipelines.game.bout import Bout
+from pipelines.settings.tables import Settings
+
+
+class Curriculum:
+    """Draws tasks, reproducibly from (run seed, round), and retires saturated ones on request."""
+
+    def __init__(self, source: TaskSource, seed: int) -> None:
+        self.source, self.seed = source, seed
+        self.retired: set[str] = set()
+        self.retiring = False
+
+    def draw(self, round_: int, num: int) -> list[Task]:
+        """The round's training tasks; a source too small to spare the retired ones keeps them."""
+        try:
+            return self.source.draw("train", num, self._seed(round_), frozenset(self.retired))
+        except ValueError:
+            if not self.retired:
+                raise
+            self.retired.clear()
+            return self.source.draw("train", num, self._seed(round_))
+
+    def held_out(self, split: Split, num: int) -> list[Task]:
+        """A fixed set of a held-out split: the same in every round and every run."""
+        return self.source.draw(split, num, 0)
+
+    def learn_from(self, bouts: Sequence[Bout]) -> None:
+        """Once the monitor asked for it, never draw a task again whose whole group passed."""
+        if not self.retiring:
+            return
+        passes: dict[str, list[bool]] = defaultdict(list)
+        for bout in bouts:
+            passes[bout.task.id].append(bout.verdict.passed)
+        self.retired |= {task for task, passed in passes.items() if all(passed)}
+
+    def _seed(self, round_: int) -> int:
+        digest = hashlib.sha256(f"{self.seed}/{round_}".encode()).digest()
+        return int.from_bytes(digest[:4], "big")
+
+
+def build_source(settings: Settings) -> TaskSource:
+    """The task source that the `[tasks]` table describes."""
+    tasks = settings.tasks
+    if tasks.source == "reasoning_gym":
+        return make_source("reasoning_gym", family=tasks.family, params=tasks.params)
+    if tasks.source == "jsonl":
+        return make_source("jsonl", path=tasks.path)
+    return make_source(
+        "dataset", path=tasks.path, split=tasks.dataset_split,
+        question_field=tasks.question_field, answer_field=tasks.answer_field,
+    )  # fmt: skip

@@ -1,0 +1,92 @@
+"""The gate between bouts and the corpus: verified, criticised, deduplicated, decontaminated.
+
+Every candidate becomes a record, accepted or with the reason why not; the trainer's rounds and
+`sparring-data generate` use the same gate.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from critic.critique import Critique
+from data.contamination import Contamination
+from data.dedup import DuplicateIndex
+from data.records import CritiqueNote, Record, Sampling, make_record
+from pipelines.game.bout import Bout, JudgedClaim
+
+
+class Gate:
+    """Decides what is admitted.
+
+    Args:
+        contamination: index of every evaluation text in use.
+    """
+
+    def __init__(self, contamination: Contamination) -> None:
+        self.contamination = contamination
+
+    def __call__(
+        self,
+        bouts: Sequence[Bout],
+        duplicates: DuplicateIndex,
+        round_: int,
+        temperature: float,
+    ) -> list[Record]:
+        """Judge bouts against everything admitted so far; what is accepted joins `duplicates`."""
+        rates = _pass_rates(bouts)
+        records = []
+        for bout in bouts:
+            question, solution = bout.task.question, bout.sample.text
+            overlap = self.contamination.overlap(question) or self.contamination.overlap(solution)
+            reason = _reject_reason(bout) or duplicates.find(question, solution)
+            reason = reason or ("contaminated" if overlap else "")
+            if not reason:
+                duplicates.add(question, solution)
+            records.append(
+                make_record(
+                    bout.task,
+                    solution=solution,
+                    answer=bout.solution.answer,
+                    verdict=bout.verdict,
+                    sampling=Sampling(temperature=temperature, top_p=1.0, seed=bout.sample.seed),
+                    learner_hash=bout.sample.weights,
+                    round=round_,
+                    pass_rate=rates[bout.task.id],
+                    reject_reason=reason,
+                    contamination=overlap,
+                    critiques=_notes(bout.judged),
+                )
+            )
+        return records
+
+
+def reject_counts(records: Sequence[Record]) -> dict[str, int]:
+    """How many were refused, by reason."""
+    return dict(Counter(r.reject_reason for r in records if not r.accepted))
+
+
+def _reject_reason(bout: Bout) -> str:
+    if bout.solution.defect is not None:
+        return f"malformed: {bout.solution.defect}"
+    if not bout.verdict.passed:
+        return f"verifier: {bout.verdict.outcome}"
+    if bout.judged is not None and bout.judged.view is not None and bout.judged.view.confirmed_flaw:
+        return "critic: confirmed flaw"
+    return ""
+
+
+def _pass_rates(bouts: Sequence[Bout]) -> dict[str, float | None]:
+    passed: dict[str, list[bool]] = defaultdict(list)
+    for bout in bouts:
+        if bout.verdict.counted:
+            passed[bout.task.id].append(bout.verdict.passed)
+    rates = {task: sum(group) / len(group) for task, group in passed.items()}
+    return {bout.task.id: rates.get(bout.task.id) for bout in bouts}
+
+
+def _notes(judged: JudgedClaim | None) -> tuple[CritiqueNote, ...]:
+    if judged is None:
+        return ()
+    statuses = ", ".join(f"{c.flaw.step}: {c.status}" for c in judged.claims)
+    if not isinstance(judged.critique, Critique):
+        statuses = f"unparsed: {judged.critique.reason}"
+    return (CritiqueNote(critic_hash=judged.weights, content=judged.text, meta_check=statuses),)

@@ -1,0 +1,169 @@
+"""A policy on disk: found, checked, loaded, exported."""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+import model  # noqa: F401  registers our classes
+from pipelines.policy.manifest import checkpoint_manifest
+from pipelines.policy.moe import Policy
+from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
+from pipelines.settings.tables import RoleTable, Settings
+from pipelines.training.trainer import RoleTrainer
+
+
+def export_policy(policy: Policy, folder: Path) -> None:
+    """Save a policy as a plain checkpoint, LoRA merged, under the names that the sync sends."""
+    if isinstance(policy, PeftModel):
+        merged = dict(policy_tensors(policy))
+        policy.get_base_model().save_pretrained(folder, state_dict=merged)
+    else:
+        policy.save_pretrained(folder)
+
+
+def trained_tensors(role: RoleTrainer) -> dict[str, torch.Tensor]:
+    """What training changes: trainable parameters, and every persistent buffer."""
+    policy = role.policy
+    parameters = dict(policy.named_parameters(remove_duplicate=False))  # tied names too
+    trainable = {name for name, p in parameters.items() if p.requires_grad}
+    frozen = parameters.keys() - trainable
+    return {
+        n: t.detach().clone()
+        for n, t in policy.state_dict().items()
+        if n in trainable or n not in frozen
+    }
+
+
+def role_path(settings: Settings, role: RoleTable) -> str:
+    """Where a role starts: its own checkpoint, or the cold start."""
+    if role.model:
+        return local_folder(role.model)
+    assert settings.sft is not None, "Settings refuses this"
+    return str(settings.sft.directory)
+
+
+def local_folder(path: str) -> str:
+    """A checkpoint's folder; a hub id (`owner/name`, no such folder) is downloaded first.
+
+    Raises:
+        ValueError: neither a folder nor a model that the hub gives us.
+    """
+    if Path(path).exists() or path.count("/") != 1 or path.startswith(("runs/", ".", "~")):
+        return path
+    try:
+        return snapshot_download(
+            path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
+        )
+    except (OSError, ValueError) as error:  # offline, unknown, gated: huggingface_hub's own words
+        raise ValueError(
+            f"{path} is no folder, and the hub does not give it: {_first_line(error)}"
+        ) from None
+
+
+def check_checkpoint(dotted: str, path: str) -> None:
+    """Refuse a directory that holds no causal language model.
+
+    Raises:
+        ValueError: what is missing.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise ValueError(
+            f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint "
+            "directory"
+        )
+    for needed in ("config.json", "tokenizer_config.json"):
+        if not (folder / needed).exists():
+            raise ValueError(
+                f"{dotted}: {path} has no {needed}: it is not a saved model with its tokenizer"
+            )
+    kinds = set(_architectures(folder / "config.json"))
+    if kinds and not kinds & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise ValueError(
+            f"{dotted}: {path} holds {', '.join(sorted(kinds))}, which is no causal language model"
+        )
+    checkpoint_manifest(folder)
+
+
+def _architectures(config: Path) -> list[str]:
+    try:
+        table = json.loads(config.read_text())
+        return list(table.get("architectures") or [])
+    except (ValueError, AttributeError):
+        raise ValueError(f"{config} is no JSON table: save the checkpoint again") from None
+
+
+def check_vocabulary(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, a: str, b: str
+) -> None:
+    """Refuse a learner (at `a`) and a critic (at `b`) that do not share every token.
+
+    Raises:
+        ValueError: the vocabularies differ.
+    """
+    if ours.get_vocab() != theirs.get_vocab():
+        raise ValueError(
+            f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and "
+            f"{len(theirs)} tokens): "
+            "start both from models with one tokenizer"
+        )
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a checkpoint.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
+
+
+def load_policy(path: str, role: RoleTable) -> Policy:
+    """A role's model, with a fresh LoRA adapter where the configuration has one.
+
+    Raises:
+        ValueError: the checkpoint cannot be loaded.
+    """
+    try:
+        policy, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, role.dtype), output_loading_info=True
+        )
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"cannot load a causal language model from {path}: {_first_line(error)}"
+        ) from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{path} lacks {len(info['missing_keys'])} of the model's tensors, such as "
+            f"{min(info['missing_keys'])}: it is not a checkpoint of its own config.json"
+        )
+    if not role.lora:
+        return policy
+    adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
+    check_lora(adapted)
+    return adapted
+
+
+def share_base(ours: PeftModel, theirs: PeftModel) -> None:
+    """Let two adapted policies of one checkpoint hold its weights once, in the first one's memory.
+
+    No adapter writes into them: they are frozen, and the sync merges into temporaries.
+    """
+    base = {unwrapped_name(n): t for n, t in ours.get_base_model().state_dict().items()}
+    for name, tensor in theirs.get_base_model().state_dict(keep_vars=True).items():
+        if ".lora_" not in name:
+            assert not tensor.requires_grad, f"{name} is trained: it cannot be shared"
+            tensor.data = base[unwrapped_name(name)]
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,63 @@
+"""Names and shapes of a safetensors checkpoint, from its headers alone.
+
+Both ends of the weight sync read them: the trainer, and the engine in a process of its own.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+from model.checkpoint.naming import multi_token_prefixes
+
+Manifest = dict[str, tuple[int, ...]]
+
+
+def checkpoint_manifest(directory: Path) -> Manifest:
+    """Names and shapes of what an engine runs of a safetensors checkpoint, from the headers alone.
+
+    Raises:
+        ValueError: no safetensors file in the directory, or one that was cut short.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{directory} has no .safetensors file: save the checkpoint as safetensors"
+        )
+    manifest: Manifest = {}
+    for file in files:
+        manifest |= {name: tuple(entry["shape"]) for name, entry in _header(file).items()}
+    config = json.loads((directory / "config.json").read_text())
+    if config.get("num_nextn_predict_layers"):
+        counts = config["num_hidden_layers"], config["num_nextn_predict_layers"]
+        left_out = multi_token_prefixes(*counts)
+        return {name: shape for name, shape in manifest.items() if not name.startswith(left_out)}
+    return manifest
+
+
+def manifest_difference(ours: Manifest, theirs: Manifest) -> str:
+    """What of `theirs` is not in `ours`, in words; empty where they are equal."""
+    missing = sorted(theirs.keys() - ours.keys())
+    extra = sorted(ours.keys() - theirs.keys())
+    reshaped = sorted(n for n in ours.keys() & theirs.keys() if ours[n] != theirs[n])
+    if not (missing or extra or reshaped):
+        return ""
+    return (
+        f"{len(missing)} missing {missing[:3]}, {len(extra)} unknown {extra[:3]}, "
+        f"{len(reshaped)} of another shape {reshaped[:3]}"
+    )
+
+
+def _header(file: Path) -> dict[str, dict[str, list[int]]]:
+    """The tensors' entries in a safetensors header, whose data must all be there."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            entries = json.loads(stream.read(min(length, size)))
+        entries.pop("__metadata__", None)
+        whole = size == 8 + length + max(entry["data_offsets"][1] for entry in entries.values())
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{file} is cut short or no safetensors file: save or copy it again")
+    return entries

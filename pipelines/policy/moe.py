@@ -1,0 +1,25 @@
+"""Our mixture of experts inside a policy, adapted or not."""
+
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+)
+
+from model.modeling import SparringMoeForCausalLM
+
+Policy = PreTrainedModel | PeftModel
+
+
+def moe_of(policy: nn.Module) -> SparringMoeForCausalLM | None:
+    """Our model in a policy, adapted or not; None if it is another architecture."""
+    base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    return base if isinstance(base, SparringMoeForCausalLM) else None
+
+
+def freeze_multi_token_layers(policy: nn.Module) -> None:
+    """For GRPO, no loss of which reaches them: DDP would wait for their gradients."""
+    moe = moe_of(policy)
+    if moe is not None:
+        for layer in moe.model.layers[moe.config.num_hidden_layers :]:
+            layer.requires_grad_(False)

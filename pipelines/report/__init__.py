@@ -1,0 +1,1 @@
+"""A run's report; reads RUN/ only."""

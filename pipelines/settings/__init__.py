@@ -1,0 +1,1 @@
+"""The run's configuration; imports no torch."""

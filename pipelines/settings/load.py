@@ -1,0 +1,98 @@
+"""Reads the configuration: TOML, overrides, errors that name the nearest key."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from pipelines.settings.library import _unknown
+from pipelines.settings.tables import Settings
+
+
+def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read a TOML file and apply `table.key=value` overrides.
+
+    Args:
+        path: the TOML file.
+        overrides: each `dotted.key=value`; the value is TOML, a bare word is taken as a string.
+
+    Raises:
+        ValueError: the file is missing or malformed, or a key or value is wrong; the message names
+            the dotted path and, for an unknown key, the nearest one.
+    """
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"no configuration file {path}: give --config one of configs/*.toml"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    return parse_settings(apply_overrides(tables, overrides))
+
+
+def apply_overrides(tables: dict[str, object], overrides: Sequence[str]) -> dict[str, object]:
+    """Set each `dotted.key=value` in nested tables, in place; returns them.
+
+    Raises:
+        ValueError: an override is malformed.
+    """
+    for override in overrides:
+        _apply_override(tables, override)
+    return tables
+
+
+def parse_settings(tables: dict[str, object]) -> Settings:
+    """Validate nested tables; see `load_settings` for the errors."""
+    try:
+        return Settings.model_validate(tables)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def dump_settings(settings: Settings) -> str:
+    """The resolved settings as JSON that `parse_settings` reads back unchanged."""
+    return json.dumps(settings.model_dump(mode="json"), indent=2)
+
+
+def _apply_override(tables: dict[str, object], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not separator or not all(keys):
+        raise ValueError(f"override {override!r} is not of the form table.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = tables
+    for key in keys[:-1]:
+        child = table.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ValueError(f"override {override!r}: {key} is a value, not a table")
+        table = child
+    table[keys[-1]] = value
+
+
+def _explain(item: object) -> str:
+    location = [str(part) for part in item["loc"]]  # type: ignore[index]
+    dotted = ".".join(location)
+    if item["type"] == "extra_forbidden":  # type: ignore[index]
+        return _unknown(dotted, location[-1], _keys_at(location[:-1]), "the configuration")
+    if item["type"] == "missing":  # type: ignore[index]
+        return f"{dotted} is missing: add it to the configuration"
+    message = str(item["msg"]).removeprefix("Value error, ")  # type: ignore[index]
+    given = "" if not location else f"{dotted} = {item['input']!r}: "  # type: ignore[index]
+    return f"{given}{message}"
+
+
+def _keys_at(location: Sequence[str]) -> Iterable[str]:
+    model: type[BaseModel] = Settings
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            continue  # a name of the user's, such as a signal's, between two tables
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model.model_fields

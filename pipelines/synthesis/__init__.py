@@ -1,0 +1,1 @@
+"""The `sparring-data` commands: generate, inspect, verify, export."""

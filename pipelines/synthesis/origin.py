@@ -1,0 +1,197 @@
+"""Samplers straight from saved checkpoints: no trainer, no sync, the engine loads the weights.
+
+Finds out what `sparring-data generate FROM` means (a run directory or a checkpoint), loads learner
+and critic, and fingerprints their weights as the trainer does. Leaves out what is sampled and kept.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from pipelines.policy.checkpoint import check_checkpoint, check_vocabulary, load_policy, role_path
+from pipelines.policy.tensors import weights_hash
+from pipelines.process import on_cpu
+from pipelines.rollouts.engine import Engine
+from pipelines.rollouts.sampler import Sampler, Served
+from pipelines.rollouts.transformers_engine import TransformersEngine
+from pipelines.rollouts.vllm_engine import VllmEngine, require_vllm
+from pipelines.run.checkpoints import load_run
+from pipelines.run.directory import RunDirectory
+from pipelines.settings.load import apply_overrides, load_settings, parse_settings
+from pipelines.settings.tables import RoleTable, RolloutTable, Settings
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What samples and judges.
+
+    Attributes:
+        learner: checkpoint directory or hub id.
+        critic: the same, or None for no critiques.
+    """
+
+    settings: Settings
+    learner: str
+    critic: str | None
+
+
+def find_origin(
+    source: Path, config: Path | None, overrides: Sequence[str], critic: Path | None,
+    criticise: bool,
+) -> Origin:  # fmt: skip
+    """Read what FROM stands for, and refuse what cannot be sampled before anything is loaded.
+
+    Args:
+        source: a run directory, or a checkpoint directory.
+        config: the TOML configuration that a checkpoint needs; a run has its own.
+        critic: judge with this checkpoint instead.
+        criticise: False leaves out the critic.
+
+    Raises:
+        ValueError: what is wrong with which of them.
+    """
+    if not source.is_dir():
+        raise ValueError(
+            f"{source} is no directory: give a run directory (made by rl.py) or a checkpoint"
+        )
+    if _is_run(source):
+        if config is not None:
+            raise ValueError(
+                f"{source} is a run with settings of its own: leave out --config, and change "
+                "single settings by table.key=value"
+            )
+        tables = load_run(source).model_dump(mode="json")
+        settings = parse_settings(apply_overrides(tables, overrides))
+        learner, own_critic = _run_checkpoints(source, settings)
+    else:
+        check_checkpoint("FROM", str(source))
+        if config is None:
+            raise ValueError(
+                f"{source} is a checkpoint, which says nothing of tasks: add --config "
+                "configs/NAME.toml"
+            )
+        settings, learner, own_critic = load_settings(config, overrides), str(source), str(source)
+    chosen = str(critic) if critic is not None else own_critic
+    origin = Origin(settings, learner, chosen if criticise else None)
+    if settings.rollout.engine == "vllm":
+        require_vllm()
+    for name, path in (("learner", origin.learner), ("critic", origin.critic)):
+        if path is not None and not _is_adapter(Path(path)):
+            check_checkpoint(name, path)
+    return origin
+
+
+def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sampler | None]:
+    """Load learner and critic; one engine serves both where they are one checkpoint.
+
+    Args:
+        scratch: an empty folder that outlives the samplers.
+
+    Raises:
+        ValueError: a checkpoint cannot be loaded, or the vocabularies differ.
+    """
+    settings = origin.settings
+    if origin.critic is not None:
+        check_vocabulary(
+            _tokenizer(origin.learner), _tokenizer(origin.critic), origin.learner, origin.critic
+        )
+    served = _serve(origin.learner, settings.learner, settings.rollout, scratch / "learner")
+    learner = Sampler("learner", served, settings.learner, seed)
+    if origin.critic is None:
+        return learner, None
+    if (origin.critic, settings.critic.dtype) != (origin.learner, settings.learner.dtype):
+        served = _serve(origin.critic, settings.critic, settings.rollout, scratch / "critic")
+    return learner, Sampler("critic", served, settings.critic, seed)
+
+
+def _is_run(source: Path) -> bool:
+    """Both kinds of directory have a config.json; a run's holds our tables."""
+    try:
+        return "run" in json.loads((source / "config.json").read_text())
+    except FileNotFoundError:
+        return False
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source / 'config.json'} is not valid JSON: {error}") from None
+
+
+def _is_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").exists()
+
+
+def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
+    """Learner and critic of a run: those its halt selected, else those of its last round."""
+    status_file = source / "status.json"
+    status = json.loads(status_file.read_text()) if status_file.exists() else {}
+    cold = role_path(settings, settings.learner), role_path(settings, settings.critic)
+    if status.get("state") == "halted":
+        selected = Path(str(status.get("selected_checkpoint"))).name
+        if not selected.startswith("round_"):
+            return cold
+        folder = source / "checkpoints" / selected  # where it lies now, if the run was moved
+    else:
+        files = RunDirectory(source, PartialState(cpu=on_cpu()))
+        last = files.last_round()
+        if last is None:
+            raise ValueError(
+                f"{source} has not finished a round yet, so it holds no checkpoint: wait, or give "
+                f"its cold start {cold[0]} with --config"
+            )
+        folder = files.checkpoint(last)
+    return str(folder / "learner"), str(folder / "critic")
+
+
+def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot load the tokenizer of {path}: {reason}") from None
+
+
+def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> Served:
+    tokenizer = _tokenizer(path)
+    if _is_adapter(Path(path)):
+        policy, weights = _merge_adapter(Path(path), role, scratch, tokenizer)
+        path = str(scratch)
+    else:
+        policy = load_policy(path, role.model_copy(update={"lora": {}}))
+        weights = weights_hash(policy)
+    num_embeddings = policy.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise ValueError(
+            f"{path}: its tokenizer has {len(tokenizer)} tokens, its model {num_embeddings}: "
+            "they do not belong together"
+        )
+    if rollout.engine == "vllm":
+        del policy  # the engine loads its own copy
+        engine: Engine = VllmEngine(Path(path), rollout, role.dtype, tokenizer.eos_token_id)
+    else:
+        engine = TransformersEngine(
+            policy,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            rollout.max_model_len,
+            rollout.max_num_seqs,
+        )
+    return Served(weights, tokenizer, engine)
+
+
+def _merge_adapter(
+    path: Path, role: RoleTable, scratch: Path, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, str]:
+    """Save a LoRA checkpoint as a plain one, which any engine can load."""
+    base_path = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = load_policy(base_path, role.model_copy(update={"lora": {}}))
+    adapted = PeftModel.from_pretrained(base, path)
+    weights = weights_hash(adapted)
+    with torch.no_grad():
+        merged = adapted.merge_and_unload()
+    merged.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    return merged, weights

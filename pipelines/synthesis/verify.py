@@ -1,0 +1,102 @@
+"""`sparring-data verify`: every record judged again by rule, from its own entry."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data.dataset_folder import Reader
+from data.records import (
+    VERIFIER_NAMES,
+    Generator,
+    Record,
+    Task,
+    VerifierName,
+    record_digest,
+    signature,
+)
+from rewards.dialect import dialect
+from rewards.solution import Dialect, Solution
+from rewards.verifiers import Verifiers
+
+TRUNCATED = "malformed: truncated"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A record that is not what it says it is."""
+
+    id: str
+    why: str
+
+
+def verify_records(reader: Reader) -> Iterator[Difference]:
+    """Judge every record again by rule, from its own entry and reference; yield what differs.
+
+    A record whose verifier once timed out or failed has no verdict to repeat and is passed over.
+    """
+    parser, ids = dialect(reader.require_dialect()), set[str]()
+    with Verifiers(reader.timeout_seconds) as verifiers:
+        for record in reader.records():
+            why = "its id occurs twice" if record.id in ids else ""
+            ids.add(record.id)
+            why = why or _difference(record, parser, verifiers)
+            if why:
+                yield Difference(record.id, why)
+
+
+def read_solution(record: Record, parser: Dialect) -> Solution:
+    """Parse a record's solution as it was parsed when it was sampled."""
+    truncated = record.reject_reason == TRUNCATED
+    return parser.parse_solution(record.solution, truncated=truncated)
+
+
+def task_of(record: Record) -> Task:
+    """The record's task, rebuilt from the record alone.
+
+    Raises:
+        ValueError: its entry is no JSON object, or its verifier is unknown.
+    """
+    try:
+        entry = json.loads(record.entry)
+    except ValueError as error:
+        raise ValueError(f"its entry is not JSON: {error}") from None
+    if not isinstance(entry, dict):
+        raise ValueError("its entry is no JSON object")
+    return Task(
+        id=record.task_id, family=record.family, question=record.prompt, reference=record.reference,
+        verifier=_verifier(record.verdict_verifier), split=record.split, entry=entry,
+        generator=Generator(
+            name=record.generator_name, version=record.generator_version,
+            seed=record.generator_seed, difficulty=record.generator_difficulty,
+        ),
+    )  # fmt: skip
+
+
+def _difference(record: Record, parser: Dialect, verifiers: Verifiers) -> str:
+    """What about a record does not hold, or ""."""
+    if record.sha256 != record_digest(record):
+        return "its contents do not match its sha256"
+    if record.task_id != signature(record.family, record.prompt):
+        return "its task_id is not that of its problem"
+    if record.signature != signature(record.prompt, record.solution):
+        return "its signature is not that of its problem and solution"
+    if record.accepted and record.verdict_outcome != "correct":
+        return f"it was accepted with verdict {record.verdict_outcome}"
+    if record.verdict_outcome in ("timeout", "error"):
+        return ""
+    solution = read_solution(record, parser)
+    if solution.answer != record.answer:
+        return f"its solution now reads as {solution.answer!r}, not {record.answer!r}"
+    try:
+        outcome = verifiers.verify(task_of(record), solution).outcome
+    except ValueError as error:
+        return str(error)
+    said = record.verdict_outcome
+    return "" if outcome == said else f"the verifier now says {outcome}, not {said}"
+
+
+def _verifier(name: str) -> VerifierName:
+    for known in VERIFIER_NAMES:
+        if known == name:
+            return known
+    raise ValueError(f"its verifier {name!r} is unknown")

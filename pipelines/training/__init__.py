@@ -1,0 +1,1 @@
+"""GRPO in blocks on TRL; knows no tasks."""

@@ -1,0 +1,105 @@
+"""What a mixture of experts adds to TRL's trainers: its own losses, and how even its load is.
+
+TRL computes its losses from the backbone's hidden states, and of auxiliary losses it knows
+Mixtral's, from router logits. Ours come with the backbone's output, already weighted: they are
+taken from there and added to TRL's loss. Where there are labels, as in the cold start, the
+multi-token layers get them, and their loss is one of these; GRPO has none and leaves those layers
+as they are. Leaves out the selection bias, which roles.py moves.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from model.decoder import DecoderOutput
+from model.modeling import SparringMoeForCausalLM
+from pipelines.policy.moe import moe_of
+
+LOSSES = ("aux_loss", "indexer_loss")  # fields of DecoderOutput
+
+
+@contextmanager
+def collected_losses(
+    moe: SparringMoeForCausalLM, labels_BT: Tensor | None = None
+) -> Iterator[dict[str, list[Tensor]]]:
+    """The auxiliary losses, by name, of every pass with gradients within the block."""
+    found: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    def hand_over(_module: nn.Module, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+        return inputs, {**options, "labels": labels_BT}
+
+    def collect(_module: nn.Module, _inputs: tuple, outputs: DecoderOutput) -> None:
+        if not torch.is_grad_enabled():
+            return
+        losses = {name: outputs.get(name) for name in LOSSES}
+        if outputs.predictions:
+            losses["mtp_loss"] = moe.mtp_loss(outputs.predictions, labels_BT)
+        for name, loss in losses.items():
+            if loss is not None:
+                found[name].append(loss)
+
+    handles = [
+        moe.model.register_forward_pre_hook(hand_over, with_kwargs=True),
+        moe.model.register_forward_hook(collect),
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class AuxiliaryLosses:
+    """Put before a TRL trainer: its loss plus the model's auxiliary losses.
+
+    Each is a mean over a micro-batch, and an optimizer step takes their mean over its
+    micro-batches, however TRL normalises the rest.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
+        moe = moe_of(self.accelerator.unwrap_model(model))
+        if moe is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with collected_losses(moe, inputs.get("labels")) as found:
+            computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, *outputs = computed if return_outputs else (computed,)
+        for name, values in found.items():
+            value = torch.stack(values).mean()
+            loss = loss + value / self._micro_batches_to_divide_by(num_items_in_batch)
+            logged = self.accelerator.gather_for_metrics(value.detach()).mean().item()
+            self._metrics["train"][name].append(logged)
+        return (loss, *outputs) if return_outputs else loss
+
+    def _micro_batches_to_divide_by(self, num_items_in_batch: Tensor | int | None) -> int:
+        """1 where `Trainer.training_step` itself divides what `compute_loss` returns."""
+        counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        divided_later = not counted and self.compute_loss_func is None
+        return 1 if divided_later else self.current_gradient_accumulation_steps
+
+
+def summarised_balance(layers: Mapping[int, Mapping[str, float]]) -> dict[str, object]:
+    """A step's row: the worst layer's violation, all dead experts, mean shares, and each layer.
+
+    Args:
+        layers: `SparringMoeForCausalLM.balance_metrics`.
+
+    Returns:
+        Nothing if no layer counted a token.
+    """
+    if not layers:
+        return {}
+    rows = list(layers.values())
+    shares = ("utilisation_token", "utilisation_batch", "utilisation_effective")
+    return {
+        "moe/max_over_mean": max(row["max_over_mean"] for row in rows),
+        "moe/max_violation": max(row["max_violation"] for row in rows),
+        "moe/dead_experts": sum(row["dead_experts"] for row in rows),
+        **{f"moe/{name}": sum(row[name] for row in rows) / len(rows) for name in shares},
+        "moe/layers": {
+            str(layer): {name: round(value, 4) for name, value in row.items()}
+            for layer, row in layers.items()
+        },
+    }

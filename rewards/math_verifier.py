@@ -1,0 +1,46 @@
+"""Mathematical equality with math-verify, in a worker that can be killed.
+
+SymPy hangs on inputs as short as `9^{9^9}`, and math-verify's own timeouts score such an
+answer 0. Here it is a `timeout`. An answer that is equal but unsimplified counts as
+correct, as math-verify has it.
+"""
+
+from importlib.metadata import version
+
+from data.records import Task
+from rewards.killable_worker import ClosedOnExit, KillableWorker
+from rewards.solution import Solution
+from rewards.verdict import Verdict
+
+NAME = "math"
+
+
+class MathVerifier(ClosedOnExit):
+    """Verifies answers against `task.reference`, one persistent process for all of them."""
+
+    def __init__(self, timeout_seconds: float = 5.0) -> None:
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds}")
+        self._timeout_seconds = timeout_seconds
+        self._version = f"math-verify {version('math-verify')}"
+        self._worker = KillableWorker("math")
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker while it lives."""
+        return self._worker.pid
+
+    def verify(self, task: Task, solution: Solution) -> Verdict:
+        """Judge one solution; a malformed one, or an answer that is not mathematics, is invalid.
+
+        Raises:
+            RuntimeError: the worker cannot be started.
+        """
+        if solution.answer is None:
+            return Verdict("invalid", NAME, self._version, 0.0, f"malformed: {solution.defect}")
+        job = {"reference": task.reference, "answer": solution.answer}
+        return self._worker.ask(job, self._timeout_seconds).verdict(NAME, self._version)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()

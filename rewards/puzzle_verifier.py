@@ -1,0 +1,83 @@
+"""reasoning-gym's own scorers, against the entry that a task carries.
+
+Families that only compare strings are scored in this process. The others bring scorers
+of their own, some of which `eval` the answer or hand it to SymPy; these run in a worker
+with a deadline.
+"""
+
+from functools import cache
+from importlib.metadata import version
+
+import reasoning_gym
+from reasoning_gym.dataset import ProceduralDataset
+from reasoning_gym.factory import DATASETS
+
+from data.records import Task
+from rewards.killable_worker import ClosedOnExit, KillableWorker
+from rewards.solution import Solution
+from rewards.verdict import Verdict, score_verdict
+
+NAME = "puzzle"
+
+
+class PuzzleVerifier(ClosedOnExit):
+    """Verifies answers with the scorer of the family that made the task."""
+
+    def __init__(self, timeout_seconds: float = 5.0) -> None:
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds}")
+        self._timeout_seconds = timeout_seconds
+        self._version = f"reasoning-gym {version('reasoning-gym')}"
+        self._worker = KillableWorker("puzzle")
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker while it lives; None until a family needs it."""
+        return self._worker.pid
+
+    def verify(self, task: Task, solution: Solution) -> Verdict:
+        """Judge one solution: correct only at full score, malformed is invalid.
+
+        Raises:
+            ValueError: the task carries no reasoning-gym entry.
+            RuntimeError: the worker cannot be started.
+        """
+        dataset = _dataset_name(task)
+        if solution.answer is None:
+            return Verdict("invalid", NAME, self._version, 0.0, f"malformed: {solution.defect}")
+        if not _compares_strings(dataset):
+            job = {"dataset": dataset, "entry": task.entry, "answer": solution.answer}
+            return self._worker.ask(job, self._timeout_seconds).verdict(NAME, self._version)
+        try:
+            score = float(_scoring_dataset(dataset).score_answer(solution.answer, task.entry))
+        except Exception as error:  # the boundary to the library: its failure is an outcome
+            detail = f"{type(error).__name__}: {error}"
+            return Verdict("error", NAME, self._version, None, detail)
+        return score_verdict(score, NAME, self._version)
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        self._worker.close()
+
+
+def _dataset_name(task: Task) -> str:
+    metadata = task.entry.get("metadata")
+    name = metadata.get("source_dataset") if isinstance(metadata, dict) else None
+    if not isinstance(name, str) or name not in DATASETS or "answer" not in task.entry:
+        raise ValueError(
+            f"task {task.id} (family {task.family!r}) asks for the puzzle verifier but its entry "
+            f"names no reasoning-gym family (source_dataset is {name!r}): draw it from a "
+            "reasoning-gym source, or set verifier to 'math' or 'exact'"
+        )
+    return name
+
+
+def _compares_strings(dataset: str) -> bool:
+    """Whether the family uses the base class's scorer, which cannot hang."""
+    kind, _ = DATASETS[dataset]
+    return bool(kind.score_answer is ProceduralDataset.score_answer)
+
+
+@cache
+def _scoring_dataset(dataset: str) -> ProceduralDataset:
+    return reasoning_gym.create_dataset(dataset, size=1, seed=0)

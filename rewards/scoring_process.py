@@ -1,0 +1,165 @@
+"""The scoring process: reads jobs as JSON lines, answers each with one JSON line.
+
+Run as `python -m rewards.scoring_process math|puzzle` by `rewards.killable_worker`, which enforces
+the deadline from outside. In here: the scorers, which may hang, eat memory or evaluate
+a model's text as code (several reasoning-gym scorers call `eval`). Memory and file
+writes are limited; that contains accidents, it is no sandbox against an attacker.
+"""
+
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import BinaryIO, TextIO
+
+MAX_MEMORY_BYTES = 4 * 1024**3
+ORPHAN_GRACE_SECONDS = 1.0
+IDLE_CHECK_SECONDS = 5.0
+# Their scorers compare with tuples, which JSON turned into lists: every answer would fail.
+TUPLE_BOARDS = frozenset({"arc_agi", "rearc"})
+
+Scorer = Callable[[Mapping[str, object]], dict[str, object]]
+
+
+def main() -> int:
+    """Serve jobs of one kind until standard input closes or the parent is gone."""
+    parent = os.getppid()
+    jobs, replies = _private_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    logging.disable()
+    try:
+        score = _load(sys.argv[1])
+    except Exception as error:
+        _send(replies, {"fatal": f"{type(error).__name__}: {error}"})
+        return 1
+    _limit(resource.RLIMIT_AS, MAX_MEMORY_BYTES)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_CORE, 0)
+    _send(replies, {"ready": True})
+    while line := _next_line(jobs, parent):
+        _send(replies, _serve(score, json.loads(line)))
+    return 0
+
+
+def _serve(score: Scorer, job: Mapping[str, object]) -> dict[str, object]:
+    # The default action of SIGALRM ends the process even inside C code that holds the
+    # interpreter: whatever becomes of the parent, a hang cannot outlive its deadline.
+    seconds = float(str(job["timeout_seconds"])) + ORPHAN_GRACE_SECONDS
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return {"id": job["id"], **score(job)}
+    except (Exception, SystemExit) as error:  # whatever a scorer does is an outcome, not a crash
+        return {
+            "id": job["id"],
+            "status": "error",
+            "detail": f"{type(error).__name__}: {error}"[:500],
+        }
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _load(kind: str) -> Scorer:
+    if kind == "math":
+        import math_verify  # noqa: F401  (paid for before the first deadline starts)
+
+        return _score_math
+    if kind == "puzzle":
+        import reasoning_gym  # noqa: F401
+
+        return _score_puzzle
+    raise ValueError(f"unknown kind of worker {kind!r}: use 'math' or 'puzzle'")
+
+
+def _score_math(job: Mapping[str, object]) -> dict[str, object]:
+    """Compare two answers with math-verify.
+
+    Its own timeouts and error handling are off: they turn a hang or a failure into False.
+    """
+    from math_verify import verify
+
+    gold, answer = _parse_math(str(job["reference"])), _parse_math(str(job["answer"]))
+    if not gold:
+        return {"status": "error", "detail": f"reference {job['reference']!r} holds no mathematics"}
+    if not answer:
+        return {"status": "unreadable", "detail": "the answer holds no mathematics"}
+    equal = verify(gold, answer, timeout_seconds=None, raise_on_error=True)
+    return {"status": "scored", "score": float(equal)}
+
+
+def _parse_math(text: str) -> list[object]:
+    from math_verify import parse
+
+    # Bare LaTeX outside an environment loses all but one number: \sqrt{2} would read as nothing.
+    enclosed = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
+    parsed: list[object] = parse(
+        text if enclosed else f"${text}$", parsing_timeout=None, raise_on_error=True
+    )
+    return parsed
+
+
+def _score_puzzle(job: Mapping[str, object]) -> dict[str, object]:
+    dataset, entry = str(job["dataset"]), job["entry"]
+    if dataset in TUPLE_BOARDS:
+        entry = _tuples(entry)
+    score = float(_puzzle_scorer(dataset)(job["answer"], entry))
+    if not 0 <= score <= 1:
+        raise ValueError(f"the scorer of {dataset} returned {score}, outside [0, 1]")
+    return {"status": "scored", "score": score}
+
+
+def _tuples(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+@cache
+def _puzzle_scorer(dataset: str) -> Callable[[object, object], float]:
+    import reasoning_gym
+
+    scorer: Callable[[object, object], float] = reasoning_gym.get_score_answer_fn(dataset)
+    return scorer
+
+
+def _private_pipes() -> tuple[BinaryIO, TextIO]:
+    """The pipes from and to the parent, out of a scorer's way.
+
+    A scorer that prints must not garble the replies, and an evaluated `exit()` closes
+    the standard input.
+    """
+    jobs = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    devnull = os.open(os.devnull, os.O_RDWR)
+    os.dup2(devnull, 0)
+    os.dup2(devnull, 1)
+    os.close(devnull)
+    return jobs, replies
+
+
+def _next_line(jobs: BinaryIO, parent: int) -> bytes:
+    """The next job, or nothing once there can be no more."""
+    while not select.select([jobs], [], [], IDLE_CHECK_SECONDS)[0]:
+        if os.getppid() != parent:  # a forked sibling may still hold the pipe open
+            return b""
+    return jobs.readline()
+
+
+def _send(replies: TextIO, message: Mapping[str, object]) -> None:
+    replies.write(json.dumps(message) + "\n")
+    replies.flush()
+
+
+def _limit(which: int, value: int) -> None:
+    _, hard = resource.getrlimit(which)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

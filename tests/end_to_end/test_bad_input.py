@@ -1,0 +1,331 @@
+"""A user's mistakes: one line that says what to change, exit status 2, and nothing written.
+
+Most go through `rl.py`'s own `main` in this process; three are subprocesses.
+"""
+
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pipeline_cases import (
+    CONFIG,
+    ENGINE,
+    ROOT,
+    accelerate,
+    arguments,
+    environment,
+    random_llama,
+    random_moe,
+    rows,
+    run,
+    save,
+    status,
+)
+from transformers import BertConfig, BertModel
+
+from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rl import main
+from pipelines.run.checkpoints import resume_settings
+from pipelines.settings.load import dump_settings, load_settings
+
+pytestmark = pytest.mark.timeout(300)
+PYTHON = [sys.executable, "pipelines/rl.py"]
+ROLES = ("learner", "critic")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(random_moe(character_tokenizer()), tmp_path_factory.mktemp("bad") / "moe")
+
+
+def _refused(capfd: Capture, command: list[str]) -> str:
+    """The one line that `main` ends with."""
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    printed = capfd.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], printed.err
+    assert "Traceback" not in printed.err + printed.out
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["learner.step_per_round=1"], r"unknown key learner\.step_per_round .*'steps_per_round'"),
+        (["rolout.engine=vllm"], r"unknown key rolout .* 'rollout'\?"),
+        (
+            ["learner.grpo.learning_rat=1"],
+            r"unknown key learner\.grpo\.learning_rat in GRPOConfig: .*'learning_rate'\?",
+        ),
+        (["critic.grpo.max_steps=9"], r"critic\.grpo\.max_steps is set by the loop: remove it"),
+        (["learner.grpo.use_vllm=true"], r"learner\.grpo\.use_vllm is set by the loop"),
+        (["learner.grpo.top_p=0.9"], r"learner\.grpo\.top_p truncates .* importance ratio"),
+        (["critic.grpo.top_k=5"], r"critic\.grpo\.top_k truncates"),
+        (["learner.lora.rank=8"], r"unknown key learner\.lora\.rank in LoraConfig"),
+        (["run.rounds=0"], r"run\.rounds = 0: .*greater than or equal to 1"),
+        (["run.rounds"], r"'run\.rounds' is not of the form table\.key=value"),
+        (["learner.steps_per_round=0"], r"learner\.steps_per_round = 0, but a round trains"),
+        (
+            ["learner.grpo.per_device_train_batch_size=6"],
+            r"learner\.grpo: .*(6|generation_batch_size).*4",
+        ),
+        (
+            ["learner.grpo.num_iterations=2", "learner.steps_per_round=3"],
+            r"learner\.steps_per_round = 3 .*not a multiple",
+        ),
+        (["tasks.family=basic_arithmetics"], r'"basic_arithmetics": .* "basic_arithmetic"'),
+        (["tasks.dialect=chains"], r"tasks\.dialect = 'chains'"),
+        (["rollout.max_model_len=32"], r"rollout\.max_model_len = 32 leaves no room .*learner"),
+        (
+            ["rollout.max_model_len=70", "critic.max_completion_length=32"],
+            r"rollout\.max_model_len = 70 is too small: the critic's .* at least 7\d",
+        ),
+        (
+            ["rollout.max_model_len=36", "critic.max_completion_length=8"],
+            r"rollout\.max_model_len = 36 is too small: the learner's prompts .* 8 .* 40",
+        ),
+        (["run.num_processes=2"], r"num_processes = 2 but the launcher started 1: .*--multi_gpu"),
+        (["learner.model=runs/absent"], r"learner\.model: runs/absent does not exist: run .*sft"),
+        (["evaluate.num_tasks=100000"], r'of 100000 distinct "test" tasks: ask for fewer'),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_configuration(
+    checkpoint: Path, tmp_path: Path, capfd: Capture, overrides: list[str], told: str
+) -> None:
+    directory = tmp_path / "run"
+    line = _refused(capfd, arguments(checkpoint, directory, *overrides))
+    assert re.search(told, line), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launcher_that_started_more_than_configured(
+    checkpoint: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = _refused(capfd, arguments(checkpoint, tmp_path / "run"))
+    assert "run.num_processes = 1 but the launcher started 2" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- checkpoints ---------------------------------------------------------------------------------
+
+
+def _no(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def _no_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not a safetensors file at all")
+
+
+def _other_sizes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 32}))
+
+
+def _unknown_kind(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "no_such_model", "architectures": None}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _bert(folder: Path) -> None:
+    small = BertConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertModel(small).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        pytest.param(_no("model.safetensors"), "no .safetensors file", id="no weights"),
+        pytest.param(_no("config.json"), "has no config.json", id="no config"),
+        pytest.param(
+            _no("tokenizer_config.json"), "has no tokenizer_config.json", id="no tokenizer"
+        ),
+        pytest.param(_cut_short, "is cut short", id="cut short"),
+        pytest.param(_no_header, "or no safetensors file", id="not safetensors"),
+        pytest.param(_other_sizes, "cannot load a causal language model", id="another size"),
+        pytest.param(_unknown_kind, "no_such_model", id="unknown kind"),
+        pytest.param(_bert, "holds BertModel, which is no causal language", id="not causal"),
+    ],
+)  # fmt: skip
+def test_a_foreign_checkpoint(
+    tmp_path: Path, capfd: Capture, spoil: Callable[[Path], None], told: str
+) -> None:
+    foreign = save(random_moe(character_tokenizer()), tmp_path / "foreign")
+    spoil(foreign)
+    line = _refused(capfd, arguments(foreign, tmp_path / "run"))
+    assert told in line and "foreign" in line, line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dense_checkpoint_of_another_config(
+    checkpoint: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    """A tensor that the config wants and the file lacks would be random weights, silently.
+
+    The critic is the one refused: by then the learner stands, and still nothing is written.
+    """
+    foreign = save(random_llama(character_tokenizer()), tmp_path / "foreign")
+    config = json.loads((foreign / "config.json").read_text())
+    (foreign / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    line = _refused(capfd, arguments(checkpoint, tmp_path / "run", f"critic.model={foreign}"))
+    assert "lacks 9 of the model's tensors, such as model.layers.2." in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_mismatch(checkpoint: Path, tmp_path: Path, capfd: Capture) -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens(["<extra>"])
+    other = tmp_path / "other"
+    random_moe(tokenizer).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    line = _refused(capfd, arguments(checkpoint, tmp_path / "run", f"critic.model={other}"))
+    assert "different vocabularies (99 and 100 tokens): start both from models with one" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(ENGINE != "vllm", reason="vLLM is not installed")
+def test_a_rollout_server_that_is_not_there(
+    checkpoint: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("", 0)) as second:
+        ports = [taken.getsockname()[1] for taken in (first, second)]
+    named = [f'{role}=["http://127.0.0.1:{port}"]' for role, port in zip(ROLES, ports, strict=True)]
+    servers = ("rollout.placement=server", f"rollout.urls={{{', '.join(named)}}}")
+    more = (*servers, "rollout.start_timeout_seconds=1")
+    line = _refused(capfd, arguments(checkpoint, tmp_path / "run", *more))
+    assert re.search(rf"127.0.0.1:{ports[0]} was not ready after .*Connection refused", line), line
+    assert not (tmp_path / "run").exists()
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+GOOD = '{"question": "What is 1 + 1?", "answer": "2"}\n'
+BROKEN = '{"question": "What is 2 + 1?", "answer": \n'
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        pytest.param("", "holds no tasks", id="empty"),
+        pytest.param(GOOD + BROKEN, "tasks.jsonl:2: not a JSON object", id="json"),
+        pytest.param(GOOD + '{"question": "?"}\n', 'jsonl:2: field "answer"', id="field"),
+        pytest.param(GOOD, 'of 8 "test" tasks', id="too few"),
+        pytest.param(None, "does not exist", id="absent"),
+    ],
+)  # fmt: skip
+def test_a_bad_task_file(
+    checkpoint: Path, tmp_path: Path, capfd: Capture, content: str | None, told: str
+) -> None:
+    file = tmp_path / "tasks.jsonl"
+    if content is not None:
+        file.write_text(content)
+    tasks = ("tasks.source=jsonl", f"tasks.path={file}", "tasks.dialect=tagged")
+    line = _refused(capfd, arguments(checkpoint, tmp_path / "run", *tasks))
+    assert told in line and "tasks.jsonl" in line, line
+    assert not (tmp_path / "run").exists()
+
+
+def test_configuration_and_run_paths(checkpoint: Path, tmp_path: Path, capfd: Capture) -> None:
+    assert "give either --config" in _refused(capfd, [])
+    assert "give either --config" in _refused(capfd, ["--config", "a", "--resume", "b"])
+    assert "no configuration file" in _refused(capfd, ["--config", str(tmp_path / "no.toml")])
+    (tmp_path / "bad.toml").write_text("[run\n")
+    assert "bad.toml is not valid TOML" in _refused(capfd, ["--config", str(tmp_path / "bad.toml")])
+    assert "holds no run" in _refused(capfd, ["--resume", str(tmp_path / "nothing")])
+
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "config.json").write_text("{}")
+    line = _refused(capfd, arguments(checkpoint, earlier))
+    assert f"already holds a run: continue it with --resume {earlier}" in line
+    assert [path.name for path in earlier.iterdir()] == ["config.json"]
+
+
+def test_a_resumed_run_may_find_its_servers_elsewhere_and_changes_nothing_else(
+    tmp_path: Path,
+) -> None:
+    urls = 'rollout.urls={learner=["http://a:1"], critic=["http://a:2"]}'
+    served = ["rollout.placement=server", urls]
+    (tmp_path / "config.json").write_text(dump_settings(load_settings(CONFIG, served)))
+    moved = 'rollout.urls={learner=["http://b:1"], critic=["http://b:2"]}'
+    table = resume_settings(tmp_path, [moved, "rollout.max_restarts=9"]).rollout
+    assert table.urls == {"learner": ("http://b:1",), "critic": ("http://b:2",)}
+    assert table.max_restarts == 9
+    with pytest.raises(ValueError, match=r"would change the experiment: .* rollout\.urls"):
+        resume_settings(tmp_path, ["rollout.precision=fp8"])
+
+
+# -- as a user starts it -------------------------------------------------------------------------
+
+
+def test_the_command_prints_one_line_and_exits_2(tmp_path: Path) -> None:
+    command = [*PYTHON, "--config", str(CONFIG), f"run.directory={tmp_path / 'run'}"]
+    result = run([*command, "learner.step_per_round=1"])
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: unknown key ")
+    assert result.stdout == "" and list(tmp_path.iterdir()) == []
+
+
+def test_under_the_launcher_rank_0_prints_the_line_and_no_traceback_is_ours(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Both processes refuse; the other's line names it."""
+    mistake = "learner.step_per_round=1"
+    result = run([*accelerate(2), *arguments(checkpoint, tmp_path / "run", mistake)])
+    assert result.returncode != 0
+    lines = result.stderr.splitlines()
+    assert len([line for line in lines if line.startswith("error: unknown key")]) == 1, lines
+    assert not [line for line in lines if line.strip().startswith(f'File "{ROOT}{os.sep}pipelines')]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(ENGINE != "vllm", reason="vLLM is not installed: every other run shows it")
+def test_without_vllm_the_run_says_so_and_transformers_serves(
+    checkpoint: Path, judgeable: Path, tmp_path: Path
+) -> None:
+    """An environment of links to all of this one's packages but vLLM's."""
+    import vllm
+
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    for path in Path(vllm.__file__).parents[1].iterdir():
+        if not path.name.startswith(("vllm", "_vllm")) and path.suffix != ".pth":
+            (packages / path.name).symlink_to(path)
+    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(packages)]))
+    python = [sys.executable, "-S", "pipelines/rl.py"]
+
+    command = [*python, *arguments(checkpoint, tmp_path / "run", "rollout.engine=vllm")]
+    result = run(command, env)
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert result.stderr.startswith('error: rollout.engine = "vllm" but vLLM is not installed: ')
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+    overrides = ("rollout.engine=transformers", "run.rounds=1")
+    result = run([*python, *arguments(judgeable, tmp_path / "run", *overrides)], env)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert status(tmp_path / "run")["state"] == "finished"
+    for row in rows(tmp_path / "run", "step"):
+        assert float(str(row["rollout/mismatch_max"])) <= 1e-4
+    assert "vllm" not in json.loads((tmp_path / "run" / "versions.json").read_text())

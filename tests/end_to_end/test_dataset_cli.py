@@ -1,0 +1,480 @@
+"""`sparring-data` on a checkpoint trained for seconds: sums of one number, which it copies."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from critic.format import critique_dialect
+from data.corpus import Corpus
+from data.dataset_folder import SURPLUS, DatasetFolder, cut_surplus
+from data.records import Record, record_digest, seal
+from data.sources import JsonlSource
+from model.configuration import tiny_config
+from model.modeling import SparringMoeForCausalLM
+from pipelines.dataset import main
+from pipelines.game.curriculum import build_source
+from pipelines.policy.scoring import policy_logprobs
+from pipelines.policy.tensors import weights_hash
+from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.settings.load import dump_settings, load_settings
+from pipelines.synthesis.generate import draw_up_to
+from pipelines.synthesis.origin import Origin, find_origin, load_samplers
+from rewards.chain import encode_sum
+from rewards.dialect import dialect
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "tiny.toml"
+EASY = ["tasks.params.min_terms=1", "tasks.params.max_terms=1", "tasks.params.max_digits=2"]
+SMALL = {"num_hidden_layers": 2, "hidden_size": 64}
+NUM, GROUP, BATCH = 40, 4, 4
+
+
+def save(model: torch.nn.Module, tokenizer: object, path: Path) -> Path:
+    model.save_pretrained(path)  # type: ignore[operator]
+    tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
+    return path
+
+
+def demonstrations() -> list[tuple[str, str]]:
+    """Solutions and critiques for every task there is; one solution in four is off by one."""
+    settings, rng = load_settings(CONFIG, EASY), random.Random(0)
+    solver, judge = dialect("chain"), critique_dialect("chain")
+    rows = []
+    for task in draw_up_to(build_source(settings), "train", 200, 0):
+        right, problem = solver.write_solution(task, rng, 0.0), solver.render_problem(task)
+        stated, off = (encode_sum(int(task.reference) + error) for error in (0, 1))
+        wrong = right.replace(f"={stated}>{stated}", f"={off}>{off}")
+        rows += [(problem, right)] * 3 + [(problem, wrong)]
+        for text in (right, wrong):
+            solution = solver.parse_solution(text, truncated=False)
+            critique = judge.write_critique(task, solution, rng)
+            rows += [(judge.render_prompt(problem, text), critique)] * 2
+    return rows
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that solves most of the easy tasks, not all, and criticises them."""
+    torch.manual_seed(0)
+    tokenizer = character_tokenizer()
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = SparringMoeForCausalLM(tiny_config(len(tokenizer), **special, **SMALL))
+    pairs = [
+        (tokenizer(prompt)["input_ids"], [*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
+        for prompt, text in demonstrations()
+    ]
+    width = max(len(prompt) + len(text) for prompt, text in pairs)
+    pad = [[0] * (width - len(prompt) - len(text)) for prompt, text in pairs]
+    ids_BT = torch.tensor([[*p, *t, *rest] for (p, t), rest in zip(pairs, pad, strict=True)])
+    labels_BT = ids_BT.masked_fill(ids_BT == 0, -100)
+    for row, (prompt, _) in enumerate(pairs):
+        labels_BT[row, : len(prompt)] = -100
+    steps, rate = 320, 0.006
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        rows = torch.randperm(len(pairs))[:48]
+        mask_BT = (ids_BT[rows] != 0).long()
+        loss = model(input_ids=ids_BT[rows], attention_mask=mask_BT, labels=labels_BT[rows]).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return save(model, tokenizer, tmp_path_factory.mktemp("base") / "checkpoint")
+
+
+def command(source: Path, out: Path, *more: str) -> list[str]:
+    """The generate command of most tests."""
+    return [
+        "generate", str(source), "--config", str(CONFIG), "--out", str(out), "--num", str(NUM),
+        "--group", str(GROUP), "--batch", str(BATCH), *EASY, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def generated(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set made without interruption."""
+    out = tmp_path_factory.mktemp("generated") / "set"
+    assert main(command(base, out)) == 0
+    return out
+
+
+def records(out: Path) -> list[Record]:
+    folder = DatasetFolder(out)
+    return [*folder.accepted.records(), *folder.rejected.records()]
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> str:
+    """The one line that the command fails with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+# -- generate -----------------------------------------------------------------------------------
+
+
+def test_generates_exactly_as_many_records_as_asked(generated: Path, base: Path) -> None:
+    loaded = load_dataset("parquet", data_dir=str(generated), split="train")
+    assert len(loaded) == NUM
+    assert all(loaded["accepted"]) and set(loaded["verdict_outcome"]) == {"correct"}
+    assert set(loaded["split"]) == {"train"}
+    assert len(set(loaded["signature"])) == NUM
+    policy = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert set(loaded["learner_hash"]) == {weights_hash(policy)}
+    assert len(load_dataset(str(generated), split="train")) == NUM  # by the card
+
+
+def test_keeps_every_sample_that_it_drew(generated: Path) -> None:
+    progress = DatasetFolder(generated).progress()
+    assert progress is not None and progress.status == "complete"
+    drawn = records(generated)
+    assert len(drawn) == progress.batches * BATCH * GROUP
+    assert len({record.id for record in drawn}) == len(drawn)
+    per_task = {task: 0 for task in (record.task_id for record in drawn)}
+    for record in drawn:
+        per_task[record.task_id] += 1
+        assert record.sha256 == record_digest(record)
+        assert record.accepted == (not record.reject_reason)
+    assert set(per_task.values()) == {GROUP}
+    reasons = {record.reject_reason for record in drawn}
+    assert "duplicate" in reasons  # four solutions of one easy task
+    assert any(record.critiques for record in drawn)
+    card = (generated / "README.md").read_text()
+    assert f"| all | {len(drawn)} | {NUM} |" in card
+
+
+def test_interrupted_and_resumed_gives_the_same_records(
+    generated: Path, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.dataset", *command(base, out)], cwd=ROOT,
+        stderr=subprocess.PIPE, text=True,
+        # A shell without job control starts children that ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while not (out / "rejected" / "round_00001.parquet").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "no second batch"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in errors and f"--out {out}" in errors.splitlines()[-2]
+    assert errors.splitlines()[-2].endswith("--resume")
+    stopped = DatasetFolder(out).progress()
+    assert stopped is not None and stopped.status == "interrupted"
+    assert 0 < stopped.accepted < NUM
+    assert len(records(out)) == stopped.batches * BATCH * GROUP
+    assert not [path for path in out.rglob("*") if path.name.endswith("-tmp")]
+    assert main(command(base, out, "--resume")) == 0
+    assert records(out) == records(generated)
+
+
+def test_resuming_redoes_a_batch_that_a_kill_left_open(
+    generated: Path, base: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    shutil.copytree(generated, out)
+    folder = DatasetFolder(out)
+    last = folder.progress()
+    assert last is not None
+    open_batch = last.batches - 1
+    shard = out / "train" / f"round_{open_batch:05d}.parquet"
+    num_open = sum(record.round == open_batch for record in folder.accepted.records())
+    before = replace(
+        last, status="open", batches=open_batch, accepted=NUM - num_open,
+        rejected=last.rejected - (BATCH * GROUP - num_open),
+    )  # fmt: skip
+    folder.save(before)
+    shard.unlink()  # killed between the two shards
+    (out / "rejected" / ".round_00009.parquet.0a1b.sparring-tmp").write_bytes(b"cut off")
+    assert main(command(base, out, "--resume")) == 0
+    assert records(out) == records(generated)
+    assert not list(out.rglob(".*"))
+
+
+def test_resume_refuses_what_it_cannot_continue(
+    generated: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in generated.rglob("*") if path.is_file()}
+    assert "not empty" in refused(capsys, command(base, generated))
+    line = refused(capsys, command(base, generated, "--resume", "--seed", "1"))
+    assert "seed 0 -> 1" in line
+    line = refused(capsys, command(base, generated, "--resume", "learner.temperature=0.5"))
+    assert "learner.temperature 1.0 -> 0.5" in line
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "no generation" in refused(capsys, command(base, tmp_path, "--resume"))
+    assert main(command(base, generated, "--resume")) == 0  # complete: nothing to do
+    assert {path: path.read_bytes() for path in generated.rglob("*") if path.is_file()} == before
+
+
+def test_resume_refuses_missing_shards(
+    generated: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    shutil.copytree(generated, out)
+    (out / "rejected" / "round_00000.parquet").unlink()
+    assert "restore its shards" in refused(capsys, command(base, out, "--resume"))
+
+
+def test_a_source_that_runs_out_is_an_error_that_keeps_everything(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    more = ["--num", "1000", "--batch", "0", "--no-critic", "rollout.engine=transformers"]
+    line = refused(capsys, command(base, out, *more))
+    played = {record.task_id for record in records(out)}
+    assert f'no more "train" tasks after {len(played)}' in line and "are kept" in line
+    assert 60 < len(played) <= 101 and len(records(out)) == len(played) * GROUP
+    progress = DatasetFolder(out).progress()
+    assert progress is not None and progress.status == "exhausted" and progress.accepted > 0
+    assert not any(record.critiques for record in records(out))
+
+
+def test_a_learner_that_solves_nothing_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    tokenizer = character_tokenizer()
+    model = SparringMoeForCausalLM(tiny_config(len(tokenizer), **SMALL))
+    untrained = save(model, tokenizer, tmp_path / "untrained")
+    more = ["rollout.engine=transformers", "learner.max_completion_length=4", "--batch", "2"]
+    line = refused(capsys, command(untrained, tmp_path / "set", *more))
+    assert "none of the last 64 samples was accepted (" in line and "malformed: truncated" in line
+    assert len(records(tmp_path / "set")) == 64
+    assert main(["verify", str(tmp_path / "set")]) == 0  # truncation is repeated, not forgotten
+
+
+# -- where FROM leads -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(base: Path, tmp_path: Path) -> Path:
+    """A run directory as rl.py leaves it, with two rounds."""
+    path = tmp_path / "run"
+    for round_ in ("round_00000", "round_00001", "round_00002.partial"):
+        for role in ("learner", "critic"):
+            shutil.copytree(base, path / "checkpoints" / round_ / role)
+    settings = load_settings(CONFIG, [f"run.directory={path}", f"learner.model={base}"])
+    (path / "config.json").write_text(dump_settings(settings))
+    return path
+
+
+def test_a_run_is_sampled_at_its_last_or_selected_round(run: Path) -> None:
+    origin = find_origin(run, None, ["learner.temperature=0.5"], None, True)
+    assert origin.learner == str(run / "checkpoints" / "round_00001" / "learner")
+    assert origin.critic == str(run / "checkpoints" / "round_00001" / "critic")
+    assert origin.settings.learner.temperature == 0.5
+    halted = {"state": "halted", "selected_checkpoint": "elsewhere/checkpoints/round_00000"}
+    (run / "status.json").write_text(json.dumps(halted))
+    origin = find_origin(run, None, [], None, False)
+    assert origin.learner == str(run / "checkpoints" / "round_00000" / "learner")
+    assert origin.critic is None
+
+
+def test_a_run_without_a_round_is_refused(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ValueError, match="has not finished a round"):
+        find_origin(run, None, [], None, True)
+    with pytest.raises(ValueError, match="leave out --config"):
+        find_origin(run, CONFIG, [], None, True)
+
+
+def test_a_lora_checkpoint_is_merged(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = character_tokenizer()
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
+                         num_hidden_layers=1, num_attention_heads=2)  # fmt: skip
+    save(LlamaForCausalLM(config), tokenizer, tmp_path / "base")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    adapted = get_peft_model(plain, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
+    assert isinstance(adapted, PeftModel)
+    save(adapted, tokenizer, tmp_path / "adapter")
+    settings = load_settings(CONFIG, [*EASY, "rollout.engine=transformers"])
+    origin = Origin(settings, str(tmp_path / "adapter"), None)
+    learner, _ = load_samplers(origin, 0, tmp_path / "scratch")
+    assert learner.served.weights == weights_hash(adapted)
+    ids = [tokenizer("a47\na47=74")["input_ids"]]
+    found, expected = learner.served.engine.score(ids)[0], policy_logprobs(adapted, ids)[0]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(
+    base: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    other = tmp_path / "other"
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens(["<more>"])
+    save(SparringMoeForCausalLM(tiny_config(len(tokenizer), **SMALL)), tokenizer, other)
+    no_config = ["generate", str(base), "--out", str(out), "--num", "1"]
+    cases = {
+        "is no directory": command(tmp_path / "nowhere", out),
+        "has no config.json": command(tmp_path / "empty", out),
+        "add --config": no_config,
+        "leave out --config": command(run, out),
+        "did you mean 'temperature'": command(base, out, "learner.temprature=1"),
+        'unknown split "tran": did you mean "train"': command(base, out, "--split", "tran"),
+        "--num must be at least 1": command(base, out, "--num", "0"),
+        "exclude each other": command(base, out, "--no-critic", "--critic", str(base)),
+        "different vocabularies": command(base, out, "--critic", str(other)),
+        "critic: ": command(base, out, "--critic", str(tmp_path / "nowhere")),
+        "rollout.max_model_len = 8": command(base, out, "rollout.max_model_len=8"),
+        "is a file": command(base, CONFIG),
+        "did you mean": command(base, out, "tasks.family=basic_arithmetik"),
+    }
+    for expected, arguments in cases.items():
+        assert expected in refused(capsys, arguments)
+        assert not out.exists()
+
+
+# -- inspect, stats, verify, export ---------------------------------------------------------------
+
+
+def test_stats_count_what_is_there(generated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["stats", str(generated), "--json"]) == 0
+    found, drawn = json.loads(capsys.readouterr().out), records(generated)
+    assert (found["accepted"], found["samples"]) == (NUM, len(drawn))
+    assert sum(found["reasons"].values()) == found["rejected"]
+    correct = sum(record.verdict_outcome == "correct" for record in drawn)
+    assert found["families"]["basic_arithmetic"] == {
+        "samples": len(drawn), "correct": correct, "accepted": NUM,
+    }  # fmt: skip
+    assert found["mean_pass_rate"] == pytest.approx(correct / len(drawn))
+    assert 0 <= found["critic"]["unparsed"] < found["critic"]["critiques"]
+    assert 0 <= found["critic"]["agreement"] <= 1
+    assert main(["stats", str(generated)]) == 0
+    assert "accept_rate" in capsys.readouterr().out
+
+
+def test_inspect_shows_records(generated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["inspect", str(generated), "--num", "2"]) == 0
+    assert capsys.readouterr().out.count("accepted  basic_arithmetic") == 2
+    assert main(["inspect", str(generated), "--num", "3", "--rejected", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 3 and not any(row["accepted"] for row in rows)
+    assert "--num" in refused(capsys, ["inspect", str(generated), "--num", "0"])
+    assert "no directory" in refused(capsys, ["inspect", str(generated / "nowhere")])
+    assert "no records" in refused(capsys, ["stats", str(ROOT / "configs")])
+
+
+def test_verify_finds_exactly_the_forged_records(
+    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(generated)]) == 0
+    out = tmp_path / "set"
+    shutil.copytree(generated, out)
+    accepted = [*DatasetFolder(out).accepted.records()]
+    shard = [record for record in accepted if record.round == accepted[0].round]
+    praised = seal(replace(shard[0], reference="7", entry=shard[0].entry.replace(
+        f'"answer":"{shard[0].reference}"', '"answer":"7"')))  # fmt: skip
+    Corpus(out / "train").admit([praised, *shard[1:]])
+    capsys.readouterr()
+    assert main(["verify", str(out), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    why = "the verifier now says incorrect, not correct"
+    assert found["differing"] == [{"id": praised.id, "why": why}]
+    assert main(["verify", str(out)]) == 1
+    assert praised.id in capsys.readouterr().out
+
+
+def test_verify_notices_a_changed_record(generated: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "set"
+    shutil.copytree(generated, out)
+    path = out / "rejected" / "round_00000.parquet"
+    table = pq.read_table(path)
+    column = [*table["temperature"].to_pylist()[1:], 0.3]
+    index = table.column_names.index("temperature")
+    pq.write_table(table.set_column(index, table.schema.field(index), [column]), path)
+    assert main(["verify", str(out)]) == 1
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "critic", "prompts"])
+def test_export_writes_rows_that_datasets_reads(generated: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / f"{name}.jsonl"
+    assert main(["export", str(generated), "--format", name, "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(load_dataset("json", data_files=str(out), split="train")) == len(rows)
+    drawn = {record.id: record for record in records(generated)}
+    if name == "sft":
+        assert {row["id"] for row in rows} == {r.id for r in drawn.values() if r.accepted}
+        assert all(row["completion"] == drawn[row["id"]].solution for row in rows)
+        assert rows[0]["prompt"].endswith("\n")
+    if name == "dpo":
+        for row in rows:
+            good, bad = drawn[row["chosen_id"]], drawn[row["rejected_id"]]
+            assert good.task_id == bad.task_id and good.accepted
+            assert bad.verdict_outcome == "incorrect"
+    if name == "critic":
+        for row in rows:
+            assert row["sound"] == (drawn[row["id"]].verdict_outcome == "correct")
+            assert row["sound"] or row["first_flaw"] is not None
+        assert {row["sound"] for row in rows} == {True, False}
+        assert any(row["completion"] for row in rows)
+    if name == "prompts":
+        assert {row["task_id"] for row in rows} == {r.task_id for r in drawn.values()}
+        assert len(rows) == len({row["task_id"] for row in rows})
+
+
+def test_export_refuses_what_it_cannot_write(
+    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["export", str(generated), "--format", "sfd", "--out", str(tmp_path / "rows.jsonl")]
+    assert 'did you mean "sft"' in refused(capsys, asked)
+    asked = ["export", str(generated), "--format", "sft", "--out", str(tmp_path)]
+    assert "is a directory" in refused(capsys, asked)
+    shards = tmp_path / "shards"
+    shutil.copytree(generated / "train", shards)
+    asked = ["export", str(shards), "--format", "sft", "--out", str(tmp_path / "rows.jsonl")]
+    assert "--dialect" in refused(capsys, asked)
+    assert main([*asked, "--dialect", "chain"]) == 0
+    asked = ["export", str(shards), "--format", "dpo", "--out", str(tmp_path / "pairs.jsonl")]
+    assert "nothing for format dpo" in refused(capsys, [*asked, "--dialect", "chain"])
+    assert not (tmp_path / "pairs.jsonl").exists()
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+def test_the_surplus_is_rejected_by_name(generated: Path) -> None:
+    good = list(DatasetFolder(generated).accepted.records())[:5]
+    kept = cut_surplus(good, 3)
+    assert [record.accepted for record in kept] == [True] * 3 + [False] * 2
+    assert [record.reject_reason for record in kept[3:]] == [SURPLUS] * 2
+    assert all(record.sha256 == record_digest(record) for record in kept)
+
+
+def test_draw_up_to_takes_what_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    rows = [json.dumps({"question": f"What is {n} + 1?", "answer": n + 1}) for n in range(50)]
+    path.write_text("\n".join(rows))
+    source = JsonlSource(path)
+    everything = draw_up_to(source, "train", 1000, 0)
+    assert 30 < len(everything) < 50 and {task.split for task in everything} == {"train"}
+    seen = frozenset(task.id for task in everything[:7])
+    rest = draw_up_to(source, "train", 1000, 1, seen)
+    assert {task.id for task in rest} == {task.id for task in everything[7:]}
+    assert draw_up_to(source, "train", 3, 0) == source.draw("train", 3, 0)

@@ -1,0 +1,235 @@
+"""Runs of the README's own command: to the end, on two processes, killed and resumed, halted.
+
+Every run is a subprocess with one thread, except the halted one. The uninterrupted run goes on in
+the background of the one that is killed.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from pipeline_cases import (
+    ENGINE,
+    ROOT,
+    accelerate,
+    arguments,
+    environment,
+    rows,
+    run,
+    status,
+)
+
+from critic.monitor.replay import replay
+from pipelines.policy.checkpoint import check_checkpoint
+from pipelines.rl import HALTED, main
+from pipelines.run.checkpoints import load_run
+
+pytestmark = pytest.mark.timeout(300)
+# What a resumed run could get wrong: a schedule, a reference, a router bias, an optimizer's memory.
+ROUNDS = 3
+DELICATE = (
+    f"run.rounds={ROUNDS}",
+    "learner.grpo.lr_scheduler_type=linear",
+    "learner.grpo.learning_rate=1e-3",
+    "learner.grpo.beta=0.02",
+    "learner.router_bias_rate=0.01",
+    "critic.grpo.learning_rate=1e-3",
+    "critic.router_bias_rate=0.01",
+    "rollout.probe_every=1",
+)
+PYTHON = [sys.executable, "pipelines/rl.py"]
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=stream, stderr=subprocess.STDOUT
+        )
+
+
+def _signal_when(
+    process: subprocess.Popen[bytes], number: signal.Signals, seen: Callable[[], bool]
+) -> int:
+    """Send a signal as soon as `seen`; returns the exit status."""
+    while process.poll() is None and not seen():
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before the signal"
+    process.send_signal(number)
+    return process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    judgeable: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The uninterrupted run, started as the README says, not waited for."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    command = [*accelerate(), *arguments(judgeable, directory, *DELICATE)]
+    process = _start(command, directory.parent / "log")
+    yield process, directory
+    process.kill()
+
+
+def _outcome(directory: Path) -> dict[str, object]:
+    """What must not depend on interruptions."""
+    untimed = [
+        {key: value for key, value in row.items() if not key.startswith("time/")}
+        for row in rows(directory)
+    ]
+    shards = sorted((directory / "corpus").glob("*.parquet"))
+    evaluations = [json.loads((directory / f"{w}.json").read_text()) for w in ("before", "after")]
+    return {
+        "rows": untimed,
+        "records": [row["sha256"] for shard in shards for row in pq.read_table(shard).to_pylist()],
+        "evaluations": evaluations,
+    }
+
+
+def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
+    whole: tuple[subprocess.Popen[bytes], Path], judgeable: Path, tmp_path: Path
+) -> None:
+    directory, log = tmp_path / "run", tmp_path / "log"
+
+    def in_round(number: int) -> Callable[[], bool]:
+        return lambda: any(row["round"] == number for row in rows(directory, "step"))
+
+    start = [*PYTHON, *arguments(judgeable, directory, *DELICATE)]
+    resume = [*PYTHON, "--resume", str(directory)]
+    code = _signal_when(_start(start, log), signal.SIGKILL, in_round(1))
+    assert code == -signal.SIGKILL, log.read_text()
+    assert status(directory)["state"] == "running"
+    complete = [path.name for path in (directory / "checkpoints").glob("round_?????")]
+    assert complete == ["round_00000"]
+
+    def again_in_round_1() -> bool:
+        return "round 1  learner" in log.read_text()
+
+    code = _signal_when(_start(resume, log), signal.SIGINT, again_in_round_1)
+    assert code == 130, log.read_text()
+    assert log.read_text().rstrip().endswith("interrupted")
+    assert "Traceback" not in log.read_text()
+    interrupted = status(directory)
+    assert interrupted["state"] == "interrupted" and interrupted["round"] == 1
+    assert interrupted["continue_with"] == f"--resume {directory}"
+
+    finished = run(resume)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert status(directory)["state"] == "finished"
+
+    process, reference = whole
+    assert process.wait(timeout=200) == 0, (reference.parent / "log").read_text()[-3000:]
+    assert len(rows(reference)) == ROUNDS * 4
+    assert _outcome(directory) == _outcome(reference)
+
+
+def test_the_readmes_command_runs_to_its_table(
+    whole: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    process, directory = whole
+    log = directory.parent / "log"
+    assert process.wait(timeout=200) == 0, log.read_text()[-3000:]
+    assert (
+        "accelerate launch pipelines/rl.py --config configs/tiny.toml"
+        in (ROOT / "README.md").read_text()
+    )
+    printed = log.read_text()
+    for said in ("learner mean@2", "critic AUROC", "samples admitted", "monitor: ", "seconds: "):
+        assert said in printed
+    if ENGINE == "vllm":
+        costs = json.loads((directory / "summary.json").read_text())["sync"]
+        assert 0 < costs["proof_share_of_rounds"] < 1 and 0 < costs["share_of_steps"] < 1
+        assert costs["transfer_ns_per_parameter"] > 0 and costs["proof_ns_per_parameter"] > 0
+        assert "weight sync: " in printed
+    assert status(directory)["state"] == "finished"
+    for name in ("config.json", "versions.json", "metrics.jsonl", "summary.json", "report.html"):
+        assert (directory / name).stat().st_size > 0
+    assert len(list((directory / "transcripts").iterdir())) == ROUNDS
+    checkpoints = sorted(path.name for path in (directory / "checkpoints").iterdir())
+    assert checkpoints == [f"round_{n:05d}" for n in range(ROUNDS)]
+    for role in ("learner", "critic"):
+        check_checkpoint(role, str(directory / "checkpoints" / checkpoints[-1] / role))
+    hashes = [str(row["policy/weights_hash"]) for row in rows(directory, "round")]
+    assert len(set(hashes)) == ROUNDS, "the policy did not move in every round"
+    for row in rows(directory, "step"):
+        if ENGINE == "vllm":
+            assert float(str(row["rollout/mismatch_max"])) <= 1e-4
+    learner = [row for row in rows(directory, "step") if row["role"] == "learner"]
+    rates = [row["policy/learning_rate"] for row in learner]
+    assert rates == pytest.approx([1e-3 * (1 - step / 6) for step in range(6)])
+
+
+def test_two_processes_train_one_policy(judgeable: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    overrides = (*DELICATE, "run.rounds=2", "run.num_processes=2")
+    result = run([*accelerate(2), *arguments(judgeable, directory, *overrides)])
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert status(directory)["state"] == "finished"
+    found = rows(directory, "round")
+    assert [row["round"] for row in found] == [0, 1]
+    for row in found:
+        assert row["run/world_size"] == 2
+        for key in ("policy/weights_hash", "critic/weights_hash"):
+            first, second = row[key]  # one a process
+            assert first == second
+    assert found[0]["policy/weights_hash"] != found[1]["policy/weights_hash"]
+    # Both processes' halves of the batch are in the round: 2 steps x 2 x 16 completions.
+    for row in found:
+        assert int(str(row["gate/admitted"])) + sum(row["gate/rejected"].values()) == 64
+    for row in rows(directory, "step"):
+        assert ENGINE != "vllm" or float(str(row["rollout/mismatch_max"])) <= 1e-4
+
+
+ALARMING = (
+    "monitor.baseline_checks=2",
+    "monitor.consecutive=2",
+    "monitor.rules.distinct_ratio={reference=2.0, weight=1.0}",
+    "monitor.rules.probe_nll={reference=-1.0, weight=1.0}",
+)
+
+
+def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
+    judgeable: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Both channels breach from check 2 on, so that check 3 halts, and 1 is the last clean one."""
+    directory = tmp_path / "run"
+    overrides = (*ALARMING, "run.rounds=6", "learner.grpo.per_device_train_batch_size=32")
+    assert main(arguments(judgeable, directory, *overrides)) == HALTED == 3
+
+    halted = status(directory)
+    assert halted["state"] == "halted" and halted["round"] == 3
+    clean = directory / "checkpoints" / "round_00001"
+    assert halted["selected_checkpoint"] == str(clean)
+    check_checkpoint("selected", str(clean / "learner"))
+    assert "halted by the monitor at round 3" in capfd.readouterr().out
+
+    found = rows(directory, "round")
+    assert [row["monitor/state"] for row in found] == ["ok", "ok", "warn", "halt"]
+    verdicts = replay(found, load_run(directory).monitor)
+    assert [health.state for health in verdicts] == [row["monitor/state"] for row in found]
+    assert [list(h.reasons) for h in verdicts] == [row["monitor/reasons"] for row in found]
+    assert verdicts[-1].halted and verdicts[-1].channels == ("N", "E")
+
+    incident = json.loads((directory / "incident.json").read_text())
+    assert incident["last_clean_check"] == 1 and incident["quarantined_checks"] == [2, 3]
+    assert incident["samples"] and incident["history"] == [row["monitor/signals"] for row in found]
+    assert "Last clean check: 1" in (directory / "incident.md").read_text()
+    assert (directory / "report.html").exists()
+
+    admitted = [int(str(row["gate/admitted"])) for row in found]
+    assert admitted[2] > 0, "nothing to quarantine: the test needs a longer round"
+    kept = {p.name: pq.read_metadata(p).num_rows for p in (directory / "corpus").glob("*.parquet")}
+    assert set(kept) <= {"round_00000.parquet", "round_00001.parquet"}
+    assert sum(kept.values()) == admitted[0] + admitted[1]
+    quarantined = list((directory / "corpus_quarantine").iterdir())
+    assert [pq.read_metadata(path).num_rows for path in quarantined] == [admitted[2]]
+
+    with pytest.raises(SystemExit) as refused:
+        main(["--resume", str(directory)])
+    assert refused.value.code == 2
+    assert f"start a new run from {clean}" in capfd.readouterr().err

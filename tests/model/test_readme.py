@@ -1,0 +1,17 @@
+"""The README's example of the model runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(example, scope)
+    assert scope["out"].loss > scope["out"].mtp_loss > 0  # type: ignore[attr-defined]
+    assert (tmp_path / "out" / "config.json").exists() and scope["sparse"] is not None

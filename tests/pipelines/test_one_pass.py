@@ -1,0 +1,85 @@
+"""One pass over a batch of rollouts learns what two learn, and is taken only where it may be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_cases import learner_role, random_moe, save
+
+from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rollouts.sample import Sample, Scored
+from pipelines.training.trainer import RoleTrainer
+
+GROUP = 4
+PROMPTS = ("a4b1\n", "a9b3\n")
+REWARDS: Sequence[float | None] = (1.0, None, 0.5, 0.0) * 2  # a masked row among them
+BATCH = {"per_device_train_batch_size": GROUP * len(PROMPTS), "num_generations": GROUP}
+
+
+class TwoPasses(RoleTrainer):
+    """What TRL does."""
+
+    def _keeps_its_pass(self) -> bool:
+        return False
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(random_moe(character_tokenizer()), tmp_path_factory.mktemp("pass") / "moe")
+
+
+def _played(
+    kind: type[RoleTrainer], checkpoint: Path, **options: object
+) -> tuple[RoleTrainer, list[dict], list[bool]]:
+    """A role after one block, its metrics, and for each pass of its policy whether it may learn."""
+    rows: list[dict] = []
+    role = learner_role(kind, checkpoint, rows.append, **{**BATCH, **options})
+    passes: list[bool] = []
+    role.policy.model.register_forward_pre_hook(
+        lambda module, _: passes.append(torch.is_grad_enabled()) if module.training else None
+    )
+
+    def score(indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
+        return [Scored(REWARDS[index % len(REWARDS)]) for index in range(len(samples))]
+
+    role.play(PROMPTS * (role.args.generation_batch_size // 8), score, "block")
+    return role, rows, passes
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_one_pass_learns_what_two_learn(checkpoint: Path, beta: float) -> None:
+    one, one_rows, one_passes = _played(RoleTrainer, checkpoint, beta=beta)
+    two, two_rows, two_passes = _played(TwoPasses, checkpoint, beta=beta)
+    assert one_passes == [True] and two_passes == [False, True]
+    moved = 0.0
+    untrained = dict(learner_role(RoleTrainer, checkpoint, **BATCH).policy.named_parameters())
+    theirs = dict(two.policy.named_parameters())
+    for name, parameter in one.policy.named_parameters():
+        assert torch.allclose(parameter, theirs[name], atol=1e-4), name
+        moved = max(moved, (parameter - untrained[name]).abs().max().item())
+    assert moved > 5e-3, "Adam's first step is the learning rate, 0.01"
+    for row, other in zip(one_rows, two_rows, strict=True):
+        for key in ("policy/loss", "policy/grad_norm", "rollout/mismatch_max", "policy/clip_ratio"):
+            assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-5), key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"gradient_accumulation_steps": 2}, id="several micro-batches"),
+        pytest.param({"num_iterations": 2}, id="several updates"),
+        pytest.param({"gradient_checkpointing": True}, id="checkpointing"),
+    ],
+)
+def test_batches_of_several_updates_or_micro_batches_are_scored_first(
+    checkpoint: Path, options: dict[str, object]
+) -> None:
+    passes = _played(RoleTrainer, checkpoint, **options)[2]
+    assert passes[0] is False and True in passes
+
+
+def test_a_model_with_losses_of_its_own_is_scored_first(tmp_path: Path) -> None:
+    policy = random_moe(character_tokenizer(), aux_loss_alpha=0.1)
+    _, rows, passes = _played(RoleTrainer, save(policy, tmp_path / "moe"))
+    assert passes == [False, True] and rows[0]["moe/balance_loss"] > 0

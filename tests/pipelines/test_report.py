@@ -1,0 +1,234 @@
+"""The run report: a synthetic run rendered in full, damaged runs, and what must never happen."""
+
+import base64
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from critic.monitor.decide import check
+from critic.monitor.settings import MonitorSettings
+from critic.monitor.state import MonitorState
+from pipelines.report.__main__ import main
+from pipelines.report.figures import PLOTS
+from pipelines.report.write import write_report
+
+JsonRow = dict[str, object]
+STAGES = ("learner", "critic", "gate", "monitor", "commit")
+
+
+def step_rows(round_: int) -> list[JsonRow]:
+    return [
+        {
+            "kind": "step",
+            "role": role,
+            "round": round_,
+            "step": 4 * round_ + index,
+            "reward/mean": level + 0.03 * round_ + 0.005 * index,
+            "reward/std": 0.2,
+            "rollout/token_entropy": 0.5 - 0.03 * round_ - 0.004 * index,
+            "policy/loss": 0.01,
+            "time/generate": 1.1,
+        }
+        for role, level in (("learner", 0.35), ("critic", 0.5))
+        for index in range(4)
+    ]
+
+
+def metrics(num_rounds: int = 8) -> list[JsonRow]:
+    """Rows of a run that improves, then collapses; the monitor's fields are its real decisions."""
+    rows: list[JsonRow] = []
+    state = MonitorState()
+    for t in range(num_rounds):
+        bad = max(t - 5, 0)
+        accuracy = 0.35 + 0.03 * t - 0.2 * bad
+        signals = {
+            "token_entropy": 0.5 - 0.03 * t,
+            "answer_entropy_across": 2.6 - 0.8 * bad,
+            "answer_entropy_within": 1.2 - 0.05 * t,
+            "mutual_information": 1.4 - 0.7 * bad,
+            "distinct_ratio": 0.8 - 0.2 * bad,
+            "effective_groups": 0.7,
+            "novelty": math.nan if t == 0 else 0.0,
+            "probe_gain": 0.02,
+            "probe_nll": 0.9 - 0.02 * t + 0.4 * bad,
+            "probe_mean_at_8": accuracy,
+            "proxy_gold_gap": 0.05,
+            "critic_ece": 0.1,
+        }
+        state, health = check(state, signals, MonitorSettings())
+        rows += step_rows(t)
+        rows.append(
+            {
+                "kind": "round",
+                "round": t,
+                "probe/mean_at_8": accuracy,
+                "probe/nll": signals["probe_nll"],
+                "critic/auroc": 0.6 + 0.03 * t,
+                "critic/ece": 0.25 - 0.02 * t,
+                "monitor/state": health.state,
+                "monitor/signals": signals,
+                "monitor/alarms": list(health.alarms),
+                "monitor/actions": [action.model_dump() for action in health.actions],
+                "monitor/reasons": list(health.reasons),
+                "gate/admitted": 100 + t,
+                "gate/rejected": {"incorrect": 40 - t, "near_duplicate": 5},
+                "moe/load": [[120 + 9 * t, 80, 100 - 9 * t, 100], [90, 110, 130, 70]],
+                **{f"time/{stage}": 2.0 + index for index, stage in enumerate(STAGES)},
+            }
+        )
+    return rows
+
+
+def write_run(folder: Path) -> Path:
+    run = folder / "tiny-seed0"
+    (run / "transcripts").mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics()))
+    documents: dict[str, JsonRow] = {
+        "status": {"state": "halted", "reason": "Entropy Threshold", "round": 7},
+        "config": {"run": {"seed": 0, "rounds": 8}, "learner": {"model": ""}},
+        "versions": {"torch": "2.13.0", "trl": "1.16.0", "commit": "abc1234"},
+        "summary": {
+            "before": {"mean_at_k": 0.352, "mean_at_k_interval": [0.32, 0.38], "ece": 0.25},
+            "after": {"mean_at_k": 0.511, "mean_at_k_interval": [0.48, 0.54], "ece": 0.11},
+            "stages": {"cold start": 101.25, "self-play": 240.5},
+            "monitor": "halt",
+        },
+    }
+    for name, document in documents.items():
+        (run / f"{name}.json").write_text(json.dumps(document))
+    sample = {"task": "t1", "reward": 1.0, "problem": "a4b1c7d10 <script>alert(1)</script>"}
+    (run / "transcripts" / "round 0.jsonl").write_text(json.dumps(sample) + "\n")
+    for number in range(1, 5):
+        text = f"transcript of round {number}: a4=40"
+        (run / "transcripts" / f"round_{number}.md").write_text(text)
+    return run
+
+
+class Page(HTMLParser):
+    """Collects what a page links to and loads, and checks that its tags close."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "href":
+                self.links.append(value or "")
+            if name == "src":
+                self.loads.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def drawings(page: Page) -> list[str]:
+    prefix = "data:image/svg+xml;base64,"
+    assert all(load.startswith(prefix) for load in page.loads)
+    return [base64.b64decode(load.removeprefix(prefix)).decode() for load in page.loads]
+
+
+def test_report_of_a_full_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    path = write_report(run)
+    assert path == run / "report.html"
+    html = path.read_text()
+    page = Page(html)
+    assert not page.open
+    assert "Not in this run directory" not in html
+    assert "Sparring run tiny-seed0" in html and ">halted</span>" in html
+    for cell in ("35.2%", "51.1%", "[48.0, 54.0]", "+15.9 points", "-0.140", "240.5"):
+        assert cell in html
+    assert "rejected: near_duplicate" in html
+    assert re.search(r"all rounds</td><td class=n>828</td><td class=n>332</td>", html)
+    assert "Entropy Threshold" in html and "token_entropy" in html
+    assert "alert(1)" in html and "script" not in page.tags
+    assert "transcripts/round%200.jsonl" in page.links
+    assert "transcript of round 2" in html and "transcript of round 4" not in html
+    accuracy, rewards, entropies, critic, load, times = drawings(page)
+    assert "gold probe, each round" in accuracy and "0.511" in accuracy
+    assert "learner: mean" in rewards and "critic: mean" in rewards
+    assert "token entropy" in entropies and "monitor: halt" in entropies
+    assert "AUROC, each round" in critic and "ECE, each round" in critic
+    assert "MoE layer 1" in load
+    assert all(stage in times for stage in STAGES)
+
+
+def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
+    html = write_report(write_run(tmp_path)).read_text()
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not any("://" in link for link in page.links)
+    assert "@import" not in html and "url(" not in html
+    for svg in drawings(page):
+        loaded = re.findall(r'(?:href|src)="([^"]*)"', svg)
+        assert all(target.startswith(("#", "data:")) for target in loaded)
+        assert "DOCTYPE" not in svg
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+def test_an_empty_directory_says_what_is_missing(tmp_path: Path) -> None:
+    html = write_report(tmp_path).read_text()
+    for name in ("metrics.jsonl", "status.json", "config.json", "versions.json", "summary.json"):
+        assert f"{name} is missing" in html
+    assert html.count("No data: needs") == len(PLOTS) + 2
+    assert not Page(html).loads
+
+
+def test_a_damaged_run_is_still_reported(tmp_path: Path) -> None:
+    rows: list[object] = [
+        {"kind": "round", "round": 0, "probe/mean_at_8": math.nan, "critic/auroc": "high"},
+        {"kind": "round", "round": 1, "probe/mean_at_8": 0.5, "moe/load": [[], [1, 2], [0, 0]]},
+        {"kind": "round", "moe/load": 3, "monitor/signals": [1], "gate/rejected": 7},
+        {"kind": "step", "role": "learner", "reward/mean": 0.5},
+        {"kind": "step", "reward/mean": None, "round": "one"},
+        [1, 2],
+    ]
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "round", "rou')
+    (tmp_path / "summary.json").write_text("[]")
+    (tmp_path / "status.json").write_text('{"state": "<b>odd</b>"}')
+    html = write_report(tmp_path).read_text()
+    assert "line 6 is not a JSON object" in html and "line 7 is not a JSON object" in html
+    assert "summary.json is not a JSON object" in html
+    assert "&lt;b&gt;odd&lt;/b&gt;" in html
+    assert len(Page(html).loads) == 3  # accuracy, rewards, expert load
+
+
+def test_the_rerun_of_a_killed_round_counts_once(tmp_path: Path) -> None:
+    row = {"kind": "round", "round": 0, "gate/admitted": 10, "gate/rejected": {"incorrect": 1}}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n")
+    html = write_report(tmp_path).read_text()
+    assert "all rounds</td><td class=n>10</td><td class=n>1</td>" in html
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert main([str(tmp_path / "none")]) == 2
+    assert "no run directory" in capsys.readouterr().err
+
+
+def test_importing_the_report_imports_no_matplotlib(checkout: Path) -> None:
+    code = "import sys, pipelines.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=checkout).returncode == 0

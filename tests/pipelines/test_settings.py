@@ -1,0 +1,118 @@
+"""Configuration: what is read is what is said, and a wrong key or value names itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipelines.settings.load import apply_overrides, dump_settings, load_settings, parse_settings
+from pipelines.settings.tables import Settings
+
+SMALLEST = "[run]\ndirectory = 'x'\n[learner]\nmodel = 'm'\n[critic]\nmodel = 'm'\n"
+
+
+@pytest.fixture
+def smallest(tmp_path: Path) -> Path:
+    path = tmp_path / "smallest.toml"
+    path.write_text(SMALLEST + "[tasks]\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["tiny.toml", "smollm2.toml"])
+def test_our_configurations_load_and_survive_a_round_trip(checkout: Path, name: str) -> None:
+    settings = load_settings(checkout / "configs" / name)
+    assert parse_settings(json.loads(dump_settings(settings))) == settings
+
+
+def test_overrides_are_toml_or_a_bare_word(smallest: Path) -> None:
+    settings = load_settings(smallest, [
+        "run.rounds=7", "tasks.family=basic_arithmetic", "learner.grpo.learning_rate=1e-5",
+        "rewards.shuffled=true", "tasks.params={max_terms = 3}", "run.directory=runs/a b",
+    ])  # fmt: skip
+    assert settings.run.rounds == 7 and settings.run.directory == Path("runs/a b")
+    assert settings.tasks.family == "basic_arithmetic"
+    assert settings.learner.grpo == {"learning_rate": 1e-5}
+    assert settings.rewards.shuffled is True and settings.tasks.params == {"max_terms": 3}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc"), st.integers()), min_size=1)
+)
+def test_the_last_override_wins(given: list[tuple[str, str, int]]) -> None:
+    tables = apply_overrides({}, [f"{table}.{key}={value}" for table, key, value in given])
+    last = {(table, key): value for table, key, value in given}
+    assert {(t, k): v for t, keys in tables.items() for k, v in keys.items()} == last  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "rollout={placement='server', engine='transformers'}",
+            'rollout.placement = "server" needs rollout.engine = "vllm"',
+        ),
+        ("rollout={urls={learner=['http://a:1'], critic=['http://a:2']}}", "rollout.urls needs"),
+        ("rollout={placement='server', urls={learner=['http://a:1']}}", "each of learner and crit"),
+        (
+            "rollout={placement='server', urls={learner=['a:1'], critic=['http://a:2']}}",
+            "'a:1' is not of the form http://host:port",
+        ),
+        (
+            "rollout={placement='server', urls={learner=['http://a:1'], critic=['http://a:1']}}",
+            "names a server twice",
+        ),
+        ("run.round=3", "unknown key run.round in the configuration: did you mean 'rounds'?"),
+        (
+            "monitor.consecutiv=3",
+            "unknown key monitor.consecutiv in the configuration: did you mean",
+        ),
+        ("monitor.rules.token_entropi.weight=1", "token_entropi"),
+        ("learner.temperature=0", "learner.temperature = 0: "),
+        ("learner.dtype=float16", "learner.dtype = 'float16': "),
+        ("rewards.critic_weight=0.5", "rewards.critic_weight = 0.5: "),
+        ("run.seed=-1", "run.seed = -1: "),
+        ("run.rounds=many", "run.rounds = 'many': "),
+        ("learner.model.x=1", "model is a value, not a table"),
+        ("learner", "is not of the form table.key=value"),
+        (".rounds=3", "is not of the form table.key=value"),
+        ("critic.model=", "critic.model is empty and there is no [sft] table"),
+        ("rollout.max_model_len=64", "rollout.max_model_len = 64 leaves no room for a prompt"),
+    ],
+)
+def test_a_wrong_key_or_value_names_itself(smallest: Path, override: str, told: str) -> None:
+    with pytest.raises(ValueError, match="") as refused:
+        load_settings(smallest, [override])
+    assert told in str(refused.value)
+    assert not isinstance(refused.value, ValidationError), "pydantic's own text is no clear line"
+
+
+def test_several_mistakes_are_told_together(smallest: Path) -> None:
+    with pytest.raises(ValueError, match=r"run\.seed .*; .*run\.round "):
+        load_settings(smallest, ["run.seed=-1", "run.round=3"])
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("[run]\ndirectory = 'x'\n")
+    with pytest.raises(ValueError, match="learner is missing: add it"):
+        load_settings(path)
+
+
+def test_settings_are_frozen(smallest: Path) -> None:
+    settings = load_settings(smallest)
+    with pytest.raises(ValidationError):
+        settings.run.rounds = 9  # type: ignore[misc]
+    assert isinstance(settings, Settings)
+
+
+def test_reading_settings_imports_no_torch(smallest: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipelines.settings import load_settings; "
+        f"load_settings(Path({str(smallest)!r})); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

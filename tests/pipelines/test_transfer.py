@@ -1,0 +1,128 @@
+"""Weights broadcast to a server's process: bit for bit, whatever their type, and never for ever."""
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_cases import random_moe, save
+from weights import make_weights_matter
+
+from pipelines.errors import UnprovenSyncError
+from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.manifest import checkpoint_manifest
+from pipelines.policy.scoring import policy_logprobs
+from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rollouts.servers.engine import ServerEngine
+from pipelines.rollouts.servers.start import find_server, open_engine
+from pipelines.settings.tables import RolloutTable
+from pipelines.sync.broadcast import Broadcast, reachable_from, received
+from pipelines.sync.push import WeightSync, largest_difference
+
+pytestmark = pytest.mark.timeout(240)
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
+)
+EXACT = 1e-5  # nats, float32
+TOKENIZER = character_tokenizer()
+PROBES = torch.randint(
+    3, len(TOKENIZER), (4, 32), generator=torch.Generator().manual_seed(3)
+).tolist()
+TABLE = RolloutTable(
+    placement="server", transfer="broadcast", max_model_len=64, kv_cache_gib=0.05,
+    liveness_seconds=20, probe_every=1, probe_threshold=EXACT,
+)  # fmt: skip
+
+
+def _every_kind() -> NamedTensors:
+    generator = torch.Generator().manual_seed(0)
+    yield "matrix", torch.randn(5, 7, generator=generator)
+    yield "transposed", torch.randn(5, 7, generator=generator).T
+    yield "scalar", torch.tensor(3.5)
+    yield "half", torch.randn(9, generator=generator).bfloat16()
+    yield "eight bits", torch.randn(4, 4, generator=generator).to(torch.float8_e4m3fn)
+    yield "whole", torch.arange(6)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_every_dtype_and_layout_arrives_bit_for_bit(num_workers: int) -> None:
+    message = Broadcast(_every_kind, "127.0.0.1", num_workers, 30).message()
+    with ThreadPoolExecutor(num_workers) as pool:
+        workers = list(pool.map(lambda _: list(received(message)), range(num_workers)))
+    for arrived in workers:
+        for (name, sent), (told, got) in zip(_every_kind(), arrived, strict=True):
+            assert name == told and sent.dtype == got.dtype and sent.shape == got.shape
+            assert torch.equal(sent.contiguous().view(-1).view(torch.uint8),
+                               got.view(-1).view(torch.uint8))  # fmt: skip
+
+
+def test_nobody_waits_for_ever() -> None:
+    start = time.monotonic()
+    lonely = Broadcast(_every_kind, "127.0.0.1", 1, 1)
+    lonely._thread.join(20)
+    assert lonely.error and time.monotonic() - start < 20
+    message = Broadcast(_every_kind, "127.0.0.1", 2, 1).message()  # the other worker never comes
+    with pytest.raises(RuntimeError):
+        list(received(message))
+    with pytest.raises(RuntimeError):
+        list(received(message | {"port": 9}))
+    assert time.monotonic() - start < 40
+
+
+def test_a_folder_is_used_where_it_can_be_shared(tmp_path: Path) -> None:
+    def broadcasts(url: str, **options: object) -> bool:
+        table = RolloutTable(placement="server", **options)
+        return ServerEngine([find_server(url, table)], table, 1, tmp_path).broadcasts
+
+    assert not broadcasts("http://127.0.0.1:8000")
+    assert broadcasts("http://192.0.2.1:8000")
+    assert not broadcasts("http://192.0.2.1:8000", weights_directory=tmp_path)
+    assert broadcasts("http://127.0.0.1:8000", transfer="broadcast")
+    assert reachable_from("http://127.0.0.1:8000") == "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeightSync]:
+    policy = random_moe(TOKENIZER)
+    directory = save(policy, tmp_path_factory.mktemp("transfer") / "moe")
+    engine = open_engine("learner", directory, TABLE, "float32", TOKENIZER.eos_token_id)
+    try:
+        manifest = checkpoint_manifest(directory)
+        engine.await_ready(manifest, "float32")
+        sync = WeightSync(engine, manifest, PROBES, 1, EXACT)
+        sync.push(policy, 0)
+        yield sync
+    finally:
+        engine.close()
+
+
+@needs_vllm
+def test_every_perturbed_weight_arrives_five_times_in_a_row(synced: WeightSync) -> None:
+    (server,) = synced.engine.replicas
+    for seed in range(11, 16):
+        make_weights_matter(synced.policy, seed)
+        ours = policy_logprobs(synced.policy, PROBES)
+        assert largest_difference(ours, server.score(PROBES))[0] > 1
+        synced.push(synced.policy, seed)
+        assert largest_difference(ours, server.score(PROBES))[0] <= EXACT
+    assert not list(synced.engine.folder.glob("*.safetensors"))
+
+
+@needs_vllm
+def test_weights_that_change_on_the_way_are_refused(
+    synced: WeightSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt = synced.engine.adopt
+
+    def late(stamp: str, tensors, prove) -> None:  # type: ignore[no-untyped-def]
+        make_weights_matter(synced.policy, 99)
+        adopt(stamp, tensors, prove)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synced.engine, "adopt", late)
+        with pytest.raises(UnprovenSyncError, match=r"other bytes than were sent: \d+ tensors"):
+            synced.push(synced.policy, 98)
+    synced.push(synced.policy, 99)

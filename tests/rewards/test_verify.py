@@ -1,0 +1,243 @@
+"""Verifiers: gold answers score full, a hang or a death is an outcome, nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import reasoning_gym
+
+from data.records import Generator, Task, VerifierName
+from rewards.dialect import dialect
+from rewards.killable_worker import KillableWorker
+from rewards.math_verifier import MathVerifier
+from rewards.puzzle_verifier import PuzzleVerifier
+from rewards.solution import Solution
+from rewards.verifiers import Verifiers
+
+ROOT = Path(__file__).resolve().parents[2]
+HANG = "9^{9^{9}}"  # SymPy evaluates it in C code that no signal handler interrupts
+FAMILIES = [
+    "arc_agi",
+    "basic_arithmetic",
+    "caesar_cipher",
+    "countdown",
+    "spell_backward",
+    "family_relationships",
+    "knights_knaves",
+    "simple_equations",
+    "spiral_matrix",
+    "sokoban",
+]
+
+
+def task_of(reference: str, verifier: VerifierName, entry: dict[str, object] | None = None) -> Task:
+    return Task(
+        id="0",
+        family="test",
+        question="?",
+        reference=reference,
+        verifier=verifier,
+        split="train",
+        entry=entry or {},
+        generator=Generator(name="test", version="1", seed=0, difficulty=""),
+    )
+
+
+def answered(answer: str) -> Solution:
+    text = f"<think>\n1. known\n</think>\n<answer>{answer}</answer>"
+    return dialect("tagged").parse_solution(text, truncated=False)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def gone_within(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+@pytest.fixture(scope="module")
+def verifiers() -> Iterator[Verifiers]:
+    with Verifiers(timeout_seconds=20) as shared:
+        yield shared
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gold_answers_score_full(family: str, verifiers: Verifiers) -> None:
+    dataset = reasoning_gym.create_dataset(family, size=2, seed=5)
+    for entry in (json.loads(json.dumps(item)) for item in dataset):
+        task = task_of(entry["answer"], "puzzle", entry)
+        assert verifiers.verify(task, answered(entry["answer"])).passed
+        assert verifiers.verify(task, answered("no such answer")).outcome == "incorrect"
+
+
+def test_partial_credit_is_not_correct(verifiers: Verifiers) -> None:
+    entry: dict[str, object] = {"answer": "12", "metadata": {"source_dataset": "basic_arithmetic"}}
+    verdict = verifiers.verify(task_of("12", "puzzle", entry), answered("perhaps 12"))
+    assert verdict.outcome == "incorrect"
+    assert verdict.score == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("verifier", ["puzzle", "math", "exact"])
+def test_a_malformed_solution_is_invalid(verifier: VerifierName, verifiers: Verifiers) -> None:
+    entry: dict[str, object] = {"answer": "1", "metadata": {"source_dataset": "basic_arithmetic"}}
+    solution = dialect("tagged").parse_solution("<answer>1</answer>", truncated=False)
+    verdict = verifiers.verify(task_of("1", verifier, entry), solution)
+    assert (verdict.outcome, verdict.score) == ("invalid", 0.0)
+    assert "bare_answer" in verdict.detail
+
+
+@pytest.mark.parametrize("entry", [{}, {"answer": "1", "metadata": {"source_dataset": "nope"}}])
+def test_a_puzzle_without_its_entry_is_refused(
+    entry: dict[str, object], verifiers: Verifiers
+) -> None:
+    with pytest.raises(ValueError, match="source_dataset"):
+        verifiers.verify(task_of("1", "puzzle", entry), answered("1"))
+
+
+def test_an_unknown_verifier_is_refused(verifiers: Verifiers) -> None:
+    with pytest.raises(ValueError, match="'vibes'"):
+        verifiers.verify(task_of("1", cast(VerifierName, "vibes")), answered("1"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "outcome"),
+    [
+        ("\\frac{1}{2}", "0.5", "correct"),
+        ("1234", "1,234", "correct"),
+        ("5", "x = 5", "correct"),
+        ("\\sqrt{2}", "2", "incorrect"),
+        ("$(1, 2)$", "(1,2)", "correct"),
+        ("2", "3", "incorrect"),
+        ("2", "$$", "invalid"),
+        ("", "2", "error"),
+    ],
+)
+def test_math_answers(reference: str, answer: str, outcome: str, verifiers: Verifiers) -> None:
+    pid = verifiers.math.worker_pid
+    verdict = verifiers.verify(task_of(reference, "math"), answered(answer))
+    assert verdict.outcome == outcome, verdict
+    assert pid in (None, verifiers.math.worker_pid)  # one process serves them all
+    assert verdict.version.startswith("math-verify ")
+
+
+def test_exact_ignores_case_and_spacing(verifiers: Verifiers) -> None:
+    pairs = [(task_of("New  York", "exact"), answered(text)) for text in (" new york ", "york")]
+    outcomes = [verdict.outcome for verdict in verifiers.verify_many(pairs)]
+    assert outcomes == ["correct", "incorrect"]
+
+
+def test_a_hanging_answer_is_a_timeout_and_its_worker_is_killed() -> None:
+    with MathVerifier(timeout_seconds=0.5) as verifier:
+        hung = verifier.verify(task_of("1", "math"), answered(HANG))
+        assert (hung.outcome, hung.score) == ("timeout", None)
+        assert verifier.worker_pid is None
+
+
+def test_a_timeout_is_followed_by_a_fresh_worker() -> None:
+    with KillableWorker("math") as worker:
+        hung = worker.ask({"reference": "1", "answer": HANG}, 0.5)
+        assert hung.status == "timeout"
+        assert worker.ask({"reference": "1", "answer": "1"}, 20).score == 1.0
+
+
+def test_a_killed_worker_is_replaced() -> None:
+    with MathVerifier(timeout_seconds=20) as verifier:
+        verifier.verify(task_of("1", "math"), answered("1"))
+        pid = verifier.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert gone_within(pid, 5)
+        assert verifier.verify(task_of("1", "math"), answered("1")).passed
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"), [("exit()", "SystemExit"), ("__import__('os')._exit(3)", "status 3")]
+)
+def test_a_scorer_that_ends_its_process_is_an_error(answer: str, detail: str) -> None:
+    # spiral_matrix evaluates the answer as Python.
+    entry = json.loads(json.dumps(reasoning_gym.create_dataset("spiral_matrix", size=1, seed=1)[0]))
+    task = task_of(entry["answer"], "puzzle", entry)
+    with PuzzleVerifier(timeout_seconds=20) as verifier:
+        verdict = verifier.verify(task, answered(answer))
+        assert verdict.outcome == "error" and detail in verdict.detail
+        assert verifier.verify(task, answered(entry["answer"])).passed
+
+
+def test_closing_ends_the_worker() -> None:
+    verifier = MathVerifier(timeout_seconds=20)
+    verifier.verify(task_of("1", "math"), answered("1"))
+    pid = verifier.worker_pid
+    assert pid is not None
+    verifier.close()
+    assert not alive(pid)
+
+
+PARENT = textwrap.dedent(
+    """
+    import sys, threading, time
+    from rewards.worker import KillableWorker
+    worker = KillableWorker("math")
+    worker.ask({"reference": "1", "answer": "1"}, 20)
+    print(worker.pid, flush=True)
+    if sys.argv[1] != "leave":
+        worker.ask({"reference": "1", "answer": sys.argv[1]}, float(sys.argv[2]))
+    """
+)
+
+
+def start_parent(*arguments: str) -> tuple[subprocess.Popen[str], int]:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert parent.stdout is not None
+    return parent, int(parent.stdout.readline())
+
+
+def test_no_worker_outlives_a_parent_that_forgets_to_close() -> None:
+    parent, pid = start_parent("leave")
+    assert parent.wait(20) == 0
+    assert gone_within(pid, 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_busy_worker_outlives_a_parent_that_is_ended(number: signal.Signals) -> None:
+    parent, pid = start_parent(HANG, "1")
+    time.sleep(0.3)
+    assert alive(pid)
+    parent.send_signal(number)
+    assert parent.wait(20) != 0
+    assert gone_within(pid, 8)  # after SIGKILL: its own alarm, deadline plus grace
+
+
+def test_a_timeout_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="timeout_seconds"):
+        Verifiers(timeout_seconds=0)
+
+
+def test_neither_the_parent_nor_the_worker_imports_torch() -> None:
+    check = (
+        "import sys, rewards.verifiers, rewards.scoring_process, rewards.aggregate, math_verify\n"
+    )
+    check += "sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", check], env=environment).returncode == 0

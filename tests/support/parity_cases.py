@@ -1,0 +1,74 @@
+"""What parity tests share: our model next to transformers', and batches to run both on.
+
+The reference is imported from `transformers.models`: through the Auto classes we would be
+compared with ourselves.
+
+Axes: B sequences, T tokens.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
+from weights import MATRIX_GAIN, make_weights_matter
+
+from model.configuration import tiny_config
+from model.modeling import SparringMoeForCausalLM
+
+VOCAB = 40
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.8,
+}
+_STOCK = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+assert type(model).__module__.startswith("transformers.models.deepseek_v3"), type(model)
+assert "model" not in sys.modules
+torch.save(model(input_ids=torch.load(sys.argv[2])).logits.detach(), sys.argv[3])
+"""
+
+
+def pair(
+    overrides: dict, seed: int = 0, dtype: torch.dtype = torch.float32, gain: float = MATRIX_GAIN
+) -> tuple[SparringMoeForCausalLM, DeepseekV3ForCausalLM]:
+    """Our model and transformers', with the same weights that matter."""
+    ours = make_weights_matter(SparringMoeForCausalLM(tiny_config(VOCAB, **overrides)), seed, gain)
+    saved = ours.config.to_dict()
+    reference = DeepseekV3ForCausalLM(DeepseekV3Config(**saved))
+    reference.load_state_dict(ours.state_dict())
+    return ours.to(dtype), reference.to(dtype)
+
+
+def tokens(num_sequences: int, num_tokens: int, seed: int = 0) -> Tensor:
+    """Random token ids [B, T]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCAB, (num_sequences, num_tokens), generator=generator)
+
+
+def padding_mask(lengths: list[int], num_tokens: int, side: str) -> Tensor:
+    """1 for the first (or last) `lengths` of each row."""
+    order_T = torch.arange(num_tokens)
+    real = torch.stack([order_T < length for length in lengths]).long()
+    return real.flip(-1) if side == "left" else real
+
+
+def stock_logits(saved: Path, ids_BT: Tensor, folder: Path) -> Tensor:
+    """Logits of a checkpoint that transformers loads in a process that never imports us."""
+    torch.save(ids_BT, folder / "ids.pt")
+    arguments = [str(saved), str(folder / "ids.pt"), str(folder / "logits.pt")]
+    loaded = subprocess.run(
+        [sys.executable, "-c", _STOCK, *arguments], cwd=folder, capture_output=True, text=True
+    )
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    return torch.load(folder / "logits.pt")
