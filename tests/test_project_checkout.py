@@ -42,7 +42,7 @@ def test_a_foreign_package_is_refused(tmp_path: Path, checkout: Path) -> None:
     program = (
         "import sys\n"
         "sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "from pipelines.checkout import require_checkout\n"
+        "from pipelines.process import require_checkout\n"
         "require_checkout()\n"
     )
     done = subprocess.run(

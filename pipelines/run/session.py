@@ -35,6 +35,7 @@ from pipelines.process import on_cpu
 from pipelines.report.write import write_report
 from pipelines.rollouts.ledger import Ledger, balance
 from pipelines.run import round_log as outcome
+from pipelines.run import summary as run_summary
 from pipelines.run.build import build_roles
 from pipelines.run.checks import check_launch, check_settings
 from pipelines.run.directory import RunDirectory
@@ -316,7 +317,7 @@ class Session:
         groups = {fate: sum(each[fate] for each in balances) for fate in balances[0]}
         assert groups["open"] == 0, f"{groups['open']} groups were drawn and lost: {balances}"
         if self.files.is_main:
-            summary = outcome.summary(
+            summary = run_summary.summary(
                 self.files.path,
                 self.files.rows(),
                 self.stages,
@@ -328,7 +329,7 @@ class Session:
             self.files.write_json("summary.json", summary)
             self.files.status("finished", round=self.round, monitor=self.guard.state.level)
             write_report(self.files.path)
-            print(outcome.table(summary, self.files.path))
+            print(run_summary.table(summary, self.files.path))
 
     def _evaluate(self, when: str) -> Evaluation:
         """mean@k on the test split and the critic's audit; "before" also draws the audit set."""

@@ -108,7 +108,7 @@ def test_a_block_of_heads_or_queries_changes_nothing(
     model, ids_BT = long_model("dense", num_attention_heads=4), tokens(2, 400)
     whole = model.prefill(ids_BT, chunk_tokens=200).logits
     width = model.config.qk_nope_head_dim + model.config.v_head_dim
-    for module in ("layout", "mla"):
+    for module in ("attention.layout", "attention.mla"):
         monkeypatch.setattr(f"model.{module}.BLOCK_NUMBERS", heads * 2 * 400 * width)
     assert largest_change(whole, model.prefill(ids_BT, chunk_tokens=200).logits) <= 1e-5
 

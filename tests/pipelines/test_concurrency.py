@@ -22,7 +22,7 @@ from transformers import AutoConfig
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts import concurrency
-from pipelines.rollouts import engine as rollout
+from pipelines.rollouts import vllm_engine as rollout
 from pipelines.rollouts.concurrency import Concurrency
 from pipelines.rollouts.engine import Completion, Sampling
 from pipelines.rollouts.pressure import (

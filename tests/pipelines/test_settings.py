@@ -112,7 +112,7 @@ def test_settings_are_frozen(smallest: Path) -> None:
 
 def test_reading_settings_imports_no_torch(smallest: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipelines.settings import load_settings; "
+        "import sys; from pathlib import Path; from pipelines.settings.load import load_settings; "
         f"load_settings(Path({str(smallest)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

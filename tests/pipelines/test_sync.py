@@ -25,7 +25,7 @@ from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_fingerprints, policy_tensors, weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.rollouts import engine as rollout
+from pipelines.rollouts import vllm_engine as rollout
 from pipelines.rollouts.engine import Sampling
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
