@@ -7,12 +7,12 @@
           -> critic block  (critiques of those solutions and of planted flaws -> GRPO steps)
           -> gate          (verified, criticised, deduplicated, decontaminated records)
           -> monitor       (gold probe, audit -> ok | warn | intervene | halt)
-          -> admit, apply, commit
+          -> commit        (admit, intervene, one atomic checkpoint)
 
-Leaves out the cold start (`sft.py`), and everything that a round is made of (`game/learner.py`,
-`training/trainer.py`, `game/gate.py`, `run/monitoring.py`): this file is the loop. Exit status: 0
-finished, 2 a user's mistake, 3 halted by the monitor, 4 a weight sync that could not be proven, 5 a
-rollout server that could not be kept alive.
+This file is the loop. What is asked and how it is scored is in `game/`, how a block trains in
+`training/`, who samples in `rollouts/`; `run/` builds the parts, keeps them and ends them. Leaves
+out the cold start (`sft.py`). Exit status: 0 finished, 2 a user's mistake, 3 halted by the monitor,
+4 a weight sync that could not be proven, 5 a rollout server that could not be kept alive.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
@@ -29,22 +30,30 @@ HALTED = 3
 
 def self_play(settings: Settings, resume: bool) -> int:
     """Run the rounds that remain; returns the exit status."""
-    from pipelines.run.session import (
-        Session,  # only now: the process is prepared, this imports torch
-    )
+    from pipelines.run.ending import finish, halt  # only now: the process is prepared,
+    from pipelines.run.session import Run  # and these import torch
 
-    with Session(settings, resume) as run:
+    with Run(settings, resume) as run:
         run.start()
-        for _ in run.remaining_rounds():
-            bouts = run.play_learner()
-            run.play_critic(bouts)
-            candidates = run.candidates(bouts)
-            health = run.check(bouts)
+        timed = run.stages.timed
+        for plan in run.rounds():
+            tasks = run.curriculum.draw(plan.round, run.tasks_per_round)
+            with timed("learner block"):
+                bouts = run.learner_game.play(tasks, plan)
+            items = run.critic_game.choose(bouts, plan)
+            with timed("critic block"):
+                run.critic_game.play(items, plan)
+            with timed("gate"):
+                records = run.gate(bouts, run.archive(), plan.round, run.temperature)
+            with timed("probe and audit"):
+                probe = run.examiner.probe(plan)
+            with timed("monitor"):
+                health = run.monitor.check(bouts, run.token_entropy(), probe)
             if health.halted:
-                run.halt(health, bouts)
+                halt(run, plan, bouts, probe, health)
                 return HALTED
-            run.admit_and_commit(bouts, candidates, health)
-        run.finish()
+            run.commit(plan, bouts, records, probe, health)
+        finish(run)
     return 0
 
 
@@ -58,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with fail_clearly():
         require_checkout()
         if (options.config is None) == (options.resume is None):
-            raise ValueError("give either --config configs/NAME.toml or --resume RUN")
+            raise UserError("give either --config configs/NAME.toml or --resume RUN")
         if options.config is not None:
-            settings = load_settings(options.config, options.overrides)  # a typo is told at once
+            settings = load_settings(options.config, options.overrides)  # a typo fails at once
             prepare_process()
             return self_play(settings, resume=False)
         prepare_process()

@@ -15,9 +15,8 @@ from critic.critique import Critique
 from data.atomic import write_text_atomic
 from data.records import Generator, Task
 from pipelines.game.bout import Bout, CritiqueItem
-from pipelines.game.referee import Judging
-from pipelines.rollouts.sample import Sample
-from pipelines.training.trainer import RoleTrainer
+from pipelines.game.referee import Referee
+from pipelines.rollouts.sample import Player, Sample
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,19 @@ def save_audit(path: Path, solutions: list[AuditedSolution]) -> None:
     write_text_atomic(path, json.dumps(rows))
 
 
-def load_audit(path: Path, judging: Judging) -> list[AuditedSolution]:
+def load_audit(path: Path, referee: Referee) -> list[AuditedSolution]:
     """Read what `save_audit` wrote; solutions are parsed and verified again."""
     solutions = []
     for row in json.loads(path.read_text()):
         task = Task(**{**row["task"], "generator": Generator(**row["task"]["generator"])})
-        solution, verdict = judging.read(task, Sample(row["text"], [], [], False))
-        item = judging.item(task, solution, verdict.passed)
+        solution, verdict = referee.read(task, Sample(row["text"], [], [], False))
+        item = referee.item(task, solution, verdict.passed)
         solutions.append(AuditedSolution(item, row["mean_logprob"], row["num_tokens"]))
     return solutions
 
 
 def audit_set(
-    judging: Judging, groups: Sequence[Sequence[Bout]], seed: int
+    referee: Referee, groups: Sequence[Sequence[Bout]], seed: int
 ) -> list[AuditedSolution]:
     """Class-balanced, distinct, well-formed, untruncated solutions from unrewarded bouts."""
     distinct = {
@@ -73,7 +72,7 @@ def audit_set(
     }
     found = [
         AuditedSolution(
-            judging.item(b.task, b.solution, b.verdict.passed),
+            referee.item(b.task, b.solution, b.verdict.passed),
             math.fsum(b.sample.logprobs) / len(b.sample.logprobs),
             len(b.sample.token_ids),
         )
@@ -84,7 +83,7 @@ def audit_set(
 
 
 def audit_critic(
-    judging: Judging, critic: RoleTrainer, solutions: Sequence[AuditedSolution], purpose: str
+    referee: Referee, critic: Player, solutions: Sequence[AuditedSolution], purpose: str
 ) -> CriticAudit | None:
     """Ask the critic about each solution several times; None where there is nothing to ask.
 
@@ -93,12 +92,12 @@ def audit_critic(
     """
     if not solutions:
         return None
-    prompts = [judging.critique_prompt(s.item.task, s.item.solution) for s in solutions]
-    k = judging.settings.critic.critiques_per_audit
-    drawn = critic.sample(prompts, purpose, k, judging.settings.critic.temperature)
+    prompts = [referee.critique_prompt(s.item.task, s.item.solution) for s in solutions]
+    k = referee.settings.critic.critiques_per_audit
+    drawn = critic.sample(prompts, purpose, k, referee.settings.critic.temperature)
     p_sound, flaws, num_parsed = [], [], 0
     for solution, samples in zip(solutions, drawn, strict=True):
-        parsed = _parsed(judging, solution.item, samples)
+        parsed = _parsed(referee, solution.item, samples)
         num_parsed += len(parsed)
         p_sound.append(float(np.mean([c.p_sound for c in parsed])) if parsed else 0.5)
         flaws.append(_first_flaw(parsed))
@@ -117,8 +116,8 @@ def _best_direction(value: float | None) -> float | None:
     return None if value is None else max(value, 1 - value)
 
 
-def _parsed(judging: Judging, item: CritiqueItem, samples: Sequence[Sample]) -> list[Critique]:
-    judged = (judging.judge(item.task, item.solution, sample).critique for sample in samples)
+def _parsed(referee: Referee, item: CritiqueItem, samples: Sequence[Sample]) -> list[Critique]:
+    judged = (referee.check(item.task, item.solution, sample).critique for sample in samples)
     return [critique for critique in judged if isinstance(critique, Critique)]
 
 

@@ -1,7 +1,12 @@
-"""The critic's game: it judges known solutions and is rewarded for truth and calibration."""
+"""The critic's game: it judges known solutions and is rewarded for truth and calibration.
+
+Leaves out how the block is trained (a `Player` does that), and the reward's formulas
+(`critic/reward.py`).
+"""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from critic.flaws import plant
 from critic.reward import (
@@ -13,34 +18,54 @@ from critic.reward import (
     tango_reward,
 )
 from data.records import Task
-from pipelines.game.bout import Bout, CritiqueItem
-from pipelines.game.referee import Judging, judge_critique
-from pipelines.rollouts.sample import Sample, Scored
-from pipelines.training.trainer import RoleTrainer
+from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
+from pipelines.game.referee import Referee
+from pipelines.rollouts.sample import Player, Sample, Scored
 from rewards.chain import ChainDialect
 from rewards.verdict import Verdict
 
 
 class CriticGame:
-    """The critic's block: critiques of known solutions, rewarded for truth and calibration."""
+    """Critiques of the learner's solutions and of planted flaws.
 
-    def __init__(self, judging: Judging, critic: RoleTrainer) -> None:
-        self.judging, self.critic = judging, critic
+    Args:
+        referee: knows the truth about them.
+        critic: judges.
+        remark: receives what a reader of the run should know.
+
+    Attributes:
+        weights: of the two classes, which the "tango" reward balances.
+    """
+
+    def __init__(
+        self, referee: Referee, critic: Player, remark: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.referee, self.critic, self.remark = referee, critic, remark
         self.weights = CriticClassWeights()
-        self.judged: list[JudgedCritique] = []
 
-    def choose(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
+    def choose(self, bouts: Sequence[Bout], plan: RoundPlan) -> list[CritiqueItem]:
+        """The items of the round's block; empty where it has no steps or no bout can be judged."""
+        steps = self.referee.settings.critic.steps_per_round
+        if steps == 0:
+            return []
+        rng = random.Random(f"{self.referee.settings.run.seed}/{plan.round}")
+        items = self.draw(bouts, self.critic.prompts_per_block(steps), rng)
+        if not items:  # nothing well-formed: the monitor must judge that, not an error
+            self.remark("no critic block: no items")
+        return items
+
+    def draw(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
         """Draw distinct well-formed bouts, half of them flawed, a share of all by planting.
 
         The better the learner, the rarer its flaws: planted ones fill the half, else the critic
         would learn that everything is sound. Empty where no bout can be judged.
         """
         distinct = {(b.task.id, b.solution.text): b for b in bouts if _judgeable(b)}
-        pool = [self.judging.item(b.task, b.solution, b.verdict.passed) for b in distinct.values()]
+        pool = [self.referee.item(b.task, b.solution, b.verdict.passed) for b in distinct.values()]
         rng.shuffle(pool)
         sound, flawed = [i for i in pool if i.sound], [i for i in pool if not i.sound]
         half = num // 2
-        least_planted = round(num * self.judging.settings.critic.planted_share)
+        least_planted = round(num * self.referee.settings.critic.planted_share)
         planted = self._plant(sound, max(least_planted, half - len(flawed)), rng)
         flawed = planted + flawed[: half - len(planted)]
         chosen = _padded(sound, num - half, rng) + _padded(flawed, half, rng)
@@ -52,7 +77,7 @@ class CriticGame:
     def _plant(
         self, sound: Sequence[CritiqueItem], num: int, rng: random.Random
     ) -> list[CritiqueItem]:
-        if not isinstance(self.judging.dialect, ChainDialect):
+        if not isinstance(self.referee.dialect, ChainDialect):
             return []  # only chains can be corrupted by code so far
         items = []
         for item in sound[:num]:
@@ -61,32 +86,56 @@ class CriticGame:
                 task, item.solution.text, rng, lambda text, task=task: self._verdict(task, text)
             )
             if flaw is not None:
-                solution = self.judging.dialect.parse_solution(flaw.text, truncated=False)
+                solution = self.referee.dialect.parse_solution(flaw.text, truncated=False)
                 items.append(CritiqueItem(task, solution, False, flaw.step_id, planted=True))
         return items
 
     def _verdict(self, task: Task, text: str) -> Verdict:
-        return self.judging.read(task, Sample(text, [], [], False))[1]
+        return self.referee.read(task, Sample(text, [], [], False))[1]
 
-    def play(self, items: Sequence[CritiqueItem], purpose: str) -> list[JudgedCritique]:
-        """Train one block on the items; returns every judged critique."""
-        self.items, self.judged = items, []
+    def play(self, items: Sequence[CritiqueItem], plan: RoundPlan) -> list[JudgedCritique]:
+        """Train one block on the items; returns every judged critique of this process."""
+        if not items:
+            return []
         self.weights = self.weights.update([item.sound for item in items])
-        prompts = [self.judging.critique_prompt(item.task, item.solution) for item in items]
-        self.critic.play(prompts, self.score, purpose)
-        return self.judged
+        block = CriticBlock(self.referee, items, self.weights)
+        prompts = [self.referee.critique_prompt(item.task, item.solution) for item in items]
+        self.critic.play(prompts, block, plan.purpose)
+        return block.judged
 
-    def score(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
-        """Check each critique against the truth: the role's `Scorer`."""
-        scored = []
-        for index, sample in zip(indices, samples, strict=True):
-            judged = judge_critique(self.judging, self.items[index], sample)
-            self.judged.append(judged)
-            scored.append(Scored(self._reward(judged)))
-        return scored
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on."""
+        return {"sound_share": self.weights.sound_share}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.weights = CriticClassWeights(sound_share=state["sound_share"])
+
+
+@dataclass
+class CriticBlock:
+    """One block's scorer: checks each critique against the truth, and carries the judgements.
+
+    Attributes:
+        judged: critiques scored so far, of this process.
+    """
+
+    referee: Referee
+    items: Sequence[CritiqueItem]
+    weights: CriticClassWeights
+    judged: list[JudgedCritique] = field(default_factory=list)
+
+    def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
+        """Score critiques; the `Scorer` of the critic's block."""
+        judged = [
+            self.referee.judge(self.items[index], sample)
+            for index, sample in zip(indices, samples, strict=True)
+        ]
+        self.judged += judged
+        return [Scored(self._reward(one)) for one in judged]
 
     def _reward(self, judged: JudgedCritique) -> float:
-        preset = self.judging.settings.critic.reward
+        preset = self.referee.settings.critic.reward
         if preset == "dsm2":
             return dsm2_reward(judged)
         if preset == "rlcr":

@@ -1,4 +1,7 @@
-"""Which tasks a round plays: fresh ones from the train split, minus those that are solved."""
+"""Which tasks a round plays: fresh ones from the train split, minus those that are solved.
+
+Leaves out where tasks come from (`data/sources.py`).
+"""
 
 import hashlib
 from collections import defaultdict
@@ -40,6 +43,14 @@ class Curriculum:
         for bout in bouts:
             passes[bout.task.id].append(bout.verdict.passed)
         self.retired |= {task for task, passed in passes.items() if all(passed)}
+
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on."""
+        return {"retired": sorted(self.retired), "retiring": self.retiring}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken."""
+        self.retired, self.retiring = set(state["retired"]), state["retiring"]
 
     def _seed(self, round_: int) -> int:
         digest = hashlib.sha256(f"{self.seed}/{round_}".encode()).digest()

@@ -1,7 +1,10 @@
-"""Held-out measurements: the learner's mean@k, the critic's audit, and the gold probe.
+"""Held-out measurements of the learner: mean@k, and the likelihood of gold solutions.
 
 All are taken at the configured temperature whatever the monitor did to the training one. Nothing
-measured here ever rewards a policy.
+measured here ever rewards a policy. Leaves out the critic's audit (`game/audit.py`) and when what
+is measured (`game/examiner.py`).
+
+Axes: N tasks, K samples of a task.
 """
 
 import math
@@ -13,9 +16,8 @@ import numpy as np
 
 from data.records import Task
 from pipelines.game.bout import Bout
-from pipelines.game.referee import Judging
-from pipelines.policy.scoring import policy_logprobs
-from pipelines.training.trainer import RoleTrainer
+from pipelines.game.referee import Referee
+from pipelines.rollouts.sample import Player
 
 NUM_RESAMPLES = 1000
 
@@ -42,14 +44,14 @@ class Evaluation:
 
 
 def play_unrewarded(
-    judging: Judging, learner: RoleTrainer, tasks: Sequence[Task], k: int, purpose: str
+    referee: Referee, learner: Player, tasks: Sequence[Task], k: int, purpose: str
 ) -> list[list[Bout]]:
-    """Sample k solutions a task at the configured temperature and verify them; no update."""
-    temperature = judging.settings.learner.temperature
-    drawn = learner.sample([judging.problem(task) for task in tasks], purpose, k, temperature)
+    """Sample k solutions per task at the configured temperature and verify them; no update."""
+    temperature = referee.settings.learner.temperature
+    drawn = learner.sample([referee.problem(task) for task in tasks], purpose, k, temperature)
     groups = []
     for task, samples in zip(tasks, drawn, strict=True):
-        read = [(sample, *judging.read(task, sample)) for sample in samples]
+        read = [(sample, *referee.read(task, sample)) for sample in samples]
         groups.append(
             [Bout(task, s, solution, verdict, None, None) for s, solution, verdict in read]
         )
@@ -87,22 +89,20 @@ def mean_at_k(groups: Sequence[Sequence[Bout]], seed: int = 0) -> Evaluation:
     )
 
 
-def probe_nll(judging: Judging, learner: RoleTrainer, tasks: Sequence[Task]) -> float:
+def probe_nll(referee: Referee, learner: Player, tasks: Sequence[Task]) -> float:
     """Mean negative log-likelihood of gold solutions under the policy (nats/token).
 
     Where the dialect can write a gold solution it is scored whole, else the reference answer is.
     """
+    gold = [_gold_text(referee, task, random.Random(0)) for task in tasks]
+    scores = learner.score([referee.problem(task) for task in tasks], gold)
     total, count = 0.0, 0
-    prompts = learner._tokenize_prompts([judging.problem(task) for task in tasks])[0]
-    for task, prompt in zip(tasks, prompts, strict=True):
-        text = _gold_text(judging, task, random.Random(0))
-        gold = learner._tokenizer(text, add_special_tokens=False)["input_ids"]
-        logprobs = policy_logprobs(learner.policy, [[*prompt, *gold]])[0][len(prompt) - 1 :]
+    for logprobs in scores:
         total, count = total - math.fsum(logprobs), count + len(logprobs)
     return total / count
 
 
-def _gold_text(judging: Judging, task: Task, rng: random.Random) -> str:
-    if judging.dialect.name == "chain":
-        return judging.dialect.write_solution(task, rng, 0.0)
+def _gold_text(referee: Referee, task: Task, rng: random.Random) -> str:
+    if referee.dialect.name == "chain":
+        return referee.dialect.write_solution(task, rng, 0.0)
     return f"<answer>{task.reference}</answer>"

@@ -11,7 +11,7 @@ from critic.critique import Critique
 from data.contamination import Contamination
 from data.dedup import DuplicateIndex
 from data.records import CritiqueNote, Record, Sampling, make_record
-from pipelines.game.bout import Bout, JudgedClaim
+from pipelines.game.bout import Bout, CheckedCritique
 
 
 class Gate:
@@ -48,7 +48,7 @@ class Gate:
                     answer=bout.solution.answer,
                     verdict=bout.verdict,
                     sampling=Sampling(temperature=temperature, top_p=1.0, seed=bout.sample.seed),
-                    learner_hash=bout.sample.weights,
+                    learner_hash=bout.sample.weights_hash,
                     round=round_,
                     pass_rate=rates[bout.task.id],
                     reject_reason=reason,
@@ -83,10 +83,12 @@ def _pass_rates(bouts: Sequence[Bout]) -> dict[str, float | None]:
     return {bout.task.id: rates.get(bout.task.id) for bout in bouts}
 
 
-def _notes(judged: JudgedClaim | None) -> tuple[CritiqueNote, ...]:
+def _notes(judged: CheckedCritique | None) -> tuple[CritiqueNote, ...]:
     if judged is None:
         return ()
     statuses = ", ".join(f"{c.flaw.step}: {c.status}" for c in judged.claims)
     if not isinstance(judged.critique, Critique):
         statuses = f"unparsed: {judged.critique.reason}"
-    return (CritiqueNote(critic_hash=judged.weights, content=judged.text, meta_check=statuses),)
+    return (
+        CritiqueNote(critic_hash=judged.weights_hash, content=judged.text, meta_check=statuses),
+    )

@@ -15,7 +15,6 @@ from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
 from pipelines.settings.tables import RoleTable, Settings
-from pipelines.training.trainer import RoleTrainer
 
 
 def export_policy(policy: Policy, folder: Path) -> None:
@@ -27,9 +26,8 @@ def export_policy(policy: Policy, folder: Path) -> None:
         policy.save_pretrained(folder)
 
 
-def trained_tensors(role: RoleTrainer) -> dict[str, torch.Tensor]:
+def trained_tensors(policy: Policy) -> dict[str, torch.Tensor]:
     """What training changes: trainable parameters, and every persistent buffer."""
-    policy = role.policy
     parameters = dict(policy.named_parameters(remove_duplicate=False))  # tied names too
     trainable = {name for name, p in parameters.items() if p.requires_grad}
     frozen = parameters.keys() - trainable

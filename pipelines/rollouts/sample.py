@@ -1,10 +1,36 @@
-"""What a game and a trainer exchange: prompts, samples, and what a game says of them."""
+"""What a game and a trainer exchange: prompts, samples, what a game says of them, and a player.
+
+Imports neither torch nor a trainer, so that games do not either. Leaves out how samples are drawn
+(`rollouts/sampler.py`) and what is learned from them (`training/trainer.py`).
+"""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-Prompt = str | list[dict[str, str]]
+Prompt = str | list[dict[str, str]]  # bare text, or the turns of a conversation
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion as text, with what the sampler knows of it.
+
+    Attributes:
+        text: the completion without special tokens.
+        token_ids: the sampled ids, the end-of-sequence id included when it was reached.
+        logprobs: log-probability (nats) of each id under the sampler.
+        truncated: whether the token limit ended it.
+        seed: the completion's own seed.
+        weights_hash: the hash of the weights that sampled it.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+    seed: int = 0
+    weights_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,19 +50,62 @@ class Scored:
     steps: tuple[StepSignal, ...] = ()
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One completion as text, with what the sampler knows of it."""
-
-    text: str
-    token_ids: list[int]
-    logprobs: list[float]
-    truncated: bool
-    seed: int = 0
-    weights: str = ""  # hash of the weights that sampled it
-
-
 class Scorer(Protocol):
-    """A game's judge: `indices` are rows of the block, one a completion, groups adjacent."""
+    """A game's judge: `indices` are prompts of the block, one per completion, groups adjacent."""
 
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]: ...
+
+
+class Player(Protocol):
+    """A role as a game sees it.
+
+    Attributes:
+        name: "learner" or "critic".
+    """
+
+    name: str
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps taken since the run began."""
+        ...
+
+    @property
+    def process_index(self) -> int:
+        """This process's place among the run's processes, from 0."""
+        ...
+
+    def prompts_per_block(self, steps: int) -> int:
+        """How many prompts a block of optimizer steps consumes, over all processes."""
+        ...
+
+    def play(
+        self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str, step_weight: float = 0.0
+    ) -> None:
+        """Train one block: sample a group per prompt, score the samples, update.
+
+        Args:
+            prompts: those of the block, in the order in which they are sampled.
+            scorer: the game's judge.
+            purpose: names the block in the seeds.
+            step_weight: the share of the step signals in each token's advantage, 0 to 1.
+        """
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        purpose: str,
+        num: int = 1,
+        temperature: float | None = None,
+    ) -> list[list[Sample]]:
+        """Sample `num` completions per prompt without an update; None: the training temperature."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
+        """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
+        ...
+
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """Add what happens within the block to a stage's seconds."""
+        ...

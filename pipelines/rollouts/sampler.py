@@ -1,22 +1,37 @@
-"""Samples for one role from exactly the policy's weights."""
+"""Samples for one role: from exactly the policy's weights, every completion with its own seed.
+
+A sampler gives its engine the policy's current weights before it draws, notes the fate of every
+group in the run's ledger, and may have one batch in flight while the policy trains. The trainer has
+one for a policy that changes; `sparring-data` has one for a checkpoint that does not. Leaves out
+what is sampled (games) and what is learned (`training/`).
+"""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from pipelines.policy.fingerprint import UNPROVEN, WeightsId
+from pipelines.policy.moe import Policy
+from pipelines.policy.tensors import weights_hash
 from pipelines.rollouts.engine import Completion, Engine, Sampling, completion_seed
+from pipelines.rollouts.ledger import Ledger
 from pipelines.rollouts.sample import Prompt, Sample
-from pipelines.settings.tables import RoleTable
+from pipelines.rollouts.stage_seconds import StageSeconds
+from pipelines.sync.push import WeightSync
 
 
 @dataclass(frozen=True)
-class Order:
-    """Requests to the engine, and whose weights must answer them.
+class Request:
+    """A batch that the engine is asked for, and whose weights must answer it.
 
     Attributes:
-        groups: the groups' numbers in the ledger.
-        version, weights: number and hash of the policy's weights.
+        prompts: token ids; those of a group, `group_size` equal ones, are adjacent.
+        seeds: one per prompt.
+        groups: the groups' numbers in the ledger; empty without one.
+        weights: the policy's.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -24,72 +39,211 @@ class Order:
     seeds: Sequence[int]
     group_size: int
     groups: Sequence[int]
-    version: int
-    weights: str
+    weights: WeightsId
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """An order's completions, one a prompt."""
+class Rollouts:
+    """A request with its completions, one per prompt."""
 
-    order: Order
+    request: Request
     completions: Sequence[Completion]
 
 
-NOTHING = Drawn(Order([], Sampling(1), [], 1, [], -1, ""), [])
+NOTHING = Rollouts(Request([], Sampling(1), [], 1, [], UNPROVEN), [])
 
 
-@dataclass(frozen=True)
-class Served:
-    """A checkpoint that is ready to be sampled from.
+class Sampler:
+    """One role's sampling.
+
+    Args:
+        name: "learner" or "critic"; part of the seeds.
+        engine: what samples.
+        tokenizer: of the policy.
+        seed: the run's.
+        max_tokens: the most tokens of a completion.
+        temperature: of the samples, unless a call gives another.
+        policy: whose weights the engine must hold; None where it loaded a checkpoint that stays.
+        sync: moves and proves the policy's weights; None where the policy itself generates.
+        process_index: of this process; part of the seeds of a policy that trains.
 
     Attributes:
-        weights: `weights_hash` of its policy, the same as in the trainer's records.
+        version: how often the policy's weights have changed.
+        ledger: the run's, once it has a directory; None notes nothing.
+        seconds: time spent by stage; a trainer adds its own stages.
     """
 
-    weights: str
-    tokenizer: PreTrainedTokenizerBase
-    engine: Engine
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        max_tokens: int,
+        temperature: float,
+        policy: Policy | None = None,
+        sync: WeightSync | None = None,
+        process_index: int = 0,
+    ) -> None:
+        self.name, self.engine, self.tokenizer, self.seed = name, engine, tokenizer, seed
+        self.max_tokens, self.temperature = max_tokens, temperature
+        self.policy, self.sync, self.process_index = policy, sync, process_index
+        self.version = 0
+        self.ledger: Ledger | None = None
+        self.seconds = StageSeconds()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._in_flight: tuple[Request, Future[list[Completion]]] | None = None
 
+    # -- text -----------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class Sampler:
-    """One role's sampling; what it draws depends on its arguments alone, not on earlier draws."""
-
-    name: str
-    served: Served
-    role: RoleTable
-    seed: int
-
-    def sample(self, prompts: Sequence[Prompt], purpose: str, num: int = 1) -> list[list[Sample]]:
-        """Sample `num` completions for each prompt; `purpose` names the draw in their seeds."""
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        purpose: str,
+        num: int = 1,
+        temperature: float | None = None,
+    ) -> list[list[Sample]]:
+        """Sample `num` completions per prompt; `purpose` names the call in their seeds."""
         if not prompts:
             return []
-        engine = self.served.engine
-        ids = [ids for ids in map(self._token_ids, prompts) for _ in range(num)]
-        seeds = [completion_seed(self.seed, self.name, purpose, i) for i in range(len(ids))]
-        sampling = Sampling(self.role.max_completion_length, self.role.temperature)
-        drawn = zip(engine.generate(ids, sampling, seeds), seeds, strict=True)
-        samples = [
-            Sample(
-                self._text(c.token_ids),
-                c.token_ids,
-                c.logprobs,
-                c.truncated,
-                seed,
-                self.served.weights,
-            )
-            for c, seed in drawn
-        ]
+        each = [ids for ids in self.tokenize(prompts) for _ in range(num)]
+        sampling = Sampling(self.max_tokens, temperature or self.temperature)
+        rollouts = self.draw(each, sampling, purpose, num)
+        if self.ledger is not None:
+            self.ledger.record("used", rollouts.request.groups)
+        samples = self.to_samples(rollouts)
         return [samples[i : i + num] for i in range(0, len(samples), num)]
 
-    def _token_ids(self, prompt: Prompt) -> list[int]:
-        tokenizer = self.served.tokenizer
-        if isinstance(prompt, str):
-            return tokenizer(prompt)["input_ids"]
-        return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of prompts; the model is about to speak after those of a conversation."""
+        return [self._token_ids(prompt) for prompt in prompts]
 
-    def _text(self, token_ids: Sequence[int]) -> str:
-        return self.served.tokenizer.decode(token_ids, skip_special_tokens=True)
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer(prompt)["input_ids"]
+        return self.tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+
+    def to_samples(self, rollouts: Rollouts) -> list[Sample]:
+        """The completions as text."""
+        request, decode = rollouts.request, self.tokenizer.decode
+        samples = []
+        for done, seed in zip(rollouts.completions, request.seeds, strict=True):
+            text = decode(done.token_ids, skip_special_tokens=True)
+            told = (done.token_ids, done.logprobs, done.truncated, seed, request.weights.hash)
+            samples.append(Sample(text, *told))
+        return samples
+
+    # -- token ids ------------------------------------------------------------------------------
+
+    def draw(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
+    ) -> Rollouts:
+        """Sample one completion per prompt from exactly the current weights.
+
+        Args:
+            prompts: token ids; those of a group, `group_size` equal ones, are adjacent.
+            sampling: length and temperature.
+            purpose: names the call in the seeds.
+            group_size: completions that are compared with each other.
+        """
+        self.wait()
+        request = self._request(prompts, sampling, purpose, group_size)
+        with self.timed("generate"):
+            completions = self.engine.generate(request.prompts, request.sampling, request.seeds)
+        return self._received(request, completions)
+
+    def prefetch(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
+    ) -> None:
+        """Begin to draw a batch from the current weights; `take` waits for it."""
+        assert self._in_flight is None, "one batch at a time"
+        request = self._request(prompts, sampling, purpose, group_size)
+        if self.sync is not None:  # a server lost in flight is proven while the policy trains
+            self.sync.hold_probes()
+        asked = (request.prompts, request.sampling, request.seeds)
+        self._in_flight = request, self._pool.submit(self.engine.generate, *asked)
+
+    def take(self, prompts: Sequence[Sequence[int]]) -> Rollouts | None:
+        """The batch in flight, which must be that of these prompts; None where there is none."""
+        if self._in_flight is None:
+            return None
+        request, answers = self._in_flight
+        with self.timed("generate"):
+            completions = answers.result()
+        self._in_flight = None
+        assert request.prompts == prompts, "the batch that was drawn ahead has other prompts"
+        return self._received(request, completions)
+
+    def wait(self) -> None:
+        """Wait until nothing is in flight; the engine may then be given other weights."""
+        if self._in_flight is not None:
+            self._in_flight[1].exception()  # raised where the batch is taken
+
+    def drop_in_flight(self, reason: str) -> None:
+        """Wait for a batch that nobody will use, and say so in the ledger."""
+        self.wait()
+        if self._in_flight is not None and self.ledger is not None:
+            self.ledger.record("discarded", self._in_flight[0].groups, reason=reason)
+        self._in_flight = None
+
+    @property
+    def has_batch_in_flight(self) -> bool:
+        """Whether a batch was begun and not yet taken."""
+        return self._in_flight is not None
+
+    def _request(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
+    ) -> Request:
+        """Seeds and groups of a batch for the engine, which holds the current weights by now."""
+        self.ensure_synced()
+        seeds = [self._seed(purpose, index) for index in range(len(prompts))]
+        groups: list[int] = []
+        if self.ledger is not None:
+            facts = {"role": self.name, "purpose": purpose, "weights_version": self.version}
+            groups = self.ledger.issue(len(prompts) // group_size, **facts)
+        return Request(prompts, sampling, seeds, group_size, groups, self.engine.weights)
+
+    def _seed(self, purpose: str, index: int) -> int:
+        """A completion's seed; a checkpoint's depend on no version and on no process."""
+        place = () if self.policy is None else (self.version, self.process_index)
+        return completion_seed(self.seed, self.name, purpose, *place, index)
+
+    def _received(self, request: Request, completions: Sequence[Completion]) -> Rollouts:
+        """Note a request's answers in the ledger."""
+        if self.ledger is not None:
+            again = {request.groups[index // request.group_size] for index in self.engine.reissued}
+            self.ledger.record("reissued", sorted(again))
+            self.ledger.record("completed", request.groups)
+        return Rollouts(request, completions)
+
+    # -- weights --------------------------------------------------------------------------------
+
+    def ensure_synced(self) -> None:
+        """Give the engine the policy's current weights, verified, if it lacks them."""
+        if self.engine.weights.version == self.version:
+            return
+        assert self.policy is not None, "a checkpoint's weights do not change"
+        with self.timed("generate"):
+            self.wait()
+        with self.timed("sync"):
+            if self.sync is None:
+                self.engine.weights = WeightsId(self.version, weights_hash(self.policy))
+            else:
+                self.sync.push(self.policy, self.version)
+        assert self.engine.weights.version == self.version, "a rollout from stale weights"
+
+    def weights_changed(self) -> None:
+        """The policy was updated: what the engine holds is one version older now."""
+        self.version += 1
+
+    def restore(self, version: int) -> None:
+        """The policy's weights are those of an earlier process: the engine needs them, proven."""
+        self.version, self.engine.weights = version, UNPROVEN
+        if self.sync is not None:
+            self.sync.restart_probes()
+
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """Add what happens within the block to a stage's seconds."""
+        return self.seconds.timed(stage)

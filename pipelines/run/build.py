@@ -1,8 +1,12 @@
-"""Builds what a run is made of: models, tokenizer, engines, syncs and the two roles."""
+"""Builds the two roles of a run: models, tokenizer, engines, syncs, samplers and trainers.
+
+Leaves out what is refused before that (`run/checks.py`) and the run's other parts
+(`run/session.py`).
+"""
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +15,8 @@ from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
 from data.records import Task
-from pipelines.game.referee import Judging
+from pipelines.errors import UserError
+from pipelines.game.referee import Referee
 from pipelines.policy.checkpoint import (
     check_vocabulary,
     load_policy,
@@ -23,6 +28,8 @@ from pipelines.policy.fp8 import fp8_checkpoint, train_in_fp8
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.process import on_cpu
+from pipelines.rollouts.engine import Engine
+from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import open_engine
 from pipelines.rollouts.transformers_engine import TransformersEngine
@@ -31,10 +38,9 @@ from pipelines.run.checks import check_context
 from pipelines.settings.tables import RoleTable, Settings
 from pipelines.sync.push import WeightSync
 from pipelines.sync.replica import SyncedEngine
-from pipelines.training.trainer import RoleTrainer, prompts_per_block
+from pipelines.training.trainer import OnStep, RoleSpec, RoleTrainer
 
-OnStep = Callable[[dict[str, object]], None]
-NUM_PROBES = 8
+NUM_SEQUENCES = 8  # on which the sync compares engine and policy
 
 
 @dataclass(frozen=True)
@@ -45,64 +51,78 @@ class Roles:
     critic: RoleTrainer
 
     def named(self) -> dict[str, RoleTrainer]:
+        """Both, by name."""
         return {"learner": self.learner, "critic": self.critic}
 
     def close(self) -> None:
         """End the rollout servers, where there are any."""
         for role in self.named().values():
-            role.engine.close()
+            role.sampler.engine.close()
 
 
 def build_roles(
-    settings: Settings, on_step: OnStep, held_out: Sequence[Task], judging: Judging
+    settings: Settings, on_step: OnStep, held_out: Sequence[Task], referee: Referee
 ) -> Roles:
     """Load both policies, start their engines, and prove that the tokenizers agree.
 
     Args:
+        settings: the run's.
+        on_step: receives one metrics row per optimizer step.
         held_out: evaluation tasks; their prompts must fit, and the sync is checked on the first.
+        referee: renders them.
 
     Raises:
-        ValueError: a checkpoint, a vocabulary, a batch or the context does not fit; what to change.
+        UserError: a checkpoint, a vocabulary, a batch or the context does not fit; what to change.
     """
-    learner_path, critic_path = (
-        role_path(settings, settings.learner),
-        role_path(settings, settings.critic),
-    )
-    tokenizer = load_tokenizer(learner_path)
-    check_vocabulary(tokenizer, load_tokenizer(critic_path), learner_path, critic_path)
-    check_context(settings, tokenizer, judging, held_out)
-    configs = {
-        "learner": _grpo_config("learner", settings, settings.learner),
-        "critic": _grpo_config("critic", settings, settings.critic),
-    }
-    probe_ids = [_probe_ids(tokenizer, judging, task) for task in held_out[:NUM_PROBES]]
-    parts = (
-        ("learner", settings.learner, _start("learner", settings, learner_path)),
-        ("critic", settings.critic, _start("critic", settings, critic_path)),
-    )
-    eos_id = tokenizer.eos_token_id
-    policies = {name: load_policy(path, role) for name, role, path in parts}
+    tables = {"learner": settings.learner, "critic": settings.critic}
+    paths = {name: role_path(settings, table) for name, table in tables.items()}
+    tokenizer = _shared_tokenizer(paths)
+    check_context(settings, tokenizer, referee, held_out)
+    specs = {name: _spec(name, settings, table) for name, table in tables.items()}
+    sequences = [_agreement_ids(tokenizer, referee, task) for task in held_out[:NUM_SEQUENCES]]
+    starts = {name: _start(name, settings, path) for name, path in paths.items()}
+    policies = {name: load_policy(starts[name], table) for name, table in tables.items()}
     # A process's first engine decides whether vLLM makes a group for experts.
-    starts = sorted(parts, key=lambda part: not _has_experts(part[2]))
-    engines = {name: _engine(name, settings, role, path, eos_id) for name, role, path in starts}
-    shared = (tokenizer, on_step, probe_ids)
-    built = {
-        name: _build_role(
-            name, settings, role, path, policies[name], configs[name], engines[name], *shared
-        )
-        for name, role, path in parts
+    order = sorted(tables, key=lambda name: not _has_experts(starts[name]))
+    engines = {
+        name: _engine(name, settings, tables[name], starts[name], tokenizer.eos_token_id)
+        for name in order
     }
-    adapted = settings.learner.lora and settings.critic.lora
-    if adapted and (learner_path, settings.learner.dtype) == (critic_path, settings.critic.dtype):
-        share_base(built["learner"].policy, built["critic"].policy)
-    world = built["learner"].accelerator.num_processes
-    if world != settings.run.num_processes:
-        raise ValueError(
-            f"Accelerate's world is {world} process(es), run.num_processes is "
-            f"{settings.run.num_processes}: launch with `accelerate launch --multi_gpu "
-            "--num_processes N`"
+    built = {}
+    for name, table in tables.items():
+        policy, start = policies[name], Path(starts[name])
+        if settings.rollout.precision == "fp8":
+            train_in_fp8(policy)
+        sampler = _sampler(
+            name, settings, table, policy, start, engines[name], tokenizer, sequences
         )
-    return Roles(built["learner"], built["critic"])
+        built[name] = RoleTrainer(specs[name], policy, sampler, on_step)
+    roles = Roles(**built)
+    if _share_a_base(settings, paths):
+        share_base(roles.learner.policy, roles.critic.policy)
+    _check_world(roles.learner.accelerator.num_processes, settings.run.num_processes)
+    return roles
+
+
+def _shared_tokenizer(paths: Mapping[str, str]) -> PreTrainedTokenizerBase:
+    tokenizer = load_tokenizer(paths["learner"])
+    check_vocabulary(tokenizer, load_tokenizer(paths["critic"]), paths["learner"], paths["critic"])
+    return tokenizer
+
+
+def _share_a_base(settings: Settings, paths: Mapping[str, str]) -> bool:
+    """Whether both roles are adapters on one checkpoint."""
+    learner, critic = settings.learner, settings.critic
+    one_checkpoint = paths["learner"] == paths["critic"] and learner.dtype == critic.dtype
+    return bool(learner.lora and critic.lora) and one_checkpoint
+
+
+def _check_world(started: int, wanted: int) -> None:
+    if started != wanted:
+        raise UserError(
+            f"Accelerate's world is {started} process(es), run.num_processes is {wanted}: launch "
+            "with `accelerate launch --multi_gpu --num_processes N`"
+        )
 
 
 def _has_experts(path: str) -> bool:
@@ -118,14 +138,12 @@ def _start(name: str, settings: Settings, path: str) -> str:
     return fp8_checkpoint(path, settings.run.directory / "fp8" / name)
 
 
-def _probe_ids(tokenizer: PreTrainedTokenizerBase, judging: Judging, task: Task) -> list[int]:
-    text = (
-        judging.dialect.render_problem(task)
-        + f"{task.reference}\n"
-        + judging.dialect.render_problem(task)
-    )
+def _agreement_ids(tokenizer: PreTrainedTokenizerBase, referee: Referee, task: Task) -> list[int]:
+    """A sequence on which engine and policy must agree."""
+    problem = referee.dialect.render_problem(task)
+    text = f"{problem}{task.reference}\n{problem}"
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids[: judging.settings.rollout.max_model_len - 1]
+    return ids[: referee.settings.rollout.max_model_len - 1]
 
 
 def _engine(
@@ -133,7 +151,7 @@ def _engine(
 ) -> SyncedEngine | None:
     """The engine that the role's weights are sent to; None where its policy generates itself.
 
-    Servers of both roles start side by side; `_build_role` waits for its own.
+    Servers of both roles start side by side; `_sampler` waits for its own.
     """
     if settings.rollout.engine != "vllm":
         return None
@@ -143,58 +161,51 @@ def _engine(
     return open_engine(name, Path(path), settings.rollout, role.dtype, eos_id, rank, world_size)
 
 
-def _build_role(
+def _sampler(
     name: str,
     settings: Settings,
     role: RoleTable,
-    path: str,
     policy: Policy,
-    args: GRPOConfig,
+    start: Path,
     synced: SyncedEngine | None,
     tokenizer: PreTrainedTokenizerBase,
-    on_step: OnStep,
-    probe_ids: list[list[int]],
-) -> RoleTrainer:
-    fp8 = settings.rollout.precision == "fp8"
-    if fp8:
-        train_in_fp8(policy)
-    sync = None
+    sequences: list[list[int]],
+) -> Sampler:
+    """A role's sampler: its engine, and the sync that keeps it at the policy's weights."""
+    table, sync = settings.rollout, None
+    engine: Engine
     if synced is None:
-        engine = TransformersEngine(
-            policy,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-            settings.rollout.max_model_len,
-            settings.rollout.max_num_seqs,
-        )
+        ids = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        engine = TransformersEngine(policy, *ids, table.max_model_len, table.max_num_seqs)
     else:
-        engine, manifest = synced, checkpoint_manifest(Path(path))
-        table = settings.rollout
+        engine, manifest = synced, checkpoint_manifest(start)
         if isinstance(synced, ServerEngine):
             synced.await_ready(manifest, role.dtype)
-        synced.score(probe_ids[:1])  # an engine's first pass generates code: no part of any sync
-        sync = WeightSync(
-            synced, manifest, probe_ids, table.probe_every, table.probe_threshold, fp8
-        )
-    return RoleTrainer(
+        synced.score(sequences[:1])  # an engine's first pass generates code: no part of any sync
+        often = (table.probe_every, table.probe_threshold)
+        sync = WeightSync(synced, manifest, sequences, *often, table.precision == "fp8")
+    limits = (role.max_completion_length, role.temperature)
+    return Sampler(name, engine, tokenizer, settings.run.seed, *limits, policy, sync)
+
+
+def _spec(name: str, settings: Settings, role: RoleTable) -> RoleSpec:
+    """What a role is; its batches must hold whole groups, its blocks whole batches."""
+    spec = RoleSpec(
         name=name,
-        policy=policy,
-        tokenizer=tokenizer,
-        args=args,
-        engine=engine,
-        sync=sync,
+        grpo=_grpo_config(name, settings, role),
         run_steps=settings.run.rounds * role.steps_per_round,
-        on_step=on_step,
         router_bias_rate=role.router_bias_rate,
         routing_replay=settings.rollout.routing_replay,
         draw_ahead=settings.rollout.max_staleness > 0,
     )
+    spec.prompts_per_block(role.steps_per_round)
+    return spec
 
 
 def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
-    """TRL's config of a role, whose batches must hold whole groups and whole blocks."""
+    """TRL's config of a role, whose batches must hold whole groups."""
     owned = {
-        "output_dir": tempfile.gettempdir(),  # nothing is written: run_state.py saves
+        "output_dir": tempfile.gettempdir(),  # nothing is written: `run/checkpoints.py` saves
         "seed": settings.run.seed,
         "save_strategy": "no",
         "report_to": "none",
@@ -210,13 +221,12 @@ def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
     try:
         config = GRPOConfig(**role.grpo, **owned)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}.grpo: {error}") from None
+        raise UserError(f"{name}.grpo: {error}") from None
     local = config.per_device_train_batch_size * config.steps_per_generation
     if local % config.num_generations:
-        raise ValueError(
+        raise UserError(
             f"{name}.grpo: per_device_train_batch_size x steps_per_generation = {local} splits "
             f"a group of num_generations = {config.num_generations} over processes: make it a "
             "multiple"
         )
-    prompts_per_block(name, config, role.steps_per_round)
     return config

@@ -1,16 +1,29 @@
-"""One atomic checkpoint a round, and what a resumed run reads of it."""
+"""One atomic checkpoint per round, and what a resumed run reads of it.
+
+    RUN/checkpoints/round_00003/  learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt
+
+Leaves out the run's other files (`run/directory.py`).
+"""
 
 import json
 import os
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
+from data.atomic import sync_folder, write_text_atomic
+from pipelines.errors import UserError
+from pipelines.policy.checkpoint import export_policy, trained_tensors
 from pipelines.settings.load import apply_overrides, parse_settings
 from pipelines.settings.tables import Settings
+from pipelines.training.trainer import RoleTrainer
 
 KEPT_CHECKPOINTS = 3
 # What --resume may change: how long the run goes on, and where and how patiently it samples.
@@ -21,15 +34,118 @@ RESUMABLE = (
 )  # fmt: skip
 
 
+class Part(Protocol):
+    """Something that a later process continues."""
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of a run; every process writes its random state, rank 0 the rest."""
+
+    path: Path
+    processes: PartialState
+
+    def folder(self, round_: int) -> Path:
+        """Where a round's checkpoint lies."""
+        return self.path / f"round_{round_:05d}"
+
+    def last_round(self) -> int | None:
+        """The newest complete checkpoint's round."""
+        found = sorted(self.path.glob("round_?????"))
+        return int(found[-1].name.removeprefix("round_")) if found else None
+
+    def last_in_words(self) -> str:
+        """The newest complete checkpoint, for a person."""
+        last = self.last_round()
+        if last is None:
+            return "none: the run starts again from its own models"
+        return str(self.folder(last))
+
+    def commit(
+        self,
+        round_: int,
+        roles: Mapping[str, RoleTrainer],
+        parts: Mapping[str, Part],
+        keep: int | None,
+    ) -> None:
+        """Write everything a later process needs to continue after this round, atomically.
+
+        Args:
+            round_: the round just finished.
+            roles: both policies.
+            parts: the run's other parts, whose states JSON can hold.
+            keep: a round whose checkpoint must not be pruned (the last clean one).
+        """
+        is_main = self.processes.is_main_process
+        target = self.folder(round_)
+        partial = target.with_name(target.name + ".partial")
+        if is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.processes.wait_for_everyone()
+        torch.save(rng_state(), partial / f"rng_{self.processes.process_index}.pt")
+        if is_main:
+            for name, role in roles.items():
+                export_policy(role.policy, partial / name)
+                role.sampler.tokenizer.save_pretrained(partial / name)
+                state = {"trainer": role.state_dict(), "weights": trained_tensors(role.policy)}
+                torch.save(state, partial / f"state_{name}.pt")
+            states = {name: part.state_dict() for name, part in parts.items()}
+            write_text_atomic(partial / "state.json", json.dumps(states))
+        self.processes.wait_for_everyone()
+        if is_main:
+            _sync_tree(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync_folder(target.parent)
+            self._prune(round_, keep)
+        self.processes.wait_for_everyone()
+
+    def restore(
+        self, round_: int, roles: Mapping[str, RoleTrainer], parts: Mapping[str, Part]
+    ) -> None:
+        """Load what `commit` wrote; random states last.
+
+        Raises:
+            UserError: an earlier version of the program wrote it, with other parts.
+        """
+        folder = self.folder(round_)
+        states = json.loads((folder / "state.json").read_text())
+        if states.keys() != parts.keys():
+            raise UserError(
+                f"{folder} was written by another version of Sparring: go on with that version, "
+                f"or start a new run with learner.model={folder / 'learner'} and "
+                f"critic.model={folder / 'critic'}"
+            )
+        for name, role in roles.items():
+            saved = torch.load(folder / f"state_{name}.pt", weights_only=False, map_location="cpu")
+            role.load_state_dict(saved["trainer"], saved["weights"].items())
+        for name, part in parts.items():
+            part.load_state_dict(states[name])
+        own = folder / f"rng_{self.processes.process_index}.pt"
+        set_rng_state(torch.load(own, weights_only=False))
+
+    def _prune(self, round_: int, keep: int | None) -> None:
+        kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | {keep}
+        for folder in self.path.glob("round_*"):
+            number = folder.name.removeprefix("round_")
+            if number.endswith(".partial") or int(number) not in kept:
+                shutil.rmtree(folder)
+
+
 def load_run(path: Path) -> Settings:
     """The settings of an existing run.
 
     Raises:
-        ValueError: the directory holds no run.
+        UserError: the directory holds no run.
     """
     config = path / "config.json"
     if not config.exists():
-        raise ValueError(
+        raise UserError(
             f"{path} holds no run (no config.json): give --resume a directory that rl.py made"
         )
     return parse_settings(json.loads(config.read_text()))
@@ -39,12 +155,12 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
     """The settings of an interrupted run; only `RESUMABLE` keys may be changed.
 
     Raises:
-        ValueError: no run there, it was halted, or an override would change the experiment.
+        UserError: no run there, it was halted, or an override would change the experiment.
     """
     settings = load_run(path)
     for override in overrides:
         if override.partition("=")[0] not in RESUMABLE:
-            raise ValueError(
+            raise UserError(
                 f"{override!r} would change the experiment: with --resume only "
                 f"{', '.join(RESUMABLE)} may be given"
             )
@@ -52,7 +168,7 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
         json.loads((path / "status.json").read_text()) if (path / "status.json").exists() else {}
     )
     if status.get("state") == "halted":
-        raise ValueError(
+        raise UserError(
             f"{path} was halted by the monitor ({path / 'incident.md'}): start a new run from "
             f"{status.get('selected_checkpoint')}"
         )
@@ -62,6 +178,7 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
 
 
 def rng_state() -> dict[str, object]:
+    """The states of every generator that a run draws from."""
     state: dict[str, object] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -73,6 +190,7 @@ def rng_state() -> dict[str, object]:
 
 
 def set_rng_state(state: dict) -> None:
+    """Restore what `rng_state` gave."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

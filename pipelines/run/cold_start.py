@@ -31,7 +31,7 @@ from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.settings.library import SFT_OWNED, check_library_table
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
-from pipelines.training.moe_losses import AuxiliaryLosses
+from pipelines.training.moe_losses import add_auxiliary_losses
 
 
 def cold_start(settings: Settings) -> Path:
@@ -104,8 +104,12 @@ def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: i
     return trainer
 
 
-class ColdStartTrainer(AuxiliaryLosses, SFTTrainer):
+class ColdStartTrainer(SFTTrainer):
     """TRL's, with the balance and multi-token losses of a model whose config has them."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
+        given = (model, inputs, return_outputs, num_items_in_batch)
+        return add_auxiliary_losses(self, super().compute_loss, *given)
 
 
 class _Progress(TrainerCallback):

@@ -14,22 +14,17 @@ import importlib.metadata
 import json
 import math
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
-from data.atomic import sync_folder, write_text_atomic
-from pipelines.policy.checkpoint import export_policy, trained_tensors
-from pipelines.run.checkpoints import KEPT_CHECKPOINTS, _sync_tree, rng_state, set_rng_state
+from data.atomic import write_text_atomic
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
-from pipelines.training.trainer import RoleTrainer
 
 VERSIONED = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "reasoning-gym")
 
@@ -72,7 +67,7 @@ class RunDirectory:
             with (self.path / "metrics.jsonl").open("a") as stream:
                 stream.write(json.dumps(finite(row), allow_nan=False, default=float) + "\n")
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict]:
         """All rows logged so far; a line cut short by a kill is dropped."""
         path = self.path / "metrics.jsonl"
         rows = []
@@ -85,7 +80,7 @@ class RunDirectory:
 
     def drop_rows_from(self, round_: int) -> None:
         """Forget the rows of an open round before it is rerun."""
-        kept = [row for row in self.rows() if int(str(row.get("round", -1))) < round_]
+        kept = [row for row in self.rows() if row.get("round", -1) < round_]
         if self.is_main:
             text = "".join(json.dumps(row) + "\n" for row in kept)
             write_text_atomic(self.path / "metrics.jsonl", text)
@@ -107,90 +102,10 @@ class RunDirectory:
         if self.path.exists():
             write_text_atomic(self.path / "status.json", json.dumps(content, indent=2))
 
-    # -- checkpoints ----------------------------------------------------------------------------
-
-    def checkpoint(self, round_: int) -> Path:
-        return self.path / "checkpoints" / f"round_{round_:05d}"
-
     @property
     def ledger(self) -> Path:
         """This process's own: each draws groups of its own."""
         return self.path / "ledger" / f"rank_{self.processes.process_index}.jsonl"
-
-    def last_checkpoint(self) -> str:
-        """The newest complete checkpoint, in words."""
-        last = self.last_round()
-        return (
-            "none: the run starts again from its own models"
-            if last is None
-            else str(self.checkpoint(last))
-        )
-
-    def last_round(self) -> int | None:
-        """The newest complete checkpoint's round."""
-        found = sorted((self.path / "checkpoints").glob("round_?????"))
-        return int(found[-1].name.removeprefix("round_")) if found else None
-
-    def commit(
-        self,
-        round_: int,
-        roles: Mapping[str, RoleTrainer],
-        extra: Mapping[str, object],
-        keep: int | None,
-    ) -> None:
-        """Write everything a later process needs to continue after this round, atomically.
-
-        Args:
-            round_: the round just finished.
-            roles: both policies.
-            extra: JSON state (monitor, interventions).
-            keep: a round whose checkpoint must not be pruned (the last clean one).
-        """
-        target = self.checkpoint(round_)
-        partial = target.with_name(target.name + ".partial")
-        if self.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self.processes.wait_for_everyone()
-        torch.save(rng_state(), partial / f"rng_{self.processes.process_index}.pt")
-        if self.is_main:
-            for name, role in roles.items():
-                export_policy(role.policy, partial / name)
-                role.processing_class.save_pretrained(partial / name)
-                torch.save(
-                    {"trainer": role.state_dict(), "weights": trained_tensors(role)},
-                    partial / f"state_{name}.pt",
-                )
-            write_text_atomic(partial / "state.json", json.dumps(extra))
-        self.processes.wait_for_everyone()
-        if self.is_main:
-            _sync_tree(partial)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            sync_folder(target.parent)
-            self._prune(round_, keep)
-        self.processes.wait_for_everyone()
-
-    def restore(self, round_: int, roles: Mapping[str, RoleTrainer]) -> dict[str, object]:
-        """Load what `commit` wrote; random states last. Returns the `extra` state."""
-        folder = self.checkpoint(round_)
-        for name, role in roles.items():
-            saved = torch.load(folder / f"state_{name}.pt", weights_only=False, map_location="cpu")
-            role.load_state_dict(saved["trainer"], saved["weights"].items())
-        rng = torch.load(folder / f"rng_{self.processes.process_index}.pt", weights_only=False)
-        set_rng_state(rng)
-        return json.loads((folder / "state.json").read_text())
-
-    def _prune(self, round_: int, keep: int | None) -> None:
-        kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | (
-            {keep} if keep is not None else set()
-        )
-        for folder in (self.path / "checkpoints").glob("round_*"):
-            if (
-                folder.name.endswith(".partial")
-                or int(folder.name.removeprefix("round_")) not in kept
-            ):
-                shutil.rmtree(folder)
 
 
 def finite(row: Mapping[str, object]) -> dict[str, object]:

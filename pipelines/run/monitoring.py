@@ -1,68 +1,67 @@
 """Measures the monitor's signals, asks it for its verdict, and carries out what it orders.
 
-The decisions are `critic/monitor/decide.py`'s, pure functions of what is recorded here; this file
-only reads the run and turns knobs.
+The decisions are those of `critic/monitor/decide.py`, pure functions of what is recorded here; this
+file only reads the run and turns its knobs.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from critic.monitor import signals
 from critic.monitor.decide import check
+from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
 from data.records import signature
-from pipelines.game.audit import CriticAudit
-from pipelines.game.bout import Bout
+from pipelines.game.bout import Bout, RoundPlan
 from pipelines.game.curriculum import Curriculum
-from pipelines.game.evaluation import Evaluation
+from pipelines.game.examiner import Probe
 from pipelines.settings.tables import Settings
 from pipelines.training.trainer import RoleTrainer
 
 MAX_TEMPERATURE = 1.5
 
 
-@dataclass
-class Knobs:
-    """What interventions have changed so far; part of every checkpoint."""
+class RunMonitor:
+    """The monitor's eyes in a run, and its memory.
 
-    critic_weight: float
-    audit_factor: float = 1.0
-    retiring: bool = False
+    Attributes:
+        history: the readings of every check so far.
+    """
 
-
-@dataclass(frozen=True)
-class Probe:
-    """One round's gold readings: the learner on the probe split, the critic on the audit set."""
-
-    nll: float
-    evaluation: Evaluation
-    audit: CriticAudit | None
-
-
-class Guard:
-    """The monitor's hands and eyes in a run."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.state = MonitorState()
+    def __init__(self, settings: MonitorSettings) -> None:
+        self.settings, self.state = settings, MonitorState()
         self.history: list[dict[str, float | None]] = []
 
-    def check(
-        self, bouts: Sequence[Bout], token_entropy: float, probe: Probe, previous_nll: float | None
-    ) -> Health:
-        """Read this round's signals and judge them."""
-        readings = read_signals(bouts, token_entropy, probe, previous_nll)
-        active = self.settings.monitor.active
+    def check(self, bouts: Sequence[Bout], token_entropy: float, probe: Probe) -> Health:
+        """Read this round's signals and judge them.
+
+        Args:
+            bouts: the round's, of all processes.
+            token_entropy: of the learner's rollouts, nats per token.
+            probe: the round's gold readings.
+        """
+        readings = read_signals(bouts, token_entropy, probe)
+        active = self.settings.active
         readings = {name: value for name, value in readings.items() if name in active}
         self.history.append(readings)
-        self.state, health = check(self.state, readings, self.settings.monitor)
+        self.state, health = check(self.state, readings, self.settings)
         return health
+
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on."""
+        return {"state": json.loads(self.state.model_dump_json()), "history": self.history}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken."""
+        self.state = MonitorState.model_validate_json(json.dumps(state["state"]))
+        self.history = state["history"]
 
 
 def read_signals(
-    bouts: Sequence[Bout], token_entropy: float, probe: Probe, previous_nll: float | None
+    bouts: Sequence[Bout], token_entropy: float, probe: Probe
 ) -> dict[str, float | None]:
     """All signals of both channels that a round gives; None where it gives none."""
     groups: dict[str, list[Bout]] = defaultdict(list)
@@ -70,44 +69,87 @@ def read_signals(
         groups[bout.task.id].append(bout)
     answers = signals.answer_entropy([[b.solution.answer for b in g] for g in groups.values()])
     valid = [signature(b.task.question, b.sample.text) for b in bouts if b.solution.well_formed]
-    judged = [b for b in bouts if b.judged is not None and b.judged.view is not None]
-    proxy = [b.judged.view.p_sound for b in judged]  # type: ignore[union-attr]
-    gap = (
-        signals.proxy_gold_gap(proxy, [float(b.verdict.passed) for b in judged])
-        if judged
-        else math.nan
-    )
+    rewards = [[b.reward for b in g] for g in groups.values()]
     readings = {
         "token_entropy": token_entropy,
         "answer_entropy_across": answers.across,
         "answer_entropy_within": answers.within,
         "mutual_information": answers.mutual_information,
         "distinct_ratio": signals.distinct_ratio(valid),
-        "effective_groups": signals.effective_groups(
-            [[b.reward for b in g] for g in groups.values()]
-        ),
-        "probe_gain": signals.probe_gain(previous_nll, probe.nll),
+        "effective_groups": signals.effective_groups(rewards),
+        "probe_gain": signals.probe_gain(probe.previous_nll, probe.nll),
         "probe_nll": probe.nll,
         "probe_mean_at_8": probe.evaluation.mean,
-        "proxy_gold_gap": gap,
+        "proxy_gold_gap": _proxy_gold_gap(bouts),
         "critic_ece": math.nan if probe.audit is None else probe.audit.report.ece,
     }
     return {name: value if math.isfinite(value) else None for name, value in readings.items()}
 
 
-def apply_actions(
-    actions: Sequence[Action], knobs: Knobs, learner: RoleTrainer, curriculum: Curriculum
-) -> None:
-    """Carry out the monitor's interventions; each acts from the next round on."""
-    for action in actions:
-        if action.kind == "raise_temperature":
-            learner.set_temperature(min(learner.temperature + action.value, MAX_TEMPERATURE))
-        elif action.kind == "retire_saturated":
-            knobs.retiring = True
-        elif action.kind == "critic_weight_zero":
-            knobs.critic_weight = action.value
-        elif action.kind == "double_audit":
-            knobs.audit_factor *= action.value
-        else:
-            raise AssertionError(f"{action.kind} was ordered, but is not among monitor.offers")
-    curriculum.retiring = knobs.retiring
+def _proxy_gold_gap(bouts: Sequence[Bout]) -> float:
+    """What the critic believes minus what the verifier says, where it was asked; else NaN."""
+    viewed = [(b.judged.view, b.verdict) for b in bouts if b.judged is not None]
+    known = [(view.p_sound, float(verdict.passed)) for view, verdict in viewed if view is not None]
+    if not known:
+        return math.nan
+    proxy, gold = zip(*known, strict=True)
+    return signals.proxy_gold_gap(list(proxy), list(gold))
+
+
+@dataclass
+class Interventions:
+    """What the monitor's orders have changed so far; each acts from the next round on.
+
+    Attributes:
+        critic_weight: of the critic's view in the learner's reward.
+        audit_factor: how many times the configured share of the audit set is used.
+        retiring: whether tasks that a whole group solved are not drawn again.
+    """
+
+    critic_weight: float
+    audit_factor: float = 1.0
+    retiring: bool = False
+
+    def plan(self, round_: int, settings: Settings) -> RoundPlan:
+        """What a round is played with."""
+        share = self.audit_factor * settings.evaluate.audit_share
+        return RoundPlan(
+            round=round_,
+            critic_weight=self.critic_weight,
+            step_weight=self._step_weight(round_, settings),
+            audit_share=min(1.0, share),
+        )
+
+    def _step_weight(self, round_: int, settings: Settings) -> float:
+        """Alpha of the per-step advantages, decaying geometrically over the run (Tango)."""
+        first, last = settings.rewards.step_weight, settings.rewards.step_weight_final
+        if self.critic_weight == 0 or first == 0:
+            return 0.0
+        share = round_ / max(settings.run.rounds - 1, 1)
+        return first ** (1 - share) * last**share
+
+    def apply(
+        self, actions: Sequence[Action], learner: RoleTrainer, curriculum: Curriculum
+    ) -> None:
+        """Carry out the monitor's orders."""
+        for action in actions:
+            if action.kind == "raise_temperature":
+                learner.set_temperature(min(learner.temperature + action.value, MAX_TEMPERATURE))
+            elif action.kind == "retire_saturated":
+                self.retiring = True
+            elif action.kind == "critic_weight_zero":
+                self.critic_weight = action.value
+            elif action.kind == "double_audit":
+                self.audit_factor *= action.value
+            else:
+                raise AssertionError(f"{action.kind} was ordered, but is not among monitor.offers")
+        curriculum.retiring = self.retiring
+
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken."""
+        self.critic_weight, self.retiring = state["critic_weight"], state["retiring"]
+        self.audit_factor = state["audit_factor"]

@@ -1,54 +1,99 @@
-"""What a person reads: console lines, metrics rows, transcripts, and the final table."""
+"""What a person reads of a round: console lines, metrics rows, transcripts.
+
+Leaves out the table at the end (`run/summary.py`) and the page (`report/`).
+"""
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from critic.critique import ParseFailure
 from critic.monitor.state import Health
 from data.atomic import write_text_atomic
 from data.records import Record
 from pipelines.game.bout import Bout
+from pipelines.game.examiner import Probe
 from pipelines.game.gate import reject_counts
-from pipelines.run.monitoring import Probe
-from pipelines.training.trainer import RoleTrainer
+from pipelines.rollouts.stage_seconds import StageSeconds
+from pipelines.run.directory import RunDirectory
 
 NUM_TRANSCRIPTS = 24
 ROUND_STAGES = ("learner block", "critic block", "gate", "probe and audit", "monitor", "commit")
+BLOCK_STAGES = ("generate", "sync", "verify", "critique", "update")
+Row = Mapping[str, object]
 
 
-class Stages:
+class Stages(StageSeconds):
     """Wall-clock seconds by stage, over the whole run."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._reported: dict[str, float] = {}
+        super().__init__()
+        self._taken: dict[str, float] = {}
 
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-    def restore(self, seconds: Mapping[str, float]) -> None:
-        """Add what earlier processes of this run spent."""
-        for name, spent in seconds.items():
-            self.add(name, spent)
-        self._reported = dict(self.seconds)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.add(name, time.perf_counter() - start)
-
-    def since_last_round(self) -> dict[str, float]:
-        """Seconds by stage since the previous call."""
-        fresh = {n: round(s - self._reported.get(n, 0.0), 3) for n, s in self.seconds.items()}
-        self._reported = dict(self.seconds)
+    def take_round(self) -> dict[str, float]:
+        """Seconds by stage since the previous call, to the millisecond."""
+        fresh = {name: round(s - self._taken.get(name, 0.0), 3) for name, s in self.items()}
+        self._taken = dict(self)
         return {name: seconds for name, seconds in fresh.items() if seconds > 0}
 
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on."""
+        return dict(self)
 
-def console_line(row: Mapping[str, object]) -> str:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Add what earlier processes of this run spent."""
+        for name, spent in state.items():
+            self[name] += spent
+        self._taken = dict(self)
+
+
+class RoundLog:
+    """Takes each optimizer step's row as it comes, writes it, and keeps what the round needs of it.
+
+    Args:
+        directory: whose metrics it appends to.
+        stages: get the seconds inside the blocks.
+    """
+
+    def __init__(self, directory: RunDirectory, stages: Stages) -> None:
+        self.directory, self.stages = directory, stages
+        self.round = 0
+        self._token_entropies: list[float] = []
+
+    def begin(self, round_: int) -> None:
+        """A round begins: what was kept of the last one is dropped."""
+        self.round, self._token_entropies = round_, []
+
+    def note(self, step: Row) -> None:
+        """Log one optimizer step."""
+        row = {"round": self.round, **step}
+        self.directory.log(row)
+        if row["role"] == "learner":
+            self._token_entropies.append(number(row, "rollout/token_entropy"))
+        for stage in BLOCK_STAGES:
+            self.stages[f"{row['role']}: {stage}"] += number(row, f"time/{stage}", 0.0)
+        if self.directory.is_main:
+            tqdm.write(console_line(row))
+
+    def remark(self, text: str) -> None:
+        """Log something that a reader of the metrics should know."""
+        self.directory.log({"kind": "note", "round": self.round, "note": text})
+
+    def token_entropy(self) -> float:
+        """Mean over the learner's steps of this round, nats per token."""
+        return sum(self._token_entropies) / len(self._token_entropies)
+
+
+def number(row: Row, key: str, absent: float = float("nan")) -> float:
+    """A row's figure."""
+    value = row.get(key, absent)
+    assert isinstance(value, int | float), f"{key} = {value!r} is not a number"
+    return float(value)
+
+
+def console_line(row: Row) -> str:
     """One optimizer step in one line."""
     numbers = {
         "reward": row.get("reward/mean"),
@@ -60,7 +105,7 @@ def console_line(row: Mapping[str, object]) -> str:
         f"{name} {value:.3g}" for name, value in numbers.items() if isinstance(value, float)
     )
     parts = [k for k in row if k.startswith("time/") and k != "time/step" and k.count("/") == 1]
-    seconds = sum(float(str(row[key])) for key in parts)
+    seconds = sum(number(row, key) for key in parts)
     return f"round {row['round']}  {row['role']:<7} step {row['step']:>4}  {shown}  {seconds:.1f} s"
 
 
@@ -69,11 +114,9 @@ def round_row(
     probe: Probe,
     health: Health,
     readings: Mapping[str, float | None],
-    candidates: Sequence[Record],
-    learner: RoleTrainer,
-    stages: Stages,
+    records: Sequence[Record],
 ) -> dict[str, object]:
-    """The metrics row of a finished round."""
+    """The metrics row of a finished round: its examination, the monitor's verdict, the gate."""
     row: dict[str, object] = {
         "kind": "round",
         "round": round_,
@@ -84,19 +127,14 @@ def round_row(
         "monitor/signals": dict(readings),
         "monitor/reasons": list(health.reasons),
         "monitor/actions": [a.model_dump() for a in health.actions],
-        "gate/admitted": sum(r.accepted for r in candidates),
-        "gate/rejected": reject_counts(candidates),
+        "gate/admitted": sum(r.accepted for r in records),
+        "gate/rejected": reject_counts(records),
     }
     if probe.audit is not None:
         row |= {"critic/auroc": probe.audit.report.auroc, "critic/ece": probe.audit.report.ece}
         row |= {"critic/first_flaw_accuracy": probe.audit.report.first_flaw_accuracy}
         row |= {"critic/parsed": probe.audit.parsed}
-    if learner.expert_load:
-        row["moe/load"] = [load_E.tolist() for load_E in learner.expert_load.values()]
-        learner.expert_load = {}
-    if learner.sync is not None:
-        row["rollout/probe_difference"] = learner.sync.probe_difference
-    return row | {f"time/{name}": seconds for name, seconds in stages.since_last_round().items()}
+    return row
 
 
 def transcript(bout: Bout) -> dict[str, object]:

@@ -39,7 +39,7 @@ def summary(
         "admitted": admitted,
         "rejected": rejected,
         "monitor": monitor,
-        "stages": {name: round(s, 1) for name, s in stages.seconds.items()},
+        "stages": {name: round(s, 1) for name, s in stages.items()},
         "seconds": round(total_seconds, 1),
     }
 

@@ -4,15 +4,18 @@ TRL computes its losses from the backbone's hidden states, and of auxiliary loss
 Mixtral's, from router logits. Ours come with the backbone's output, already weighted: they are
 taken from there and added to TRL's loss. Where there are labels, as in the cold start, the
 multi-token layers get them, and their loss is one of these; GRPO has none and leaves those layers
-as they are. Leaves out the selection bias, which roles.py moves.
+as they are. Leaves out the selection bias, which `training/trainer.py` moves.
+
+Axes: E experts, B sequences, T tokens.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import Trainer
 
 from model.decoder import DecoderOutput
 from model.modeling import SparringMoeForCausalLM
@@ -52,32 +55,69 @@ def collected_losses(
             handle.remove()
 
 
-class AuxiliaryLosses:
-    """Put before a TRL trainer: its loss plus the model's auxiliary losses.
+def add_auxiliary_losses(
+    trainer: Trainer,
+    compute_loss: Callable[..., Tensor | tuple[Tensor, object]],
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    return_outputs: bool,
+    num_items_in_batch: Tensor | int | None,
+) -> Tensor | tuple[Tensor, object]:
+    """A TRL trainer's loss plus the model's auxiliary losses.
 
     Each is a mean over a micro-batch, and an optimizer step takes their mean over its
     micro-batches, however TRL normalises the rest.
+
+    Args:
+        trainer: whose `compute_loss` is overridden by this.
+        compute_loss: its own, of the base class.
+        model: the rest are the arguments of that method.
     """
+    given = (model, inputs, return_outputs, num_items_in_batch)
+    moe = moe_of(trainer.accelerator.unwrap_model(model))
+    if moe is None:
+        return compute_loss(*given)
+    with collected_losses(moe, inputs.get("labels")) as found:
+        computed = compute_loss(*given)
+    loss, *outputs = computed if return_outputs else (computed,)
+    for name, values in found.items():
+        value = torch.stack(values).mean()
+        loss = loss + value / _micro_batches_to_divide_by(trainer, num_items_in_batch)
+        logged = trainer.accelerator.gather_for_metrics(value.detach()).mean().item()
+        trainer._metrics["train"][name].append(logged)
+    return (loss, *outputs) if return_outputs else loss
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
-        moe = moe_of(self.accelerator.unwrap_model(model))
-        if moe is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with collected_losses(moe, inputs.get("labels")) as found:
-            computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, *outputs = computed if return_outputs else (computed,)
-        for name, values in found.items():
-            value = torch.stack(values).mean()
-            loss = loss + value / self._micro_batches_to_divide_by(num_items_in_batch)
-            logged = self.accelerator.gather_for_metrics(value.detach()).mean().item()
-            self._metrics["train"][name].append(logged)
-        return (loss, *outputs) if return_outputs else loss
 
-    def _micro_batches_to_divide_by(self, num_items_in_batch: Tensor | int | None) -> int:
-        """1 where `Trainer.training_step` itself divides what `compute_loss` returns."""
-        counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        divided_later = not counted and self.compute_loss_func is None
-        return 1 if divided_later else self.current_gradient_accumulation_steps
+def _micro_batches_to_divide_by(trainer: Trainer, num_items_in_batch: Tensor | int | None) -> int:
+    """1 where `Trainer.training_step` itself divides what `compute_loss` returns."""
+    counted = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
+    divided_later = not counted and trainer.compute_loss_func is None
+    return 1 if divided_later else trainer.current_gradient_accumulation_steps
+
+
+def has_auxiliary_losses(policy: nn.Module) -> bool:
+    """Whether a pass of the policy has losses of its own."""
+    moe = moe_of(policy)
+    if moe is None:
+        return False
+    return moe.config.aux_loss_alpha > 0 or moe.config.model_type == "deepseek_v32"
+
+
+class ExpertLoad:
+    """Tokens that each routed expert got since the last `take`, by layer."""
+
+    def __init__(self) -> None:
+        self.by_layer: dict[int, Tensor] = {}
+
+    def add(self, loads: Mapping[int, Tensor]) -> None:
+        """Add loads [E] by layer."""
+        for layer, load_E in loads.items():
+            self.by_layer[layer] = self.by_layer.get(layer, 0) + load_E
+
+    def take(self) -> dict[int, Tensor]:
+        """The loads, [E] by layer, and count anew."""
+        taken, self.by_layer = self.by_layer, {}
+        return taken
 
 
 def summarised_balance(layers: Mapping[int, Mapping[str, float]]) -> dict[str, object]:

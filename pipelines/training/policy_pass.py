@@ -1,22 +1,51 @@
-"""The pass that scores a batch of rollouts is the pass that is learned from.
+"""How the policy runs over a batch: once where once is enough, short ones together, on what routes.
+
+    rollouts are scored   policy, no gradients (importance ratio, mismatch)   replay
+                          reference                                           routes itself
+    a loss is computed    policy, gradients                                   replay
 
 Over rollouts of another engine TRL runs the policy twice: without gradients for the importance
 ratio, then with gradients for the loss. Where a generation batch is one micro-batch of one update
 the weights are the same and so are the numbers: the first pass keeps its graph and the second is
-left out. (A completion that is masked out in between counts in the experts' load.) Leaves out what
-is done with the numbers (TRL's losses, `training/replay.py`).
+left out. (A completion that is masked out in between counts in the experts' load.) Every pass runs
+sequences of like length together (`training/lengths.py`), and the policy's passes take the
+sampler's experts under replay (`training/replay.py`). Leaves out what is done with the numbers:
+TRL's losses.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pipelines.policy.moe import moe_of
+from model.modeling import SparringMoeForCausalLM
+from pipelines.policy.moe import Policy, moe_of
+from pipelines.training.block_rollouts import BlockRollouts
+from pipelines.training.lengths import LengthSorted
+from pipelines.training.mismatch import (
+    ExpertMismatch,
+    computes_exactly,
+    logprob_mismatch,
+    own_choices,
+)
+from pipelines.training.moe_losses import ExpertLoad, has_auxiliary_losses
+from pipelines.training.replay import (
+    BatchRoutes,
+    Replaying,
+    is_reference,
+    lay_out,
+    replayed_load,
+)
+
+Batch = dict[str, Tensor]
+Score = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]  # TRL's: see `PolicyPass.score`
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptPass:
     """A pass with gradients over a generation batch, in the batch's order before its shuffle."""
 
     input_ids_BT: Tensor
@@ -24,63 +53,202 @@ class Kept:
     entropies_BT: Tensor
 
 
-class OnePass:
-    """Put before GRPOTrainer: see the module's docstring."""
+@dataclass
+class ScoredRollouts:
+    """What is found while a generation batch is scored.
 
-    _scores = False  # while rollouts are scored with gradients
-    _kept: Kept | None = None
-    _rows_B: Tensor | None = None  # of the micro-batch whose loss is computed
+    Attributes:
+        logprobs_BT: of the sampled tokens under the policy (nats); None before its pass.
+        routes: the sampler's; None where it has none to give.
+    """
 
-    def _keeps_its_pass(self) -> bool:
-        args = self.args
-        reuse = args.steps_per_generation * self.num_iterations
-        return (
-            reuse == args.gradient_accumulation_steps == 1
-            and self.vllm_importance_sampling_correction
-            and not args.gradient_checkpointing  # which TRL sets aside while it scores
-            and not self.aux_loss_enabled
-            and not _has_auxiliary_losses(self.policy)
-        )
+    logprobs_BT: Tensor | None = None
+    routes: BatchRoutes | None = None
 
-    def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
-        self._kept, self._scores = None, self._keeps_its_pass()
+
+@dataclass
+class PolicyPass:
+    """One policy's passes over rollouts and micro-batches.
+
+    Args:
+        policy: unwrapped.
+        processes: of the run.
+        block: holds the rollouts that are scored.
+        keeps_graph: whether the scoring pass may be the one that is learned from.
+        autocast: whether passes run in half precision.
+        routing_replay: whether the policy takes the experts that the sampler chose.
+        load: counts the tokens per expert.
+
+    Attributes:
+        figures: what the last step's row says of sampler against policy.
+    """
+
+    policy: Policy
+    processes: Accelerator
+    block: BlockRollouts
+    keeps_graph: bool
+    autocast: bool
+    routing_replay: bool
+    load: ExpertLoad
+    figures: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._scored: ScoredRollouts | None = None  # while rollouts are scored
+        self._kept: KeptPass | None = None
+        self._routes: BatchRoutes | None = None  # of the generation batch that is learned from
+        self._rows_B: Tensor | None = None  # while a loss is computed: its rows of that batch
+
+    # -- TRL's three occasions --------------------------------------------------------------------
+
+    @contextmanager
+    def scoring(self) -> Iterator[ScoredRollouts]:
+        """While TRL generates a batch and scores it."""
+        self._kept, self._scored = None, ScoredRollouts()
         try:
-            output = super()._generate_and_score_completions(inputs)
+            yield self._scored
         finally:
-            self._scores = False
-        ids_BT = output["completion_ids"]
-        return output | {"row": torch.arange(len(ids_BT), device=ids_BT.device)}
+            self._scored = None
 
-    def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
-        self._rows_B = inputs["row"]
+    def finish_scoring(self, found: ScoredRollouts, batch: Batch) -> Batch:
+        """Note how far sampler and policy are apart; returns what the batch must carry.
+
+        Args:
+            found: what `scoring` gave.
+            batch: TRL's, in the rollouts' order.
+        """
+        assert found.logprobs_BT is not None, "the policy's own pass comes first"
+        self.figures |= logprob_mismatch(
+            found.logprobs_BT,
+            batch["sampling_per_token_logps"],
+            batch["completion_mask"],
+            self.processes.gather,
+        )
+        self._routes = found.routes if self.routing_replay else None
+        ids_BT = batch["completion_ids"]
+        return {"row": torch.arange(len(ids_BT), device=ids_BT.device)}
+
+    @contextmanager
+    def learning_from(self, micro_batch: Mapping[str, Tensor]) -> Iterator[None]:
+        """While TRL computes the loss of a micro-batch, whose rows say where its sequences stood."""
+        self._rows_B = micro_batch["row"]
         try:
-            return super()._compute_loss(model, inputs)
+            yield
         finally:
             self._rows_B, self._kept = None, None
 
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-    ):  # type: ignore[no-untyped-def]
-        score = super()._get_per_token_logps_and_entropies
-        given = (input_ids, attention_mask, logits_to_keep)
-        kept = self._kept
-        if self._rows_B is not None and kept is not None:
-            assert torch.equal(input_ids, kept.input_ids_BT[self._rows_B]), "another batch's pass"
-            return kept.logprobs_BT[self._rows_B], kept.entropies_BT[self._rows_B], None
-        if not (self._scores and kept is None and model is self.model):
-            return score(model, *given, *args, **kwargs)
+    def score(
+        self,
+        run: Score,
+        model: nn.Module,
+        wrapped: nn.Module,
+        reference: nn.Module | None,
+        input_ids_BT: Tensor,
+        mask_BT: Tensor,
+        num_kept: int,
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities, entropies and auxiliary loss, as TRL's method of that purpose.
+
+        Args:
+            run: TRL's own pass.
+            model: what TRL would run.
+            wrapped: the policy as the update runs it, in its wrapper for several processes.
+            reference: the model of the KL term, if it is one of its own.
+            input_ids_BT: prompts and completions.
+            mask_BT: 1 for real tokens.
+            num_kept: completion tokens, the last of each row.
+        """
+        given = (input_ids_BT, mask_BT, num_kept, *args)
+        if self._rows_B is not None and self._kept is not None:
+            return self._kept_rows(input_ids_BT, self._rows_B)
+        if model is reference or is_reference(self.policy):
+            return run(self._by_length(model), *given, **kwargs)
+        if self._scored is None:
+            return run(self._replaying(model, input_ids_BT), *given, **kwargs)
+        if not (self.keeps_graph and self._kept is None and model is self.policy):
+            return self._over_rollouts(run, model, *given, **kwargs)
         with torch.enable_grad():
-            logprobs_BT, entropies_BT, _ = score(
-                self.model_wrapped, *given, *args, compute_entropy=True, **kwargs
+            logprobs_BT, entropies_BT, _ = self._over_rollouts(
+                run, wrapped, *given, compute_entropy=True, **kwargs
             )
-        self._kept = Kept(input_ids, logprobs_BT, entropies_BT)
+        assert entropies_BT is not None, "they were asked for"
+        self._kept = KeptPass(input_ids_BT, logprobs_BT, entropies_BT)
         return logprobs_BT.detach(), None, None
 
+    # -- its passes -------------------------------------------------------------------------------
 
-def _has_auxiliary_losses(policy: nn.Module) -> bool:
-    """Whether a pass of our model has losses of its own, which `training/moe_losses.py` takes from
-    it."""
-    moe = moe_of(policy)
-    if moe is None:
-        return False
-    return moe.config.aux_loss_alpha > 0 or moe.config.model_type == "deepseek_v32"
+    def _kept_rows(self, input_ids_BT: Tensor, rows_B: Tensor) -> tuple[Tensor, Tensor, None]:
+        kept = self._kept
+        assert kept is not None and torch.equal(input_ids_BT, kept.input_ids_BT[rows_B]), (
+            "another batch's pass"
+        )
+        return kept.logprobs_BT[rows_B], kept.entropies_BT[rows_B], None
+
+    def _by_length(self, model: nn.Module) -> LengthSorted:
+        return LengthSorted(model, lambda costs: self.processes.reduce(costs, reduction="sum"))
+
+    def _replaying(self, model: nn.Module, input_ids_BT: Tensor) -> LengthSorted | Replaying:
+        """The model for a micro-batch, on the routes of its rows where they are replayed."""
+        by_length = self._by_length(model)
+        if self._rows_B is None or self._routes is None:
+            return by_length
+        return Replaying(by_length, self._routes.of(self._rows_B, input_ids_BT))
+
+    def _over_rollouts(
+        self,
+        run: Score,
+        model: nn.Module,
+        ids_BT: Tensor,
+        mask_BT: Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The policy over the rollouts: its experts are compared with the sampler's."""
+        found = self._scored
+        assert found is not None, "scoring() comes first"
+        routes = [completion.routes for completion in self.block.current.completions]
+        moe, by_length = moe_of(self.policy), self._by_length(model)
+        if moe is None or not (self.routing_replay or any(routes)):
+            scored = run(by_length, ids_BT, mask_BT, *args, **kwargs)
+        else:
+            routes_BTLK = lay_out(routes, ids_BT, mask_BT)
+            with own_choices(moe) as passes:
+                asked = Replaying(by_length, routes_BTLK) if self.routing_replay else by_length
+                scored = run(asked, ids_BT, mask_BT, *args, **kwargs)
+            self._compare_experts(moe, by_length.laid_out(passes, ids_BT), routes_BTLK)
+            found.routes = BatchRoutes(ids_BT, routes_BTLK)
+        found.logprobs_BT = scored[0].detach()
+        return scored
+
+    def _compare_experts(
+        self, moe: SparringMoeForCausalLM, own_BTLK: Tensor, routes_BTLK: Tensor
+    ) -> None:
+        layers = [n for n in moe.routers() if n < moe.config.num_hidden_layers]
+        mismatch = ExpertMismatch(own_BTLK, routes_BTLK, layers, self.processes.gather)
+        if self.block.staleness == 0:  # else the policy moved on
+            mismatch.check(computes_exactly(moe, self.autocast))
+        self.figures |= mismatch.row()
+        if self.routing_replay:
+            num_experts, gather = moe.config.n_routed_experts, self.processes.gather
+            loads, balance = replayed_load(num_experts, routes_BTLK, layers, gather)
+            self.load.add(loads)
+            self.figures |= balance
+
+    def take_figures(self) -> dict[str, object]:
+        """The figures since the last call."""
+        taken, self.figures = self.figures, {}
+        return taken
+
+
+def may_keep_graph(policy: Policy, *, one_update: bool, scores_always: bool, plain: bool) -> bool:
+    """Whether the pass that scores rollouts can be the pass that is learned from.
+
+    Args:
+        policy: must have no losses of its own, which only the pass for the loss collects.
+        one_update: a generation batch is one micro-batch of one update.
+        scores_always: TRL scores every batch of rollouts with the policy.
+        plain: neither gradient checkpointing, which TRL sets aside while it scores, nor TRL's
+            own auxiliary loss.
+    """
+    return one_update and scores_always and plain and not has_auxiliary_losses(policy)

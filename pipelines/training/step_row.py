@@ -1,6 +1,10 @@
-"""The metrics row of an optimizer step, under our names."""
+"""The metrics row of an optimizer step: TRL's figures under our names, and our own beside them."""
 
-LOG_NAMES = {
+import math
+from collections.abc import Mapping, Sequence
+
+# TRL's name and ours.
+NAMES = {
     "reward": "reward/mean",
     "reward_std": "reward/std",
     "frac_reward_zero_std": "reward/zero_std_groups",
@@ -17,3 +21,27 @@ LOG_NAMES = {
     "aux_loss": "moe/balance_loss",
     "indexer_loss": "policy/indexer_loss",
 }
+
+
+def known_figures(
+    metrics: Mapping[str, Sequence[float]], logs: Mapping[str, float]
+) -> dict[str, float]:
+    """TRL's figures under our names; the others are left out.
+
+    What is not finite is left out too: where every reward is masked there is no mean reward.
+
+    Args:
+        metrics: what the trainer collected over the step, averaged here.
+        logs: what transformers' trainer logs of the step; it wins.
+    """
+    means = {key: sum(values) / len(values) for key, values in metrics.items() if values}
+    found = {NAMES[key]: value for key, value in (means | dict(logs)).items() if key in NAMES}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def stage_figures(
+    seconds: Mapping[str, float], sync_costs: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds by stage, and what the syncs cost."""
+    row = {f"time/{stage}": round(spent, 4) for stage, spent in seconds.items()}
+    return row | {f"time/sync/{name}": cost for name, cost in sync_costs.items()}

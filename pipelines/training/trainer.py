@@ -1,141 +1,119 @@
 """A role (learner or critic) as a thin subclass of TRL's GRPOTrainer that trains in blocks.
 
-TRL's loss, options and data flow stay; this file adds what alternating blocks need: a step count
-and optimizer that persist over `train()` calls, our engine in place of TRL's, rewards that can be
-masked, advantages that are exactly 0 for a group without signal, and per-step advantages.
+TRL's loss, options and data flow stay; this file overrides each of its hooks once, for what
+alternating blocks need: a step count and optimizer that persist over `train()` calls, rollouts of
+our sampler in place of TRL's, rewards that can be masked, our advantages, and passes of the policy
+that keep to the sampler's experts. Each idea is a part of its own: `rollouts/sampler.py`,
+`training/block_rollouts.py`, `training/policy_pass.py`, `training/advantages.py`.
 """
 
-import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-)
-from trl import GRPOConfig, GRPOTrainer
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from pipelines.errors import UserError
 from pipelines.policy.moe import Policy, freeze_multi_token_layers, moe_of
-from pipelines.policy.tensors import weights_hash
-from pipelines.rollouts.engine import Completion, Engine, Sampling, completion_seed
-from pipelines.rollouts.ledger import Ledger
-from pipelines.rollouts.sample import Sample, Scored, Scorer
-from pipelines.rollouts.sampler import Drawn, Order
-from pipelines.sync.push import WeightSync
-from pipelines.training.advantages import blend_steps, spread
+from pipelines.policy.scoring import policy_logprobs
+from pipelines.rollouts.sample import Prompt, Sample, Scored, Scorer
+from pipelines.rollouts.sampler import Sampler
+from pipelines.training.advantages import advantages, rewards, token_ends
 from pipelines.training.block_rollouts import BlockRollouts
-from pipelines.training.moe_losses import AuxiliaryLosses, summarised_balance
-from pipelines.training.policy_pass import OnePass
-from pipelines.training.replay import RoutingReplay, check_replay
-from pipelines.training.step_row import LOG_NAMES
+from pipelines.training.moe_losses import ExpertLoad, add_auxiliary_losses, summarised_balance
+from pipelines.training.policy_pass import PolicyPass, may_keep_graph
+from pipelines.training.role_spec import RoleSpec
+from pipelines.training.step_row import known_figures, stage_figures
+
+OnStep = Callable[[dict[str, object]], None]
 
 
-def prompts_per_block(name: str, args: GRPOConfig, steps: int) -> int:
-    """How many prompts a role's block of optimizer steps consumes.
-
-    Raises:
-        ValueError: the block would split a generation batch.
-    """
-    micro = steps * args.gradient_accumulation_steps
-    reuse = args.steps_per_generation * args.num_iterations
-    if micro % reuse:
-        raise ValueError(
-            f"{name}.steps_per_round = {steps} (x {args.gradient_accumulation_steps} accumulation) "
-            f"is not a multiple of steps_per_generation x num_iterations = {reuse}: change one of "
-            "them"
-        )
-    return micro // reuse * args.generation_batch_size // args.num_generations
-
-
-class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
-    """One policy with its optimizer, its engine, and its verified sync.
+class RoleTrainer(GRPOTrainer):
+    """One policy with its optimizer and its sampler: the `Player` that games play with.
 
     Args:
-        name: "learner" or "critic".
+        spec: what the role is.
         policy: the model to train.
-        tokenizer: shared by both roles.
-        args: TRL's config; `use_vllm` must be False, the engine is ours.
-        engine: samples for this role.
-        sync: proves that the engine holds the policy; None for transformers' generation.
-        run_steps: optimizer steps of the whole run, for the learning-rate schedule.
+        sampler: draws from it.
         on_step: receives one flat metrics row per optimizer step.
-        router_bias_rate: gamma of aux-loss-free balancing (arXiv:2408.15664); 0 freezes the bias.
-        routing_replay: update on the experts that the sampler chose.
-        draw_ahead: draw each batch while the one before is scored and learned from.
 
     Raises:
-        ValueError: an adapter was given a `router_bias_rate`; nothing can be replayed.
+        UserError: the policy cannot be trained as the spec says.
     """
 
-    def __init__(
-        self,
-        name: str,
-        policy: Policy,
-        tokenizer: PreTrainedTokenizerBase,
-        args: GRPOConfig,
-        engine: Engine,
-        sync: WeightSync | None,
-        run_steps: int,
-        on_step: Callable[[dict[str, object]], None],
-        router_bias_rate: float = 0.0,
-        routing_replay: bool = False,
-        draw_ahead: bool = False,
-    ) -> None:
-        if router_bias_rate > 0 and isinstance(policy, PeftModel):
-            raise ValueError(
-                f"{name}.router_bias_rate must be 0 with a LoRA adapter, got {router_bias_rate}: "
-                "the router's bias is no part of the adapter and would be lost with it"
-            )
-        if routing_replay:
-            check_replay(name, policy, router_bias_rate)
+    def __init__(self, spec: RoleSpec, policy: Policy, sampler: Sampler, on_step: OnStep) -> None:
+        spec.check(policy)
         freeze_multi_token_layers(policy)
-        placeholder = Dataset.from_list([{"prompt": "", "row": 0}])
         super().__init__(
             model=policy,
-            processing_class=tokenizer,
-            args=args,
-            train_dataset=placeholder,
+            processing_class=sampler.tokenizer,
+            args=spec.grpo,
+            train_dataset=Dataset.from_list([{"prompt": "", "row": 0}]),  # `play` brings its own
             reward_funcs=[self._reward],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_StepEnd(self))
-        self.name, self.engine, self.sync, self.run_steps = name, engine, sync, run_steps
-        self.on_step, self.router_bias_rate = on_step, router_bias_rate
-        self.routing_replay = routing_replay
-        self.rollouts = BlockRollouts(self, draw_ahead)
-        self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.rollouts, -1
-        self.weights_version, self.weights = 0, ""
-        self.staleness = 0  # of the last batch when it was scored, in versions of the weights
-        self.step_weight = 0.0
-        self.timers: defaultdict[str, float] = defaultdict(float)
-        self.expert_load: dict[int, torch.Tensor] = {}  # tokens an expert, since the last round
+        self.spec, self.name, self.sampler, self.on_step = spec, spec.name, sampler, on_step
+        sampler.process_index = self.accelerator.process_index
+        grpo = spec.grpo
+        size = grpo.per_device_train_batch_size * grpo.steps_per_generation
+        self.block = BlockRollouts(sampler, size, self.accelerator.num_processes, spec.draw_ahead)
+        self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.block, -1
+        self.expert_load = ExpertLoad()
+        self.passes = self._policy_pass(policy)
         self._balance: dict[str, object] = {}  # of the last step
-        self._mismatch: dict[str, object] = {}
         self._scorer: Scorer | None = None
-        self._scored: list[Scored] = []
-        self.purpose = "train"
-        self.ledger: Ledger | None = None  # the run's, once it has a directory
-        self._block: dict[str, list[int]] = {"used": [], "discarded": []}
+        self._scored: list[Scored] = []  # of the current batch
+        self._step_weight = 0.0
+        self._staleness = 0  # of the last batch when it was scored, in updates of the policy
+        self._fates: dict[str, list[int]] = {"used": [], "discarded": []}
         self._pending_state: dict[str, dict[str, object]] | None = None
 
-    # -- blocks ---------------------------------------------------------------------------------
+    def _policy_pass(self, policy: Policy) -> PolicyPass:
+        args = self.args
+        reuse = args.steps_per_generation * self.num_iterations
+        keeps_graph = may_keep_graph(
+            policy,
+            one_update=reuse == args.gradient_accumulation_steps == 1,
+            scores_always=self.vllm_importance_sampling_correction,
+            plain=not args.gradient_checkpointing and not self.aux_loss_enabled,
+        )
+        half = args.bf16 or args.fp16
+        replay = self.spec.routing_replay
+        return PolicyPass(
+            policy, self.accelerator, self.block, keeps_graph, half, replay, self.expert_load
+        )
+
+    # -- as a game sees it ----------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The unwrapped model."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps taken since the run began."""
+        return self.state.global_step
+
+    @property
+    def process_index(self) -> int:
+        """This process's place among the run's processes, from 0."""
+        return self.accelerator.process_index
 
     def prompts_per_block(self, steps: int) -> int:
-        """How many prompts a block of optimizer steps consumes; see the function of that name."""
-        return prompts_per_block(self.name, self.args, steps)
+        """How many prompts a block of optimizer steps consumes, over all processes."""
+        return self.spec.prompts_per_block(steps)
 
     def play(
-        self, prompts: Sequence[str | list[dict[str, str]]], scorer: Scorer, purpose: str
+        self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str, step_weight: float = 0.0
     ) -> None:
         """Train one block: sample groups for the prompts, score them, update.
 
@@ -143,18 +121,19 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
             prompts: exactly `prompts_per_block(steps)` of them for some number of steps.
             scorer: the game's judge.
             purpose: names the block in the sampling seeds.
+            step_weight: alpha of the step signals, 0 to 1; see `advantages`.
 
         Raises:
-            ValueError: the prompts are not a whole number of generation batches.
+            UserError: the prompts are not a whole number of generation batches.
         """
         per_batch = self.args.generation_batch_size // self.num_generations
         if not prompts or len(prompts) % per_batch:
-            raise ValueError(
-                f"{self.name}: a block got {len(prompts)} prompts, which is no positive "
+            raise UserError(
+                f"{self.name}: a block got {len(prompts)} prompts, which is not a positive "
                 f"multiple of the {per_batch} prompts of a generation batch"
             )
-        self._scorer, self.purpose = scorer, purpose
-        self.rollouts.begin_block(prompts)
+        self._scorer, self._step_weight = scorer, step_weight
+        self.block.begin_block(prompts, purpose)
         self.train_dataset = Dataset.from_list(
             [{"prompt": p, "row": i} for i, p in enumerate(prompts)]
         )
@@ -162,15 +141,121 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         reuse = self.args.steps_per_generation * self.num_iterations
         self.args.max_steps = generations * reuse // self.args.gradient_accumulation_steps
         self._step, self._buffered_inputs = 0, None
-        self.timers.clear()
-        self._block = {"used": [], "discarded": []}
+        self.sampler.seconds.clear()
+        self._fates = {"used": [], "discarded": []}
         try:
             self.train()
         finally:
-            self.rollouts.end_block()
-        if self.ledger is not None:
-            self.ledger.record("used", self._block["used"])
-            self.ledger.record("discarded", self._block["discarded"], reason="every reward masked")
+            self.block.end_block()
+        if (ledger := self.sampler.ledger) is not None:
+            ledger.record("used", self._fates["used"])
+            ledger.record("discarded", self._fates["discarded"], reason="every reward masked")
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        purpose: str,
+        num: int = 1,
+        temperature: float | None = None,
+    ) -> list[list[Sample]]:
+        """Sample `num` completions per prompt, outside training (evaluation, critiques)."""
+        return self.sampler.sample(prompts, purpose, num, temperature)
+
+    def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
+        """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
+        asked = self.sampler.tokenize(prompts)
+        said = [
+            self.sampler.tokenizer(reply, add_special_tokens=False)["input_ids"]
+            for reply in replies
+        ]
+        whole = [[*before, *after] for before, after in zip(asked, said, strict=True)]
+        scores = policy_logprobs(self.policy, whole)
+        return [row[len(before) - 1 :] for row, before in zip(scores, asked, strict=True)]
+
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """Add what happens within the block to a stage's seconds."""
+        return self.sampler.timed(stage)
+
+    def set_temperature(self, temperature: float) -> None:
+        """Change the temperature of sampling and of the policy's and reference's logits."""
+        self.temperature = self.sampler.temperature = temperature
+        base = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+        for model in (base, self.ref_model):  # the reference is None without beta, or with LoRA
+            if model is not None:
+                add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
+
+    # -- TRL's hooks: a batch and its loss --------------------------------------------------------
+
+    def _reward(
+        self, completion_ids: list[list[int]], row: list[int], **_: object
+    ) -> list[float | None]:
+        """TRL's single reward function: the game's judgement of the local completions."""
+        assert self._scorer is not None, "play() sets the scorer"
+        self._staleness = self.block.staleness
+        samples = self.sampler.to_samples(self.block.current)
+        assert [s.token_ids for s in samples] == list(completion_ids), "TRL reordered the rollouts"
+        seconds = self.sampler.seconds
+        start, before = time.perf_counter(), seconds["critique"]
+        self._scored = self._scorer(row, samples)
+        critique = seconds["critique"] - before
+        seconds["verify"] += time.perf_counter() - start - critique
+        return [scored.reward for scored in self._scored]
+
+    def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
+        """TRL's batch with our advantages, and with masked rows taken out of the loss."""
+        with self.passes.scoring() as found:
+            batch = super()._generate_and_score_completions(inputs)
+            if found.logprobs_BT is None:  # importance correction was switched off
+                self._score_rollouts(batch)
+        batch |= self.passes.finish_scoring(found, batch)
+        masked_B = rewards(self._scored).isnan().to(batch["completion_mask"].device)
+        if masked_B.any():
+            batch["completion_mask"] = batch["completion_mask"] * (~masked_B).int().unsqueeze(1)
+        batch["num_items_in_batch"] = self.accelerator.gather(batch["completion_mask"].sum()).sum()
+        batch["advantages"] = self._advantages(batch["advantages"], batch["completion_ids"])
+        self._note_fates(masked_B.view(-1, self.num_generations).all(1).tolist())
+        return batch
+
+    def _advantages(self, outcome_B: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
+        # Every process must give its advantages as many axes.
+        has_steps = any(gather_object([any(own.steps for own in self._scored)]))
+        ends_BT = None
+        if self._step_weight > 0 and has_steps:
+            ends_BT = [token_ends(self.sampler.tokenizer, ids) for ids in ids_BT.tolist()]
+        return advantages(outcome_B, self._scored, self.num_generations, self._step_weight, ends_BT)
+
+    def _score_rollouts(self, batch: dict[str, torch.Tensor]) -> None:
+        """The policy's own pass over the rollouts, where TRL sees no need of one."""
+        ids_BT = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask_BT = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        num_kept, size = batch["completion_ids"].shape[1], self.args.per_device_train_batch_size
+        with torch.no_grad():
+            self._get_per_token_logps_and_entropies(self.model, ids_BT, mask_BT, num_kept, size)
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):  # type: ignore[no-untyped-def]
+        run = super()._get_per_token_logps_and_entropies
+        models = (model, self.model_wrapped, self.ref_model)
+        given = (input_ids, attention_mask, logits_to_keep, *args)
+        return self.passes.score(run, *models, *given, **kwargs)
+
+    def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
+        with self.passes.learning_from(inputs):
+            return super()._compute_loss(model, inputs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
+        given = (model, inputs, return_outputs, num_items_in_batch)
+        return add_auxiliary_losses(self, super().compute_loss, *given)
+
+    def _note_fates(self, masked_N: Sequence[bool]) -> None:
+        """Note which of the batch's groups the update will use, once the block is through."""
+        groups = self.block.current.request.groups
+        if self.sampler.ledger is not None:
+            for group, masked in zip(groups, masked_N, strict=True):
+                self._fates["discarded" if masked else "used"].append(group)
+
+    # -- TRL's hooks: steps over blocks -----------------------------------------------------------
 
     def _init_training_state(self, max_steps: int, *args: object) -> tuple[int, int]:
         """Keep the step count over blocks: a restarted one would make TRL skip the weight sync."""
@@ -182,7 +267,7 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):  # type: ignore[no-untyped-def]
         """One schedule for the run; TRL's default would decay to 0 in every block."""
-        scheduler = super().create_scheduler(self.run_steps, optimizer)
+        scheduler = super().create_scheduler(self.spec.run_steps, optimizer)
         self._created_lr_scheduler = False  # else the next block would make it anew, at step 0
         return scheduler
 
@@ -195,211 +280,40 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         return prepared
 
     def training_step(self, model, inputs, num_items_in_batch):  # type: ignore[no-untyped-def]
-        start = time.perf_counter()
-        before = sum(self.timers.values())
+        start, seconds = time.perf_counter(), self.sampler.seconds
+        before = seconds.total()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        inner = sum(self.timers.values()) - before  # generation and scoring happen inside
-        self.timers["update"] += time.perf_counter() - start - inner
+        inner = seconds.total() - before  # generation and scoring happen inside
+        seconds["update"] += time.perf_counter() - start - inner
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One row per optimizer step, under our names, instead of TRL's console dictionaries.
-
-        What is not finite is left out: where every reward is masked there is no mean reward.
-        """
-        metrics = {
-            key: sum(values) / len(values)
-            for key, values in self._metrics["train"].items()
-            if values
-        }
-        self._metrics["train"].clear()
+        """One row per optimizer step, under our names, instead of TRL's console dictionaries."""
+        metrics, sampler = self._metrics["train"], self.sampler
+        figures = known_figures(metrics, logs)
+        metrics.clear()
         if "loss" not in logs:
             return
-        known = {LOG_NAMES[k]: v for k, v in (metrics | logs).items() if k in LOG_NAMES}
-        row = {name: value for name, value in known.items() if math.isfinite(value)}
-        row |= {"rollout/staleness": self.staleness, **self._balance, **self._mismatch}
-        self._mismatch = {}
-        if self.engine.concurrency is not None:
-            row["rollout/concurrency"] = self.engine.concurrency.take_lowest()
-        row |= {f"time/{name}": round(seconds, 4) for name, seconds in self.timers.items()}
-        if self.sync is not None:
-            row |= {f"time/sync/{name}": cost for name, cost in self.sync.take_costs().items()}
-        self.timers.clear()
-        self.on_step({"kind": "step", "role": self.name, "step": self.state.global_step, **row})
+        row: dict[str, object] = {"kind": "step", "role": self.name, "step": self.num_steps}
+        row |= figures | {"rollout/staleness": self._staleness}
+        row |= self._balance | self.passes.take_figures()
+        if sampler.engine.concurrency is not None:
+            row["rollout/concurrency"] = sampler.engine.concurrency.take_lowest()
+        costs = {} if sampler.sync is None else sampler.sync.take_costs()
+        row |= stage_figures(sampler.seconds, costs)
+        sampler.seconds.clear()
+        self.on_step(row)
 
     def finish_step(self) -> None:
         """After the optimizer step: balance the experts, and note that the weights changed."""
         moe = moe_of(self.policy)
         if moe is not None:
             self._balance = summarised_balance(moe.balance_metrics())
-            for layer, load_E in moe.router_load().items():
-                self.expert_load[layer] = self.expert_load.get(layer, 0) + load_E
-            if self.router_bias_rate > 0:
-                moe.update_router_bias(self.router_bias_rate)
+            self.expert_load.add(moe.router_load())
+            if self.spec.router_bias_rate > 0:
+                moe.update_router_bias(self.spec.router_bias_rate)
             moe.reset_router_load()
-        self.weights_version += 1
-
-    def set_temperature(self, temperature: float) -> None:
-        """Change the temperature of sampling and of the policy's and reference's logits."""
-        self.temperature = temperature
-        base = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
-        for model in (base, self.ref_model):  # the reference is None without beta, or with LoRA
-            if model is not None:
-                add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
-
-    # -- sampling -------------------------------------------------------------------------------
-
-    @property
-    def policy(self) -> Policy:
-        """The unwrapped model."""
-        return self.accelerator.unwrap_model(self.model)
-
-    def ensure_synced(self) -> None:
-        """Give the engine the policy's current weights, verified, if it lacks them."""
-        if self.engine.version == self.weights_version:
-            return
-        with self.timed("generate"):
-            self.rollouts.land()
-        with self.timed("sync"):
-            if self.sync is None:
-                self.engine.version = self.weights_version
-            else:
-                self.sync.push(self.policy, self.weights_version)
-            self.weights = weights_hash(self.policy) if self.sync is None else self.sync.weights
-
-    def generate_ids(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
-    ) -> Drawn:
-        """Sample one completion a prompt from exactly the current weights, each with its seed.
-
-        Args:
-            prompts: those of a group, `group_size` equal ones, are adjacent.
-            sampling: length and temperature.
-            purpose: names the call in the seeds.
-            group_size: completions that are compared with each other.
-        """
-        self.rollouts.land()
-        order = self.order(prompts, sampling, purpose, group_size)
-        with self.timed("generate"):
-            completions = self.engine.generate(order.prompts, order.sampling, order.seeds)
-        return self.received(order, completions)
-
-    def order(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
-    ) -> Order:
-        """Seeds and groups of a batch for the engine, which holds the current weights by now."""
-        self.ensure_synced()
-        assert self.engine.version == self.weights_version, "a rollout from stale weights"
-        version = self.weights_version
-        identity = (self.args.seed, self.name, purpose, version, self.accelerator.process_index)
-        seeds = [completion_seed(*identity, index) for index in range(len(prompts))]
-        groups = []
-        if self.ledger is not None:
-            facts = {"role": self.name, "purpose": purpose, "weights_version": version}
-            groups = self.ledger.issue(len(prompts) // group_size, **facts)
-        return Order(prompts, sampling, seeds, group_size, groups, version, self.weights)
-
-    def received(self, order: Order, completions: Sequence[Completion]) -> Drawn:
-        """Note an order's answers in the ledger."""
-        if self.ledger is not None:
-            again = {order.groups[index // order.group_size] for index in self.engine.reissued}
-            self.ledger.record("reissued", sorted(again))
-            self.ledger.record("completed", order.groups)
-        return Drawn(order, completions)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add what happens within to a stage's seconds."""
-        start = time.perf_counter()
-        yield
-        self.timers[stage] += time.perf_counter() - start
-
-    def sample(
-        self,
-        prompts: Sequence[str | list[dict[str, str]]],
-        purpose: str,
-        num: int = 1,
-        temperature: float | None = None,
-    ) -> list[list[Sample]]:
-        """Sample `num` completions for each prompt, outside training (evaluation, critiques)."""
-        if not prompts:
-            return []
-        ids = self._tokenize_prompts(list(prompts))[0]
-        sampling = Sampling(self.max_completion_length, temperature or self.temperature)
-        each = [p for p in ids for _ in range(num)]
-        drawn = self.generate_ids(each, sampling, purpose, num)
-        if self.ledger is not None:
-            self.ledger.record("used", drawn.order.groups)
-        samples = self._to_samples(drawn)
-        return [samples[i : i + num] for i in range(0, len(samples), num)]
-
-    def _to_samples(self, drawn: Drawn) -> list[Sample]:
-        decode, weights = self._tokenizer.decode, drawn.order.weights
-        return [
-            Sample(
-                decode(c.token_ids, skip_special_tokens=True),
-                c.token_ids, c.logprobs, c.truncated, seed, weights,
-            )
-            for c, seed in zip(drawn.completions, drawn.order.seeds, strict=True)
-        ]  # fmt: skip
-
-    # -- rewards and advantages -----------------------------------------------------------------
-
-    def _reward(
-        self, completion_ids: list[list[int]], row: list[int], **_: object
-    ) -> list[float | None]:
-        """TRL's single reward function: the game's judgement of the local completions."""
-        assert self._scorer is not None, "play() sets the scorer"
-        drawn = self.rollouts.drawn
-        self.staleness = self.weights_version - drawn.order.version
-        samples = self._to_samples(drawn)
-        assert [s.token_ids for s in samples] == list(completion_ids), "TRL reordered the rollouts"
-        start, before = time.perf_counter(), self.timers["critique"]
-        self._scored = self._scorer(row, samples)
-        critique = self.timers["critique"] - before
-        self.timers["verify"] += time.perf_counter() - start - critique
-        return [scored.reward for scored in self._scored]
-
-    def _calculate_rewards(self, *args: object) -> torch.Tensor:
-        self._rewards_BF = super()._calculate_rewards(*args)  # all ranks, one column
-        return self._rewards_BF
-
-    def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
-        """TRL's batch, with masked rows taken out of the loss and exact advantages."""
-        output = super()._generate_and_score_completions(inputs)
-        num = len(self._scored)
-        start = self.accelerator.process_index * num
-        rewards_NG = self._rewards_BF[:, 0].view(-1, self.num_generations)
-        local_B = slice(start, start + num)
-        flat_B = (spread(rewards_NG) == 0).repeat_interleave(self.num_generations)[local_B]
-        masked_B = torch.isnan(self._rewards_BF[local_B, 0])
-        output["advantages"] = output["advantages"].masked_fill(flat_B | masked_B, 0.0)
-        if masked_B.any():
-            output["completion_mask"] = output["completion_mask"] * (~masked_B).int().unsqueeze(1)
-        self._block_fates(masked_B.view(-1, self.num_generations).all(1).tolist())
-        output["num_items_in_batch"] = self.accelerator.gather(
-            output["completion_mask"].sum()
-        ).sum()
-        # Every rank must take the same branch below, or the next collective would hang.
-        has_steps = any(gather_object([any(s.steps for s in self._scored)]))
-        if self.step_weight > 0 and has_steps:
-            blended_BT = blend_steps(
-                output["advantages"],
-                output["completion_ids"],
-                self._scored,
-                self.num_generations,
-                self.step_weight,
-                self._tokenizer,
-            )
-            silent_B1 = (flat_B | masked_B).unsqueeze(1)  # equal rewards: exactly no signal
-            output["advantages"] = blended_BT.masked_fill(silent_B1, 0.0)
-        return output
-
-    def _block_fates(self, masked_N: Sequence[bool]) -> None:
-        """Note which of the batch's groups the update will use, once the block is through."""
-        if self.ledger is not None:
-            for group, masked in zip(self.rollouts.drawn.order.groups, masked_N, strict=True):
-                self._block["discarded" if masked else "used"].append(group)
+        self.sampler.weights_changed()
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -409,7 +323,7 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         return {
             "global_step": self.state.global_step,
             "num_input_tokens_seen": self.state.num_input_tokens_seen,
-            "weights_version": self.weights_version,
+            "weights_version": self.sampler.version,
             "temperature": self.temperature,
             "optimizer": self.optimizer.state_dict() if trained else None,
             "scheduler": self.lr_scheduler.state_dict() if trained else None,
@@ -424,18 +338,15 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
             own[name].copy_(tensor)
         self.state.global_step = state["global_step"]
         self.state.num_input_tokens_seen = state["num_input_tokens_seen"]
-        self.weights_version = state["weights_version"]
         if state["temperature"] != self.temperature:
             self.set_temperature(state["temperature"])
-        if self.sync is not None:
-            self.sync.num_syncs = 0  # a restored engine is probed again at once
-        self.engine.version = -1
+        self.sampler.restore(state["weights_version"])
         if state["optimizer"] is not None:
             self._pending_state = {"optimizer": state["optimizer"], "scheduler": state["scheduler"]}
 
 
 class _StepEnd(TrainerCallback):
-    """Tells the role that the optimizer has stepped."""
+    """Says to the role that the optimizer has stepped."""
 
     def __init__(self, role: RoleTrainer) -> None:
         self.role = role

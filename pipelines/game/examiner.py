@@ -1,0 +1,147 @@
+"""The run's examinations: learner and critic on held-out tasks, before, after and in every round.
+
+Leaves out how each figure is computed (`game/evaluation.py`, `game/audit.py`) and what follows from
+it (`run/monitoring.py`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from data.records import Task
+from pipelines.game.audit import AuditedSolution, CriticAudit, audit_critic, audit_set
+from pipelines.game.bout import RoundPlan
+from pipelines.game.curriculum import Curriculum
+from pipelines.game.evaluation import Evaluation, mean_at_k, play_unrewarded, probe_nll
+from pipelines.game.referee import Referee
+from pipelines.rollouts.sample import Player
+from pipelines.settings.tables import EvaluateTable
+
+SAMPLES_PER_AUDIT_TASK = 2
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HeldOutTasks:
+    """Tasks that no policy is trained on: the same in every round and every run.
+
+    Attributes:
+        test: for mean@k before and after.
+        probe: for the gold probe of every round.
+        audit: whose solutions the critic is audited on.
+    """
+
+    test: list[Task]
+    probe: list[Task]
+    audit: list[Task]
+
+    @classmethod
+    def draw(cls, curriculum: Curriculum, sizes: EvaluateTable) -> "HeldOutTasks":
+        """Draw each split."""
+        return cls(
+            test=curriculum.held_out("test", sizes.num_tasks),
+            probe=curriculum.held_out("probe", sizes.num_probe_tasks),
+            audit=curriculum.held_out("audit", sizes.num_audit_tasks),
+        )
+
+    def all(self) -> list[Task]:
+        """Every task, those of the gold probe first."""
+        return [*self.probe, *self.test, *self.audit]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One round's gold readings: the learner on the probe split, the critic on the audit set.
+
+    Attributes:
+        nll: of gold solutions under the learner, nats per token.
+        previous_nll: that of the reading before.
+    """
+
+    nll: float
+    previous_nll: float | None
+    evaluation: Evaluation
+    audit: CriticAudit | None
+
+
+class Examiner:
+    """Examines both roles.
+
+    Args:
+        referee: judges.
+        learner: is examined on all three splits.
+        critic: is examined on the audit set.
+        tasks: held out.
+        agree: rank 0's value in every process, given one's own: all must reach one verdict.
+
+    Attributes:
+        audited: the audit set; it must be drawn or loaded before the critic is examined.
+    """
+
+    def __init__(
+        self,
+        referee: Referee,
+        learner: Player,
+        critic: Player,
+        tasks: HeldOutTasks,
+        agree: Callable[[T], T],
+    ) -> None:
+        self.referee, self.learner, self.critic = referee, learner, critic
+        self.tasks, self.agree = tasks, agree
+        self.audited: list[AuditedSolution] = []
+        self._previous_nll: float | None = None
+
+    def evaluate(self, when: str, draws_audit_set: bool = False) -> dict[str, object]:
+        """mean@k on the test split and the critic's audit.
+
+        Args:
+            when: "before" or "after"; part of the seeds.
+            draws_audit_set: whether the audit set is made now, of the learner's solutions.
+
+        Returns:
+            "evaluation" and "audit" as tables.
+        """
+        num = self.referee.settings.evaluate.num_samples
+        groups = play_unrewarded(self.referee, self.learner, self.tasks.test, num, "test")
+        evaluation = mean_at_k(groups)
+        if draws_audit_set:
+            self.audited = self._draw_audit_set()
+        audit = audit_critic(self.referee, self.critic, self.audited, when)
+        return {
+            "evaluation": asdict(evaluation),
+            "audit": None if audit is None else asdict(audit),
+        }
+
+    def _draw_audit_set(self) -> list[AuditedSolution]:
+        groups = play_unrewarded(
+            self.referee, self.learner, self.tasks.audit, SAMPLES_PER_AUDIT_TASK, "audit"
+        )
+        return audit_set(self.referee, self.agree(groups), self.referee.settings.run.seed)
+
+    def read_gold(self) -> None:
+        """Take the first reading of the gold solutions' likelihood, before any round."""
+        self._previous_nll = self._gold_nll()
+
+    def probe(self, plan: RoundPlan) -> Probe:
+        """The round's gold readings, the same in every process."""
+        purpose = f"probe {plan.round}"
+        num = self.referee.settings.evaluate.num_samples
+        groups = play_unrewarded(self.referee, self.learner, self.tasks.probe, num, purpose)
+        audited = self.audited[: math.ceil(plan.audit_share * len(self.audited))]
+        audit = audit_critic(self.referee, self.critic, audited, purpose)
+        own = Probe(self._gold_nll(), self._previous_nll, mean_at_k(groups), audit)
+        probe = self.agree(own)
+        self._previous_nll = probe.nll
+        return probe
+
+    def _gold_nll(self) -> float:
+        return probe_nll(self.referee, self.learner, self.tasks.probe)
+
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on; the audit set has a file of its own."""
+        return {"previous_nll": self._previous_nll}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._previous_nll = state["previous_nll"]
