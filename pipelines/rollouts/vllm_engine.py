@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.rollouts.concurrency import adaptive_concurrency
 from pipelines.rollouts.pressure import PreemptionCount
 from pipelines.rollouts.routes import Finished, returned_option, route_source
@@ -54,7 +54,7 @@ class VllmEngine:
         from vllm import LLM
 
         self.eos_id, self.max_model_len = eos_id, settings.max_model_len
-        self.version, self.stamp, self.label = -1, "", "the engine"
+        self.weights, self.label = UNPROVEN, "the engine"
         self.replicas = [self]
         threads = torch.get_num_threads()
         rng = (random.getstate(), np.random.get_state(), torch.get_rng_state())
@@ -85,7 +85,7 @@ class VllmEngine:
         from vllm import SamplingParams
 
         check_prompts(prompts, sampling.max_tokens, self.max_model_len)
-        check_stamp(self, self.stamp)
+        check_stamp(self, self.weights.stamp)
         self.reset_prefix_cache()  # a cached prefix rounds otherwise: a resumed run has none
         params = [
             SamplingParams(
@@ -160,7 +160,7 @@ class VllmEngine:
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
         """Nothing is copied: the worker reads the live tensors."""
-        self.stamp, self._tensors = stamp, tensors
+        self._tensors = tensors
         prove(self, False)
 
     def payload(self, replica: Replica) -> NamedTensors:

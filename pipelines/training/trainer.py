@@ -24,6 +24,7 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from pipelines.policy.fingerprint import UNPROVEN, WeightsId
 from pipelines.policy.moe import Policy, freeze_multi_token_layers, moe_of
 from pipelines.policy.tensors import weights_hash
 from pipelines.rollouts.engine import Completion, Engine, Sampling, completion_seed
@@ -114,7 +115,7 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         self.routing_replay = routing_replay
         self.rollouts = BlockRollouts(self, draw_ahead)
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.rollouts, -1
-        self.weights_version, self.weights = 0, ""
+        self.weights_version = 0
         self.staleness = 0  # of the last batch when it was scored, in versions of the weights
         self.step_weight = 0.0
         self.timers: defaultdict[str, float] = defaultdict(float)
@@ -256,16 +257,16 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
 
     def ensure_synced(self) -> None:
         """Give the engine the policy's current weights, verified, if it lacks them."""
-        if self.engine.version == self.weights_version:
+        if self.engine.weights.version == self.weights_version:
             return
         with self.timed("generate"):
             self.rollouts.land()
         with self.timed("sync"):
             if self.sync is None:
-                self.engine.version = self.weights_version
+                own_hash = weights_hash(self.policy)
+                self.engine.weights = WeightsId(self.weights_version, own_hash)
             else:
                 self.sync.push(self.policy, self.weights_version)
-            self.weights = weights_hash(self.policy) if self.sync is None else self.sync.weights
 
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
@@ -289,7 +290,7 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
     ) -> Order:
         """Seeds and groups of a batch for the engine, which holds the current weights by now."""
         self.ensure_synced()
-        assert self.engine.version == self.weights_version, "a rollout from stale weights"
+        assert self.engine.weights.version == self.weights_version, "a rollout from stale weights"
         version = self.weights_version
         identity = (self.args.seed, self.name, purpose, version, self.accelerator.process_index)
         seeds = [completion_seed(*identity, index) for index in range(len(prompts))]
@@ -297,7 +298,9 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         if self.ledger is not None:
             facts = {"role": self.name, "purpose": purpose, "weights_version": version}
             groups = self.ledger.issue(len(prompts) // group_size, **facts)
-        return Order(prompts, sampling, seeds, group_size, groups, version, self.weights)
+        return Order(
+            prompts, sampling, seeds, group_size, groups, version, self.engine.weights.hash
+        )
 
     def received(self, order: Order, completions: Sequence[Completion]) -> Drawn:
         """Note an order's answers in the ledger."""
@@ -428,8 +431,8 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         if state["temperature"] != self.temperature:
             self.set_temperature(state["temperature"])
         if self.sync is not None:
-            self.sync.num_syncs = 0  # a restored engine is probed again at once
-        self.engine.version = -1
+            self.sync.restart_probes()
+        self.engine.weights = UNPROVEN
         if state["optimizer"] is not None:
             self._pending_state = {"optimizer": state["optimizer"], "scheduler": state["scheduler"]}
 

@@ -142,7 +142,7 @@ def test_the_engine_follows_the_adapter(base: Path, checkout: Path) -> None:
             sync.probe(policy)
         assert sync.probe_difference > 100 * threshold, "the move must be one that matters"
         sync.push(policy, version)
-        assert sync.probe_difference <= threshold and engine.version == version
+        assert sync.probe_difference <= threshold and engine.weights.version == version
 
 
 @installed

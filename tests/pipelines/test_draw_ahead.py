@@ -10,7 +10,7 @@ import pytest
 import torch
 from pipeline_cases import learner_role, random_moe, save
 
-from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import weights_hash
@@ -125,11 +125,11 @@ class LostInFlight:
     It then holds the weights that were pushed, as a restarted server does.
     """
 
-    label, stamp, reissued, concurrency = "the server", "", (), None
+    label, reissued, concurrency = "the server", (), None
     role: RoleTrainer
 
     def __init__(self) -> None:
-        self.version, self.replicas, self.num_probed = -1, [self], 0
+        self.weights, self.replicas, self.num_probed = UNPROVEN, [self], 0
         self.updated = threading.Event()
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:

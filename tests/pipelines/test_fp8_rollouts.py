@@ -101,7 +101,7 @@ def test_a_policy_on_the_grid_and_its_engine_agree_five_times_in_a_row(sync: Wei
         policy = _on_grid(_redrawn(seed))
         assert largest_difference(policy_logprobs(policy, PROBES), sync.engine.score(PROBES))[0] > 1
         sync.push(policy, seed)
-        assert 0 < sync.probe_difference <= EXACT and sync.engine.version == seed
+        assert 0 < sync.probe_difference <= EXACT and sync.engine.weights.version == seed
 
 
 def _redrawn(seed: int) -> SparringMoeForCausalLM:

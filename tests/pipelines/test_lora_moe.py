@@ -170,13 +170,14 @@ def _train_in_turn(roles: dict[str, RoleTrainer], bitwise: bool) -> None:
         for name, role in roles.items():
             other = roles["critic" if name == "learner" else "learner"]
             untouched, scores = _tensors(other.policy), other.engine.score(PROBES)
-            trained, told = _tensors(role.policy), (role.sync.weights, other.sync.weights)
+            trained = _tensors(role.policy)
+            hashes = (role.engine.weights.hash, other.engine.weights.hash)
             _play(role)
             role.ensure_synced()
             assert role.state.global_step == round_ + 1
             assert any(not t.equal(trained[n]) for n, t in _tensors(role.policy).items())
-            assert role.sync.weights == weights_hash(role.policy) != told[0]
-            assert other.sync.weights == weights_hash(other.policy) == told[1]
+            assert role.engine.weights.hash == weights_hash(role.policy) != hashes[0]
+            assert other.engine.weights.hash == weights_hash(other.policy) == hashes[1]
             assert _difference(role.policy, role.engine) <= EXACT
             again = other.engine.score(PROBES)  # a server's requests meet in other batches
             assert largest_difference(again, scores)[0] <= (0 if bitwise else EXACT)

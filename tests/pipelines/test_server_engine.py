@@ -151,7 +151,7 @@ def test_every_perturbed_weight_arrives_at_every_server_five_times_in_a_row(
         servers.push()
         assert servers.difference() <= EXACT
         assert servers.sync.probe_difference <= EXACT
-        assert servers.engine.version == servers.version
+        assert servers.engine.weights.version == servers.version
     costs = servers.sync.take_costs()
     assert costs["proof_ns_per_parameter"] > 0 and costs["sync"] > 0
 
@@ -187,7 +187,7 @@ def test_a_fault_inside_one_server_is_caught_before_anything_is_sampled(
     for use in (servers.push, servers.sample):
         with pytest.raises(UnprovenSyncError, match=f"server two .*{told}"):
             use()
-        assert servers.engine.version == -1
+        assert servers.engine.weights.version == -1
         assert servers.engine.replicas[1].call("sync_state")[0]["stamp"] == ""
     servers.engine.replicas[1].call("sync_break", fault="")
     servers.push()  # and the server recovers

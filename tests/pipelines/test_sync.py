@@ -115,7 +115,7 @@ def _prove_five_syncs(pair: Pair, redraw_all: Callable[[Policy, int], object]) -
         )
         pair.push()
         assert pair.difference() <= EXACT
-        assert pair.engine.version == pair.version
+        assert pair.engine.weights.version == pair.version
         assert pair.sync.probe_difference <= EXACT
 
 
@@ -297,7 +297,7 @@ def test_a_stream_corrupted_on_the_way_is_refused_without_a_probe(
 
 
 def _refused(pair: Pair) -> None:
-    assert pair.engine.version == -1
+    assert pair.engine.weights.version == -1
     with pytest.raises(UnprovenSyncError, match="the engine holds weights"):
         pair.engine.generate([[5, 9]], Sampling(2), [1])
 

@@ -93,8 +93,9 @@ def prove(
         found["before"].append(difference(policy, sync))
         sync.push(accelerator.unwrap_model(prepared), seed)
         found["after"].append(difference(policy, sync))
-        found["weights"].append(sync.weights)
-        found["stepped"].append(sync.weights != redrawn and sync.engine.version == seed)
+        pushed = sync.engine.weights
+        found["weights"].append(pushed.hash)
+        found["stepped"].append(pushed.hash != redrawn and pushed.version == seed)
     return found
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipelines.errors import EngineLostError, UnprovenSyncError
-from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.manifest import Manifest
 from pipelines.rollouts.concurrency import adaptive_concurrency
 from pipelines.rollouts.engine import Completion, Sampling, check_prompts
@@ -72,10 +72,12 @@ class ServerEngine:
     ) -> None:
         self.source = source
         self.replicas, self.settings, self.eos_id = list(servers), settings, eos_id
-        self.folder, self.version, self.stamp = folder, -1, ""
+        self.folder, self.weights = folder, UNPROVEN
         far = settings.weights_directory is None and any(server.is_remote for server in servers)
         self.broadcasts = far if settings.transfer is None else settings.transfer == "broadcast"
-        self.prove: Prove = lambda server, _: check_stamp(server, self.stamp)  # as loaded from disk
+        self.prove: Prove = lambda server, _: check_stamp(
+            server, self.weights.stamp
+        )  # as loaded from disk
         self.num_restarts, self.restarts_in_a_row = 0, 0
         self.reissued: Sequence[int] = ()
         self.concurrency = adaptive_concurrency(settings, self._preemptions)
@@ -114,7 +116,7 @@ class ServerEngine:
         Raises:
             ValueError: there is no room for them.
         """
-        self.stamp, self.prove = stamp, prove
+        self.prove = prove
         if self.broadcasts:
             self._tensors = _kept(tensors) if self.settings.max_staleness else tensors
         else:
@@ -281,7 +283,7 @@ class ServerEngine:
 
     def _holds_weights(self, server: Server) -> bool:
         try:
-            check_stamp(server, self.stamp)
+            check_stamp(server, self.weights.stamp)
         except UnprovenSyncError:
             return False
         return True
