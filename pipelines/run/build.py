@@ -25,6 +25,7 @@ from pipelines.policy.moe import Policy
 from pipelines.process import on_cpu
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import open_engine
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.run.checks import check_context
@@ -137,10 +138,11 @@ def _engine(
     """
     if settings.rollout.engine != "vllm":
         return None
+    spec = EngineSpec(Path(path), settings.rollout, role.dtype, eos_id)
     if settings.rollout.placement == "colocated":
-        return VllmEngine(Path(path), settings.rollout, role.dtype, eos_id)
+        return VllmEngine(spec)
     rank, world_size = int(os.environ.get("RANK", "0")), settings.run.num_processes
-    return open_engine(name, Path(path), settings.rollout, role.dtype, eos_id, rank, world_size)
+    return open_engine(name, spec, rank, world_size)
 
 
 def _build_role(
@@ -171,7 +173,7 @@ def _build_role(
         engine, manifest = synced, checkpoint_manifest(Path(path))
         table = settings.rollout
         if isinstance(synced, ServerEngine):
-            synced.await_ready(manifest, role.dtype)
+            synced.await_ready(manifest)
         synced.score(probe_ids[:1])  # an engine's first pass generates code: no part of any sync
         sync = WeightSync(
             synced, manifest, probe_ids, table.probe_every, table.probe_threshold, fp8

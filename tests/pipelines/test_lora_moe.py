@@ -25,6 +25,7 @@ from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Engine
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.servers.start import open_engine
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
@@ -70,10 +71,12 @@ def _synced(checkpoint: Path, name: str, placement: str) -> WeightSync:
     manifest = checkpoint_manifest(checkpoint)
     engine: SyncedEngine
     if placement == "colocated":
-        engine = VllmEngine(checkpoint, settings, "float32", TOKENIZER.eos_token_id)
+        engine = VllmEngine(EngineSpec(checkpoint, settings, "float32", TOKENIZER.eos_token_id))
     else:
-        engine = open_engine(name, checkpoint, settings, "float32", TOKENIZER.eos_token_id)
-        engine.await_ready(manifest, "float32")
+        engine = open_engine(
+            name, EngineSpec(checkpoint, settings, "float32", TOKENIZER.eos_token_id)
+        )
+        engine.await_ready(manifest)
     return WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT)
 
 

@@ -25,8 +25,9 @@ from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_fingerprints, policy_tensors, weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.rollouts import vllm_engine as rollout
+from pipelines.rollouts import spec as engine_spec
 from pipelines.rollouts.engine import Sampling
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync import push as sync_module
@@ -72,7 +73,7 @@ class Pair:
 
 def _pair(policy: Policy, directory: Path, table: RolloutTable = ROLLOUT) -> Pair:
     save(policy, directory)
-    engine = VllmEngine(directory, table, "float32", TOKENIZER.eos_token_id)
+    engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
     manifest = checkpoint_manifest(directory)
     return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
 
@@ -151,12 +152,12 @@ def _in_its_own_process(call: str, timeout: float = 110) -> None:
 
 def catch_wrong_rope(directory: str) -> None:
     """Start an engine without the setting that turns vLLM's wrong rotary kernel off."""
-    right = rollout.engine_options
+    right = engine_spec.engine_options
 
     def wrong(settings: RolloutTable) -> dict[str, object]:
         return right(settings) | {"compilation_config": {"custom_ops": ["all"]}}
 
-    rollout.engine_options = wrong
+    engine_spec.engine_options = wrong
     pair = _pair(random_moe(TOKENIZER), Path(directory))
     with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
         pair.push()
