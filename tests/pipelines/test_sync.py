@@ -20,6 +20,7 @@ from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter, sav
 from weights import make_weights_matter
 
 from pipelines.errors import UnprovenSyncError
+from pipelines.policy import tensors as tensors_module
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
 from pipelines.policy.scoring import policy_logprobs
@@ -30,7 +31,6 @@ from pipelines.rollouts.engine import Sampling
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
-from pipelines.sync import push as sync_module
 from pipelines.sync import receive as worker
 from pipelines.sync.push import WeightSync, largest_difference
 from pipelines.sync.receive import SyncWorker
@@ -275,7 +275,7 @@ def test_a_policy_that_names_its_tensors_wrongly_is_refused(
     """Manifest and probe: nothing is corrupted on the way, the sender itself is wrong."""
     moe.push()
     with monkeypatch.context() as patch:
-        patch.setattr(sync_module, "policy_tensors", lambda policy: corrupt(policy_tensors(policy)))
+        patch.setattr(tensors_module, "policy_tensors", lambda policy: corrupt(policy_tensors(policy)))
         with pytest.raises(UnprovenSyncError, match=told):
             moe.push()
     _refused_until_synced(moe)
@@ -314,7 +314,7 @@ def test_a_tensor_sent_twice_or_of_another_shape_is_refused_before_the_engine_se
 ) -> None:
     twice = iter([("a", torch.ones(2, 3)), ("a", torch.ones(2, 3))])
     with monkeypatch.context() as patch:
-        patch.setattr(sync_module, "policy_tensors", lambda policy: twice)
+        patch.setattr(tensors_module, "policy_tensors", lambda policy: twice)
         with pytest.raises(UnprovenSyncError, match="a was sent twice"):
             policy_fingerprints(moe.policy)
     assert "1 of another shape ['a']" in manifest_difference({"a": (2, 3)}, {"a": (3, 2)})
