@@ -33,6 +33,7 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     from pipelines.rollouts.engine import Sampling
+    from pipelines.rollouts.spec import EngineSpec
     from pipelines.rollouts.vllm_engine import VllmEngine
     from pipelines.settings.tables import RolloutTable
 
@@ -40,7 +41,9 @@ def main() -> None:
         make_checkpoint(folder, "moe", options.model, None)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         table = RolloutTable(max_model_len=TOKENS + MAX_PROMPT, compile=options.compiled)
-        engine = VllmEngine(Path(folder), table, options.precision, tokenizer.eos_token_id)
+        engine = VllmEngine(
+            EngineSpec(Path(folder), table, options.precision, tokenizer.eos_token_id)
+        )
     asked = Judge(options.completions // GROUP).prompts
     prompts = [tokenizer(prompt)["input_ids"] for prompt in asked for _ in range(GROUP)]
     seconds = []

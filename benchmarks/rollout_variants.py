@@ -286,6 +286,7 @@ class OurSteps:
         import model  # noqa: F401  registers our classes
         from pipelines.policy.manifest import checkpoint_manifest
         from pipelines.rollouts.servers.start import open_engine
+        from pipelines.rollouts.spec import EngineSpec
         from pipelines.rollouts.transformers_engine import TransformersEngine
         from pipelines.rollouts.vllm_engine import VllmEngine
         from pipelines.sync.push import WeightSync
@@ -302,10 +303,10 @@ class OurSteps:
             dtype = "float32" if variant.precision == "float32" else "bfloat16"
             manifest = checkpoint_manifest(folder)
             if variant.rollouts == "vLLM server":
-                engine = open_engine(name, folder, table, dtype, ids.eos_token_id)
-                engine.await_ready(manifest, dtype)
+                engine = open_engine(name, EngineSpec(folder, table, dtype, ids.eos_token_id))
+                engine.await_ready(manifest)
             else:
-                engine = VllmEngine(folder, table, dtype, ids.eos_token_id)
+                engine = VllmEngine(EngineSpec(folder, table, dtype, ids.eos_token_id))
             probes = [ids(prompt)["input_ids"] for prompt in self.judge.prompts[:NUM_PROBES]]
             sync = WeightSync(engine, manifest, probes, table.probe_every, table.probe_threshold)
         return RoleTrainer(

@@ -1,7 +1,12 @@
-"""Fingerprints of tensors: what shows that bytes arrived as they were sent."""
+"""Which weights are these: fingerprints of tensors, and the name of a whole set of them.
+
+Leaves out where a policy's tensors come from (`policy/tensors.py`) and who compares them
+(`sync/push.py`).
+"""
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import xxhash
@@ -11,12 +16,31 @@ Fingerprints = dict[str, str]
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 
 
-def _hash(fingerprints: Fingerprints) -> str:
+@dataclass(frozen=True)
+class WeightsId:
+    """Which of a policy's weights an engine holds.
+
+    Attributes:
+        version: optimizer steps that the policy had taken; -1 where nothing is proven.
+        hash: `fingerprints_hash` of the tensors, hex.
+        stamp: names one sending of them and is never used twice; empty where none was sent.
+    """
+
+    version: int
+    hash: str
+    stamp: str = ""
+
+
+UNPROVEN = WeightsId(-1, "")
+
+
+def fingerprints_hash(fingerprints: Fingerprints) -> str:
+    """One hash (SHA-256, hex) over the names and fingerprints of tensors."""
     lines = "\n".join(f"{name} {digest}" for name, digest in fingerprints.items())
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _unequal(sent: Fingerprints, received: Fingerprints) -> str:
+def fingerprints_difference(sent: Fingerprints, received: Fingerprints) -> str:
     """Names whose bytes differ, in words; empty where every one arrived."""
     names = [n for n in {**sent, **received} if sent.get(n) != received.get(n)]
     return f"{len(names)} tensors, first {sorted(names)[:4]}" if names else ""

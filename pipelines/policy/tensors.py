@@ -8,7 +8,12 @@ from transformers import PreTrainedModel
 from model.checkpoint.naming import multi_token_prefixes, named_checkpoint_tensors, split_experts
 from model.modeling import SparringMoeForCausalLM
 from pipelines.errors import UnprovenSyncError
-from pipelines.policy.fingerprint import Fingerprints, NamedTensors, _hash, fingerprint
+from pipelines.policy.fingerprint import (
+    Fingerprints,
+    NamedTensors,
+    fingerprint,
+    fingerprints_hash,
+)
 from pipelines.policy.fp8 import fp8_served
 from pipelines.policy.manifest import Manifest
 from pipelines.policy.moe import moe_of
@@ -110,7 +115,7 @@ def _adapted_parameter(layer: LoraLayer) -> str:
 
 def weights_hash(policy: PreTrainedModel | PeftModel) -> str:
     """One hash over names and fingerprints of every tensor that a sync of the policy sends, hex."""
-    return _hash(policy_fingerprints(policy)[0])
+    return fingerprints_hash(policy_fingerprints(policy)[0])
 
 
 def policy_fingerprints(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipelines.policy.fingerprint import WeightsId
 from pipelines.rollouts.concurrency import Concurrency
 from pipelines.rollouts.routes import Routes
 
@@ -44,12 +45,12 @@ class Engine(Protocol):
     """What the roles need of a sampler.
 
     Attributes:
-        version: of the policy's weights that it holds; -1 where that is not proven.
+        weights: the policy's that it holds; their version is -1 where that is not proven.
         reissued: indices of the last batch's requests that were lost and asked again.
         concurrency: limits the requests in flight; None where nothing adapts.
     """
 
-    version: int
+    weights: WeightsId
     reissued: Sequence[int]
     concurrency: Concurrency | None
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, PreTrainedModel
 
+from pipelines.policy.fingerprint import UNPROVEN
 from pipelines.policy.moe import moe_of
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.rollouts.engine import Completion, Sampling, check_prompts, completion_seed
@@ -37,7 +38,7 @@ class TransformersEngine:
     ) -> None:
         self.policy, self.eos_id, self.pad_id = policy, eos_id, pad_id
         self.max_model_len, self.max_num_seqs = max_model_len, max_num_seqs
-        self.version = -1
+        self.weights = UNPROVEN
 
     @torch.no_grad()
     def generate(

@@ -6,27 +6,22 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
-from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.rollouts.concurrency import adaptive_concurrency
+from pipelines.rollouts.engine import Completion, Sampling, check_prompts
 from pipelines.rollouts.pressure import PreemptionCount
-from pipelines.rollouts.routes import Finished, returned_option, route_source
-from pipelines.rollouts.vllm_options import choose_attention, engine_options
-from pipelines.settings.tables import RolloutTable
+from pipelines.rollouts.routes import Finished
+from pipelines.rollouts.spec import EngineSpec
+from pipelines.sync.replica import Prove, Replica, check_stamp
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.v1.core.sched.scheduler import Scheduler
-
-
-from pipelines.rollouts.engine import Completion, Sampling, check_prompts
-from pipelines.sync.replica import Prove, Replica, check_stamp
 
 logger = logging.getLogger(__name__)
 # Collecting one engine tears down the parallel groups that all engines of the process share, so
@@ -38,33 +33,24 @@ class VllmEngine:
     """A vLLM engine in this process.
 
     Args:
-        directory: a checkpoint with its config; its tensor names are the sync's manifest.
-        settings: the `[rollout]` table.
-        dtype: the policy's dtype, passed on: vLLM would turn fp32 into bf16.
-        eos_id: the token id that ends a completion.
+        spec: the checkpoint, and how it is served.
     """
 
     reissued: Sequence[int] = ()
 
-    def __init__(self, directory: Path, settings: RolloutTable, dtype: str, eos_id: int) -> None:
-        config = AutoConfig.from_pretrained(directory)
-        attention = choose_attention(config)
-        options = engine_options(settings)
-        os.environ.update(attention.environment)
+    def __init__(self, spec: EngineSpec) -> None:
+        os.environ.update(spec.attention.environment)
         from vllm import LLM
 
-        self.eos_id, self.max_model_len = eos_id, settings.max_model_len
-        self.version, self.stamp, self.label = -1, "", "the engine"
+        self.spec = spec
+        self.weights, self.label = UNPROVEN, "the engine"
         self.replicas = [self]
         threads = torch.get_num_threads()
         rng = (random.getstate(), np.random.get_state(), torch.get_rng_state())
         self.llm: LLM = LLM(
-            model=str(directory),
-            dtype=dtype,
+            model=str(spec.directory),
             skip_tokenizer_init=True,
-            **options,
-            **attention.options,
-            **returned_option(config, settings.routing_replay),
+            **spec.options,
             disable_log_stats=True,
             use_tqdm_on_load=False,
             # With several processes each holds a whole engine beside its share of the batch.
@@ -73,10 +59,7 @@ class VllmEngine:
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)
-        self.route_source = route_source(
-            config, settings.routing_replay, eager=bool(options["enforce_eager"])
-        )
-        self.concurrency = adaptive_concurrency(settings, PreemptionCount(self._scheduler))
+        self.concurrency = adaptive_concurrency(spec.settings, PreemptionCount(self._scheduler))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -84,8 +67,8 @@ class VllmEngine:
         """Sample one completion a prompt, each with its own seed: a batch is reproducible."""
         from vllm import SamplingParams
 
-        check_prompts(prompts, sampling.max_tokens, self.max_model_len)
-        check_stamp(self, self.stamp)
+        check_prompts(prompts, sampling.max_tokens, self.spec.settings.max_model_len)
+        check_stamp(self, self.weights.stamp)
         self.reset_prefix_cache()  # a cached prefix rounds otherwise: a resumed run has none
         params = [
             SamplingParams(
@@ -94,12 +77,12 @@ class VllmEngine:
                 seed=seed,
                 logprobs=0,
                 detokenize=False,
-                stop_token_ids=[self.eos_id],
+                stop_token_ids=[self.spec.eos_id],
             )
             for seed in seeds
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        source = self.route_source if sampling.routes else None
+        source = self.spec.route_source if sampling.routes else None
         if source is None:
             return [_completion(output) for output in self._run(inputs, params)]
         source.begin(self)
@@ -160,7 +143,7 @@ class VllmEngine:
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
         """Nothing is copied: the worker reads the live tensors."""
-        self.stamp, self._tensors = stamp, tensors
+        self._tensors = tensors
         prove(self, False)
 
     def payload(self, replica: Replica) -> NamedTensors:

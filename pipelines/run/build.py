@@ -32,6 +32,7 @@ from pipelines.rollouts.engine import Engine
 from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import open_engine
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.run.checks import check_context
@@ -155,10 +156,11 @@ def _engine(
     """
     if settings.rollout.engine != "vllm":
         return None
+    spec = EngineSpec(Path(path), settings.rollout, role.dtype, eos_id)
     if settings.rollout.placement == "colocated":
-        return VllmEngine(Path(path), settings.rollout, role.dtype, eos_id)
+        return VllmEngine(spec)
     rank, world_size = int(os.environ.get("RANK", "0")), settings.run.num_processes
-    return open_engine(name, Path(path), settings.rollout, role.dtype, eos_id, rank, world_size)
+    return open_engine(name, spec, rank, world_size)
 
 
 def _sampler(

@@ -18,13 +18,19 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from pipelines.errors import UnprovenSyncError
-from pipelines.policy.fingerprint import Fingerprints, _hash, _unequal
+from pipelines.policy.fingerprint import (
+    UNPROVEN,
+    Fingerprints,
+    WeightsId,
+    fingerprints_difference,
+    fingerprints_hash,
+)
 from pipelines.policy.manifest import Manifest, manifest_difference
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_fingerprints, served_tensors
@@ -47,7 +53,6 @@ class WeightSync:
         fp8: the engine gets the weights as FP8 holds them.
 
     Attributes:
-        weights: `weights_hash` of what was last pushed.
         probe_difference: the largest difference that the last probe found, nats.
     """
 
@@ -59,7 +64,6 @@ class WeightSync:
     fp8: bool = False
     num_syncs: int = 0
     probe_difference: float = 0.0
-    weights: str = ""
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     num_parameters: int = 0
 
@@ -68,19 +72,19 @@ class WeightSync:
         self._reference: list[list[float]] = []
         self.fingerprints: Fingerprints = {}
 
-    def push(self, policy: PreTrainedModel | PeftModel, version: int) -> None:
+    def push(self, policy: PreTrainedModel | PeftModel, version: int) -> WeightsId:
         """Send the weights, check them, and stamp the engine with their version.
 
         Raises:
-            UnprovenSyncError: a check failed; the engine's version is then -1: nothing can be
-                sampled from it.
+            UnprovenSyncError: a check failed; the engine's weights are then unproven: nothing
+                can be sampled from it.
         """
         stamp = f"{version}-{uuid.uuid4().hex}"  # never to be met again
-        self.engine.version, self.engine.stamp = -1, stamp  # no replica holds it yet
+        self.engine.weights = replace(UNPROVEN, stamp=stamp)  # no replica holds it yet
         self.policy, self._reference = policy, []
         with self._timed("checksum"):
             self.fingerprints, shapes = policy_fingerprints(policy, self.fp8)
-            self.weights = _hash(self.fingerprints)
+            weights = WeightsId(version, fingerprints_hash(self.fingerprints), stamp)
         with self._timed("coverage"):
             self.num_parameters = sum(math.prod(shape) for shape in shapes.values())
             if wrong := manifest_difference(shapes, self.manifest):
@@ -88,7 +92,12 @@ class WeightSync:
         self.num_syncs += 1
         with self._timed("sync"):
             self.engine.adopt(stamp, lambda: served_tensors(policy, self.fp8), self.prove)
-        self.engine.version = version
+        self.engine.weights = weights
+        return weights
+
+    def restart_probes(self) -> None:
+        """Probe the next two syncs, as after a start: the policy was restored."""
+        self.num_syncs = 0
 
     def prove(self, replica: Replica, lost: bool) -> None:
         """Load a replica's weights and check them; one that had been `lost` is always probed.
@@ -103,13 +112,14 @@ class WeightSync:
         if lost or self.num_syncs <= 2 or self.num_syncs % self.probe_every == 0:
             with self._timed("probe"):
                 self.probe(self.policy, [replica])
-        replica.call("sync_certify", stamp=self.engine.stamp)
-        check_stamp(replica, self.engine.stamp)  # refused where others' weights came in between
+        stamp = self.engine.weights.stamp
+        replica.call("sync_certify", stamp=stamp)
+        check_stamp(replica, stamp)  # refused where others' weights came in between
 
     def _receive(self, replica: Replica) -> None:
-        sent = {"weights": self.engine.payload(replica), "stamp": self.engine.stamp}
+        sent = {"weights": self.engine.payload(replica), "stamp": self.engine.weights.stamp}
         for report in replica.call("sync_receive", **sent):
-            wrong = _unequal(self.fingerprints, report["received"])
+            wrong = fingerprints_difference(self.fingerprints, report["received"])
             if report["error"] or wrong:
                 raise UnprovenSyncError(
                     f"{replica.label} received other bytes than were sent: {wrong or 'none'} "

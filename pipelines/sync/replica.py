@@ -35,10 +35,9 @@ class SyncedEngine(Engine, Protocol):
     """An engine whose weights are sent to it.
 
     Attributes:
-        stamp: names the weights that every replica must vouch for; empty as loaded from disk.
+        replicas: each must vouch for the stamp of `weights`, which is empty as loaded from disk.
     """
 
-    stamp: str
     replicas: Sequence[Replica]
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:

@@ -19,6 +19,7 @@ from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.engine import Engine
 from pipelines.rollouts.sampler import Sampler, Served
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine, require_vllm
 from pipelines.run.checkpoints import load_run
@@ -170,7 +171,8 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
         )
     if rollout.engine == "vllm":
         del policy  # the engine loads its own copy
-        engine: Engine = VllmEngine(Path(path), rollout, role.dtype, tokenizer.eos_token_id)
+        spec = EngineSpec(Path(path), rollout, role.dtype, tokenizer.eos_token_id)
+        engine: Engine = VllmEngine(spec)
     else:
         engine = TransformersEngine(
             policy,

@@ -126,13 +126,16 @@ def test_it_talks_and_is_written_once(base: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.timeout(600)
 def test_the_engine_follows_the_adapter(base: Path, checkout: Path) -> None:
     from pipelines.policy.checkpoint import load_policy
+    from pipelines.rollouts.spec import EngineSpec
     from pipelines.rollouts.vllm_engine import VllmEngine
     from pipelines.sync.push import WeightSync
 
     settings = load_settings(checkout / "configs" / "smollm2.toml")
     policy = load_policy(str(base), settings.learner)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    engine = VllmEngine(base, settings.rollout, settings.learner.dtype, tokenizer.eos_token_id)
+    engine = VllmEngine(
+        EngineSpec(base, settings.rollout, settings.learner.dtype, tokenizer.eos_token_id)
+    )
     probes = [tokenizer(text)["input_ids"] for text in ("1. 2 + 3 = 5\n2. 5 + 4 = 9", "Paris is")]
     threshold = settings.rollout.probe_threshold
     sync = WeightSync(engine, checkpoint_manifest(base), probes, 1, threshold)
@@ -142,7 +145,7 @@ def test_the_engine_follows_the_adapter(base: Path, checkout: Path) -> None:
             sync.probe(policy)
         assert sync.probe_difference > 100 * threshold, "the move must be one that matters"
         sync.push(policy, version)
-        assert sync.probe_difference <= threshold and engine.version == version
+        assert sync.probe_difference <= threshold and engine.weights.version == version
 
 
 @installed

@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 import torch
 from pipeline_cases import random_moe, save
-from transformers import AutoConfig
 
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts import concurrency
-from pipelines.rollouts import vllm_engine as rollout
+from pipelines.rollouts import spec as engine_spec
 from pipelines.rollouts.concurrency import Concurrency
 from pipelines.rollouts.engine import Completion, Sampling
 from pipelines.rollouts.pressure import (
@@ -35,15 +34,13 @@ from pipelines.rollouts.pressure import (
     power_cap_share,
     told_preemptions,
 )
-from pipelines.rollouts.routes import route_source
 from pipelines.rollouts.servers import engine as server_engine
-from pipelines.rollouts.servers import replica as server_replica
 from pipelines.rollouts.servers.dispatch import Job
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.replica import Server
 from pipelines.rollouts.servers.start import start_server
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
-from pipelines.rollouts.vllm_options import engine_options
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync.push import largest_difference
 
@@ -199,7 +196,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def roomy(checkpoint: Path) -> VllmEngine:
     table = ROLLOUT.model_copy(update={"adaptive_concurrency": False})
-    return VllmEngine(checkpoint, table, "float32", TOKENIZER.eos_token_id)
+    return VllmEngine(EngineSpec(checkpoint, table, "float32", TOKENIZER.eos_token_id))
 
 
 @pytest.fixture
@@ -242,19 +239,18 @@ def test_memory_that_runs_short_lowers_the_limit_and_changes_no_sample(
 
 @pytest.fixture
 def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rollout, server_replica):
-        monkeypatch.setattr(module, "engine_options", lambda table: engine_options(table) | CRAMPED)
+    options = engine_spec.engine_options
+    monkeypatch.setattr(engine_spec, "engine_options", lambda table: options(table) | CRAMPED)
 
 
 @pytest.fixture
 def server(
     checkpoint: Path, tmp_path: Path, cramped: None, polling: None
 ) -> Iterator[ServerEngine]:
-    source = route_source(AutoConfig.from_pretrained(checkpoint), False, eager=True)
-    started = start_server(checkpoint, ROLLOUT, "float32", tmp_path, "cramped")
-    engine = ServerEngine([started], ROLLOUT, TOKENIZER.eos_token_id, tmp_path, source)
+    spec = EngineSpec(checkpoint, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+    engine = ServerEngine(spec, [start_server(spec, tmp_path, "cramped")], tmp_path)
     try:
-        engine.await_ready(checkpoint_manifest(checkpoint), "float32")
+        engine.await_ready(checkpoint_manifest(checkpoint))
         yield engine
     finally:
         engine.close()
@@ -274,7 +270,7 @@ def test_a_kv_cache_that_runs_out_lowers_the_limit_and_changes_no_sample(
 ) -> None:
     sampling = Sampling(100, routes=True)
     expected = roomy.generate(prompts, sampling, SEEDS)
-    engine = VllmEngine(checkpoint, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+    engine = VllmEngine(EngineSpec(checkpoint, ROLLOUT, "float32", TOKENIZER.eos_token_id))
     own, count = engine.concurrency, PreemptionCount(engine._scheduler)
     engine.concurrency = Concurrency(NUM, [Sensor("KV cache", count, math.inf, cumulative=True)])
     _same_with_routes(engine.generate(prompts, sampling, SEEDS), expected)

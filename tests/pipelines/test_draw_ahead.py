@@ -10,7 +10,7 @@ import pytest
 import torch
 from pipeline_cases import learner_role, random_moe, save
 
-from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import weights_hash
@@ -20,6 +20,7 @@ from pipelines.rollouts.ledger import Ledger, balance
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import open_engine
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync.push import WeightSync
 from pipelines.sync.replica import Prove
@@ -55,19 +56,19 @@ class Watched(RoleTrainer):
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerEngine]:
     directory = save(random_moe(TOKENIZER), tmp_path_factory.mktemp("ahead") / "moe")
-    opened = open_engine("learner", directory, TABLE, "float32", TOKENIZER.eos_token_id)
+    opened = open_engine("learner", EngineSpec(directory, TABLE, "float32", TOKENIZER.eos_token_id))
     try:
-        opened.await_ready(checkpoint_manifest(directory), "float32")
-        opened.directory = directory
+        opened.await_ready(checkpoint_manifest(directory))
         yield opened
     finally:
         opened.close()
 
 
 def _role(engine: ServerEngine, tmp_path: Path, draw_ahead: bool, rows: list[dict]) -> Watched:
-    sync = WeightSync(engine, checkpoint_manifest(engine.directory), PROBES, 1, EXACT)
+    sync = WeightSync(engine, checkpoint_manifest(engine.spec.directory), PROBES, 1, EXACT)
     role = learner_role(
-        Watched, engine.directory, rows.append, engine=engine, sync=sync, draw_ahead=draw_ahead,
+        Watched, engine.spec.directory, rows.append, engine=engine, sync=sync,
+        draw_ahead=draw_ahead,
         per_device_train_batch_size=2 * GROUP, num_generations=GROUP,
     )  # fmt: skip
     role.ledger = Ledger(tmp_path / "ledger.jsonl")
@@ -125,11 +126,11 @@ class LostInFlight:
     It then holds the weights that were pushed, as a restarted server does.
     """
 
-    label, stamp, reissued, concurrency = "the server", "", (), None
+    label, reissued, concurrency = "the server", (), None
     role: RoleTrainer
 
     def __init__(self) -> None:
-        self.version, self.replicas, self.num_probed = -1, [self], 0
+        self.weights, self.replicas, self.num_probed = UNPROVEN, [self], 0
         self.updated = threading.Event()
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:

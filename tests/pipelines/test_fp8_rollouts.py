@@ -24,6 +24,7 @@ from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import served_tensors
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Sampling
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import RoleTable, RolloutTable
@@ -89,7 +90,7 @@ def test_what_is_sent_is_the_oracles_quantised_weights_bit_for_bit(
 @pytest.fixture(scope="module")
 def sync(tmp_path_factory: pytest.TempPathFactory) -> WeightSync:
     directory = save(random_moe(TOKENIZER, **SHAPE), tmp_path_factory.mktemp("fp8") / "moe")
-    engine = VllmEngine(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+    engine = VllmEngine(EngineSpec(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id))
     manifest = checkpoint_manifest(directory)
     return WeightSync(engine, manifest, PROBES, 1, probe_threshold=EXACT, fp8=True)
 
@@ -101,7 +102,7 @@ def test_a_policy_on_the_grid_and_its_engine_agree_five_times_in_a_row(sync: Wei
         policy = _on_grid(_redrawn(seed))
         assert largest_difference(policy_logprobs(policy, PROBES), sync.engine.score(PROBES))[0] > 1
         sync.push(policy, seed)
-        assert 0 < sync.probe_difference <= EXACT and sync.engine.version == seed
+        assert 0 < sync.probe_difference <= EXACT and sync.engine.weights.version == seed
 
 
 def _redrawn(seed: int) -> SparringMoeForCausalLM:
@@ -166,7 +167,7 @@ def test_on_an_accelerator_the_engine_multiplies_in_fp8(tmp_path: Path) -> None:
     directory = Path(fp8_checkpoint(str(save(policy, tmp_path / "moe")), tmp_path / "fp8"))
     train_in_fp8(policy)
     policy.to(torch.accelerator.current_accelerator())
-    engine = VllmEngine(directory, ROLLOUT, "bfloat16", TOKENIZER.eos_token_id)
+    engine = VllmEngine(EngineSpec(directory, ROLLOUT, "bfloat16", TOKENIZER.eos_token_id))
     manifest = checkpoint_manifest(directory)
     sync = WeightSync(engine, manifest, PROBES, 1, probe_threshold=0.5, fp8=True)
     names = {name for name, _ in served_tensors(policy, fp8=True)}

@@ -25,6 +25,7 @@ from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Engine
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.servers.start import open_engine
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
@@ -70,10 +71,12 @@ def _synced(checkpoint: Path, name: str, placement: str) -> WeightSync:
     manifest = checkpoint_manifest(checkpoint)
     engine: SyncedEngine
     if placement == "colocated":
-        engine = VllmEngine(checkpoint, settings, "float32", TOKENIZER.eos_token_id)
+        engine = VllmEngine(EngineSpec(checkpoint, settings, "float32", TOKENIZER.eos_token_id))
     else:
-        engine = open_engine(name, checkpoint, settings, "float32", TOKENIZER.eos_token_id)
-        engine.await_ready(manifest, "float32")
+        engine = open_engine(
+            name, EngineSpec(checkpoint, settings, "float32", TOKENIZER.eos_token_id)
+        )
+        engine.await_ready(manifest)
     return WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT)
 
 
@@ -170,13 +173,14 @@ def _train_in_turn(roles: dict[str, RoleTrainer], bitwise: bool) -> None:
         for name, role in roles.items():
             other = roles["critic" if name == "learner" else "learner"]
             untouched, scores = _tensors(other.policy), other.engine.score(PROBES)
-            trained, told = _tensors(role.policy), (role.sync.weights, other.sync.weights)
+            trained = _tensors(role.policy)
+            hashes = (role.engine.weights.hash, other.engine.weights.hash)
             _play(role)
             role.ensure_synced()
             assert role.state.global_step == round_ + 1
             assert any(not t.equal(trained[n]) for n, t in _tensors(role.policy).items())
-            assert role.sync.weights == weights_hash(role.policy) != told[0]
-            assert other.sync.weights == weights_hash(other.policy) == told[1]
+            assert role.engine.weights.hash == weights_hash(role.policy) != hashes[0]
+            assert other.engine.weights.hash == weights_hash(other.policy) == hashes[1]
             assert _difference(role.policy, role.engine) <= EXACT
             again = other.engine.score(PROBES)  # a server's requests meet in other batches
             assert largest_difference(again, scores)[0] <= (0 if bitwise else EXACT)

@@ -44,7 +44,7 @@ class Blocks:
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
         role = self.role
         self.seen.append({
-            "global_step": role.state.global_step, "engine": role.engine.version,
+            "global_step": role.state.global_step, "engine": role.engine.weights.version,
             "weights": weights_hash(role.policy), "samples": list(samples),
             "syncs": role.sync.num_syncs if role.sync else None,
         })  # fmt: skip

@@ -19,7 +19,6 @@ import pytest
 import torch
 from faulty_worker import FAULTS
 from pipeline_cases import learner_role, random_moe, save
-from transformers import AutoConfig
 from weights import make_weights_matter
 
 from model.modeling import SparringMoeForCausalLM
@@ -27,9 +26,9 @@ from pipelines.errors import EngineLostError, UnprovenSyncError
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rollouts import spec as engine_spec
 from pipelines.rollouts.concurrency import Concurrency
 from pipelines.rollouts.engine import Completion, Sampling
-from pipelines.rollouts.routes import route_source
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.servers import replica as server_replica
 from pipelines.rollouts.servers.client import Refused, ReplicaLostError
@@ -38,6 +37,7 @@ from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.process import ServerProcess
 from pipelines.rollouts.servers.replica import Server
 from pipelines.rollouts.servers.start import _private_folder, find_server, start_server
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.rollouts.vllm_options import engine_options
 from pipelines.settings.tables import RolloutTable
@@ -92,24 +92,24 @@ class Servers:
         return max(largest_difference(ours, theirs)[0] for theirs in scores)
 
 
+def _spec(directory: Path, settings: RolloutTable) -> EngineSpec:
+    return EngineSpec(directory, settings, "float32", TOKENIZER.eos_token_id)
+
+
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     directory = tmp_path_factory.mktemp("servers") / "moe"
     policy = random_moe(TOKENIZER)
-    save(policy, directory)
+    spec = _spec(save(policy, directory), ROLLOUT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
         folder = tmp_path_factory.mktemp("handed")
         worker = "faulty_worker.FaultyWorker"
-        started = [
-            start_server(directory, ROLLOUT, "float32", folder, label, worker)
-            for label in ("one", "two")
-        ]
-    source = route_source(AutoConfig.from_pretrained(directory), routing_replay=False, eager=True)
-    engine = ServerEngine(started, ROLLOUT, TOKENIZER.eos_token_id, folder, source)
+        started = [start_server(spec, folder, label, worker) for label in ("one", "two")]
+    engine = ServerEngine(spec, started, folder)
     try:
         manifest = checkpoint_manifest(directory)
-        engine.await_ready(manifest, "float32")
+        engine.await_ready(manifest)
         yield Servers(policy, WeightSync(engine, manifest, PROBES, 1, EXACT), directory)
     finally:
         engine.close()
@@ -117,7 +117,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def in_process(servers: Servers) -> VllmEngine:
-    return VllmEngine(servers.directory, ROLLOUT, "float32", TOKENIZER.eos_token_id)
+    return VllmEngine(servers.engine.spec)
 
 
 def _same(left: list[Completion], right: list[Completion]) -> None:
@@ -151,7 +151,7 @@ def test_every_perturbed_weight_arrives_at_every_server_five_times_in_a_row(
         servers.push()
         assert servers.difference() <= EXACT
         assert servers.sync.probe_difference <= EXACT
-        assert servers.engine.version == servers.version
+        assert servers.engine.weights.version == servers.version
     costs = servers.sync.take_costs()
     assert costs["proof_ns_per_parameter"] > 0 and costs["sync"] > 0
 
@@ -187,7 +187,7 @@ def test_a_fault_inside_one_server_is_caught_before_anything_is_sampled(
     for use in (servers.push, servers.sample):
         with pytest.raises(UnprovenSyncError, match=f"server two .*{told}"):
             use()
-        assert servers.engine.version == -1
+        assert servers.engine.weights.version == -1
         assert servers.engine.replicas[1].call("sync_state")[0]["stamp"] == ""
     servers.engine.replicas[1].call("sync_break", fault="")
     servers.push()  # and the server recovers
@@ -201,14 +201,14 @@ def test_a_wrong_rope_mode_is_caught_before_anything_is_sampled(
     if torch.accelerator.is_available():
         pytest.skip("only vLLM's CPU rotary kernel is wrong in eager mode")
     wrong = {**engine_options(ROLLOUT), "compilation_config": {"custom_ops": ["all"]}}
-    monkeypatch.setattr(server_replica, "engine_options", lambda settings: wrong)
-    started = start_server(servers.directory, ROLLOUT, "float32", tmp_path, "wrong")
-    engine = _engine(started, tmp_path)
+    monkeypatch.setattr(engine_spec, "engine_options", lambda settings: wrong)
+    spec = _spec(servers.directory, ROLLOUT)
+    engine = ServerEngine(spec, [start_server(spec, tmp_path, "wrong")], tmp_path)
     rotated = Servers(
         servers.policy, WeightSync(engine, servers.sync.manifest, PROBES, 1, EXACT), tmp_path
     )
     try:
-        engine.await_ready(servers.sync.manifest, "float32")
+        engine.await_ready(servers.sync.manifest)
         for use in (rotated.push, rotated.sample):
             with pytest.raises(UnprovenSyncError, match="server wrong and policy differ by"):
                 use()
@@ -344,7 +344,7 @@ QUICK = ROLLOUT.model_copy(update={"start_timeout_seconds": 1.0, "liveness_secon
 
 
 def _engine(server: Server, tmp_path: Path) -> ServerEngine:
-    return ServerEngine([server], server.settings, TOKENIZER.eos_token_id, tmp_path)
+    return ServerEngine(_spec(tmp_path, server.settings), [server], tmp_path)
 
 
 def test_an_unreachable_server_is_told_in_time(tmp_path: Path) -> None:
@@ -354,14 +354,14 @@ def test_an_unreachable_server_is_told_in_time(tmp_path: Path) -> None:
         ValueError,
         match=r"not ready after rollout.start_timeout_seconds = 1: .*--max-model-len 64 ",
     ):
-        _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
+        _engine(find_server(url, QUICK), tmp_path).await_ready({})
 
 
 def test_a_server_that_accepts_and_never_answers_is_told_in_time(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ValueError, match=r"was not ready after .*timed out"):
-            _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
+            _engine(find_server(url, QUICK), tmp_path).await_ready({})
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_a_port_that_something_else_has_taken_is_told_at_once(
         threading.Thread(target=other.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{other.server_port}"
         with pytest.raises(ValueError, match=told):
-            _engine(find_server(url, QUICK), tmp_path).await_ready({}, "float32")
+            _engine(find_server(url, QUICK), tmp_path).await_ready({})
         other.shutdown()
 
 
@@ -452,7 +452,7 @@ def test_a_server_ends_for_the_reason_of_its_last_start(tmp_path: Path) -> None:
 
 def test_a_server_without_memory_says_so(servers: Servers, tmp_path: Path) -> None:
     settings = ROLLOUT.model_copy(update={"kv_cache_gib": 1e-6})
-    server = start_server(servers.directory, settings, "float32", tmp_path, "poor")
+    server = start_server(_spec(servers.directory, settings), tmp_path, "poor")
     try:
         with pytest.raises(
             ReplicaLostError, match=r"server poor ended: .*\(rollout.kv_cache_gib = 1e-06: "

@@ -20,16 +20,17 @@ from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter, sav
 from weights import make_weights_matter
 
 from pipelines.errors import UnprovenSyncError
+from pipelines.policy import tensors as tensors_module
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_fingerprints, policy_tensors, weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.rollouts import vllm_engine as rollout
+from pipelines.rollouts import spec as engine_spec
 from pipelines.rollouts.engine import Sampling
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
-from pipelines.sync import push as sync_module
 from pipelines.sync import receive as worker
 from pipelines.sync.push import WeightSync, largest_difference
 from pipelines.sync.receive import SyncWorker
@@ -72,7 +73,7 @@ class Pair:
 
 def _pair(policy: Policy, directory: Path, table: RolloutTable = ROLLOUT) -> Pair:
     save(policy, directory)
-    engine = VllmEngine(directory, table, "float32", TOKENIZER.eos_token_id)
+    engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
     manifest = checkpoint_manifest(directory)
     return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
 
@@ -115,7 +116,7 @@ def _prove_five_syncs(pair: Pair, redraw_all: Callable[[Policy, int], object]) -
         )
         pair.push()
         assert pair.difference() <= EXACT
-        assert pair.engine.version == pair.version
+        assert pair.engine.weights.version == pair.version
         assert pair.sync.probe_difference <= EXACT
 
 
@@ -151,12 +152,12 @@ def _in_its_own_process(call: str, timeout: float = 110) -> None:
 
 def catch_wrong_rope(directory: str) -> None:
     """Start an engine without the setting that turns vLLM's wrong rotary kernel off."""
-    right = rollout.engine_options
+    right = engine_spec.engine_options
 
     def wrong(settings: RolloutTable) -> dict[str, object]:
         return right(settings) | {"compilation_config": {"custom_ops": ["all"]}}
 
-    rollout.engine_options = wrong
+    engine_spec.engine_options = wrong
     pair = _pair(random_moe(TOKENIZER), Path(directory))
     with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
         pair.push()
@@ -274,7 +275,7 @@ def test_a_policy_that_names_its_tensors_wrongly_is_refused(
     """Manifest and probe: nothing is corrupted on the way, the sender itself is wrong."""
     moe.push()
     with monkeypatch.context() as patch:
-        patch.setattr(sync_module, "policy_tensors", lambda policy: corrupt(policy_tensors(policy)))
+        patch.setattr(tensors_module, "policy_tensors", lambda policy: corrupt(policy_tensors(policy)))
         with pytest.raises(UnprovenSyncError, match=told):
             moe.push()
     _refused_until_synced(moe)
@@ -297,7 +298,7 @@ def test_a_stream_corrupted_on_the_way_is_refused_without_a_probe(
 
 
 def _refused(pair: Pair) -> None:
-    assert pair.engine.version == -1
+    assert pair.engine.weights.version == -1
     with pytest.raises(UnprovenSyncError, match="the engine holds weights"):
         pair.engine.generate([[5, 9]], Sampling(2), [1])
 
@@ -313,7 +314,7 @@ def test_a_tensor_sent_twice_or_of_another_shape_is_refused_before_the_engine_se
 ) -> None:
     twice = iter([("a", torch.ones(2, 3)), ("a", torch.ones(2, 3))])
     with monkeypatch.context() as patch:
-        patch.setattr(sync_module, "policy_tensors", lambda policy: twice)
+        patch.setattr(tensors_module, "policy_tensors", lambda policy: twice)
         with pytest.raises(UnprovenSyncError, match="a was sent twice"):
             policy_fingerprints(moe.policy)
     assert "1 of another shape ['a']" in manifest_difference({"a": (2, 3)}, {"a": (3, 2)})

@@ -13,7 +13,7 @@ from pipeline_cases import random_llama, redraw
 from transformers import PreTrainedModel
 
 from pipelines.errors import UnprovenSyncError
-from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_fingerprints
 from pipelines.policy.tokenizer import character_tokenizer
@@ -32,7 +32,7 @@ EXACT = 1e-5  # nats, float32
 class Twin(SyncWorker):
     """An engine, its only replica and its worker in one: a copy of the policy."""
 
-    version, stamp, label = -1, "", "the twin"
+    weights, label = UNPROVEN, "the twin"
 
     def __init__(self, policy: PreTrainedModel) -> None:
         self.module, self.replicas = copy.deepcopy(policy), [self]
@@ -57,7 +57,7 @@ class Twin(SyncWorker):
 
     def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
         """As a server's: the tensors are kept as they are now."""
-        self.stamp, self.prove = stamp, prove
+        self.prove = prove
         self.handed = [(name, tensor.clone()) for name, tensor in tensors()]
         prove(self, False)
 
@@ -80,7 +80,7 @@ def test_a_replica_lost_during_an_update_is_probed_against_what_was_sent() -> No
     redraw(twin.module, 8)  # a restart
     twin.sync_stamp = ""
     twin.prove(twin, True)
-    assert twin.sync_stamp == twin.stamp and sync.probe_difference <= EXACT
+    assert twin.sync_stamp == twin.weights.stamp and sync.probe_difference <= EXACT
     sync.push(policy, 2)
     sync.probe(policy)
     assert sync.probe_difference <= EXACT, "the next sync has a reference of its own"
@@ -99,4 +99,4 @@ def test_weights_that_came_between_a_sync_and_its_stamp_are_not_certified(
     monkeypatch.setattr(sync, "_canary", overwritten)
     with pytest.raises(UnprovenSyncError, match="somebody else writes into it"):
         sync.push(policy, 2)
-    assert twin.version == -1 and twin.sync_stamp == ""
+    assert twin.weights.version == -1 and twin.sync_stamp == ""

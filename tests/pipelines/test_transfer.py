@@ -18,6 +18,7 @@ from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import find_server, open_engine
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync.broadcast import Broadcast, reachable_from, received
 from pipelines.sync.push import WeightSync, largest_difference
@@ -75,7 +76,9 @@ def test_nobody_waits_for_ever() -> None:
 def test_a_folder_is_used_where_it_can_be_shared(tmp_path: Path) -> None:
     def broadcasts(url: str, **options: object) -> bool:
         table = RolloutTable(placement="server", **options)
-        return ServerEngine([find_server(url, table)], table, 1, tmp_path).broadcasts
+        return ServerEngine(
+            EngineSpec(tmp_path, table, "float32", 1), [find_server(url, table)], tmp_path
+        ).broadcasts
 
     assert not broadcasts("http://127.0.0.1:8000")
     assert broadcasts("http://192.0.2.1:8000")
@@ -88,10 +91,10 @@ def test_a_folder_is_used_where_it_can_be_shared(tmp_path: Path) -> None:
 def synced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeightSync]:
     policy = random_moe(TOKENIZER)
     directory = save(policy, tmp_path_factory.mktemp("transfer") / "moe")
-    engine = open_engine("learner", directory, TABLE, "float32", TOKENIZER.eos_token_id)
+    engine = open_engine("learner", EngineSpec(directory, TABLE, "float32", TOKENIZER.eos_token_id))
     try:
         manifest = checkpoint_manifest(directory)
-        engine.await_ready(manifest, "float32")
+        engine.await_ready(manifest)
         sync = WeightSync(engine, manifest, PROBES, 1, EXACT)
         sync.push(policy, 0)
         yield sync

@@ -23,6 +23,7 @@ from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_tensors, weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.servers.start import open_engine
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync.push import WeightSync, largest_difference
@@ -57,12 +58,11 @@ def start_engine(placement: str, directory: Path, accelerator: Accelerator) -> S
         placement=placement, max_model_len=64, kv_cache_gib=0.05, max_num_seqs=8,
         request_timeout_seconds=200,
     )  # fmt: skip
+    spec = EngineSpec(directory, settings, "float32", TOKENIZER.eos_token_id)
     if placement == "colocated":
-        return VllmEngine(directory, settings, "float32", TOKENIZER.eos_token_id)
+        return VllmEngine(spec)
     place = accelerator.process_index, accelerator.num_processes
-    return open_engine(
-        directory.name, directory, settings, "float32", TOKENIZER.eos_token_id, *place
-    )
+    return open_engine(directory.name, spec, *place)
 
 
 def prove(
@@ -93,8 +93,9 @@ def prove(
         found["before"].append(difference(policy, sync))
         sync.push(accelerator.unwrap_model(prepared), seed)
         found["after"].append(difference(policy, sync))
-        found["weights"].append(sync.weights)
-        found["stepped"].append(sync.weights != redrawn and sync.engine.version == seed)
+        pushed = sync.engine.weights
+        found["weights"].append(pushed.hash)
+        found["stepped"].append(pushed.hash != redrawn and pushed.version == seed)
     return found
 
 
@@ -117,7 +118,7 @@ def main(placement: str, folder: Path) -> None:
     for kind, engine in engines.items():
         manifest = checkpoint_manifest(folder / kind)
         if placement == "server":
-            engine.await_ready(manifest, "float32")
+            engine.await_ready(manifest)
         sync = WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT)
         redraw_all = make_weights_matter if kind == "moe" else redraw
         base = build(kind).to(accelerator.device)

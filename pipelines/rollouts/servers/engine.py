@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipelines.errors import EngineLostError, UnprovenSyncError
-from pipelines.policy.fingerprint import NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.manifest import Manifest
 from pipelines.rollouts.concurrency import adaptive_concurrency
 from pipelines.rollouts.engine import Completion, Sampling, check_prompts
@@ -30,7 +30,7 @@ from pipelines.rollouts.routes import Finished, RouteSource
 from pipelines.rollouts.servers.client import ReplicaLostError
 from pipelines.rollouts.servers.dispatch import HEARTBEAT_SECONDS, PAUSE_SECONDS, Job, T
 from pipelines.rollouts.servers.replica import Server
-from pipelines.settings.tables import RolloutTable
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.sync.broadcast import Broadcast, reachable_from
 from pipelines.sync.replica import Payload, Prove, check_stamp
 
@@ -51,31 +51,25 @@ class ServerEngine:
     """vLLM servers that sample for one role.
 
     Args:
+        spec: what the servers serve.
         servers: at least one; those with a process have been started.
-        settings: the `[rollout]` table.
-        eos_id: the token id that ends a completion.
         folder: private to this engine; weights are handed over in it.
-        source: tells the routes of what was sampled; None if there are none.
 
     Attributes:
         num_restarts: servers restarted since the start.
         reissued: indices of the last batch's requests that had to be asked again.
     """
 
-    def __init__(
-        self,
-        servers: Sequence[Server],
-        settings: RolloutTable,
-        eos_id: int,
-        folder: Path,
-        source: RouteSource | None = None,
-    ) -> None:
-        self.source = source
-        self.replicas, self.settings, self.eos_id = list(servers), settings, eos_id
-        self.folder, self.version, self.stamp = folder, -1, ""
+    def __init__(self, spec: EngineSpec, servers: Sequence[Server], folder: Path) -> None:
+        self.spec, self.settings = spec, spec.settings
+        self.replicas = list(servers)
+        self.folder, self.weights = folder, UNPROVEN
+        settings = spec.settings
         far = settings.weights_directory is None and any(server.is_remote for server in servers)
         self.broadcasts = far if settings.transfer is None else settings.transfer == "broadcast"
-        self.prove: Prove = lambda server, _: check_stamp(server, self.stamp)  # as loaded from disk
+        self.prove: Prove = lambda server, _: check_stamp(
+            server, self.weights.stamp
+        )  # as loaded from disk
         self.num_restarts, self.restarts_in_a_row = 0, 0
         self.reissued: Sequence[int] = ()
         self.concurrency = adaptive_concurrency(settings, self._preemptions)
@@ -90,10 +84,10 @@ class ServerEngine:
         def ask(server: Server, index: int) -> tuple[Completion, Finished]:
             timeout = self.settings.request_timeout_seconds
             return server.client.generate(
-                prompts[index], sampling, seeds[index], self.eos_id, timeout
+                prompts[index], sampling, seeds[index], self.spec.eos_id, timeout
             )
 
-        source = self.source if sampling.routes else None
+        source = self.spec.route_source if sampling.routes else None
         job = Job(ask) if source is None else Job(ask, source.begin, _with_routes(source))
         return [completion for completion, _ in self._serve(len(prompts), job)]
 
@@ -114,7 +108,7 @@ class ServerEngine:
         Raises:
             ValueError: there is no room for them.
         """
-        self.stamp, self.prove = stamp, prove
+        self.prove = prove
         if self.broadcasts:
             self._tensors = _kept(tensors) if self.settings.max_staleness else tensors
         else:
@@ -281,7 +275,7 @@ class ServerEngine:
 
     def _holds_weights(self, server: Server) -> bool:
         try:
-            check_stamp(server, self.stamp)
+            check_stamp(server, self.weights.stamp)
         except UnprovenSyncError:
             return False
         return True
@@ -300,7 +294,7 @@ class ServerEngine:
             server.process.start()
         server.await_ready()
 
-    def await_ready(self, manifest: Manifest, dtype: str) -> None:
+    def await_ready(self, manifest: Manifest) -> None:
         """Wait for every server, and refuse one that cannot serve the policy.
 
         Raises:
@@ -311,7 +305,7 @@ class ServerEngine:
                 server.await_ready()
             except ReplicaLostError as error:
                 raise ValueError(str(error)) from None
-            server.check_model(manifest, dtype)
+            server.check_model(manifest, self.spec.dtype)
 
     def close(self) -> None:
         """End the servers that this run started, and remove the weights handed over."""

@@ -1,39 +1,36 @@
-"""Starts a role's servers, or finds them by their URLs."""
+"""Starts a role's servers, or finds them by their URLs.
+
+Leaves out a server's process (`rollouts/servers/process.py`) and waiting until it is ready.
+"""
 
 import atexit
 import tempfile
 from pathlib import Path
 
-from transformers import AutoConfig
-
-from pipelines.rollouts.routes import returned_option, route_source
 from pipelines.rollouts.servers.client import ServerClient
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.process import ServerProcess
 from pipelines.rollouts.servers.replica import Server
-from pipelines.rollouts.vllm_options import SYNC_WORKER, choose_attention, engine_options
+from pipelines.rollouts.spec import EngineSpec
+from pipelines.rollouts.vllm_options import SYNC_WORKER
 from pipelines.settings.tables import RolloutTable
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def start_server(
-    directory: Path,
-    settings: RolloutTable,
-    dtype: str,
-    folder: Path,
-    label: str,
-    worker: str = SYNC_WORKER,
-) -> Server:
-    """Start a server of our own; `await_ready` waits for it."""
-    config = AutoConfig.from_pretrained(directory)
-    attention = choose_attention(config)
-    options = {"dtype": dtype, **engine_options(settings), **attention.options}
-    options |= returned_option(config, settings.routing_replay)
-    options["worker_extension_cls"] = worker
-    process = ServerProcess(directory, options, attention.environment, folder, label)
+def start_server(spec: EngineSpec, folder: Path, label: str, worker: str = SYNC_WORKER) -> Server:
+    """Start a server of our own; `await_ready` waits for it.
+
+    Args:
+        spec: what it serves.
+        folder: private; gets its socket and log.
+        label: names it.
+        worker: dotted path of the class that vLLM mixes into its worker.
+    """
+    options = {**spec.options, "worker_extension_cls": worker}
+    process = ServerProcess(spec.directory, options, spec.attention.environment, folder, label)
     process.start()
-    return Server(f"server {label}", ServerClient(str(process.socket)), process, settings)
+    return Server(f"server {label}", ServerClient(str(process.socket)), process, spec.settings)
 
 
 def find_server(url: str, settings: RolloutTable) -> Server:
@@ -41,29 +38,19 @@ def find_server(url: str, settings: RolloutTable) -> Server:
     return Server(f"server {url}", ServerClient(url), None, settings)
 
 
-def open_engine(
-    name: str,
-    directory: Path,
-    settings: RolloutTable,
-    dtype: str,
-    eos_id: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> ServerEngine:
+def open_engine(name: str, spec: EngineSpec, rank: int = 0, world_size: int = 1) -> ServerEngine:
     """A role's engine: its servers are started, or found by their URLs; nothing is waited for.
 
     Args:
         name: "learner" or "critic".
-        directory: the checkpoint that the role starts from.
-        settings: the `[rollout]` table.
-        dtype: the policy's.
-        eos_id: the token id that ends a completion.
+        spec: what they serve.
         rank: of this process; each process has servers of its own.
         world_size: number of processes.
 
     Raises:
         ValueError: the URLs cannot be shared out evenly.
     """
+    settings = spec.settings
     urls = settings.urls.get(name, ())
     if len(urls) % world_size:
         raise ValueError(
@@ -75,13 +62,8 @@ def open_engine(
         servers = [find_server(url, settings) for url in urls[rank::world_size]]
     else:
         labels = [f"{name}-{rank}-{number}" for number in range(settings.servers)]
-        servers = [start_server(directory, settings, dtype, folder, label) for label in labels]
-    source = route_source(
-        AutoConfig.from_pretrained(directory),
-        settings.routing_replay,
-        eager=bool(engine_options(settings)["enforce_eager"]),
-    )
-    engine = ServerEngine(servers, settings, eos_id, folder, source)
+        servers = [start_server(spec, folder, label) for label in labels]
+    engine = ServerEngine(spec, servers, folder)
     atexit.register(engine.close)
     return engine
 
