@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with fail_clearly():
         require_checkout()
         if (options.config is None) == (options.resume is None):
-            raise ValueError("give either --config configs/NAME.toml or --resume RUN")
+            raise UserError("give either --config configs/NAME.toml or --resume RUN")
         if options.config is not None:
             settings = load_settings(options.config, options.overrides)  # a typo is told at once
             prepare_process()

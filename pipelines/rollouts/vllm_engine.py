@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
+from pipelines.errors import UserError
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.rollouts.concurrency import adaptive_concurrency
 from pipelines.rollouts.pressure import PreemptionCount
@@ -172,10 +173,10 @@ def require_vllm() -> None:
     """Fail early and clearly where `rollout.engine = "vllm"` cannot work.
 
     Raises:
-        ValueError: vLLM is not installed.
+        UserError: vLLM is not installed.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise ValueError(
+        raise UserError(
             'rollout.engine = "vllm" but vLLM is not installed: install the extra sparring[cpu] or '
             'sparring[gpu], or set rollout.engine="transformers"'
         )

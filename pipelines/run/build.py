@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
 from data.records import Task
+from pipelines.errors import UserError
 from pipelines.game.referee import Judging
 from pipelines.policy.checkpoint import (
     check_vocabulary,
@@ -62,7 +63,7 @@ def build_roles(
         held_out: evaluation tasks; their prompts must fit, and the sync is checked on the first.
 
     Raises:
-        ValueError: a checkpoint, a vocabulary, a batch or the context does not fit; what to change.
+        UserError: a checkpoint, a vocabulary, a batch or the context does not fit; what to change.
     """
     learner_path, critic_path = (
         role_path(settings, settings.learner),
@@ -97,7 +98,7 @@ def build_roles(
         share_base(built["learner"].policy, built["critic"].policy)
     world = built["learner"].accelerator.num_processes
     if world != settings.run.num_processes:
-        raise ValueError(
+        raise UserError(
             f"Accelerate's world is {world} process(es), run.num_processes is "
             f"{settings.run.num_processes}: launch with `accelerate launch --multi_gpu "
             "--num_processes N`"
@@ -210,10 +211,10 @@ def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
     try:
         config = GRPOConfig(**role.grpo, **owned)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}.grpo: {error}") from None
+        raise UserError(f"{name}.grpo: {error}") from None
     local = config.per_device_train_batch_size * config.steps_per_generation
     if local % config.num_generations:
-        raise ValueError(
+        raise UserError(
             f"{name}.grpo: per_device_train_batch_size x steps_per_generation = {local} splits "
             f"a group of num_generations = {config.num_generations} over processes: make it a "
             "multiple"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.errors import UserError
 from pipelines.settings.load import apply_overrides, parse_settings
 from pipelines.settings.tables import Settings
 
@@ -25,11 +26,11 @@ def load_run(path: Path) -> Settings:
     """The settings of an existing run.
 
     Raises:
-        ValueError: the directory holds no run.
+        UserError: the directory holds no run.
     """
     config = path / "config.json"
     if not config.exists():
-        raise ValueError(
+        raise UserError(
             f"{path} holds no run (no config.json): give --resume a directory that rl.py made"
         )
     return parse_settings(json.loads(config.read_text()))
@@ -39,12 +40,12 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
     """The settings of an interrupted run; only `RESUMABLE` keys may be changed.
 
     Raises:
-        ValueError: no run there, it was halted, or an override would change the experiment.
+        UserError: no run there, it was halted, or an override would change the experiment.
     """
     settings = load_run(path)
     for override in overrides:
         if override.partition("=")[0] not in RESUMABLE:
-            raise ValueError(
+            raise UserError(
                 f"{override!r} would change the experiment: with --resume only "
                 f"{', '.join(RESUMABLE)} may be given"
             )
@@ -52,7 +53,7 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
         json.loads((path / "status.json").read_text()) if (path / "status.json").exists() else {}
     )
     if status.get("state") == "halted":
-        raise ValueError(
+        raise UserError(
             f"{path} was halted by the monitor ({path / 'incident.md'}): start a new run from "
             f"{status.get('selected_checkpoint')}"
         )

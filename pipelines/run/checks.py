@@ -9,6 +9,7 @@ from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
 from data.records import Task
+from pipelines.errors import UserError
 from pipelines.game.referee import Judging
 from pipelines.policy.checkpoint import check_checkpoint, role_path
 from pipelines.policy.fp8 import check_fp8
@@ -23,12 +24,12 @@ def check_launch(settings: Settings) -> None:
     """Refuse a launch that did not start what the configuration says.
 
     Raises:
-        ValueError: WORLD_SIZE, Accelerate's world and `run.num_processes` differ.
+        UserError: WORLD_SIZE, Accelerate's world and `run.num_processes` differ.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     wanted = settings.run.num_processes
     if launched != wanted:
-        raise ValueError(
+        raise UserError(
             f"run.num_processes = {wanted} but the launcher started {launched}: on CPU use "
             "`accelerate launch "
             f"--multi_gpu --num_processes {wanted}` (plain --cpu starts one process), or set "
@@ -40,7 +41,7 @@ def check_settings(settings: Settings) -> None:
     """Everything about the configuration that can be refused before a model is loaded.
 
     Raises:
-        ValueError: what to change.
+        UserError: what to change.
     """
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
         check_library_table(f"{name}.grpo", role.grpo, GRPOConfig, GRPO_OWNED)
@@ -59,7 +60,7 @@ def check_context(
     """Refuse a context that cannot hold the tasks' prompts and what is sampled after them.
 
     Raises:
-        ValueError: names the role, the numbers and the setting to raise.
+        UserError: names the role, the numbers and the setting to raise.
     """
     unsolved = Solution("", (), None, None)
     learner, critic = settings.learner, settings.critic
@@ -71,7 +72,7 @@ def check_context(
     for name, role in (("learner", learner), ("critic", critic)):
         whole = needed[name] + role.max_completion_length
         if whole > settings.rollout.max_model_len:
-            raise ValueError(
+            raise UserError(
                 f"rollout.max_model_len = {settings.rollout.max_model_len} is too small: the "
                 f"{name}'s prompts have up to {needed[name]} tokens and its completions "
                 f"{role.max_completion_length}: raise it to at least {whole}, or lower "

@@ -25,6 +25,7 @@ import torch
 from accelerate import PartialState
 
 from data.atomic import sync_folder, write_text_atomic
+from pipelines.errors import UserError
 from pipelines.policy.checkpoint import export_policy, trained_tensors
 from pipelines.run.checkpoints import KEPT_CHECKPOINTS, _sync_tree, rng_state, set_rng_state
 from pipelines.settings.load import dump_settings
@@ -49,10 +50,10 @@ class RunDirectory:
         """Protect an earlier run.
 
         Raises:
-            ValueError: the directory already holds one.
+            UserError: the directory already holds one.
         """
         if (self.path / "config.json").exists():
-            raise ValueError(
+            raise UserError(
                 f"{self.path} already holds a run: continue it with --resume {self.path}, or "
                 "give another "
                 "run.directory"

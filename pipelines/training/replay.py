@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from model.experts.balance import balance_metrics
 from model.modeling import SparringMoeForCausalLM
-from pipelines.errors import UnprovenSyncError
+from pipelines.errors import UnprovenSyncError, UserError
 from pipelines.policy.moe import moe_of
 from pipelines.rollouts.recorder import UNKNOWN
 from pipelines.rollouts.routes import Routes
@@ -47,15 +47,15 @@ def check_replay(name: str, policy: nn.Module, router_bias_rate: float) -> None:
     """Refuse a role that has nothing to replay, or that replay would freeze.
 
     Raises:
-        ValueError: the policy has no experts of ours, or balances them by their load.
+        UserError: the policy has no experts of ours, or balances them by their load.
     """
     if moe_of(policy) is None:
-        raise ValueError(
+        raise UserError(
             f"rollout.routing_replay = true, but the {name} ({type(policy).__name__}) has no "
             "routed experts: set it to false"
         )
     if router_bias_rate > 0:
-        raise ValueError(
+        raise UserError(
             f"{name}.router_bias_rate = {router_bias_rate} does nothing under "
             "rollout.routing_replay: replayed tokens are no load of the router's. Set one of them "
             "to 0 or false"

@@ -24,6 +24,7 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from pipelines.errors import UserError
 from pipelines.policy.moe import Policy, freeze_multi_token_layers, moe_of
 from pipelines.policy.tensors import weights_hash
 from pipelines.rollouts.engine import Completion, Engine, Sampling, completion_seed
@@ -43,12 +44,12 @@ def prompts_per_block(name: str, args: GRPOConfig, steps: int) -> int:
     """How many prompts a role's block of optimizer steps consumes.
 
     Raises:
-        ValueError: the block would split a generation batch.
+        UserError: the block would split a generation batch.
     """
     micro = steps * args.gradient_accumulation_steps
     reuse = args.steps_per_generation * args.num_iterations
     if micro % reuse:
-        raise ValueError(
+        raise UserError(
             f"{name}.steps_per_round = {steps} (x {args.gradient_accumulation_steps} accumulation) "
             f"is not a multiple of steps_per_generation x num_iterations = {reuse}: change one of "
             "them"
@@ -73,7 +74,7 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         draw_ahead: draw each batch while the one before is scored and learned from.
 
     Raises:
-        ValueError: an adapter was given a `router_bias_rate`; nothing can be replayed.
+        UserError: an adapter was given a `router_bias_rate`; nothing can be replayed.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class RoleTrainer(AuxiliaryLosses, OnePass, RoutingReplay, GRPOTrainer):
         draw_ahead: bool = False,
     ) -> None:
         if router_bias_rate > 0 and isinstance(policy, PeftModel):
-            raise ValueError(
+            raise UserError(
                 f"{name}.router_bias_rate must be 0 with a LoRA adapter, got {router_bias_rate}: "
                 "the router's bias is no part of the adapter and would be lost with it"
             )

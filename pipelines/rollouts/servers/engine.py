@@ -21,7 +21,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from pipelines.errors import EngineLostError, UnprovenSyncError
+from pipelines.errors import EngineLostError, UnprovenSyncError, UserError
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.manifest import Manifest
 from pipelines.rollouts.concurrency import adaptive_concurrency
@@ -112,7 +112,7 @@ class ServerEngine:
         """Make the weights available to every server, and have every server proven.
 
         Raises:
-            ValueError: there is no room for them.
+            UserError: there is no room for them.
         """
         self.stamp, self.prove = stamp, prove
         if self.broadcasts:
@@ -134,7 +134,7 @@ class ServerEngine:
         try:
             save_file(whole, self._file)
         except (OSError, SafetensorError) as error:
-            raise ValueError(
+            raise UserError(
                 f"the weights cannot be written to {self._file} ({error}): make room there, or "
                 "set rollout.weights_directory"
             ) from None
@@ -304,13 +304,13 @@ class ServerEngine:
         """Wait for every server, and refuse one that cannot serve the policy.
 
         Raises:
-            ValueError: it did not start, is not there, or serves something else.
+            UserError: it did not start, is not there, or serves something else.
         """
         for server in self.replicas:
             try:
                 server.await_ready()
             except ReplicaLostError as error:
-                raise ValueError(str(error)) from None
+                raise UserError(str(error)) from None
             server.check_model(manifest, dtype)
 
     def close(self) -> None:
