@@ -14,6 +14,7 @@ from typing import Protocol
 from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from critic.format_chain import ChainCritique
 from critic.format_tagged import TaggedCritique
+from data.errors import UserError
 from data.records import Task
 from rewards.solution import Solution
 
@@ -49,7 +50,7 @@ class CritiqueDialect(Protocol):
         """Write a true critique, for the cold start.
 
         Raises:
-            ValueError: the dialect has no procedure for writing one.
+            UserError: the dialect has no procedure for writing one.
         """
 
 
@@ -60,12 +61,12 @@ def critique_dialect(name: str) -> CritiqueDialect:
     """Find a grammar by the name of the solution dialect.
 
     Raises:
-        ValueError: there is no such dialect.
+        UserError: there is no such dialect.
     """
     if name not in _DIALECTS:
         nearest = difflib.get_close_matches(name, _DIALECTS, n=1)
         hint = f", did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(
+        raise UserError(
             f"unknown critique dialect {name!r}{hint} Choose one of {', '.join(sorted(_DIALECTS))}"
         )
     return _DIALECTS[name]

@@ -11,6 +11,7 @@ import json
 import random
 
 from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
+from data.errors import UserError
 from data.records import Task
 from rewards.solution import Solution
 
@@ -71,9 +72,9 @@ class TaggedCritique:
         """Refuse: demonstrations are procedural, and free text has no procedure to write one.
 
         Raises:
-            ValueError: always.
+            UserError: always.
         """
-        raise ValueError(
+        raise UserError(
             "the tagged dialect has no procedural critiques: cold-start the critic with the chain "
             f"dialect, or start it from an instruction-tuned model (asked for task {task.id})"
         )

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.atomic import remove_stale, sync_folder, write_parquet_atomic
+from data.errors import UserError
 from data.records import RECORD_FIELDS, Record, record_digest, record_from_row, record_row
 
 SCHEMA = pa.schema(
@@ -119,7 +120,7 @@ class Corpus:
         """Yield every record in order of round, or those of rounds below `before`.
 
         Raises:
-            ValueError: a shard is damaged or not a shard of ours.
+            UserError: a shard is damaged or not a shard of ours.
         """
         for number in self._rounds(before):
             for row in self._read(number, list(RECORD_FIELDS)):
@@ -129,7 +130,7 @@ class Corpus:
         """Return the signatures of all accepted records, or of those of rounds below `before`.
 
         Raises:
-            ValueError: a shard is damaged or not a shard of ours.
+            UserError: a shard is damaged or not a shard of ours.
         """
         rows = (
             row
@@ -168,10 +169,10 @@ class Corpus:
             table = pq.ParquetFile(path).read(columns=columns)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"shard {path} cannot be read: {reason}; move it away") from error
+            raise UserError(f"shard {path} cannot be read: {reason}; move it away") from error
         missing = [name for name in columns if name not in table.column_names]
         if missing:
-            raise ValueError(f"shard {path} lacks {', '.join(missing)}: it is not one of ours")
+            raise UserError(f"shard {path} lacks {', '.join(missing)}: it is not one of ours")
         rows: list[dict[str, object]] = table.to_pylist()
         return rows
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from data.atomic import remove_stale, write_text_atomic
 from data.card import card
 from data.corpus import Corpus
+from data.errors import UserError
 from data.records import Record, seal
 
 STATE_FILE = "generate.json"
@@ -59,17 +60,17 @@ class DatasetFolder:
         """Whether there is nothing here yet.
 
         Raises:
-            ValueError: the path is a file.
+            UserError: the path is a file.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file: give --out a directory")
+            raise UserError(f"{self.path} is a file: give --out a directory")
         return not self.path.exists() or not any(self.path.iterdir())
 
     def progress(self) -> Progress | None:
         """What generate.json says; None where there is none.
 
         Raises:
-            ValueError: it cannot be read.
+            UserError: it cannot be read.
         """
         path = self.path / STATE_FILE
         if not path.exists():
@@ -77,7 +78,7 @@ class DatasetFolder:
         try:
             return Progress(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): generate into another --out") from None
+            raise UserError(f"{path} is damaged ({error}): generate into another --out") from None
 
     def save(self, progress: Progress) -> None:
         """Write generate.json."""
@@ -87,7 +88,7 @@ class DatasetFolder:
         """Remove what a killed writer left: temporary files, and shards of its open batch.
 
         Raises:
-            ValueError: shards of complete batches are missing or changed.
+            UserError: shards of complete batches are missing or changed.
         """
         for corpus in (self.accepted, self.rejected):
             for number in corpus.rounds():
@@ -99,7 +100,7 @@ class DatasetFolder:
         found = {"accepted": _count(self.accepted), "rejected": _count(self.rejected)}
         told = {"accepted": progress.accepted, "rejected": progress.rejected}
         if found != told:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} holds {found}, but its {STATE_FILE} counts {told}: restore its "
                 "shards, or generate into another --out"
             )
@@ -149,10 +150,10 @@ class Reader:
         """The dialect.
 
         Raises:
-            ValueError: nothing says which one.
+            UserError: nothing says which one.
         """
         if not self.dialect:
-            raise ValueError(
+            raise UserError(
                 f"nothing in {self.path} says in which dialect its solutions are: add --dialect "
                 "chain or --dialect tagged"
             )
@@ -163,10 +164,10 @@ def open_records(path: Path, dialect: str = "") -> Reader:
     """Open a generated data set, a run directory's corpus, or any folder of shards.
 
     Raises:
-        ValueError: there are no records.
+        UserError: there are no records.
     """
     if not path.is_dir():
-        raise ValueError(f"{path} is no directory: give what `sparring-data generate` wrote")
+        raise UserError(f"{path} is no directory: give what `sparring-data generate` wrote")
     folder, corpora = DatasetFolder(path), [Corpus(path)]
     progress = folder.progress()
     if progress is not None:
@@ -177,7 +178,7 @@ def open_records(path: Path, dialect: str = "") -> Reader:
         tables = _flat(json.loads((runs[0] / "config.json").read_text())) if runs else {}
         corpora += [Corpus(path / "corpus")]
     if not any(corpus.rounds() for corpus in corpora):
-        raise ValueError(f"{path} holds no records: give a folder of round_*.parquet shards")
+        raise UserError(f"{path} holds no records: give a folder of round_*.parquet shards")
     seconds = tables.get("rewards.timeout_seconds", 5.0)
     return Reader(
         path, tuple(corpora), dialect or str(tables.get("tasks.dialect", "")), float(str(seconds))

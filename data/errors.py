@@ -1,7 +1,14 @@
-"""Wording shared by this package's error messages."""
+"""A user's mistake, and the wording that its messages share."""
 
 import difflib
 from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """What a user can mend: a setting, a file, a launch; the message says which and how.
+
+    Every program ends with it in one line and exit status 2. Any other ValueError is a bug.
+    """
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ from reasoning_gym.arithmetic import basic_arithmetic
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS, create_dataset
 
-from data.errors import unknown_name
+from data.errors import UserError, unknown_name
 from data.records import (
     DEFAULT_SHARES,
     SPLITS,
@@ -59,7 +59,7 @@ class ReasoningGymSource:
         params: the family's own parameters (`min_terms`, ...), all but `seed` and `size`.
 
     Raises:
-        ValueError: the family or a parameter is unknown, a value is refused by the family, or
+        UserError: the family or a parameter is unknown, a value is refused by the family, or
             its entries do not survive JSON.
     """
 
@@ -74,7 +74,7 @@ class ReasoningGymSource:
         with _guarded(0):
             trial = [(chunk, entry) for _, chunk, entry in itertools.islice(self._entries(0), 3)]
             if not any(_usable(chunk, entry) for chunk, entry in trial):
-                raise ValueError(
+                raise UserError(
                     f'family "{family}" cannot be used: its gold answers do not score 1.0 after '
                     "its entries were stored as JSON; choose another family"
                 )
@@ -90,7 +90,8 @@ class ReasoningGymSource:
             exclude: ids of tasks to leave out.
 
         Raises:
-            ValueError: the family does not yield that many distinct tasks in this split.
+            UserError: the family does not yield that many distinct tasks in this split.
+            ValueError: `split` is not a split.
         """
         if split not in SPLITS:
             raise ValueError(unknown_name("split", split, SPLITS))
@@ -102,7 +103,7 @@ class ReasoningGymSource:
                 if len(tasks) >= num:
                     break
                 if num_idle > patience:
-                    raise ValueError(
+                    raise UserError(
                         f'{self.family} yielded only {len(tasks)} of {num} distinct "{split}" '
                         f"tasks: ask for fewer, or widen its params {self._difficulty}"
                     )
@@ -152,18 +153,18 @@ class ReasoningGymSource:
 def _check_params(family: str, params: Mapping[str, object]) -> None:
     families = DATASETS.keys() - {"composite"}  # a mixture of families, not one
     if family not in families:
-        raise ValueError(unknown_name("reasoning-gym family", family, families))
+        raise UserError(unknown_name("reasoning-gym family", family, families))
     config_class = DATASETS[family][1]
     known = {field.name for field in dataclasses.fields(config_class)} - set(LOOP_OWNED)
     for name in params:
         if name in LOOP_OWNED:
-            raise ValueError(f'params may not set "{name}" of {family}: the draw sets it')
+            raise UserError(f'params may not set "{name}" of {family}: the draw sets it')
         if name not in known:
-            raise ValueError(unknown_name(f"parameter of {family}", name, known))
+            raise UserError(unknown_name(f"parameter of {family}", name, known))
     try:
         create_dataset(family, seed=0, size=CHUNK_SIZE, **params)
     except (AssertionError, TypeError, ValueError) as error:  # how the families refuse a value
-        raise ValueError(f"{family} refuses params {dict(params)}: {error}") from error
+        raise UserError(f"{family} refuses params {dict(params)}: {error}") from error
 
 
 def _usable(chunk: ProceduralDataset, entry: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.errors import unknown_name
+from data.errors import UserError, unknown_name
 from data.puzzles import ReasoningGymSource
 from data.records import SPLITS, VERIFIER_NAMES, Generator, Split, Task, VerifierName, make_task
 
@@ -44,7 +44,7 @@ class JsonlSource:
         family: the family that its tasks belong to; part of each task's id.
 
     Raises:
-        ValueError: the file is missing or empty, or a line is malformed (names file and line).
+        UserError: the file is missing or empty, or a line is malformed (names file and line).
     """
 
     def __init__(self, path: Path | str, family: str = "jsonl") -> None:
@@ -71,7 +71,7 @@ class DatasetSource:
         family: the family that its tasks belong to; part of each task's id.
 
     Raises:
-        ValueError: the dataset, split or a column does not exist, or a row is malformed.
+        UserError: the dataset, split or a column does not exist, or a row is malformed.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DatasetSource:
         self.family = family
         self._where = f"{path_or_id} [{split}]"
         if verifier not in TEXT_VERIFIERS:
-            raise ValueError(unknown_name("verifier", verifier, TEXT_VERIFIERS))
+            raise UserError(unknown_name("verifier", verifier, TEXT_VERIFIERS))
         columns = _load_columns(str(path_or_id), split, (question_field, answer_field))
         rows = (
             _checked(f"{self._where} row {row}", question, answer, verifier)
@@ -112,17 +112,17 @@ def make_source(kind: str, **kwargs: object) -> TaskSource:
     """Build the source of a kind from its keyword arguments, as a config table gives them.
 
     Raises:
-        ValueError: the kind or an argument is unknown, or one is missing.
+        UserError: the kind or an argument is unknown, or one is missing.
     """
     if kind not in SOURCES:
-        raise ValueError(unknown_name("task source kind", kind, SOURCES))
+        raise UserError(unknown_name("task source kind", kind, SOURCES))
     parameters = inspect.signature(SOURCES[kind]).parameters
     for name in kwargs:
         if name not in parameters:
-            raise ValueError(unknown_name(f'argument of task source "{kind}"', name, parameters))
+            raise UserError(unknown_name(f'argument of task source "{kind}"', name, parameters))
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in kwargs:
-            raise ValueError(f'task source "{kind}" needs "{name}": add it')
+            raise UserError(f'task source "{kind}" needs "{name}": add it')
     return SOURCES[kind](**kwargs)
 
 
@@ -132,7 +132,7 @@ _Row = tuple[str, str, str, VerifierName]
 
 def _read_jsonl(path: Path) -> Iterable[_Row]:
     if not path.is_file():
-        raise ValueError(f"task file {path} does not exist or is no file: check the path")
+        raise UserError(f"task file {path} does not exist or is no file: check the path")
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         place = f"{path}:{number}"
         if number == 1:
@@ -142,37 +142,37 @@ def _read_jsonl(path: Path) -> Iterable[_Row]:
         try:
             row = json.loads(line.decode())
         except UnicodeDecodeError as error:
-            raise ValueError(f"{place}: not UTF-8 ({error.reason}): re-save the file") from error
+            raise UserError(f"{place}: not UTF-8 ({error.reason}): re-save the file") from error
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place}: not a JSON object on one line: {error}") from error
+            raise UserError(f"{place}: not a JSON object on one line: {error}") from error
         yield _jsonl_row(place, row)
 
 
 def _jsonl_row(place: str, row: object) -> _Row:
     if not isinstance(row, dict):
-        raise ValueError(f"{place}: expected a JSON object, got {type(row).__name__}")
+        raise UserError(f"{place}: expected a JSON object, got {type(row).__name__}")
     for name in JSONL_FIELDS[:2]:
         if name not in row:
             found = ", ".join(sorted(row)) or "none"
-            raise ValueError(f'{place}: field "{name}" is missing (fields found: {found})')
+            raise UserError(f'{place}: field "{name}" is missing (fields found: {found})')
     return _checked(place, row["question"], row["answer"], row.get("verifier", "math"))
 
 
 def _checked(place: str, question: object, answer: object, verifier: object) -> _Row:
     """Return the row with its types checked; numbers are taken as their text."""
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"{place}: the question must be non-empty text, got {question!r:.80}")
+        raise UserError(f"{place}: the question must be non-empty text, got {question!r:.80}")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)
     if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(
+        raise UserError(
             f"{place}: the answer must be non-empty text or a number, got {answer!r:.80}"
         )
     for name, text in (("question", question), ("answer", answer)):
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"{place}: the {name} holds half of a surrogate pair: fix its escape")
+            raise UserError(f"{place}: the {name} holds half of a surrogate pair: fix its escape")
     if verifier not in TEXT_VERIFIERS:
-        raise ValueError(f"{place}: {unknown_name('verifier', str(verifier), TEXT_VERIFIERS)}")
+        raise UserError(f"{place}: {unknown_name('verifier', str(verifier), TEXT_VERIFIERS)}")
     return place, question, answer, verifier
 
 
@@ -180,11 +180,11 @@ def _distinct_tasks(rows: Iterable[_Row], family: str, name: str) -> list[Task]:
     """Build the tasks of all rows; a repeated question must repeat its answer.
 
     Raises:
-        ValueError: there are no rows, or two rows answer one question differently.
+        UserError: there are no rows, or two rows answer one question differently.
     """
     listed = list(rows)
     if not listed:
-        raise ValueError(f"{name} holds no tasks: give at least one question with its answer")
+        raise UserError(f"{name} holds no tasks: give at least one question with its answer")
     content = "\n".join(f"{question}\n{answer}" for _, question, answer, _ in listed)
     generator = Generator(
         name=name,
@@ -205,7 +205,7 @@ def _distinct_tasks(rows: Iterable[_Row], family: str, name: str) -> list[Task]:
         known = tasks.setdefault(task.id, task)
         first_place = places.setdefault(task.id, place)
         if (known.reference, known.verifier) != (answer, verifier):
-            raise ValueError(
+            raise UserError(
                 f"{place}: the same question stands at {first_place} with another answer or "
                 f"verifier ({known.reference!r:.40} by {known.verifier}, here {answer!r:.40} by "
                 f"{verifier}): keep one"
@@ -222,7 +222,7 @@ def _draw_listed(
     random.Random(seed).shuffle(in_split)
     kept = [task for task in in_split if task.id not in exclude]
     if len(kept) < num:
-        raise ValueError(
+        raise UserError(
             f'{where} has {len(kept)} of {num} "{split}" tasks ({len(tasks)} in all; each task\'s '
             "hash fixes its split): ask for fewer or add tasks"
         )
@@ -233,12 +233,12 @@ def _load_columns(path_or_id: str, split: str, names: tuple[str, str]) -> list[S
     """Return the named columns of a dataset's split.
 
     Raises:
-        ValueError: it cannot be loaded, or lacks the split or a column.
+        UserError: it cannot be loaded, or lacks the split or a column.
     """
     dataset = _load_dataset(path_or_id, split)
     for name in names:
         if name not in dataset.column_names:
-            raise ValueError(unknown_name(f"column of {path_or_id}", name, dataset.column_names))
+            raise UserError(unknown_name(f"column of {path_or_id}", name, dataset.column_names))
     return [list(dataset[name]) for name in names]
 
 
@@ -249,23 +249,23 @@ def _load_dataset(path_or_id: str, split: str) -> Any:
     builders = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
     looks_local = path.suffix in builders or path.is_absolute() or path_or_id.startswith((".", "~"))
     if not path.exists() and (looks_local or path_or_id.count("/") > 1):
-        raise ValueError(f"dataset {path_or_id} does not exist: check the path")
+        raise UserError(f"dataset {path_or_id} does not exist: check the path")
     try:
         if path.is_file():
             if path.suffix not in builders:
-                raise ValueError(f"unknown file type (known: {', '.join(builders)})")
+                raise UserError(f"unknown file type (known: {', '.join(builders)})")
             return datasets.load_dataset(builders[path.suffix], data_files=path_or_id, split=split)
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(path_or_id)
             if isinstance(saved, datasets.Dataset):
                 return saved
             if split not in saved:
-                raise ValueError(unknown_name("split", split, saved))
+                raise UserError(unknown_name("split", split, saved))
             return saved[split]
         return datasets.load_dataset(path_or_id, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         tried = "" if path.exists() else "no such path, and as a hub id: "
-        raise ValueError(
+        raise UserError(
             f"dataset {path_or_id} [{split}] cannot be loaded: {tried}{reason}"
         ) from error

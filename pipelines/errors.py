@@ -1,8 +1,12 @@
 """Failures named after the boundary they crossed; each has an exit status of its own in
 `process.py`.
 
-Imports nothing of ours.
+Imports only `data.errors`, whose `UserError` it repeats for the rooms of `pipelines/`.
 """
+
+from data.errors import UserError
+
+__all__ = ["EngineLostError", "UnprovenSyncError", "UserError"]
 
 
 class UnprovenSyncError(RuntimeError):

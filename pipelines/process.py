@@ -16,7 +16,7 @@ from typing import NoReturn
 import torch
 
 import model  # noqa: F401  registers our classes
-from pipelines.errors import EngineLostError, UnprovenSyncError
+from pipelines.errors import EngineLostError, UnprovenSyncError, UserError
 
 PACKAGES = ("pipelines", "model", "rewards", "critic", "data")
 
@@ -45,7 +45,7 @@ MALLOC_OPTIONS = {
 def fail_clearly() -> Iterator[None]:
     """Turn what a user did or must know into one line and an exit status of its own.
 
-    A ValueError is a mistake (2; each process tells its own: one's servers alone may fail), an
+    A `UserError` is a mistake (2; each process reports its own: its servers alone may fail), an
     `UnprovenSyncError` ends a run that no sample may be trusted of (4), an `EngineLostError` one
     whose sampler is gone (5), Ctrl-C and SIGTERM are 130. Anything else is a bug and keeps its
     traceback.
@@ -53,7 +53,7 @@ def fail_clearly() -> Iterator[None]:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
-    except ValueError as error:
+    except UserError as error:
         rank = os.environ.get("RANK", "0")  # mostly all make it, but each has servers of its own
         whose = "" if rank == "0" else f" (process {rank})"
         _end(f"error{whose}: {' '.join(str(error).split())}", USER_ERROR)
@@ -121,19 +121,19 @@ def require_checkout(root: Path | None = None) -> None:
         root: the checkout; by default the one that holds this file.
 
     Raises:
-        ValueError: a package cannot be found, or resolves outside the checkout.
+        UserError: a package cannot be found, or resolves outside the checkout.
     """
     root = (root or Path(__file__).parents[1]).resolve()
     for name in PACKAGES:
         found = package_folders(name)
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"package {name!r} cannot be imported: run `make setup` in {root} and start with "
                 "its .venv"
             )
         foreign = [folder for folder in found if folder != root / name]
         if foreign:
-            raise ValueError(
+            raise UserError(
                 f"package {name!r} resolves to {foreign[0]}, outside the checkout {root}: start "
                 "with this checkout's own .venv (`make setup`), and remove that folder from "
                 "PYTHONPATH or uninstall the package that brought it"

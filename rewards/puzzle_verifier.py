@@ -12,6 +12,7 @@ import reasoning_gym
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
+from data.errors import UserError
 from data.records import Task
 from rewards.killable_worker import ClosedOnExit, KillableWorker
 from rewards.solution import Solution
@@ -39,7 +40,7 @@ class PuzzleVerifier(ClosedOnExit):
         """Judge one solution: correct only at full score, malformed is invalid.
 
         Raises:
-            ValueError: the task carries no reasoning-gym entry.
+            UserError: the task carries no reasoning-gym entry.
             RuntimeError: the worker cannot be started.
         """
         dataset = _dataset_name(task)
@@ -64,7 +65,7 @@ def _dataset_name(task: Task) -> str:
     metadata = task.entry.get("metadata")
     name = metadata.get("source_dataset") if isinstance(metadata, dict) else None
     if not isinstance(name, str) or name not in DATASETS or "answer" not in task.entry:
-        raise ValueError(
+        raise UserError(
             f"task {task.id} (family {task.family!r}) asks for the puzzle verifier but its entry "
             f"names no reasoning-gym family (source_dataset is {name!r}): draw it from a "
             "reasoning-gym source, or set verifier to 'math' or 'exact'"

@@ -67,7 +67,7 @@ class Dialect(Protocol):
         """Write a demonstration.
 
         Raises:
-            ValueError: the dialect has no procedure for this task.
+            UserError: the dialect has no procedure for this task.
         """
 
 

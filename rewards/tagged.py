@@ -13,6 +13,7 @@ Works for any task family. Steps are checked only where they state plain arithme
 import random
 import re
 
+from data.errors import UserError
 from data.records import Task
 from rewards.arithmetic import equations_in
 from rewards.solution import Solution, Step
@@ -69,9 +70,9 @@ class TaggedDialect:
         """Refuse: this dialect has no procedure to solve an arbitrary task.
 
         Raises:
-            ValueError: always.
+            UserError: always.
         """
-        raise ValueError(
+        raise UserError(
             f"the tagged dialect cannot write a demonstration for task {task.id} "
             f"(family {task.family!r}): train on recorded solutions, or use the chain dialect"
         )

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
+from data.errors import UserError
 from data.records import Task
 from rewards.killable_worker import ClosedOnExit
 from rewards.math_verifier import MathVerifier
@@ -25,7 +26,7 @@ class Verifiers(ClosedOnExit):
         """Judge one solution with the verifier that `task.verifier` names.
 
         Raises:
-            ValueError: there is no such verifier, or the task lacks what it needs.
+            UserError: there is no such verifier, or the task lacks what it needs.
             RuntimeError: a verifier's worker cannot be started.
         """
         if task.verifier == "puzzle":
@@ -34,7 +35,7 @@ class Verifiers(ClosedOnExit):
             return self.math.verify(task, solution)
         if task.verifier == "exact":
             return verify_exact(task, solution)
-        raise ValueError(
+        raise UserError(
             f"task {task.id} asks for verifier {task.verifier!r}: use 'puzzle', 'math' or 'exact'"
         )
 

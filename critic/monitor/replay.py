@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from critic.monitor.decide import check
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import Health, MonitorState
+from data.errors import UserError
 
 
 def replay(
@@ -23,7 +24,7 @@ def replay(
         One verdict per check.
 
     Raises:
-        ValueError: a row's signals are not a table of numbers.
+        UserError: a row's signals are not a table of numbers.
     """
     settings = settings or MonitorSettings()
     checks: list[tuple[object, dict[str, float | None]]] = []
@@ -43,10 +44,10 @@ def replay(
 
 def _read_signals(table: object, number: int) -> dict[str, float | None]:
     if not isinstance(table, Mapping):
-        raise ValueError(f'row {number}: "monitor/signals" must be a table, got {table!r}')
+        raise UserError(f'row {number}: "monitor/signals" must be a table, got {table!r}')
     signals: dict[str, float | None] = {}
     for name, value in table.items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise ValueError(f"row {number}: signal {name!r} must be a number, got {value!r}")
+            raise UserError(f"row {number}: signal {name!r} must be a number, got {value!r}")
         signals[str(name)] = value
     return signals

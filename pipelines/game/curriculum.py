@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from data.records import Split, Task
 from data.sources import TaskSource, make_source
+from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.settings.tables import Settings
 
@@ -25,7 +26,7 @@ class Curriculum:
         """The round's training tasks; a source too small to spare the retired ones keeps them."""
         try:
             return self.source.draw("train", num, self._seed(round_), frozenset(self.retired))
-        except ValueError:
+        except UserError:
             if not self.retired:
                 raise
             self.retired.clear()

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import model  # noqa: F401  registers our classes
+from pipelines.errors import UserError
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
@@ -50,7 +51,7 @@ def local_folder(path: str) -> str:
     """A checkpoint's folder; a hub id (`owner/name`, no such folder) is downloaded first.
 
     Raises:
-        ValueError: neither a folder nor a model that the hub gives us.
+        UserError: neither a folder nor a model that the hub gives us.
     """
     if Path(path).exists() or path.count("/") != 1 or path.startswith(("runs/", ".", "~")):
         return path
@@ -59,7 +60,7 @@ def local_folder(path: str) -> str:
             path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
         )
     except (OSError, ValueError) as error:  # offline, unknown, gated: huggingface_hub's own words
-        raise ValueError(
+        raise UserError(
             f"{path} is no folder, and the hub does not give it: {_first_line(error)}"
         ) from None
 
@@ -68,22 +69,22 @@ def check_checkpoint(dotted: str, path: str) -> None:
     """Refuse a directory that holds no causal language model.
 
     Raises:
-        ValueError: what is missing.
+        UserError: what is missing.
     """
     folder = Path(path)
     if not folder.exists():
-        raise ValueError(
+        raise UserError(
             f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint "
             "directory"
         )
     for needed in ("config.json", "tokenizer_config.json"):
         if not (folder / needed).exists():
-            raise ValueError(
+            raise UserError(
                 f"{dotted}: {path} has no {needed}: it is not a saved model with its tokenizer"
             )
     kinds = set(_architectures(folder / "config.json"))
     if kinds and not kinds & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-        raise ValueError(
+        raise UserError(
             f"{dotted}: {path} holds {', '.join(sorted(kinds))}, which is no causal language model"
         )
     checkpoint_manifest(folder)
@@ -94,7 +95,7 @@ def _architectures(config: Path) -> list[str]:
         table = json.loads(config.read_text())
         return list(table.get("architectures") or [])
     except (ValueError, AttributeError):
-        raise ValueError(f"{config} is no JSON table: save the checkpoint again") from None
+        raise UserError(f"{config} is no JSON table: save the checkpoint again") from None
 
 
 def check_vocabulary(
@@ -103,10 +104,10 @@ def check_vocabulary(
     """Refuse a learner (at `a`) and a critic (at `b`) that do not share every token.
 
     Raises:
-        ValueError: the vocabularies differ.
+        UserError: the vocabularies differ.
     """
     if ours.get_vocab() != theirs.get_vocab():
-        raise ValueError(
+        raise UserError(
             f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and "
             f"{len(theirs)} tokens): "
             "start both from models with one tokenizer"
@@ -117,30 +118,30 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint.
 
     Raises:
-        ValueError: it cannot be loaded.
+        UserError: it cannot be loaded.
     """
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
+        raise UserError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
 
 
 def load_policy(path: str, role: RoleTable) -> Policy:
     """A role's model, with a fresh LoRA adapter where the configuration has one.
 
     Raises:
-        ValueError: the checkpoint cannot be loaded.
+        UserError: the checkpoint cannot be loaded.
     """
     try:
         policy, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, role.dtype), output_loading_info=True
         )
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        raise ValueError(
+        raise UserError(
             f"cannot load a causal language model from {path}: {_first_line(error)}"
         ) from error
     if info["missing_keys"]:
-        raise ValueError(
+        raise UserError(
             f"{path} lacks {len(info['missing_keys'])} of the model's tensors, such as "
             f"{min(info['missing_keys'])}: it is not a checkpoint of its own config.json"
         )

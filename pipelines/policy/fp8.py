@@ -19,6 +19,7 @@ from model.convert_fp8 import convert_to_fp8, fp8_tensors, snap_to_grid
 from model.fp8.linear import Fp8Linear
 from model.fp8.quantize import E4M3, Fp8Recipe, Quantized
 from model.modeling import SparringMoeForCausalLM
+from pipelines.errors import UserError
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.moe import moe_of
 from pipelines.settings.tables import RoleTable
@@ -69,16 +70,16 @@ def check_fp8(name: str, path: str, role: RoleTable) -> None:
     """Refuse a role whose rollouts cannot be in FP8, before anything is loaded.
 
     Raises:
-        ValueError: another architecture, an adapter, or a type or shape that vLLM's kernels refuse.
+        UserError: another architecture, an adapter, or a type or shape that vLLM's kernels refuse.
     """
     config = AutoConfig.from_pretrained(path)
     if not isinstance(config, SparringMoeConfig):
-        raise ValueError(
+        raise UserError(
             f'rollout.precision = "fp8": {name}.model ({path}) is a {config.model_type}, whose '
             'weights our quantiser does not know: set rollout.precision = "policy"'
         )
     if role.lora:
-        raise ValueError(
+        raise UserError(
             f'rollout.precision = "fp8": {name}.lora trains beside weights that stay in higher '
             'precision, which FP8 cannot follow: remove it, or set rollout.precision = "policy"'
         )
@@ -92,7 +93,7 @@ def check_kernels(name: str, config: PreTrainedConfig, dtype: str) -> None:
     They want whole blocks along every input, and of all but the last part of a merged output.
 
     Raises:
-        ValueError: names each size that is no multiple of 128, or the type.
+        UserError: names each size that is no multiple of 128, or the type.
     """
     sizes = {
         "hidden_size": config.hidden_size,
@@ -104,12 +105,12 @@ def check_kernels(name: str, config: PreTrainedConfig, dtype: str) -> None:
     }
     wrong = [f"{key} = {size}" for key, size in sizes.items() if size % BLOCK]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f'rollout.precision = "fp8": {name}.model has {", ".join(wrong)}, which vLLM serves in '
             f'FP8 as multiples of {BLOCK} only: set rollout.precision = "policy"'
         )
     if dtype != "bfloat16":
-        raise ValueError(
+        raise UserError(
             f'rollout.precision = "fp8": vLLM keeps the rest in 16 bits, {name}.dtype is {dtype}: '
             "set it to bfloat16"
         )

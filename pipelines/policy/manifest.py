@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from model.checkpoint.naming import multi_token_prefixes
+from pipelines.errors import UserError
 
 Manifest = dict[str, tuple[int, ...]]
 
@@ -16,13 +17,11 @@ def checkpoint_manifest(directory: Path) -> Manifest:
     """Names and shapes of what an engine runs of a safetensors checkpoint, from the headers alone.
 
     Raises:
-        ValueError: no safetensors file in the directory, or one that was cut short.
+        UserError: no safetensors file in the directory, or one that was cut short.
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
-        raise ValueError(
-            f"{directory} has no .safetensors file: save the checkpoint as safetensors"
-        )
+        raise UserError(f"{directory} has no .safetensors file: save the checkpoint as safetensors")
     manifest: Manifest = {}
     for file in files:
         manifest |= {name: tuple(entry["shape"]) for name, entry in _header(file).items()}
@@ -59,5 +58,5 @@ def _header(file: Path) -> dict[str, dict[str, list[int]]]:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise ValueError(f"{file} is cut short or no safetensors file: save or copy it again")
+        raise UserError(f"{file} is cut short or no safetensors file: save or copy it again")
     return entries

@@ -63,18 +63,18 @@ def check_lora(policy: PeftModel) -> None:
     """Refuse adapters that cannot be merged by name, before anything is started.
 
     Raises:
-        ValueError: an adapter is not plain LoRA on a linear layer.
+        UserError: an adapter is not plain LoRA on a linear layer.
     """
     base = policy.get_base_model()
     if policy.peft_config[policy.active_adapter].modules_to_save:
-        raise ValueError("lora.modules_to_save is not served by the sync: remove it")
+        raise UserError("lora.modules_to_save is not served by the sync: remove it")
     tied = base.all_tied_weights_keys if base.config.tie_word_embeddings else {}
     for name, module in base.named_modules():
         if not isinstance(module, LoraLayer):
             continue
         plain = isinstance(module, LoraLinear | ParamWrapper) and not module.lora_variant
         if not plain or {f"{name}.weight"} & {*tied, *tied.values()}:
-            raise ValueError(
+            raise UserError(
                 f"lora: the adapter on {name} ({type(module).__name__}) is not plain LoRA on an "
                 "untied linear layer, so the sync cannot merge it: leave it out of "
                 "lora.target_modules and use no variant"

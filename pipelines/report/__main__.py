@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipelines.errors import UserError
 from pipelines.report.write import write_report
 
 
@@ -14,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         path = write_report(options.run)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(path)

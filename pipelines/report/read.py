@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.errors import UserError
+
 Row = dict[str, object]
 
 TRANSCRIPT_FOLDERS = ("transcripts", "samples")
@@ -51,10 +53,10 @@ def read_run(directory: Path) -> RunData:
     """Read whatever a run directory holds.
 
     Raises:
-        ValueError: there is no such directory.
+        UserError: there is no such directory.
     """
     if not directory.is_dir():
-        raise ValueError(f"no run directory {directory}: give the folder that holds metrics.jsonl")
+        raise UserError(f"no run directory {directory}: give the folder that holds metrics.jsonl")
     notes: list[str] = []
     rows = _read_rows(directory / "metrics.jsonl", notes)
     tables = {

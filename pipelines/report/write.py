@@ -20,7 +20,7 @@ def write_report(run_directory: Path) -> Path:
         The page's path, RUN/report.html.
 
     Raises:
-        ValueError: there is no such directory.
+        UserError: there is no such directory.
     """
     run = read_run(run_directory)
     drawn = [

@@ -75,11 +75,11 @@ def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, max_model_l
     """Refuse prompts that the context cannot hold.
 
     Raises:
-        ValueError: names the longest prompt's length and the setting to change.
+        UserError: names the longest prompt's length and the setting to change.
     """
     longest = max(len(prompt) for prompt in prompts)
     if longest + max_tokens > max_model_len:
-        raise ValueError(
+        raise UserError(
             f"a prompt of {longest} tokens and a completion of {max_tokens} exceed "
             f"rollout.max_model_len = {max_model_len}: raise it to at least {longest + max_tokens}"
         )

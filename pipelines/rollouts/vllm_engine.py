@@ -155,10 +155,10 @@ def require_vllm() -> None:
     """Fail early and clearly where `rollout.engine = "vllm"` cannot work.
 
     Raises:
-        ValueError: vLLM is not installed.
+        UserError: vLLM is not installed.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise ValueError(
+        raise UserError(
             'rollout.engine = "vllm" but vLLM is not installed: install the extra sparring[cpu] or '
             'sparring[gpu], or set rollout.engine="transformers"'
         )

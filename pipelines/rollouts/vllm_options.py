@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig
 
+from pipelines.errors import UserError
 from pipelines.settings.tables import RolloutTable
 
 logger = logging.getLogger(__name__)
@@ -70,4 +71,4 @@ def vllm_version() -> str:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    raise ValueError('vLLM is not installed: set rollout.engine = "transformers"')
+    raise UserError('vLLM is not installed: set rollout.engine = "transformers"')

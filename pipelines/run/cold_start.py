@@ -25,6 +25,7 @@ from trl import SFTConfig, SFTTrainer
 from data.atomic import write_text_atomic
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
+from pipelines.errors import UserError
 from pipelines.game.curriculum import build_source
 from pipelines.game.demonstrations import demonstrations
 from pipelines.policy.tokenizer import character_tokenizer
@@ -38,10 +39,10 @@ def cold_start(settings: Settings) -> Path:
     """Train the base and save it; a finished checkpoint of the same settings is kept.
 
     Raises:
-        ValueError: there is no `[sft]` table, or the dialect has no demonstrations.
+        UserError: there is no `[sft]` table, or the dialect has no demonstrations.
     """
     if settings.sft is None:
-        raise ValueError("there is no [sft] table in the configuration: nothing to cold-start")
+        raise UserError("there is no [sft] table in the configuration: nothing to cold-start")
     check_library_table("sft.trainer", settings.sft.trainer, SFTConfig, SFT_OWNED)
     target = settings.sft.directory
     fingerprint = json.dumps(
@@ -54,7 +55,7 @@ def cold_start(settings: Settings) -> Path:
         print(f"cold start: {target} is up to date")
         return target
     if target.exists() and any(target.iterdir()) and not stamp.exists():
-        raise ValueError(
+        raise UserError(
             f"sft.directory = {target} holds something that is no cold start: give another one"
         )
     start = time.perf_counter()

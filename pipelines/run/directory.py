@@ -44,10 +44,10 @@ class RunDirectory:
         """Protect an earlier run.
 
         Raises:
-            ValueError: the directory already holds one.
+            UserError: the directory already holds one.
         """
         if (self.path / "config.json").exists():
-            raise ValueError(
+            raise UserError(
                 f"{self.path} already holds a run: continue it with --resume {self.path}, or "
                 "give another "
                 "run.directory"

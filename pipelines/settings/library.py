@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 
+from pipelines.errors import UserError
+
 LibraryTable = dict[str, object]
 
 SFT_OWNED = frozenset(
@@ -55,21 +57,21 @@ def check_library_table(
     """Check the keys of a table against the library's dataclass, and against what the loop owns.
 
     Raises:
-        ValueError: an unknown key (the nearest is named), a key that the loop sets itself, or
+        UserError: an unknown key (the nearest is named), a key that the loop sets itself, or
             sampling truncation, which would bias the importance ratio.
     """
     known = [field.name for field in dataclasses.fields(config_class)]
     for key in table:
         if key in TRUNCATED_SAMPLING:
-            raise ValueError(
+            raise UserError(
                 f"{dotted}.{key} truncates or reshapes the sampling distribution, which biases "
                 "GRPO's "
                 "importance ratio: remove it (temperature is set beside the table)"
             )
         if key in owned:
-            raise ValueError(f"{dotted}.{key} is set by the loop: remove it from the configuration")
+            raise UserError(f"{dotted}.{key} is set by the loop: remove it from the configuration")
         if key not in known:
-            raise ValueError(_unknown(f"{dotted}.{key}", key, known, config_class.__name__))
+            raise UserError(_unknown(f"{dotted}.{key}", key, known, config_class.__name__))
 
 
 def _unknown(dotted: str, key: str, known: Iterable[str], owner: str) -> str:

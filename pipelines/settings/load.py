@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from pipelines.errors import UserError
 from pipelines.settings.library import _unknown
 from pipelines.settings.tables import Settings
 
@@ -19,17 +20,17 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         overrides: each `dotted.key=value`; the value is TOML, a bare word is taken as a string.
 
     Raises:
-        ValueError: the file is missing or malformed, or a key or value is wrong; the message names
+        UserError: the file is missing or malformed, or a key or value is wrong; the message names
             the dotted path and, for an unknown key, the nearest one.
     """
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"no configuration file {path}: give --config one of configs/*.toml"
         ) from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
+        raise UserError(f"{path} is not valid TOML: {error}") from None
     return parse_settings(apply_overrides(tables, overrides))
 
 
@@ -37,7 +38,7 @@ def apply_overrides(tables: dict[str, object], overrides: Sequence[str]) -> dict
     """Set each `dotted.key=value` in nested tables, in place; returns them.
 
     Raises:
-        ValueError: an override is malformed.
+        UserError: an override is malformed.
     """
     for override in overrides:
         _apply_override(tables, override)
@@ -49,7 +50,7 @@ def parse_settings(tables: dict[str, object]) -> Settings:
     try:
         return Settings.model_validate(tables)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(item) for item in error.errors())) from None
+        raise UserError("; ".join(_explain(item) for item in error.errors())) from None
 
 
 def dump_settings(settings: Settings) -> str:
@@ -61,7 +62,7 @@ def _apply_override(tables: dict[str, object], override: str) -> None:
     dotted, separator, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
-        raise ValueError(f"override {override!r} is not of the form table.key=value")
+        raise UserError(f"override {override!r} is not of the form table.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -70,7 +71,7 @@ def _apply_override(tables: dict[str, object], override: str) -> None:
     for key in keys[:-1]:
         child = table.setdefault(key, {})
         if not isinstance(child, dict):
-            raise ValueError(f"override {override!r}: {key} is a value, not a table")
+            raise UserError(f"override {override!r}: {key} is a value, not a table")
         table = child
     table[keys[-1]] = value
 

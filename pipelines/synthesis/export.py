@@ -19,6 +19,7 @@ from data.atomic import write_text_atomic
 from data.dataset_folder import Reader
 from data.errors import unknown_name
 from data.records import Record
+from pipelines.errors import UserError
 from pipelines.synthesis.inspect import critique_verdict
 from pipelines.synthesis.verify import read_solution, task_of
 from rewards.dialect import dialect
@@ -30,16 +31,16 @@ def export(reader: Reader, name: str, out: Path) -> int:
     """Write the records in a format as JSONL, atomically; returns the number of rows.
 
     Raises:
-        ValueError: the format is unknown, nothing is left to write, or `out` is a directory.
+        UserError: the format is unknown, nothing is left to write, or `out` is a directory.
     """
     if name not in FORMATS:
-        raise ValueError(unknown_name("format", name, FORMATS))
+        raise UserError(unknown_name("format", name, FORMATS))
     if out.is_dir():
-        raise ValueError(f"--out {out} is a directory: name a file, such as {out / name}.jsonl")
+        raise UserError(f"--out {out} is a directory: name a file, such as {out / name}.jsonl")
     reader.require_dialect()
     rows = [json.dumps(row, ensure_ascii=False) for row in FORMATS[name](reader)]
     if not rows:
-        raise ValueError(f"{reader.path} has nothing for format {name}: nothing was written")
+        raise UserError(f"{reader.path} has nothing for format {name}: nothing was written")
     write_text_atomic(out, "\n".join(rows) + "\n")
     return len(rows)
 

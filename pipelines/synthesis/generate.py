@@ -28,6 +28,7 @@ from data.dedup import DuplicateIndex
 from data.errors import unknown_name
 from data.records import SPLITS, Record, Split, Task
 from data.sources import TaskSource
+from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
@@ -69,7 +70,7 @@ def generate(request: Request) -> Progress:
     """Generate until `request.num` records are accepted.
 
     Raises:
-        ValueError: a user's mistake, or the tasks ran out; complete batches are kept.
+        UserError: a user's mistake, or the tasks ran out; complete batches are kept.
         KeyboardInterrupt: Ctrl-C; complete batches are kept.
     """
     _check(request)
@@ -207,7 +208,7 @@ class Generation:
         return f"{progress.accepted} of {self.request.num} records are kept in {self.folder.path}"
 
 
-class OutOfTasks(ValueError):
+class OutOfTasks(UserError):
     """The task source and the learner cannot yield what was asked for."""
 
 
@@ -221,7 +222,7 @@ def draw_up_to(
         step = min(step, num - len(tasks))
         try:
             tasks += source.draw(split, step, seed, exclude | {task.id for task in tasks})
-        except ValueError:  # a source says so when it has not that many
+        except UserError:  # a source says so when it has not that many
             step //= 2
     return tasks
 
@@ -242,9 +243,9 @@ def _check(request: Request) -> None:
         ("--seed", request.seed, 0), ("--batch", request.batch, 0),
     ):  # fmt: skip
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise UserError(f"{name} must be at least {least}, got {value}")
     if request.critic is not None and not request.criticise:
-        raise ValueError("--critic and --no-critic exclude each other: leave out one")
+        raise UserError("--critic and --no-critic exclude each other: leave out one")
     _split(request.split)
 
 
@@ -252,7 +253,7 @@ def _split(name: str) -> Split:
     for split in SPLITS:
         if split == name:
             return split
-    raise ValueError(unknown_name("split", name, SPLITS))
+    raise UserError(unknown_name("split", name, SPLITS))
 
 
 def _earlier(folder: DatasetFolder, request: Request) -> Progress | None:
@@ -262,9 +263,9 @@ def _earlier(folder: DatasetFolder, request: Request) -> Progress | None:
     progress = folder.progress()
     if not request.resume:
         hint = "continue it with --resume, or give" if progress is not None else "give"
-        raise ValueError(f"{request.out} is not empty: {hint} another --out")
+        raise UserError(f"{request.out} is not empty: {hint} another --out")
     if progress is None:
-        raise ValueError(f"{request.out} holds no generation to resume: give another --out")
+        raise UserError(f"{request.out} holds no generation to resume: give another --out")
     return progress
 
 
@@ -295,7 +296,7 @@ def _refuse_changes(
         if before.get(name) != now.get(name)
     ]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{out} was begun with other {what} ({', '.join(changed)}): repeat the first "
             "command with --resume, or give another --out"
         )

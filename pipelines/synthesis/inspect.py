@@ -13,6 +13,7 @@ from critic.critique import ParseFailure
 from critic.format import critique_dialect
 from data.dataset_folder import SURPLUS, Reader
 from data.records import CritiqueNote, Record, record_row
+from pipelines.errors import UserError
 from pipelines.synthesis.verify import read_solution
 from rewards.dialect import dialect
 from rewards.solution import Solution
@@ -22,10 +23,10 @@ def shown_records(reader: Reader, num: int, rejected: bool) -> list[dict[str, ob
     """The first `num` records of one kind, as rows.
 
     Raises:
-        ValueError: `num` is below 1.
+        UserError: `num` is below 1.
     """
     if num < 1:
-        raise ValueError(f"--num must be at least 1, got {num}")
+        raise UserError(f"--num must be at least 1, got {num}")
     return [record_row(record) for record in islice(reader.records(not rejected), num)]
 
 

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from pipelines.errors import UserError
 from pipelines.policy.checkpoint import check_checkpoint, check_vocabulary, load_policy, role_path
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
@@ -55,15 +56,15 @@ def find_origin(
         criticise: False leaves out the critic.
 
     Raises:
-        ValueError: what is wrong with which of them.
+        UserError: what is wrong with which of them.
     """
     if not source.is_dir():
-        raise ValueError(
+        raise UserError(
             f"{source} is no directory: give a run directory (made by rl.py) or a checkpoint"
         )
     if _is_run(source):
         if config is not None:
-            raise ValueError(
+            raise UserError(
                 f"{source} is a run with settings of its own: leave out --config, and change "
                 "single settings by table.key=value"
             )
@@ -73,7 +74,7 @@ def find_origin(
     else:
         check_checkpoint("FROM", str(source))
         if config is None:
-            raise ValueError(
+            raise UserError(
                 f"{source} is a checkpoint, which says nothing of tasks: add --config "
                 "configs/NAME.toml"
             )
@@ -95,7 +96,7 @@ def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sa
         scratch: an empty folder that outlives the samplers.
 
     Raises:
-        ValueError: a checkpoint cannot be loaded, or the vocabularies differ.
+        UserError: a checkpoint cannot be loaded, or the vocabularies differ.
     """
     settings = origin.settings
     if origin.critic is not None:
@@ -118,7 +119,7 @@ def _is_run(source: Path) -> bool:
     except FileNotFoundError:
         return False
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source / 'config.json'} is not valid JSON: {error}") from None
+        raise UserError(f"{source / 'config.json'} is not valid JSON: {error}") from None
 
 
 def _is_adapter(path: Path) -> bool:
@@ -139,7 +140,7 @@ def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
         files = RunDirectory(source, PartialState(cpu=on_cpu()))
         last = files.last_round()
         if last is None:
-            raise ValueError(
+            raise UserError(
                 f"{source} has not finished a round yet, so it holds no checkpoint: wait, or give "
                 f"its cold start {cold[0]} with --config"
             )
@@ -152,7 +153,7 @@ def _tokenizer(path: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot load the tokenizer of {path}: {reason}") from None
+        raise UserError(f"cannot load the tokenizer of {path}: {reason}") from None
 
 
 def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> Served:
@@ -165,7 +166,7 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
         weights = weights_hash(policy)
     num_embeddings = policy.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_embeddings:
-        raise ValueError(
+        raise UserError(
             f"{path}: its tokenizer has {len(tokenizer)} tokens, its model {num_embeddings}: "
             "they do not belong together"
         )

@@ -14,6 +14,7 @@ from data.records import (
     record_digest,
     signature,
 )
+from pipelines.errors import UserError
 from rewards.dialect import dialect
 from rewards.solution import Dialect, Solution
 from rewards.verifiers import Verifiers
@@ -54,14 +55,14 @@ def task_of(record: Record) -> Task:
     """The record's task, rebuilt from the record alone.
 
     Raises:
-        ValueError: its entry is no JSON object, or its verifier is unknown.
+        UserError: its entry is no JSON object, or its verifier is unknown.
     """
     try:
         entry = json.loads(record.entry)
     except ValueError as error:
-        raise ValueError(f"its entry is not JSON: {error}") from None
+        raise UserError(f"its entry is not JSON: {error}") from None
     if not isinstance(entry, dict):
-        raise ValueError("its entry is no JSON object")
+        raise UserError("its entry is no JSON object")
     return Task(
         id=record.task_id, family=record.family, question=record.prompt, reference=record.reference,
         verifier=_verifier(record.verdict_verifier), split=record.split, entry=entry,
@@ -89,7 +90,7 @@ def _difference(record: Record, parser: Dialect, verifiers: Verifiers) -> str:
         return f"its solution now reads as {solution.answer!r}, not {record.answer!r}"
     try:
         outcome = verifiers.verify(task_of(record), solution).outcome
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     said = record.verdict_outcome
     return "" if outcome == said else f"the verifier now says {outcome}, not {said}"
@@ -99,4 +100,4 @@ def _verifier(name: str) -> VerifierName:
     for known in VERIFIER_NAMES:
         if known == name:
             return known
-    raise ValueError(f"its verifier {name!r} is unknown")
+    raise UserError(f"its verifier {name!r} is unknown")

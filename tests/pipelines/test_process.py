@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from pipelines.errors import UserError
 from pipelines.process import fail_clearly
 
 _LARGE_BLOCK = """
@@ -40,5 +41,12 @@ def test_every_process_tells_its_mistake(
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handler
     with pytest.raises(SystemExit) as ended, fail_clearly():
-        raise ValueError("no")
+        raise UserError("no")
     assert (ended.value.code, capsys.readouterr().err) == (2, f"{told}\n")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ValueError that nobody named as a user's mistake is ours."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(ValueError, match="ours"), fail_clearly():
+        raise ValueError("ours")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.rollouts.engine import Completion, Sampling
 from pipelines.rollouts.routes import Finished
 
@@ -24,7 +25,7 @@ class ReplicaLostError(RuntimeError):
     """A server did not answer, broke off, or answered that its engine is broken."""
 
 
-class Refused(ValueError):
+class Refused(UserError):
     """A server understood a request and will not serve it: asking again would not help."""
 
 

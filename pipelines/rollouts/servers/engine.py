@@ -106,7 +106,7 @@ class ServerEngine:
         """Make the weights available to every server, and have every server proven.
 
         Raises:
-            ValueError: there is no room for them.
+            UserError: there is no room for them.
         """
         self.prove = prove
         if self.broadcasts:
@@ -128,7 +128,7 @@ class ServerEngine:
         try:
             save_file(whole, self._file)
         except (OSError, SafetensorError) as error:
-            raise ValueError(
+            raise UserError(
                 f"the weights cannot be written to {self._file} ({error}): make room there, or "
                 "set rollout.weights_directory"
             ) from None
@@ -298,7 +298,7 @@ class ServerEngine:
         """Wait for every server, and refuse one that cannot serve the policy.
 
         Raises:
-            ValueError: it did not start, is not there, or serves something else.
+            UserError: it did not start, is not there, or serves something else.
         """
         for server in self.replicas:
             try:

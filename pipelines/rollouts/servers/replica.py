@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pipelines.errors import UserError
 from pipelines.policy.manifest import Manifest, manifest_difference
 from pipelines.rollouts.pressure import told_preemptions
 from pipelines.rollouts.servers.client import Refused, ReplicaLostError, ServerClient
@@ -118,27 +119,27 @@ class Server:
         """Refuse a server that is not the vLLM, the model or the precision that the policy needs.
 
         Raises:
-            ValueError: what differs, and what to do.
+            UserError: what differs, and what to do.
         """
         try:
             states, models = self.call("sync_state"), self.call("sync_model")
         except Refused as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.label} is no rollout server ({error}): {how_to_start(self.settings)}"
             ) from None
         except ReplicaLostError as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.label} has no sync worker ({error}): {how_to_start(self.settings)}"
             ) from None
         here = vllm_version()
         for state, model in zip(states, models, strict=True):
             if state["vllm"] != here:
-                raise ValueError(
+                raise UserError(
                     f"{self.label} runs vLLM {state['vllm']}, this run {here}: use one version"
                 )
             theirs = {name: tuple(shape) for name, shape in model["manifest"].items()}
             if wrong := manifest_difference(manifest, theirs):
-                raise ValueError(
+                raise UserError(
                     f"{self.label} serves another model, {model['model']}: of its tensors the "
                     f"policy has {wrong}: start it from the policy's own checkpoint"
                 )
@@ -149,7 +150,7 @@ class Server:
             }
             for name, value in wanted.items():
                 if model[name] != value:
-                    raise ValueError(
+                    raise UserError(
                         f"{self.label} was started with {name} {model[name]}, the run needs "
                         f"{value}: start it anew with --{name.replace('_', '-')} {value}"
                     )

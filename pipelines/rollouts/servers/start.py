@@ -48,12 +48,12 @@ def open_engine(name: str, spec: EngineSpec, rank: int = 0, world_size: int = 1)
         world_size: number of processes.
 
     Raises:
-        ValueError: the URLs cannot be shared out evenly.
+        UserError: the URLs cannot be shared out evenly.
     """
     settings = spec.settings
     urls = settings.urls.get(name, ())
     if len(urls) % world_size:
-        raise ValueError(
+        raise UserError(
             f"rollout.urls.{name} names {len(urls)} servers for {world_size} processes: each "
             "needs the same number of its own"
         )
@@ -72,13 +72,13 @@ def _private_folder(settings: RolloutTable) -> Path:
     """A folder for sockets, logs and weights, in memory where the system offers that.
 
     Raises:
-        ValueError: nothing can be written where the settings want it.
+        UserError: nothing can be written where the settings want it.
     """
     base = settings.weights_directory or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
     try:
         return Path(tempfile.mkdtemp(prefix="sparring-", dir=base))
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"weights cannot be handed over in {base} ({error.strerror}): set "
             "rollout.weights_directory to a folder that exists and can be written to"
         ) from None
