@@ -32,7 +32,7 @@ from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
-from pipelines.game.referee import Judging, criticise
+from pipelines.game.referee import Referee
 from pipelines.rollouts.sampler import Sampler
 from pipelines.run.directory import versions
 from pipelines.synthesis.origin import Origin, find_origin, load_samplers
@@ -89,28 +89,28 @@ def generate(request: Request) -> Progress:
     source.draw(_split(request.split), 1, request.seed)  # an empty split is an error now, not later
     timeout_seconds = origin.settings.rewards.timeout_seconds
     with tempfile.TemporaryDirectory() as scratch, Verifiers(timeout_seconds) as verifiers:
-        judging = Judging(origin.settings, verifiers)
+        referee = Referee(origin.settings, verifiers)
         learner, critic = load_samplers(origin, request.seed, Path(scratch))
-        weights = {"learner": learner.served.weights}
-        weights |= {"critic": critic.served.weights} if critic is not None else {}
+        weights = {"learner": learner.engine.weights.hash}
+        weights |= {"critic": critic.engine.weights.hash} if critic is not None else {}
         if earlier is not None:
             _refuse_changes("weights", earlier.weights, weights, request.out)
         progress = earlier or Progress(arguments, weights, versions())
-        return Generation(request, folder, progress, judging, source, learner, critic).finish()
+        return Generation(request, folder, progress, referee, source, learner, critic).finish()
 
 
 class Generation:
     """A generation in progress."""
 
     def __init__(
-        self, request: Request, folder: DatasetFolder, progress: Progress, judging: Judging,
+        self, request: Request, folder: DatasetFolder, progress: Progress, referee: Referee,
         source: TaskSource, learner: Sampler, critic: Sampler | None,
     ) -> None:  # fmt: skip
         self.request, self.folder, self.progress = request, folder, progress
-        self.judging, self.source, self.learner, self.critic = judging, source, learner, critic
-        table = judging.settings.rollout
+        self.referee, self.source, self.learner, self.critic = referee, source, learner, critic
+        table = referee.settings.rollout
         self.batch_size = request.batch or max(1, table.max_num_seqs // request.group)
-        self.gate = Gate(Contamination(_held_out_questions(judging, source)))
+        self.gate = Gate(Contamination(_held_out_questions(referee, source)))
         self.duplicates = DuplicateIndex(folder.accepted.records())
         known = chain(folder.accepted.records(), folder.rejected.records())
         self.played = {record.task_id for record in known}
@@ -165,7 +165,7 @@ class Generation:
         tasks = self._draw(number)
         bouts = self._play(tasks, f"batch {number}")
         self.played.update(task.id for task in tasks)
-        return self.gate(bouts, self.duplicates, number, self.learner.role.temperature)
+        return self.gate(bouts, self.duplicates, number, self.learner.temperature)
 
     def _draw(self, number: int) -> list[Task]:
         seed = int.from_bytes(
@@ -184,16 +184,16 @@ class Generation:
     def _play(self, tasks: list[Task], purpose: str) -> list[Bout]:
         """Solve, verify, criticise: the trainer's own steps without the training."""
         group = self.request.group
-        problems = [self.judging.problem(task) for task in tasks]
+        problems = [self.referee.problem(task) for task in tasks]
         drawn = self.learner.sample(problems, purpose, group)
         pairs = [
             (task, sample) for task, group in zip(tasks, drawn, strict=True) for sample in group
         ]
-        read = [self.judging.read(task, sample) for task, sample in pairs]
+        read = [self.referee.read(task, sample) for task, sample in pairs]
         judged = [None] * len(pairs)
         if self.critic is not None:
             ask = partial(self.critic.sample, purpose=purpose)
-            judged = criticise(self.judging, [t for t, _ in pairs], [s for s, _ in read], ask)
+            judged = self.referee.criticise([t for t, _ in pairs], [s for s, _ in read], ask)
         return [
             Bout(task, sample, solution, verdict, claim, None)
             for (task, sample), (solution, verdict), claim in zip(pairs, read, judged, strict=True)
@@ -227,9 +227,9 @@ def draw_up_to(
     return tasks
 
 
-def _held_out_questions(judging: Judging, source: TaskSource) -> list[str]:
+def _held_out_questions(referee: Referee, source: TaskSource) -> list[str]:
     """Every question that the settings evaluate on: the same draws as a run's session makes."""
-    sizes = judging.settings.evaluate
+    sizes = referee.settings.evaluate
     drawn: tuple[tuple[Split, int], ...] = (
         ("test", sizes.num_tasks), ("probe", sizes.num_probe_tasks),
         ("audit", sizes.num_audit_tasks),

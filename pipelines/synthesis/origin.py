@@ -16,15 +16,15 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipelines.errors import UserError
 from pipelines.policy.checkpoint import check_checkpoint, check_vocabulary, load_policy, role_path
+from pipelines.policy.fingerprint import WeightsId
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.engine import Engine
-from pipelines.rollouts.sampler import Sampler, Served
+from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine, require_vllm
-from pipelines.run.checkpoints import load_run
-from pipelines.run.directory import RunDirectory
+from pipelines.run.checkpoints import Checkpoints, load_run
 from pipelines.settings.load import apply_overrides, load_settings, parse_settings
 from pipelines.settings.tables import RoleTable, RolloutTable, Settings
 
@@ -41,6 +41,14 @@ class Origin:
     settings: Settings
     learner: str
     critic: str | None
+
+
+@dataclass(frozen=True)
+class Served:
+    """A checkpoint that is ready to be sampled from; its engine names its weights."""
+
+    engine: Engine
+    tokenizer: PreTrainedTokenizerBase
 
 
 def find_origin(
@@ -104,12 +112,17 @@ def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sa
             _tokenizer(origin.learner), _tokenizer(origin.critic), origin.learner, origin.critic
         )
     served = _serve(origin.learner, settings.learner, settings.rollout, scratch / "learner")
-    learner = Sampler("learner", served, settings.learner, seed)
+    learner = _sampler("learner", served, settings.learner, seed)
     if origin.critic is None:
         return learner, None
     if (origin.critic, settings.critic.dtype) != (origin.learner, settings.learner.dtype):
         served = _serve(origin.critic, settings.critic, settings.rollout, scratch / "critic")
-    return learner, Sampler("critic", served, settings.critic, seed)
+    return learner, _sampler("critic", served, settings.critic, seed)
+
+
+def _sampler(name: str, served: Served, role: RoleTable, seed: int) -> Sampler:
+    limits = (role.max_completion_length, role.temperature)
+    return Sampler(name, served.engine, served.tokenizer, seed, *limits)
 
 
 def _is_run(source: Path) -> bool:
@@ -137,14 +150,14 @@ def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
             return cold
         folder = source / "checkpoints" / selected  # where it lies now, if the run was moved
     else:
-        files = RunDirectory(source, PartialState(cpu=on_cpu()))
-        last = files.last_round()
+        checkpoints = Checkpoints(source / "checkpoints", PartialState(cpu=on_cpu()))
+        last = checkpoints.last_round()
         if last is None:
             raise UserError(
                 f"{source} has not finished a round yet, so it holds no checkpoint: wait, or give "
                 f"its cold start {cold[0]} with --config"
             )
-        folder = files.checkpoint(last)
+        folder = checkpoints.folder(last)
     return str(folder / "learner"), str(folder / "critic")
 
 
@@ -182,7 +195,8 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
             rollout.max_model_len,
             rollout.max_num_seqs,
         )
-    return Served(weights, tokenizer, engine)
+    engine.weights = WeightsId(0, weights)  # as loaded, and it stays
+    return Served(engine, tokenizer)
 
 
 def _merge_adapter(

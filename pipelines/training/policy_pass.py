@@ -129,7 +129,7 @@ class PolicyPass:
 
     @contextmanager
     def learning_from(self, micro_batch: Mapping[str, Tensor]) -> Iterator[None]:
-        """While TRL computes the loss of a micro-batch, whose rows say where its sequences stood."""
+        """While TRL computes a micro-batch's loss; "row" says where its sequences stood."""
         self._rows_B = micro_batch["row"]
         try:
             yield

@@ -275,7 +275,9 @@ def test_a_policy_that_names_its_tensors_wrongly_is_refused(
     """Manifest and probe: nothing is corrupted on the way, the sender itself is wrong."""
     moe.push()
     with monkeypatch.context() as patch:
-        patch.setattr(tensors_module, "policy_tensors", lambda policy: corrupt(policy_tensors(policy)))
+        patch.setattr(
+            tensors_module, "policy_tensors", lambda policy: corrupt(policy_tensors(policy))
+        )
         with pytest.raises(UnprovenSyncError, match=told):
             moe.push()
     _refused_until_synced(moe)

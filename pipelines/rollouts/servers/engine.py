@@ -21,7 +21,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from pipelines.errors import EngineLostError, UnprovenSyncError
+from pipelines.errors import EngineLostError, UnprovenSyncError, UserError
 from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.manifest import Manifest
 from pipelines.rollouts.concurrency import adaptive_concurrency
