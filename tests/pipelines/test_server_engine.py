@@ -372,7 +372,7 @@ def test_a_server_that_accepts_and_never_answers_is_told_in_time(tmp_path: Path)
 @pytest.mark.parametrize(
     ("status", "posted", "told"),
     [
-        (200, 404, "is no rollout server .*VLLM_SERVER_DEV_MODE=1"),
+        (200, 404, "is not a rollout server .*VLLM_SERVER_DEV_MODE=1"),
         (200, 200, "has no sync worker .*VLLM_SERVER_DEV_MODE=1"),
         (404, 404, "health answers 404: is the port"),
     ],
