@@ -82,7 +82,7 @@ class Concurrency:
 
 
 def adaptive_concurrency(settings: RolloutTable, preemptions: Callable[[], float]) -> Concurrency:
-    """Limits an engine's requests, if that is wanted.
+    """The limit of an engine's requests, which adapts if the settings want that.
 
     Args:
         settings: the `[rollout]` table.
