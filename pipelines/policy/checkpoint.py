@@ -28,7 +28,7 @@ def export_policy(policy: Policy, folder: Path) -> None:
 
 
 def trained_tensors(policy: Policy) -> dict[str, torch.Tensor]:
-    """What training changes: trainable parameters, and every persistent buffer."""
+    """Copies of what training changes: trainable parameters, and every persistent buffer."""
     parameters = dict(policy.named_parameters(remove_duplicate=False))  # tied names too
     trainable = {name for name, p in parameters.items() if p.requires_grad}
     frozen = parameters.keys() - trainable

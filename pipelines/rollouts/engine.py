@@ -14,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.policy.fingerprint import WeightsId
 from pipelines.rollouts.concurrency import Concurrency
 from pipelines.rollouts.routes import Routes
+from pipelines.sync.push import Receiver
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Engine(Protocol):
     def close(self) -> None:
         """End what outlives this process, if anything does."""
         ...
+
+
+class SyncedEngine(Engine, Receiver, Protocol):
+    """An engine whose weights are sent to it."""
 
 
 def completion_seed(*parts: object) -> int:

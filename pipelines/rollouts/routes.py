@@ -100,7 +100,7 @@ class RecordedRoutes:
     """Routes that the recorder in the engine's worker has seen (CPU)."""
 
     def begin(self, engine: Watched) -> None:
-        engine.call("sync_watch_routes")
+        engine.call("watch_routes")
 
     def routes(self, engine: Watched, finished: Sequence[Finished]) -> list[Routes]:
         """Fetch them; the worker forgets them.
@@ -109,7 +109,7 @@ class RecordedRoutes:
             UnprovenSyncError: a request was not recorded, or not all of it.
         """
         requests = [one.request for one in finished]
-        told = engine.call("sync_take_routes", requests=requests)[0]["routes"]
+        told = engine.call("take_routes", requests=requests)[0]["routes"]
         found = []
         for one, packed in zip(finished, told, strict=True):
             if packed is None:

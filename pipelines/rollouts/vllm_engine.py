@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from pipelines.errors import UserError
-from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN
 from pipelines.rollouts.concurrency import adaptive_concurrency
 from pipelines.rollouts.engine import Completion, Sampling, check_prompts
 from pipelines.rollouts.pressure import PreemptionCount
 from pipelines.rollouts.routes import Finished
 from pipelines.rollouts.spec import EngineSpec
-from pipelines.sync.replica import Prove, Replica, check_stamp
+from pipelines.sync.proof import Proof
+from pipelines.sync.replica import check_stamp
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -136,20 +137,15 @@ class VllmEngine:
     # -- the sync's side --------------------------------------------------------------------------
 
     def call(self, method: str, **kwargs: object) -> list[dict]:
-        """Call a method of `worker.SyncWorker` in this process."""
+        """Call a method of `RolloutWorker` in this process."""
         return self.llm.collective_rpc(method, kwargs=kwargs)
 
     def reset_prefix_cache(self) -> None:
         self.llm.reset_prefix_cache()
 
-    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
+    def publish(self, proof: Proof) -> None:
         """Nothing is copied: the worker reads the live tensors."""
-        self._tensors = tensors
-        prove(self, False)
-
-    def payload(self, replica: Replica) -> NamedTensors:
-        """The policy's tensors, from the first again."""
-        return self._tensors()
+        proof.prove(self, proof.tensors, lost=False)
 
 
 def require_vllm() -> None:

@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 from pipelines.settings.tables import RolloutTable
 
 logger = logging.getLogger(__name__)
-SYNC_WORKER = "pipelines.sync.receive.SyncWorker"
+WORKER = "pipelines.rollouts.worker.RolloutWorker"
 MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
 
 
@@ -36,7 +36,7 @@ def engine_options(settings: RolloutTable) -> dict[str, object]:
         "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
         "logprobs_mode": "processed_logprobs",
         "seed": 0,
-        "worker_extension_cls": SYNC_WORKER,
+        "worker_extension_cls": WORKER,
     }
 
 

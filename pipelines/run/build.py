@@ -28,7 +28,7 @@ from pipelines.policy.fp8 import fp8_checkpoint, train_in_fp8
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.process import on_cpu
-from pipelines.rollouts.engine import Engine
+from pipelines.rollouts.engine import Engine, SyncedEngine
 from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import open_engine
@@ -38,7 +38,6 @@ from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.run.checks import check_context
 from pipelines.settings.tables import RoleTable, Settings
 from pipelines.sync.push import WeightSync
-from pipelines.sync.replica import SyncedEngine
 from pipelines.training.trainer import OnStep, RoleSpec, RoleTrainer
 
 NUM_SEQUENCES = 8  # on which the sync compares engine and policy

@@ -1,20 +1,19 @@
 """The receiving half of the weight sync: it runs inside vLLM's worker, in whatever process that is.
 
-vLLM mixes `SyncWorker` into its worker (`worker_extension_cls`) and reaches it by `collective_rpc`,
-so the engine in the trainer's process and an API server run the same checks. Weights arrive as an
-iterator of live tensors, as the path of a safetensors file in shared memory, or as an invitation to
-a process group (`sync/broadcast.py`). Four checks:
+vLLM mixes `SyncWorker`, or a class that extends it, into its worker (`worker_extension_cls`) and
+reaches it by `collective_rpc`, so that the engine in the trainer's process and an API server run
+the same checks. Weights arrive as an iterator of live tensors, as the path of a safetensors file in
+shared memory, or as an invitation to a process group (`sync/broadcast.py`). Four checks:
   received   the fingerprint of every tensor as it arrived, before any packing, for the sender;
   poison     engine parameters and fresh memory start as NaN, so what the reload misses stays NaN;
   packed     vLLM's CPU linears keep a private packed copy: each must have been packed anew;
   stamp      empty from the first poisoned tensor until the sender has proven the result.
 
-It also answers for the routes of what the engine samples (`rollouts/recorder.py`). Leaves out
-everything that needs the policy: names, log-probabilities (`sync/push.py`).
+Leaves out everything that needs the policy: names, log-probabilities (`sync/push.py`).
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from safetensors import safe_open
 
 from pipelines.policy.fingerprint import Fingerprints, NamedTensors, fingerprint
 from pipelines.policy.manifest import Manifest, checkpoint_manifest
-from pipelines.rollouts.recorder import RouteRecorder
 from pipelines.sync.broadcast import received
 from pipelines.sync.replica import Payload
 
@@ -39,7 +37,6 @@ class SyncWorker:
 
     sync_stamp = ""
     sync_received = ""  # the stamp that came with the weights which the engine holds
-    sync_recorder: RouteRecorder | None = None
 
     def sync_state(self) -> dict[str, object]:
         """Which weights this worker vouches for; any answer shows that the engine's loop runs."""
@@ -93,17 +90,6 @@ class SyncWorker:
     def sync_certify(self, stamp: str) -> None:
         """Stamp the weights that the sender has proven, unless others have come since."""
         self.sync_stamp = stamp if stamp == self.sync_received else ""
-
-    def sync_watch_routes(self) -> None:
-        """Record the routes of what is sampled from here on; the model must have experts."""
-        if self.sync_recorder is None:
-            self.sync_recorder = RouteRecorder(self.model_runner)  # type: ignore[attr-defined]
-        self.sync_recorder.start()
-
-    def sync_take_routes(self, requests: Sequence[str]) -> dict[str, object]:
-        """Stop recording; "routes" are those of the requests, packed, and nothing else is kept."""
-        assert self.sync_recorder is not None, "sync_watch_routes comes first"
-        return {"routes": self.sync_recorder.take(requests)}
 
     def sync_furthest(self, weights: Payload, num: int) -> list[list[object]]:
         """The engine's parameters furthest from `weights`: [largest difference, name] each.

@@ -1,17 +1,16 @@
-"""An engine as the sync sees it: replicas of the weights, each of which is proven."""
+"""One replica of the weights as the sync sees it, and the question which weights it vouches for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from pipelines.errors import UnprovenSyncError
 from pipelines.policy.fingerprint import NamedTensors
-from pipelines.rollouts.engine import Engine
 
 Payload = NamedTensors | str | dict[str, object]  # tensors, a file's path, or an invitation
 
 
 class Replica(Protocol):
-    """One copy of the weights inside vLLM, as the sync sees it.
+    """One copy of the weights inside vLLM.
 
     Attributes:
         label: names it in errors.
@@ -20,38 +19,15 @@ class Replica(Protocol):
     label: str
 
     def call(self, method: str, **kwargs: object) -> list[dict]:
-        """Call a method of `worker.SyncWorker`; one answer a worker."""
+        """Call a method of `SyncWorker`; one answer per worker."""
         ...
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
-
-    def reset_prefix_cache(self) -> None: ...
-
-
-Prove = Callable[[Replica, bool], None]
-
-
-class SyncedEngine(Engine, Protocol):
-    """An engine whose weights are sent to it.
-
-    Attributes:
-        replicas: each must vouch for the stamp of `weights`, which is empty as loaded from disk.
-    """
-
-    replicas: Sequence[Replica]
-
-    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
-        """Make new weights available to the replicas, and have each of them proven.
-
-        Args:
-            stamp: names the weights, never to be used again.
-            tensors: the policy's, from the first again at each call.
-            prove: given a replica, and whether it had been lost, loads and checks its weights.
-        """
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of each sequence's tokens after the first (nats)."""
         ...
 
-    def payload(self, replica: Replica) -> Payload:
-        """What `SyncWorker` is given to read the published weights from."""
+    def reset_prefix_cache(self) -> None:
+        """Forget the keys and values of earlier weights."""
         ...
 
 

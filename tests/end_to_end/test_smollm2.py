@@ -141,8 +141,9 @@ def test_the_engine_follows_the_adapter(base: Path, checkout: Path) -> None:
     sync = WeightSync(engine, checkpoint_manifest(base), probes, 1, threshold)
     for version in (1, 2):
         move_adapter(policy, version)
-        with pytest.raises(UnprovenSyncError, match="log-probability probe"):
-            sync.probe(policy)
+        with pytest.raises(UnprovenSyncError, match="no agreement on log-prob"):
+            sync.agreement.begin(policy)
+            sync.agreement.check(engine, list)
         assert sync.probe_difference > 100 * threshold, "the move must be one that matters"
         sync.push(policy, version)
         assert sync.probe_difference <= threshold and engine.weights.version == version

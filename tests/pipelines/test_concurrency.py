@@ -34,15 +34,15 @@ from pipelines.rollouts.pressure import (
     power_cap_share,
     told_preemptions,
 )
-from pipelines.rollouts.servers import engine as server_engine
-from pipelines.rollouts.servers.dispatch import Job
+from pipelines.rollouts.servers import dispatch
 from pipelines.rollouts.servers.engine import ServerEngine
+from pipelines.rollouts.servers.jobs import Job
 from pipelines.rollouts.servers.replica import Server
 from pipelines.rollouts.servers.start import start_server
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
-from pipelines.sync.push import largest_difference
+from pipelines.sync.agreement import largest_difference
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
@@ -204,7 +204,7 @@ def polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poll whenever asked, as batches here are over in a second, and nothing but vLLM."""
     monkeypatch.setattr(concurrency, "machine_sensors", list)
     monkeypatch.setattr(concurrency, "POLL_SECONDS", 1e-6)
-    monkeypatch.setattr(server_engine, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(dispatch, "HEARTBEAT_SECONDS", 0.01)
 
 
 def _same(left: list[Completion], right: list[Completion]) -> None:
@@ -299,21 +299,23 @@ def test_a_servers_kv_cache_that_runs_out_lowers_the_limit_and_changes_no_sample
     counting, busy = threading.Lock(), [0]
     seen: list[int] = []
 
-    def ask(_: Server, index: int) -> int:
-        with counting:
-            busy[0] += 1
-            seen.append(busy[0])
-        time.sleep(0.01)
-        with counting:
-            busy[0] -= 1
-        return index
+    class Counted(Job[int]):
+        def ask(self, _: Server, index: int) -> int:
+            with counting:
+                busy[0] += 1
+                seen.append(busy[0])
+            time.sleep(0.01)
+            with counting:
+                busy[0] -= 1
+            return index
 
-    assert server._serve(NUM, Job(ask)) == list(range(NUM))
+    assert server._serve(NUM, Counted()) == list(range(NUM))
     assert max(seen) == 2, "the limit must hold for what is sent"
 
-    def refuse(_: Server, index: int) -> int:
-        raise ValueError("a prompt that the server refuses")
+    class Refused(Job[int]):
+        def ask(self, _: Server, index: int) -> int:
+            raise ValueError("a prompt that the server refuses")
 
     server.concurrency.limit = 1
     with pytest.raises(ValueError, match="the server refuses"):  # and its other senders go on
-        server._serve(NUM, Job(refuse))
+        server._serve(NUM, Refused())

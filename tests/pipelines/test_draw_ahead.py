@@ -3,14 +3,14 @@
 import importlib.util
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from pipeline_cases import learner_role, random_moe, save
 
-from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
+from pipelines.policy.fingerprint import UNPROVEN
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import weights_hash
@@ -22,8 +22,8 @@ from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import open_engine
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.settings.tables import RolloutTable
+from pipelines.sync.proof import Proof
 from pipelines.sync.push import WeightSync
-from pipelines.sync.replica import Prove
 from pipelines.training.trainer import RoleTrainer
 
 pytestmark = [
@@ -130,10 +130,10 @@ class LostInFlight:
     role: RoleTrainer
 
     def __init__(self) -> None:
-        self.weights, self.replicas, self.num_probed = UNPROVEN, [self], 0
+        self.weights, self.replicas, self.num_checked = UNPROVEN, [self], 0
         self.updated = threading.Event()
 
-    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
+    def publish(self, proof: Proof) -> None:
         self.pushed = random_moe(TOKENIZER)
         self.pushed.load_state_dict(self.role.policy.state_dict())
 
@@ -145,8 +145,8 @@ class LostInFlight:
     ) -> list[Completion]:
         if threading.current_thread() is not threading.main_thread():
             assert self.updated.wait(60)
-            self.role.sampler.sync.probe(self.role.policy, self.replicas)
-            self.num_probed += 1
+            self.role.sampler.sync.agreement.check(self, list)
+            self.num_checked += 1
         end = TOKENIZER.eos_token_id
         return [Completion([5 + i % GROUP, end], [-1.0, -1.0], False) for i in range(len(prompts))]
 
@@ -171,5 +171,5 @@ def test_a_server_lost_in_flight_is_held_to_the_policy_that_was_pushed(tmp_path:
     )  # fmt: skip
     role.watch()
     role.play(PROMPTS[:4], role.score, "lost")
-    assert engine.num_probed == 1
+    assert engine.num_checked == 1
     assert weights_hash(role.policy) != weights_hash(engine.pushed), "the update must show"

@@ -28,7 +28,8 @@ from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import RoleTable, RolloutTable
-from pipelines.sync.push import WeightSync, largest_difference
+from pipelines.sync.agreement import largest_difference
+from pipelines.sync.push import WeightSync
 from pipelines.training.mismatch import computes_exactly
 
 needs_vllm = pytest.mark.skipif(
@@ -92,7 +93,7 @@ def sync(tmp_path_factory: pytest.TempPathFactory) -> WeightSync:
     directory = save(random_moe(TOKENIZER, **SHAPE), tmp_path_factory.mktemp("fp8") / "moe")
     engine = VllmEngine(EngineSpec(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id))
     manifest = checkpoint_manifest(directory)
-    return WeightSync(engine, manifest, PROBES, 1, probe_threshold=EXACT, fp8=True)
+    return WeightSync(engine, manifest, PROBES, 1, agreement_threshold=EXACT, fp8=True)
 
 
 @needs_vllm
@@ -126,7 +127,7 @@ def test_an_engine_holds_what_a_policy_in_fp8_multiplies_with(sync: WeightSync) 
     plain = _on_grid(policy)
     train_in_fp8(policy)
     make_weights_matter(policy, 4)
-    loose = WeightSync(sync.engine, sync.manifest, PROBES, 1, probe_threshold=10, fp8=True)
+    loose = WeightSync(sync.engine, sync.manifest, PROBES, 1, agreement_threshold=10, fp8=True)
     loose.push(policy, 30)
     theirs = sync.engine.score(PROBES)
     assert largest_difference(policy_logprobs(plain, PROBES), theirs)[0] <= EXACT
@@ -169,7 +170,7 @@ def test_on_an_accelerator_the_engine_multiplies_in_fp8(tmp_path: Path) -> None:
     policy.to(torch.accelerator.current_accelerator())
     engine = VllmEngine(EngineSpec(directory, ROLLOUT, "bfloat16", TOKENIZER.eos_token_id))
     manifest = checkpoint_manifest(directory)
-    sync = WeightSync(engine, manifest, PROBES, 1, probe_threshold=0.5, fp8=True)
+    sync = WeightSync(engine, manifest, PROBES, 1, agreement_threshold=0.5, fp8=True)
     names = {name for name, _ in served_tensors(policy, fp8=True)}
     assert sum(name.endswith("_scale_inv") for name in names) > len(list(fp8_parameters(policy)))
     for seed in (1, 2):

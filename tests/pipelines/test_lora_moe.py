@@ -22,7 +22,7 @@ from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name, weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.rollouts.engine import Engine
+from pipelines.rollouts.engine import Engine, SyncedEngine
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.servers.start import open_engine
@@ -30,8 +30,8 @@ from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
-from pipelines.sync.push import WeightSync, largest_difference
-from pipelines.sync.replica import SyncedEngine
+from pipelines.sync.agreement import largest_difference
+from pipelines.sync.push import WeightSync
 from pipelines.training.role_spec import RoleSpec
 from pipelines.training.trainer import RoleTrainer
 
@@ -79,7 +79,7 @@ def _synced(checkpoint: Path, name: str, placement: str) -> WeightSync:
             name, EngineSpec(checkpoint, settings, "float32", TOKENIZER.eos_token_id)
         )
         engine.await_ready(manifest)
-    return WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT)
+    return WeightSync(engine, manifest, PROBES, agreement_every=1, agreement_threshold=EXACT)
 
 
 def _role(

@@ -133,7 +133,7 @@ def test_cached_chunked_and_preempted_tokens_have_routes(
     directory = save(policy, tmp_path / "moe")
     engine = _cramped_engine(directory, monkeypatch)
     worker = engine.llm.llm_engine.model_executor.driver_worker.worker
-    watched = worker.sync_recorder = WatchedRecorder(worker.model_runner)
+    watched = worker.route_recorder = WatchedRecorder(worker.model_runner)
     watched.seen = Counter()  # type: ignore[attr-defined]
     shared = _tokens(70, 9)
     prompts = [[*shared, *_tokens(3 + index, index)] for index in range(6)]
@@ -176,7 +176,7 @@ def test_more_requests_than_seats_have_routes_and_none_is_kept(
     prompts = [_tokens(3, seed) for seed in range(200)]
     drawn = sync.engine.generate(prompts, Sampling(2, routes=True), list(range(200)))
     assert _agreement(policy, prompts, drawn) >= AGREEMENT
-    recorder = sync.engine.llm.llm_engine.model_executor.driver_worker.worker.sync_recorder
+    recorder = sync.engine.llm.llm_engine.model_executor.driver_worker.worker.route_recorder
     assert not [name for name, kept in vars(recorder).items() if np.size(kept) > 1000]
 
 

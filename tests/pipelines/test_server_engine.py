@@ -32,8 +32,9 @@ from pipelines.rollouts.engine import Completion, Sampling
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.servers import replica as server_replica
 from pipelines.rollouts.servers.client import Refused, ReplicaLostError
-from pipelines.rollouts.servers.dispatch import Job
+from pipelines.rollouts.servers.dispatch import Dispatch
 from pipelines.rollouts.servers.engine import ServerEngine
+from pipelines.rollouts.servers.jobs import Job
 from pipelines.rollouts.servers.process import ServerProcess
 from pipelines.rollouts.servers.replica import Server
 from pipelines.rollouts.servers.start import _private_folder, find_server, start_server
@@ -41,7 +42,8 @@ from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.rollouts.vllm_options import engine_options
 from pipelines.settings.tables import RolloutTable
-from pipelines.sync.push import WeightSync, largest_difference
+from pipelines.sync.agreement import largest_difference
+from pipelines.sync.push import WeightSync
 from pipelines.training.trainer import RoleTrainer
 
 pytestmark = [
@@ -86,7 +88,7 @@ class Servers:
         self.engine.generate([[5, 9]], Sampling(2), [1])
 
     def difference(self) -> float:
-        """Largest difference of log-probabilities (nats) over both servers, without a probe."""
+        """Largest difference of log-probabilities (nats) over both servers, without the sync."""
         ours = policy_logprobs(self.policy, PROBES)
         scores = [server.score(PROBES) for server in self.engine.replicas]
         return max(largest_difference(ours, theirs)[0] for theirs in scores)
@@ -220,18 +222,21 @@ def test_weights_that_changed_during_a_batch_void_its_answers(servers: Servers) 
     servers.push()
     asked: list[str] = []
 
-    def ask(server: Server, index: int) -> str:
-        asked.append(server.label)
-        if len(asked) == 1:
-            another = {"stamp": "another run's"}
-            server.call("sync_receive", weights=servers.engine.payload(server), **another)
-            server.call("sync_certify", **another)
-        return f"answer {len(asked)}"
+    class Overwritten(Job[str]):
+        def ask(self, server: Server, index: int) -> str:
+            asked.append(server.label)
+            if len(asked) == 1:
+                another = {"stamp": "another run's"}
+                weights = servers.engine.handover.payload(server)
+                server.call("sync_receive", weights=weights, **another)
+                server.call("sync_certify", **another)
+            return f"answer {len(asked)}"
 
-    syncs = servers.sync.seconds["transfer"]
-    assert servers.engine._serve(1, Job(ask)) == ["answer 2"]
+    seconds = servers.sync.costs.seconds
+    before = seconds["transfer"]
+    assert servers.engine._serve(1, Overwritten()) == ["answer 2"]
     assert len(asked) == 2 and servers.engine.reissued == [0]
-    assert servers.sync.seconds["transfer"] > syncs, "the server must be given the weights anew"
+    assert seconds["transfer"] > before, "the server must be given the weights anew"
     assert servers.difference() <= EXACT
 
 
@@ -277,7 +282,7 @@ def test_a_server_lost_in_the_middle_is_replaced_and_nothing_changes(
     victim = servers.engine.replicas[0]
     victim.settings = ROLLOUT.model_copy(update={"liveness_seconds": 6.0})
     pid = victim.call("sync_state")[0]["pid"]
-    restarts, group = servers.engine.num_restarts, victim.process.pid
+    restarts, group = servers.engine.restarts.num, victim.process.pid
 
     def lose_when_busy() -> None:
         while len(victim.client._open) < 4:
@@ -291,7 +296,7 @@ def test_a_server_lost_in_the_middle_is_replaced_and_nothing_changes(
     _same(drawn, undisturbed)
     told_TLK = np.concatenate([c.routes.experts_TLK for c in drawn])  # type: ignore[union-attr]
     assert _same_experts(told_TLK, _own_routes(servers.policy, drawn)) >= AGREEMENT
-    assert servers.engine.reissued and servers.engine.num_restarts > restarts
+    assert servers.engine.reissued and servers.engine.restarts.num > restarts
     assert victim.call("sync_state")[0]["pid"] != pid
     assert servers.difference() <= EXACT
     with pytest.raises(ProcessLookupError):  # no process of the broken engine lingers
@@ -299,16 +304,16 @@ def test_a_server_lost_in_the_middle_is_replaced_and_nothing_changes(
 
 
 @pytest.mark.slow
-def test_servers_killed_in_a_sync_and_in_its_probe_are_replaced(servers: Servers) -> None:
+def test_servers_killed_in_a_sync_and_in_its_last_check_are_replaced(servers: Servers) -> None:
     """Both at once: the one while its weights are loaded, the other after canary and stamp."""
     servers.push()
     first, second = servers.engine.replicas
-    restarts = servers.engine.num_restarts
+    restarts = servers.engine.restarts.num
     first.call("sync_break", fault="dead")
     second.call("sync_die_after", passes=1)  # the canary
     make_weights_matter(servers.policy, 99)
     servers.push()
-    assert servers.engine.num_restarts >= restarts + 2
+    assert servers.engine.restarts.num >= restarts + 2
     assert servers.difference() <= EXACT
     assert len(servers.engine.generate(PROMPTS, LONG, SEEDS)) == len(PROMPTS)
 
@@ -409,24 +414,23 @@ def test_a_server_that_never_comes_back_ends_the_run_after_its_restarts(tmp_path
     engine = _engine(server, tmp_path)
     with pytest.raises(EngineLostError, match=r"max_restarts = 2 restarts .*ValueError: no memory"):
         engine.generate([[5, 6]], Sampling(4), [1])
-    assert engine.num_restarts == 3
+    assert engine.restarts.num == 3
     process.stop()
 
 
 @pytest.mark.timeout(60)
-def test_a_refusal_ends_the_senders_that_pause(tmp_path: Path) -> None:
-    """Of four senders three wait for a higher limit, which never comes."""
+def test_a_refusal_ends_the_senders_that_wait() -> None:
+    """Of four senders three wait for room, which never comes."""
     server = find_server("http://127.0.0.1:9", QUICK)
     server.heartbeat = lambda: True  # type: ignore[method-assign]
-    engine = _engine(server, tmp_path)
-    engine.concurrency = Concurrency(4, [])
-    engine.concurrency.limit = 1
+    concurrency = Concurrency(4, [])
+    concurrency.limit = 1
 
     def refuse(server: Server, index: int) -> None:
         raise Refused("no")
 
     with pytest.raises(Refused, match="no"):
-        engine._issue(range(8), refuse)
+        Dispatch([server], range(8), refuse, concurrency).run()
 
 
 def test_weights_that_cannot_be_written_are_told(tmp_path: Path) -> None:
@@ -435,7 +439,7 @@ def test_weights_that_cannot_be_written_are_told(tmp_path: Path) -> None:
         _private_folder(ROLLOUT.model_copy(update={"weights_directory": absent}))
     engine = _engine(find_server("http://127.0.0.1:9", QUICK), absent)
     with pytest.raises(ValueError, match=r"the weights cannot be written to .*absent"):
-        engine.adopt("1", lambda: iter([("a", torch.ones(2))]), engine.prove)
+        engine.handover.publish(lambda: iter([("a", torch.ones(2))]))
 
 
 def test_a_server_ends_for_the_reason_of_its_last_start(tmp_path: Path) -> None:

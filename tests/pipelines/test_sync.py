@@ -24,7 +24,12 @@ from pipelines.policy import tensors as tensors_module
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
 from pipelines.policy.scoring import policy_logprobs
-from pipelines.policy.tensors import policy_fingerprints, policy_tensors, weights_hash
+from pipelines.policy.tensors import (
+    policy_fingerprints,
+    policy_tensors,
+    served_tensors,
+    weights_hash,
+)
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts import spec as engine_spec
 from pipelines.rollouts.engine import Sampling
@@ -32,7 +37,9 @@ from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync import receive as worker
-from pipelines.sync.push import WeightSync, largest_difference
+from pipelines.sync.agreement import largest_difference
+from pipelines.sync.proof import Proof
+from pipelines.sync.push import WeightSync
 from pipelines.sync.receive import SyncWorker
 from pipelines.sync.replica import Replica
 
@@ -66,7 +73,7 @@ class Pair:
         self.sync.push(self.policy, self.version)
 
     def difference(self) -> float:
-        """Largest difference of log-probabilities (nats), measured without the sync's own probe."""
+        """Largest difference of log-probabilities (nats), measured without the sync's own check."""
         ours = torch.tensor(policy_logprobs(self.policy, PROBES))
         return (ours - torch.tensor(self.engine.score(PROBES))).abs().max().item()
 
@@ -75,7 +82,7 @@ def _pair(policy: Policy, directory: Path, table: RolloutTable = ROLLOUT) -> Pai
     save(policy, directory)
     engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
     manifest = checkpoint_manifest(directory)
-    return Pair(policy, WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT))
+    return Pair(policy, WeightSync(engine, manifest, PROBES, 1, EXACT))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +139,7 @@ def test_the_same_with_a_compiled_engine(kind: str, tmp_path: Path) -> None:
     _in_its_own_process(f"prove_compiled({kind!r}, {str(tmp_path / kind)!r})", timeout=600)
 
 
-def test_a_wrong_rope_mode_is_caught_by_the_first_probe(tmp_path: Path) -> None:
+def test_a_wrong_rope_mode_is_caught_by_the_first_agreement(tmp_path: Path) -> None:
     """In a process of its own: vLLM keeps the rotary module that the first engine made."""
     if torch.cuda.is_available():
         pytest.skip("only vLLM's CPU rotary kernel is wrong in eager mode")
@@ -218,7 +225,7 @@ def test_the_engine_samples_the_policys_own_logprobs(moe: Pair) -> None:
 
 
 def test_sampling_and_probing_leave_the_random_state_alone(moe: Pair) -> None:
-    """Else a resumed run, which probes at other times, would shuffle its batches differently."""
+    """Else a resumed run, which checks agreement at other times, would shuffle other batches."""
     before = torch.get_rng_state()
     moe.push()
     moe.engine.generate([[5, 9, 30]] * 2, Sampling(8), [1, 2])
@@ -272,30 +279,36 @@ def test_a_policy_that_names_its_tensors_wrongly_is_refused(
     told: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Manifest and probe: nothing is corrupted on the way, the sender itself is wrong."""
+    """Manifest and agreement: nothing is corrupted on the way, the sender itself is wrong."""
+
+    def wrongly_named(policy: Policy) -> NamedTensors:
+        return corrupt(policy_tensors(policy))
+
     moe.push()
     with monkeypatch.context() as patch:
-        patch.setattr(
-            tensors_module, "policy_tensors", lambda policy: corrupt(policy_tensors(policy))
-        )
+        patch.setattr(tensors_module, "policy_tensors", wrongly_named)
         with pytest.raises(UnprovenSyncError, match=told):
             moe.push()
     _refused_until_synced(moe)
 
 
 @pytest.mark.parametrize("corrupt", [case.values[0] for case in CORRUPTIONS])
-def test_a_stream_corrupted_on_the_way_is_refused_without_a_probe(
+def test_a_stream_corrupted_on_the_way_is_refused_before_agreement_is_checked(
     moe: Pair,
     corrupt: Callable[[NamedTensors], NamedTensors],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     moe.push()
-    unprobed = WeightSync(moe.engine, moe.sync.manifest, PROBES, 100, EXACT, num_syncs=2)
-    payload = moe.engine.payload
+    unchecked = WeightSync(moe.engine, moe.sync.manifest, PROBES, 100, EXACT, num_syncs=2)
+    receive = Proof._receive
+
+    def corrupted(proof: Proof, replica: Replica, payload: NamedTensors) -> None:
+        receive(proof, replica, corrupt(payload))
+
     with monkeypatch.context() as patch:
-        patch.setattr(moe.engine, "payload", lambda replica: corrupt(payload(replica)))
+        patch.setattr(Proof, "_receive", corrupted)
         with pytest.raises(UnprovenSyncError, match=r"other bytes than were sent: \d+ ten"):
-            unprobed.push(moe.policy, 99)
+            unchecked.push(moe.policy, 99)
     _refused_until_synced(moe)
 
 
@@ -325,7 +338,7 @@ def test_a_tensor_sent_twice_or_of_another_shape_is_refused_before_the_engine_se
 
 def test_somebody_elses_weights_are_noticed_by_the_next_generation(moe: Pair) -> None:
     moe.push()
-    moe.engine.call("sync_receive", weights=moe.engine.payload(moe.engine), stamp="another run's")
+    moe.engine.call("sync_receive", weights=served_tensors(moe.policy), stamp="another run's")
     moe.engine.call("sync_certify", stamp="another run's")
     with pytest.raises(UnprovenSyncError, match="somebody else writes into it"):
         moe.engine.generate([[5, 9]], Sampling(2), [1])
@@ -353,11 +366,11 @@ def test_a_tensor_the_engine_left_alone_is_poisoned(
         load(self, _without(iter(every), lost))
 
     moe.push()
-    unprobed = WeightSync(moe.engine, moe.sync.manifest, PROBES, 100, EXACT, num_syncs=2)
+    unchecked = WeightSync(moe.engine, moe.sync.manifest, PROBES, 100, EXACT, num_syncs=2)
     with monkeypatch.context() as patch:
         patch.setattr(SyncWorker, "sync_load", forgetful)
         with pytest.raises(UnprovenSyncError, match="did not update"):
-            unprobed.push(moe.policy, 99)
+            unchecked.push(moe.policy, 99)
     _refused_until_synced(moe)
 
 
@@ -382,18 +395,20 @@ def test_a_fault_inside_the_engine_is_caught_before_anything_is_sampled(
     _refused_until_synced(moe)
 
 
-def test_probes_follow_the_first_two_syncs_and_every_kth(moe: Pair) -> None:
-    probed: list[int] = []
+def test_agreement_is_checked_after_the_first_two_syncs_and_every_kth(
+    moe: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, checked = WeightSync(moe.engine, moe.sync.manifest, PROBES[:1], 3, EXACT), []
+    check = sync.agreement.check
 
-    class Counted(WeightSync):
-        def probe(self, policy: Policy, replicas: Sequence[Replica] = ()) -> float:
-            probed.append(self.num_syncs)
-            return super().probe(policy, replicas)
+    def counted(replica: Replica, suspects: Callable[[], Sequence[str]]) -> None:
+        checked.append(sync.num_syncs)
+        check(replica, suspects)
 
-    counted = Counted(moe.engine, moe.sync.manifest, PROBES[:1], 3, EXACT)
+    monkeypatch.setattr(sync.agreement, "check", counted)
     for version in range(7):
-        counted.push(moe.policy, version)
-    assert probed == [1, 2, 3, 6]
+        sync.push(moe.policy, version)
+    assert checked == [1, 2, 3, 6]
 
 
 def test_a_policy_that_diverged_is_told_by_name(moe: Pair) -> None:

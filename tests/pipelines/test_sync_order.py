@@ -5,7 +5,7 @@ The receiving half is the real one, mixed into a plain model instead of vLLM's.
 
 import copy
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_fingerprints
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.sync.proof import Proof
 from pipelines.sync.push import WeightSync
 from pipelines.sync.receive import SyncWorker
-from pipelines.sync.replica import Prove
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
@@ -55,14 +55,14 @@ class Twin(SyncWorker):
     def reset_prefix_cache(self) -> None:
         """It has none."""
 
-    def adopt(self, stamp: str, tensors: Callable[[], NamedTensors], prove: Prove) -> None:
+    def publish(self, proof: Proof) -> None:
         """As a server's: the tensors are kept as they are now."""
-        self.prove = prove
-        self.handed = [(name, tensor.clone()) for name, tensor in tensors()]
-        prove(self, False)
+        self.proof = proof
+        self.handed = [(name, tensor.clone()) for name, tensor in proof.tensors()]
+        self.prove(lost=False)
 
-    def payload(self, replica: "Twin") -> NamedTensors:
-        return iter(self.handed)
+    def prove(self, lost: bool) -> None:
+        self.proof.prove(self, lambda: iter(self.handed), lost)
 
 
 def _synced() -> tuple[PreTrainedModel, Twin, WeightSync]:
@@ -73,16 +73,16 @@ def _synced() -> tuple[PreTrainedModel, Twin, WeightSync]:
     return policy, twin, sync
 
 
-def test_a_replica_lost_during_an_update_is_probed_against_what_was_sent() -> None:
+def test_a_replica_lost_during_an_update_is_held_to_what_was_sent() -> None:
     policy, twin, sync = _synced()
     sync.hold_probes()
     redraw(policy, 7)  # the optimizer, while a batch is drawn ahead
     redraw(twin.module, 8)  # a restart
     twin.sync_stamp = ""
-    twin.prove(twin, True)
+    twin.prove(lost=True)
     assert twin.sync_stamp == twin.weights.stamp and sync.probe_difference <= EXACT
     sync.push(policy, 2)
-    sync.probe(policy)
+    sync.agreement.check(twin, list)
     assert sync.probe_difference <= EXACT, "the next sync has a reference of its own"
 
 
@@ -93,10 +93,10 @@ def test_weights_that_came_between_a_sync_and_its_stamp_are_not_certified(
     policy, twin, sync = _synced()
     others = list(redraw(copy.deepcopy(policy), 9).state_dict().items())
 
-    def overwritten(replica: Twin) -> None:
+    def overwritten(proof: Proof, replica: Twin) -> None:
         twin.sync_receive(((n, t) for n, t in others if n != "lm_head.weight"), "another run's")
 
-    monkeypatch.setattr(sync, "_canary", overwritten)
+    monkeypatch.setattr(Proof, "_canary", overwritten)
     with pytest.raises(UnprovenSyncError, match="somebody else writes into it"):
         sync.push(policy, 2)
     assert twin.weights.version == -1 and twin.sync_stamp == ""

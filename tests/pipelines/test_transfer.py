@@ -11,6 +11,7 @@ import torch
 from pipeline_cases import random_moe, save
 from weights import make_weights_matter
 
+from model.modeling import SparringMoeForCausalLM
 from pipelines.errors import UnprovenSyncError
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.manifest import checkpoint_manifest
@@ -20,8 +21,10 @@ from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import find_server, open_engine
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.settings.tables import RolloutTable
+from pipelines.sync.agreement import largest_difference
 from pipelines.sync.broadcast import Broadcast, reachable_from, received
-from pipelines.sync.push import WeightSync, largest_difference
+from pipelines.sync.proof import Proof
+from pipelines.sync.push import WeightSync
 
 pytestmark = pytest.mark.timeout(240)
 needs_vllm = pytest.mark.skipif(
@@ -78,7 +81,7 @@ def test_a_folder_is_used_where_it_can_be_shared(tmp_path: Path) -> None:
         table = RolloutTable(placement="server", **options)
         return ServerEngine(
             EngineSpec(tmp_path, table, "float32", 1), [find_server(url, table)], tmp_path
-        ).broadcasts
+        ).handover.broadcasts
 
     assert not broadcasts("http://127.0.0.1:8000")
     assert broadcasts("http://192.0.2.1:8000")
@@ -88,8 +91,14 @@ def test_a_folder_is_used_where_it_can_be_shared(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def synced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeightSync]:
-    policy = random_moe(TOKENIZER)
+def policy() -> SparringMoeForCausalLM:
+    return random_moe(TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def synced(
+    policy: SparringMoeForCausalLM, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WeightSync]:
     directory = save(policy, tmp_path_factory.mktemp("transfer") / "moe")
     engine = open_engine("learner", EngineSpec(directory, TABLE, "float32", TOKENIZER.eos_token_id))
     try:
@@ -103,29 +112,31 @@ def synced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeightSync]:
 
 
 @needs_vllm
-def test_every_perturbed_weight_arrives_five_times_in_a_row(synced: WeightSync) -> None:
+def test_every_perturbed_weight_arrives_five_times_in_a_row(
+    policy: SparringMoeForCausalLM, synced: WeightSync
+) -> None:
     (server,) = synced.engine.replicas
     for seed in range(11, 16):
-        make_weights_matter(synced.policy, seed)
-        ours = policy_logprobs(synced.policy, PROBES)
+        make_weights_matter(policy, seed)
+        ours = policy_logprobs(policy, PROBES)
         assert largest_difference(ours, server.score(PROBES))[0] > 1
-        synced.push(synced.policy, seed)
+        synced.push(policy, seed)
         assert largest_difference(ours, server.score(PROBES))[0] <= EXACT
     assert not list(synced.engine.folder.glob("*.safetensors"))
 
 
 @needs_vllm
 def test_weights_that_change_on_the_way_are_refused(
-    synced: WeightSync, monkeypatch: pytest.MonkeyPatch
+    policy: SparringMoeForCausalLM, synced: WeightSync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adopt = synced.engine.adopt
+    publish = synced.engine.publish
 
-    def late(stamp: str, tensors, prove) -> None:  # type: ignore[no-untyped-def]
-        make_weights_matter(synced.policy, 99)
-        adopt(stamp, tensors, prove)
+    def late(proof: Proof) -> None:
+        make_weights_matter(policy, 99)
+        publish(proof)
 
     with monkeypatch.context() as patch:
-        patch.setattr(synced.engine, "adopt", late)
+        patch.setattr(synced.engine, "publish", late)
         with pytest.raises(UnprovenSyncError, match=r"other bytes than were sent: \d+ tensors"):
-            synced.push(synced.policy, 98)
-    synced.push(synced.policy, 99)
+            synced.push(policy, 98)
+    synced.push(policy, 99)

@@ -9,8 +9,8 @@ import torch
 
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.rollouts.recorder import pack, unpack
-from pipelines.sync import receive as worker
-from pipelines.sync.receive import SyncWorker
+from pipelines.rollouts.worker import RolloutWorker
+from pipelines.sync import receive
 
 BIAS = "e_score_correction_bias"
 # By fault: what the sync says of it.
@@ -22,7 +22,7 @@ FAULTS = {
 }
 
 
-class FaultyWorker(SyncWorker):
+class FaultyWorker(RolloutWorker):
     """What arrives is right, and fingerprinted; what the engine makes of it is not."""
 
     sync_fault = ""
@@ -45,8 +45,8 @@ class FaultyWorker(SyncWorker):
         module: torch.nn.Module = self.get_model()  # type: ignore[attr-defined]
         module.register_forward_pre_hook(count)
 
-    def sync_take_routes(self, requests: Sequence[str]) -> dict[str, object]:
-        answer = super().sync_take_routes(requests)
+    def take_routes(self, requests: Sequence[str]) -> dict[str, object]:
+        answer = super().take_routes(requests)
         fault = self.sync_fault
         told: list = answer["routes"]  # type: ignore[assignment]
         if fault == "shifted routes":
@@ -59,12 +59,12 @@ class FaultyWorker(SyncWorker):
     def sync_receive(self, weights: NamedTensors | str, stamp: str) -> dict[str, object]:
         if self.sync_fault != "unpacked":
             return super().sync_receive(weights, stamp)
-        repack = worker._repack_cpu_experts
-        worker._repack_cpu_experts = lambda module: None
+        repack = receive._repack_cpu_experts
+        receive._repack_cpu_experts = lambda module: None
         try:
             return super().sync_receive(weights, stamp)
         finally:
-            worker._repack_cpu_experts = repack
+            receive._repack_cpu_experts = repack
 
     def sync_load(self, tensors: NamedTensors) -> None:
         if self.sync_fault == "dead":

@@ -22,12 +22,13 @@ from pipelines.policy.moe import freeze_multi_token_layers
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import policy_tensors, weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rollouts.engine import SyncedEngine
 from pipelines.rollouts.servers.start import open_engine
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
-from pipelines.sync.push import WeightSync, largest_difference
-from pipelines.sync.replica import SyncedEngine
+from pipelines.sync.agreement import largest_difference
+from pipelines.sync.push import WeightSync
 
 Policy = torch.nn.Module
 EXACT = 1e-5  # nats, float32
@@ -100,7 +101,7 @@ def prove(
 
 
 def difference(policy: Policy, sync: WeightSync) -> float:
-    """The largest over the engine's replicas (nats), measured without the sync's own probe."""
+    """The largest over the engine's replicas (nats), measured without the sync's own check."""
     ours = policy_logprobs(policy, PROBES)
     theirs = [replica.score(PROBES) for replica in sync.engine.replicas]
     return max(largest_difference(ours, scores)[0] for scores in theirs)
@@ -119,7 +120,7 @@ def main(placement: str, folder: Path) -> None:
         manifest = checkpoint_manifest(folder / kind)
         if placement == "server":
             engine.await_ready(manifest)
-        sync = WeightSync(engine, manifest, PROBES, probe_every=1, probe_threshold=EXACT)
+        sync = WeightSync(engine, manifest, PROBES, agreement_every=1, agreement_threshold=EXACT)
         redraw_all = make_weights_matter if kind == "moe" else redraw
         base = build(kind).to(accelerator.device)
         found[kind] = prove(base, sync, accelerator, redraw_all, lambda name: True)

@@ -13,13 +13,13 @@ from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.process import ServerProcess
 from pipelines.rollouts.servers.replica import Server
 from pipelines.rollouts.spec import EngineSpec
-from pipelines.rollouts.vllm_options import SYNC_WORKER
+from pipelines.rollouts.vllm_options import WORKER
 from pipelines.settings.tables import RolloutTable
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def start_server(spec: EngineSpec, folder: Path, label: str, worker: str = SYNC_WORKER) -> Server:
+def start_server(spec: EngineSpec, folder: Path, label: str, worker: str = WORKER) -> Server:
     """Start a server of our own; `await_ready` waits for it.
 
     Args:
