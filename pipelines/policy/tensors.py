@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from model.checkpoint.naming import multi_token_prefixes, named_checkpoint_tensors, split_experts
 from model.modeling import SparringMoeForCausalLM
-from pipelines.errors import UnprovenSyncError
+from pipelines.errors import UnprovenSyncError, UserError
 from pipelines.policy.fingerprint import (
     Fingerprints,
     NamedTensors,

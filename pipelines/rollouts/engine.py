@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipelines.errors import UserError
 from pipelines.policy.fingerprint import WeightsId
 from pipelines.rollouts.concurrency import Concurrency
 from pipelines.rollouts.routes import Routes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipelines.errors import UserError
 from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.rollouts.concurrency import adaptive_concurrency
 from pipelines.rollouts.engine import Completion, Sampling, check_prompts

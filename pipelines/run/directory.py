@@ -23,6 +23,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from data.atomic import write_text_atomic
+from pipelines.errors import UserError
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from pipelines.errors import EngineLostError, UnprovenSyncError
+from pipelines.errors import EngineLostError, UnprovenSyncError, UserError
 from pipelines.policy.fingerprint import UNPROVEN, NamedTensors
 from pipelines.policy.manifest import Manifest
 from pipelines.rollouts.concurrency import adaptive_concurrency
@@ -304,7 +304,7 @@ class ServerEngine:
             try:
                 server.await_ready()
             except ReplicaLostError as error:
-                raise ValueError(str(error)) from None
+                raise UserError(str(error)) from None
             server.check_model(manifest, self.spec.dtype)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import atexit
 import tempfile
 from pathlib import Path
 
+from pipelines.errors import UserError
 from pipelines.rollouts.servers.client import ServerClient
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.process import ServerProcess
