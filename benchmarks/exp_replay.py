@@ -41,9 +41,10 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
     import torch
     from transformers import set_seed
 
+    from pipelines.game.bout import RoundPlan
     from pipelines.game.curriculum import build_source
     from pipelines.game.learner import LearnerGame
-    from pipelines.game.referee import Judging
+    from pipelines.game.referee import Referee
     from pipelines.rollouts.sample import Scored
     from pipelines.settings.load import load_settings
     from rewards.verifiers import Verifiers
@@ -62,22 +63,22 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
         return [Scored(share) for share in found]
 
     with Verifiers(settings.rewards.timeout_seconds) as verifiers:
-        judging = Judging(settings, verifiers)
+        referee = Referee(settings, verifiers)
         role = build(setting, precision, replayed, seed, steps, folder / kind, rows)
-        game, num = LearnerGame(judging, role, None), role.prompts_per_block(STEPS_PER_BLOCK)
+        game, num = LearnerGame(referee, role, None), role.prompts_per_block(STEPS_PER_BLOCK)
         for block in range(steps // STEPS_PER_BLOCK):
             tasks = source.draw("train", num, seed * 10**6 + block)
             if kind == "demo":
-                game.play(tasks, f"block {block}")
+                game.play(tasks, RoundPlan(block, 0.0, 0.0, 0.0))
             else:
-                role.play([judging.problem(task) for task in tasks], digits, f"block {block}")
+                role.play([referee.problem(task) for task in tasks], digits, f"block {block}")
     path.write_text(json.dumps(rows) + "\n")
 
 
 def make_deep(folder: Path) -> None:
     """A deeper mixture whose experts differ as much as any two matrices."""
     prepare_process()
-    sys.path.append(str(TOP / "tests"))
+    sys.path.append(str(TOP / "tests" / "support"))
     from pipeline_cases import random_moe, save
 
     from pipelines.policy.tokenizer import character_tokenizer
@@ -93,12 +94,14 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
 
     import model  # noqa: F401  registers our classes
     from pipelines.policy.manifest import checkpoint_manifest
+    from pipelines.rollouts.sampler import Sampler
     from pipelines.rollouts.spec import EngineSpec
     from pipelines.rollouts.vllm_engine import VllmEngine
     from pipelines.settings.tables import RolloutTable
     from pipelines.sync.push import WeightSync
     from pipelines.training.mismatch import logprob_mismatch
     from pipelines.training.replay import Replaying, lay_out
+    from pipelines.training.role_spec import RoleSpec
     from pipelines.training.trainer import RoleTrainer
 
     class BothWays(RoleTrainer):
@@ -108,9 +111,9 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
             output = super()._generate_and_score_completions(inputs)
             ids_BT = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
             mask_BT = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-            drawn = self.rollouts.drawn.completions
+            drawn = self.block.current.completions
             routes_BTLK = lay_out([c.routes for c in drawn], ids_BT, mask_BT)
-            other = self.model if self.routing_replay else Replaying(self.model, routes_BTLK)
+            other = self.model if self.spec.routing_replay else Replaying(self.model, routes_BTLK)
             with torch.no_grad():
                 given = (ids_BT, mask_BT, output["completion_ids"].shape[1])
                 logprobs_BT = self._get_per_token_logps_and_entropies(other, *given)[0]
@@ -140,10 +143,10 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
         kept = {k: v for k, v in row.items() if k.startswith(("rollout/", "reward/", "time/"))}
         rows.append(kept | {OTHER: role.other_way})
 
-    role = BothWays(
-        "learner", policy, tokenizer, args, engine, sync, run_steps=steps, on_step=note,
-        routing_replay=replayed,
-    )  # fmt: skip
+    limits = (args.max_completion_length, args.temperature)
+    sampler = Sampler("learner", engine, tokenizer, seed, *limits, policy, sync)
+    spec = RoleSpec("learner", args, run_steps=steps, routing_replay=replayed)
+    role = BothWays(spec, policy, sampler, note)
     return role
 
 

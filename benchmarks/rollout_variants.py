@@ -265,7 +265,7 @@ class OurSteps:
                 self.learner.play(prompts, self._score, f"turn {first // size}")
         finally:
             for role in filter(None, (self.learner, self.critic)):
-                role.engine.close()
+                role.sampler.engine.close()
 
     def _table(self) -> "RolloutTable":
         from pipelines.settings.tables import RolloutTable
@@ -285,11 +285,13 @@ class OurSteps:
 
         import model  # noqa: F401  registers our classes
         from pipelines.policy.manifest import checkpoint_manifest
+        from pipelines.rollouts.sampler import Sampler
         from pipelines.rollouts.servers.start import open_engine
         from pipelines.rollouts.spec import EngineSpec
         from pipelines.rollouts.transformers_engine import TransformersEngine
         from pipelines.rollouts.vllm_engine import VllmEngine
         from pipelines.sync.push import WeightSync
+        from pipelines.training.role_spec import RoleSpec
         from pipelines.training.trainer import RoleTrainer
 
         folder, table, variant = Path(self.job.checkpoint), self._table(), self.job.variant
@@ -309,11 +311,11 @@ class OurSteps:
                 engine = VllmEngine(EngineSpec(folder, table, dtype, ids.eos_token_id))
             probes = [ids(prompt)["input_ids"] for prompt in self.judge.prompts[:NUM_PROBES]]
             sync = WeightSync(engine, manifest, probes, table.probe_every, table.probe_threshold)
-        return RoleTrainer(
-            name=name, policy=policy, tokenizer=ids, engine=engine, sync=sync,
-            args=_grpo_config(self.job, self.folder, max_completion_length=length),
-            run_steps=self.job.num_steps, on_step=self._tell, draw_ahead=variant.ahead,
-        )  # fmt: skip
+        grpo = _grpo_config(self.job, self.folder, max_completion_length=length)
+        limits = (length, grpo.temperature)
+        sampler = Sampler(name, engine, ids, grpo.seed, *limits, policy, sync)
+        spec = RoleSpec(name, grpo, run_steps=self.job.num_steps, draw_ahead=variant.ahead)
+        return RoleTrainer(spec, policy, sampler, self._tell)
 
     def _score(self, indices: Sequence[int], samples: Sequence["Sample"]) -> list["Scored"]:
         from pipelines.rollouts.sample import Scored
@@ -322,11 +324,10 @@ class OurSteps:
         pairs = [(self.first + i, sample) for i, sample in zip(indices, samples, strict=True)]
         scored = [Scored(self.judge.reward(index, sample.text)) for index, sample in pairs]
         if self.critic is not None:  # random text is never well-formed, so the game asks of none
-            start = time.perf_counter()
-            render = self.critiques.render_prompt
-            asked = [render(self.judge.prompts[index], sample.text) for index, sample in pairs]
-            self.critic.sample(asked, f"critique {self.learner.state.global_step}")
-            self.learner.timers["critique"] += time.perf_counter() - start
+            with self.learner.timed("critique"):
+                render = self.critiques.render_prompt
+                asked = [render(self.judge.prompts[index], sample.text) for index, sample in pairs]
+                self.critic.sample(asked, f"critique {self.learner.num_steps}")
         return scored
 
     def _tell(self, row: dict[str, object]) -> None:

@@ -7,14 +7,13 @@
 Leaves out the truth of the claims (`meta`) and what they earn (`reward`).
 """
 
-import difflib
 import random
 from typing import Protocol
 
 from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from critic.format_chain import ChainCritique
 from critic.format_tagged import TaggedCritique
-from data.errors import UserError
+from data.errors import UserError, unknown_name
 from data.records import Task
 from rewards.solution import Solution
 
@@ -64,11 +63,7 @@ def critique_dialect(name: str) -> CritiqueDialect:
         UserError: there is no such dialect.
     """
     if name not in _DIALECTS:
-        nearest = difflib.get_close_matches(name, _DIALECTS, n=1)
-        hint = f", did you mean {nearest[0]!r}?" if nearest else ""
-        raise UserError(
-            f"unknown critique dialect {name!r}{hint} Choose one of {', '.join(sorted(_DIALECTS))}"
-        )
+        raise UserError(unknown_name("critique dialect", name, _DIALECTS))
     return _DIALECTS[name]
 
 

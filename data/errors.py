@@ -1,7 +1,11 @@
-"""A user's mistake, and the wording that its messages share."""
+"""A user's mistake: its exception, its boundary with libraries, and the wording of a wrong name."""
 
 import difflib
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+MAX_REASON = 400  # characters of a library's message
 
 
 class UserError(ValueError):
@@ -11,9 +15,37 @@ class UserError(ValueError):
     """
 
 
+@contextmanager
+def as_user_error(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a library raises about a user's values into a `UserError` in one line.
+
+    Put only the library's call inside: a bug of ours there would be blamed on the user.
+
+    Args:
+        what: the setting or file that the library was given.
+        kinds: exceptions by which the library refuses it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(f"{what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """An exception's message in one line of bounded length; its type where it has no message."""
+    text = textwrap.shorten(str(error), MAX_REASON, placeholder=" ...")
+    return text or type(error).__name__
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, and name the nearest known one, or all where none is near."""
+    return f'unknown {what} "{name}": {did_you_mean(name, known)}'
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is nearest to an unknown one, as a question; all where none is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(names)}"
-    return f'unknown {what} "{name}": {hint}'
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(names)}"

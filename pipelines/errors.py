@@ -1,12 +1,20 @@
 """Failures named after the boundary they crossed; each has an exit status of its own in
 `process.py`.
 
-Imports only `data.errors`, whose `UserError` it repeats for the rooms of `pipelines/`.
+Imports only `data.errors`, whose names it repeats for the rooms of `pipelines/`.
 """
 
-from data.errors import UserError
+from data.errors import UserError, as_user_error, did_you_mean, reason, unknown_name
 
-__all__ = ["EngineLostError", "UnprovenSyncError", "UserError"]
+__all__ = [
+    "EngineLostError",
+    "UnprovenSyncError",
+    "UserError",
+    "as_user_error",
+    "did_you_mean",
+    "reason",
+    "unknown_name",
+]
 
 
 class UnprovenSyncError(RuntimeError):

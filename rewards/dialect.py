@@ -4,9 +4,7 @@ Data and protocol are in `rewards.solution`, the grammars in `rewards.chain` and
 `rewards.tagged`.
 """
 
-from difflib import get_close_matches
-
-from data.errors import UserError
+from data.errors import UserError, unknown_name
 from rewards.chain import ChainDialect
 from rewards.solution import Dialect, Solution, Step, first_bad_step
 from rewards.tagged import TaggedDialect
@@ -31,7 +29,5 @@ def dialect(name: str) -> Dialect:
         UserError: there is none of that name.
     """
     if name not in _DIALECTS:
-        nearest = get_close_matches(name, _DIALECTS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise UserError(f"unknown dialect {name!r}: choose one of {sorted(_DIALECTS)}{hint}")
+        raise UserError(unknown_name("dialect", name, _DIALECTS))
     return _DIALECTS[name]

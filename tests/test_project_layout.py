@@ -1,10 +1,14 @@
-"""The rules of the layout: who may import whom, sizes, names that would shadow a library."""
+"""The rules of the layout: who may import whom, sizes, names that would shadow a library.
+
+The rooms of `pipelines/` stand on floors: an import may only point to a lower one.
+"""
 
 import ast
 import importlib.metadata
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -17,8 +21,24 @@ ALLOWED = {
     "data": set[str](),
     "model": set[str](),
 }
+# From the top; rooms of one floor do not know each other.
+FLOORS = (
+    ("programs",),
+    ("synthesis",),
+    ("run",),
+    ("game", "training"),
+    ("rollouts",),
+    ("sync",),
+    ("policy",),
+    ("settings",),
+    ("report",),
+    ("process",),
+    ("errors",),
+)
+PROGRAMS = ("rl", "sft", "dataset", "smollm2")
+MAX_ARROWS = 42
 SOURCE_FOLDERS = (*ALLOWED, "tests", "tools", "benchmarks")
-MAX_FILE_LINES = 500
+MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 # Libraries that ours import only where they are installed, so that the environment may lack them.
 OPTIONAL_LIBRARIES = {
@@ -36,6 +56,7 @@ MACHINE_PATH = re.compile(
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def sources(*folders: str) -> list[Path]:
@@ -68,19 +89,121 @@ def test_imports_point_one_way(package: str) -> None:
     assert not wrong, f"{package} may import only {sorted(ALLOWED[package])}: {wrong}"
 
 
-def test_records_rewards_and_critic_do_not_import_torch() -> None:
-    paths = [ROOT / "data" / "records.py", *sources("rewards", "critic")]
-    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The room of one of `pipelines`' modules."""
+    own = module.split(".")[1]
+    return "programs" if own in PROGRAMS else own
+
+
+def arrows() -> dict[tuple[str, str], list[str]]:
+    """Which room imports which, in functions too, and where."""
+    found = defaultdict[tuple[str, str], list[str]](list)
+    for path in sources("pipelines"):
+        module = module_of(path)
+        if module == "pipelines":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module == "pipelines":
+                names = [f"pipelines.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            else:
+                continue
+            for name in names:
+                if name.startswith("pipelines.") and room_of(name) != room_of(module):
+                    place = f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+                    found[room_of(module), room_of(name)].append(place)
+    return found
+
+
+def test_rooms_import_only_lower_floors() -> None:
+    """So that there is no circle either, and no more arrows than one can hold in mind."""
+    floor = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    found = arrows()
+    unknown = {room for arrow in found for room in arrow} - set(floor)
+    assert not unknown, f"give these rooms of pipelines/ a floor in FLOORS: {sorted(unknown)}"
+    upwards = [
+        place for (one, other), places in found.items() if floor[other] <= floor[one]
+        for place in places
+    ]  # fmt: skip
+    assert not upwards, "these point up, or to the same floor:\n" + "\n".join(upwards)
+    assert len(found) <= MAX_ARROWS, f"{len(found)} arrows between rooms: {sorted(found)}"
+
+
+def test_only_programs_stand_at_the_top_of_pipelines() -> None:
+    """Fifteen places or so at a glance."""
+    top = {path.stem for path in (ROOT / "pipelines").glob("*.py")}
+    assert top == {"__init__", *PROGRAMS, "process", "errors"}
+    rooms = {path.parent.name for path in (ROOT / "pipelines").glob("*/__init__.py")}
+    assert rooms == {room for floor in FLOORS for room in floor} - {"programs", "process", "errors"}
+
+
+def imports_none_of(libraries: tuple[str, ...], paths: list[Path]) -> None:
+    """Check in a process of its own, module by module, what importing brings in."""
     program = (
         "import importlib, sys\n"
-        "for name in sys.argv[1:]:\n"
+        "libraries = sys.argv[1].split(',')\n"
+        "for name in sys.argv[2:]:\n"
         "    importlib.import_module(name)\n"
-        "    assert 'torch' not in sys.modules, f'importing {name} imports torch'\n"
+        "    found = [library for library in libraries if library in sys.modules]\n"
+        "    assert not found, f'importing {name} imports {found}'\n"
     )
+    modules = [module_of(path) for path in paths]
+    assert modules, "nothing to import"
     done = subprocess.run(
-        [sys.executable, "-c", program, *modules], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", program, ",".join(libraries), *modules],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_records_rewards_and_critic_do_not_import_torch() -> None:
+    paths = [ROOT / "data" / "records.py", *sources("rewards", "critic")]
+    imports_none_of(("torch",), paths)
+
+
+def test_games_and_settings_import_neither_torch_nor_trl_nor_vllm() -> None:
+    """A rule of a game is read, tested and changed without any of them."""
+    paths = sources("pipelines/game", "pipelines/settings")
+    imports_none_of(("torch", "trl", "vllm"), paths)
+
+
+WRITTEN_BY_A_RUN = {"incident.md"}
+NAMED_FILE = re.compile(r"`([\w./-]+\.(?:py|md|toml))`")
+
+
+def prose() -> dict[str, str]:
+    """Docstrings and comments of every source file, and every page of documentation."""
+    found = {}
+    for path in sources(*SOURCE_FOLDERS):
+        text = path.read_text()
+        nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, DOCUMENTED)]
+        parts = [ast.get_docstring(node) or "" for node in nodes]
+        parts += [line for line in text.splitlines() if "#" in line]
+        found[str(path.relative_to(ROOT))] = "\n".join(parts)
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    return found | {str(page.relative_to(ROOT)): page.read_text() for page in pages}
+
+
+def test_every_file_that_prose_names_exists() -> None:
+    tops = (*SOURCE_FOLDERS, "configs", "docs", "locks", ".ci", "README.md")
+    files = [path for top in tops for path in [ROOT / top, *(ROOT / top).rglob("*")]]
+    every = [path.relative_to(ROOT) for path in files]
+    ends = {"/".join(path.parts[first:]) for path in every for first in range(len(path.parts))}
+    missing = [
+        f"{place} names {name}" for place, text in prose().items()
+        for name in NAMED_FILE.findall(text) if name not in ends | WRITTEN_BY_A_RUN
+    ]  # fmt: skip
+    assert not missing, "no such files:\n" + "\n".join(missing)
 
 
 def test_files_and_functions_stay_short() -> None:

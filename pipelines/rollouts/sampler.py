@@ -118,6 +118,10 @@ class Sampler:
         """Token ids of prompts; the model is about to speak after those of a conversation."""
         return [self._token_ids(prompt) for prompt in prompts]
 
+    def tokenize_replies(self, replies: Sequence[str]) -> list[list[int]]:
+        """Token ids of what is said after a prompt."""
+        return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in replies]
+
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer(prompt)["input_ids"]

@@ -36,6 +36,7 @@ from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.run.checks import check_context
+from pipelines.run.trainer_options import trainer_options
 from pipelines.settings.tables import RoleTable, Settings
 from pipelines.sync.push import WeightSync
 from pipelines.training.trainer import OnStep, RoleSpec, RoleTrainer
@@ -219,10 +220,7 @@ def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
         "disable_tqdm": True,
         "max_steps": 1,
     }
-    try:
-        config = GRPOConfig(**role.grpo, **owned)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{name}.grpo: {error}") from None
+    config = trainer_options(f"{name}.grpo", GRPOConfig, role.grpo, owned)
     local = config.per_device_train_batch_size * config.steps_per_generation
     if local % config.num_generations:
         raise UserError(

@@ -15,7 +15,7 @@ from pipelines.policy.checkpoint import check_checkpoint, role_path
 from pipelines.policy.fp8 import check_fp8
 from pipelines.rollouts.sample import Prompt
 from pipelines.rollouts.vllm_engine import require_vllm
-from pipelines.settings.library import GRPO_OWNED, check_library_table
+from pipelines.settings.library import GRPO_CHOICES, GRPO_OWNED, check_library_table
 from pipelines.settings.tables import Settings
 from rewards.solution import Solution
 
@@ -44,8 +44,8 @@ def check_settings(settings: Settings) -> None:
         UserError: what to change.
     """
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
-        check_library_table(f"{name}.grpo", role.grpo, GRPOConfig, GRPO_OWNED)
-        check_library_table(f"{name}.lora", role.lora, LoraConfig, frozenset())
+        check_library_table(f"{name}.grpo", role.grpo, GRPOConfig, GRPO_OWNED, GRPO_CHOICES)
+        check_library_table(f"{name}.lora", role.lora, LoraConfig)
     if settings.rollout.engine == "vllm":
         require_vllm()
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):

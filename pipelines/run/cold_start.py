@@ -25,10 +25,11 @@ from trl import SFTConfig, SFTTrainer
 from data.atomic import write_text_atomic
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
-from pipelines.errors import UserError
+from pipelines.errors import UserError, as_user_error
 from pipelines.game.curriculum import build_source
 from pipelines.game.demonstrations import demonstrations
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.run.trainer_options import REFUSALS, trainer_options
 from pipelines.settings.library import SFT_OWNED, check_library_table
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
@@ -54,20 +55,20 @@ def cold_start(settings: Settings) -> Path:
     if stamp.exists() and stamp.read_text() == fingerprint:
         print(f"cold start: {target} is up to date")
         return target
-    if target.exists() and any(target.iterdir()) and not stamp.exists():
+    if target.is_file() or (target.exists() and any(target.iterdir()) and not stamp.exists()):
         raise UserError(
             f"sft.directory = {target} holds something that is no cold start: give another one"
         )
+    options = _options(settings)
     start = time.perf_counter()
     set_seed(settings.run.seed)
     tokenizer = character_tokenizer()
     source = build_source(settings)
     num = settings.sft.num_solutions + settings.sft.num_critiques
     rows = demonstrations(settings, source.draw("train", num, settings.run.seed))
-    model = SparringMoeForCausalLM(
-        tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
-    )
-    trainer = _train(settings, model, tokenizer, rows)
+    with as_user_error("sft.model", ValueError, TypeError):
+        config = tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
+    trainer = _train(options, SparringMoeForCausalLM(config), tokenizer, rows)
     _save(trainer, tokenizer, target, fingerprint)
     loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
     print(
@@ -85,19 +86,27 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     }
 
 
-def _train(settings: Settings, model, tokenizer, rows) -> SFTTrainer:  # type: ignore[no-untyped-def]
-    options = {
+def _options(settings: Settings) -> SFTConfig:
+    assert settings.sft is not None, "cold_start refuses this"
+    owned = {
         "output_dir": str(settings.sft.directory) + ".work",
         "save_strategy": "no",
         "report_to": "none",
         "seed": settings.run.seed,
         "use_cpu": not torch.accelerator.is_available(),
-        "logging_steps": 20,
-    } | settings.sft.trainer
-    config = SFTConfig(**options)
-    trainer = ColdStartTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    )
+    }
+    table = {"logging_steps": 20} | settings.sft.trainer
+    return trainer_options("sft.trainer", SFTConfig, table, owned)
+
+
+def _train(options: SFTConfig, model, tokenizer, rows) -> SFTTrainer:  # type: ignore[no-untyped-def]
+    with as_user_error("sft.trainer", *REFUSALS):
+        trainer = ColdStartTrainer(
+            model=model,
+            args=options,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress())

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from pipelines.errors import UserError
-from pipelines.settings.library import _unknown
+from pipelines.errors import UserError, did_you_mean
 from pipelines.settings.tables import Settings
 
 
@@ -29,7 +28,9 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         raise UserError(
             f"no configuration file {path}: give --config one of configs/*.toml"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     return parse_settings(apply_overrides(tables, overrides))
 
@@ -80,7 +81,8 @@ def _explain(item: object) -> str:
     location = [str(part) for part in item["loc"]]  # type: ignore[index]
     dotted = ".".join(location)
     if item["type"] == "extra_forbidden":  # type: ignore[index]
-        return _unknown(dotted, location[-1], _keys_at(location[:-1]), "the configuration")
+        hint = did_you_mean(location[-1], _keys_at(location[:-1]))
+        return f"unknown key {dotted} in the configuration: {hint}"
     if item["type"] == "missing":  # type: ignore[index]
         return f"{dotted} is missing: add it to the configuration"
     message = str(item["msg"]).removeprefix("Value error, ")  # type: ignore[index]

@@ -1,7 +1,7 @@
 """Verified weight sync: the policy's tensors into every engine that samples for it, failing closed.
 
-One naming serves save and sync: that of `model/checkpoint/naming.py` for our model, merged names for
-LoRA, plain HF names otherwise. Multi-token layers are not sent: no engine here holds them. The
+One naming serves save and sync: that of `model/checkpoint/naming.py` for our model, merged names
+for LoRA, plain HF names otherwise. Multi-token layers are not sent: no engine here holds them. The
 checks, each of which stops the run:
   manifest   the names and shapes sent are exactly those of the checkpoint the engine started from;
   received   the engine's fingerprint of each tensor as it arrived is the policy's own;

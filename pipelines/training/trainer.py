@@ -85,11 +85,8 @@ class RoleTrainer(GRPOTrainer):
             scores_always=self.vllm_importance_sampling_correction,
             plain=not args.gradient_checkpointing and not self.aux_loss_enabled,
         )
-        half = args.bf16 or args.fp16
-        replay = self.spec.routing_replay
-        return PolicyPass(
-            policy, self.accelerator, self.block, keeps_graph, half, replay, self.expert_load
-        )
+        how = (keeps_graph, args.bf16 or args.fp16, self.spec.routing_replay)
+        return PolicyPass(policy, self.accelerator, self.block, *how, self.expert_load)
 
     # -- as a game sees it ----------------------------------------------------------------------
 
@@ -163,11 +160,7 @@ class RoleTrainer(GRPOTrainer):
 
     def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
         """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
-        asked = self.sampler.tokenize(prompts)
-        said = [
-            self.sampler.tokenizer(reply, add_special_tokens=False)["input_ids"]
-            for reply in replies
-        ]
+        asked, said = self.sampler.tokenize(prompts), self.sampler.tokenize_replies(replies)
         whole = [[*before, *after] for before, after in zip(asked, said, strict=True)]
         scores = policy_logprobs(self.policy, whole)
         return [row[len(before) - 1 :] for row, before in zip(scores, asked, strict=True)]

@@ -311,9 +311,9 @@ def test_a_lora_checkpoint_is_merged(tmp_path: Path) -> None:
     settings = load_settings(CONFIG, [*EASY, "rollout.engine=transformers"])
     origin = Origin(settings, str(tmp_path / "adapter"), None)
     learner, _ = load_samplers(origin, 0, tmp_path / "scratch")
-    assert learner.served.weights == weights_hash(adapted)
+    assert learner.engine.weights.hash == weights_hash(adapted)
     ids = [tokenizer("a47\na47=74")["input_ids"]]
-    found, expected = learner.served.engine.score(ids)[0], policy_logprobs(adapted, ids)[0]
+    found, expected = learner.engine.score(ids)[0], policy_logprobs(adapted, ids)[0]
     assert found == pytest.approx(expected, abs=1e-5)
 
 

@@ -48,8 +48,8 @@ class Watched(RoleTrainer):
     def score(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
         state = {name: tensor.clone() for name, tensor in self.policy.state_dict().items()}
         self.policies[weights_hash(self.policy)] = state
-        in_flight = self.rollouts._flying is not None
-        self.seen.append((self.staleness, in_flight, list(samples)))
+        in_flight = self.sampler.has_batch_in_flight
+        self.seen.append((self.block.staleness, in_flight, list(samples)))
         return [Scored(float(index % GROUP == 0)) for index in range(len(indices))]
 
 
@@ -68,10 +68,10 @@ def _role(engine: ServerEngine, tmp_path: Path, draw_ahead: bool, rows: list[dic
     sync = WeightSync(engine, checkpoint_manifest(engine.spec.directory), PROBES, 1, EXACT)
     role = learner_role(
         Watched, engine.spec.directory, rows.append, engine=engine, sync=sync,
-        draw_ahead=draw_ahead,
+        spec={"draw_ahead": draw_ahead},
         per_device_train_batch_size=2 * GROUP, num_generations=GROUP,
     )  # fmt: skip
-    role.ledger = Ledger(tmp_path / "ledger.jsonl")
+    role.sampler.ledger = Ledger(tmp_path / "ledger.jsonl")
     role.watch()
     return role
 
@@ -87,7 +87,7 @@ def test_batches_drawn_ahead_are_one_update_old_and_weighed_for_it(
     assert [row["rollout/staleness"] for row in rows] == [0, 1, 1]
     every = [sample for *_, samples in role.seen for sample in samples]
     for prompt, sample in zip((p for p in PROMPTS for _ in range(GROUP)), every, strict=True):
-        role.policy.load_state_dict(role.policies[sample.weights])
+        role.policy.load_state_dict(role.policies[sample.weights_hash])
         ids = [*TOKENIZER(prompt)["input_ids"], *sample.token_ids]
         ours = policy_logprobs(role.policy, [ids])[0][-len(sample.token_ids) :]
         assert max(abs(a - b) for a, b in zip(ours, sample.logprobs, strict=True)) <= EXACT
@@ -114,7 +114,7 @@ def test_a_scorer_that_fails_leaves_nothing_in_flight(engine: ServerEngine, tmp_
 
     with pytest.raises(RuntimeError, match="the scorer fails"):
         role.play(PROMPTS, broken, "broken")
-    assert role.rollouts._flying is None
+    assert not role.sampler.has_batch_in_flight
     role.play(PROMPTS, role.score, "again")
     assert [staleness for staleness, *_ in role.seen] == [0, 1, 1]
     assert balance(tmp_path / "ledger.jsonl")["discarded"] == 2, "the batch that was drawn ahead"
@@ -145,7 +145,7 @@ class LostInFlight:
     ) -> list[Completion]:
         if threading.current_thread() is not threading.main_thread():
             assert self.updated.wait(60)
-            self.role.sync.agreement.check(self, list)
+            self.role.sampler.sync.agreement.check(self, list)
             self.num_checked += 1
         end = TOKENIZER.eos_token_id
         return [Completion([5 + i % GROUP, end], [-1.0, -1.0], False) for i in range(len(prompts))]
@@ -158,7 +158,7 @@ class Signalling(Watched):
 
     def finish_step(self) -> None:
         super().finish_step()
-        self.engine.updated.set()
+        self.sampler.engine.updated.set()
 
 
 def test_a_server_lost_in_flight_is_held_to_the_policy_that_was_pushed(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_server_lost_in_flight_is_held_to_the_policy_that_was_pushed(tmp_path:
     engine = LostInFlight()
     sync = WeightSync(engine, checkpoint_manifest(directory), PROBES, 100, EXACT)
     role = engine.role = learner_role(
-        Signalling, directory, engine=engine, sync=sync, draw_ahead=True,
+        Signalling, directory, engine=engine, sync=sync, spec={"draw_ahead": True},
         per_device_train_batch_size=2 * GROUP, num_generations=GROUP,
     )  # fmt: skip
     role.watch()

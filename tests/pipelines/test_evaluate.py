@@ -15,7 +15,7 @@ from pipelines.game.audit import audit_critic, audit_set
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.evaluation import mean_at_k, play_unrewarded, probe_nll
-from pipelines.game.referee import Judging
+from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.rollouts.sample import Sample
 from pipelines.settings.load import load_settings
@@ -28,9 +28,9 @@ RIGHT, WRONG = "a4=40\nb1=50>50", "a4=40\nb1=60>60"
 
 
 @pytest.fixture(scope="module")
-def judging() -> Iterator[Judging]:
+def referee() -> Iterator[Referee]:
     with Verifiers(5.0) as verifiers:
-        yield Judging(load_settings(CONFIG, SHORT_RUN), verifiers)
+        yield Referee(load_settings(CONFIG, SHORT_RUN), verifiers)
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def learner(judgeable: Path) -> RoleTrainer:
 
 
 @pytest.fixture(scope="module")
-def tasks(judging: Judging) -> list[Task]:
-    return build_source(judging.settings).draw("audit", 24, 0)
+def tasks(referee: Referee) -> list[Task]:
+    return build_source(referee.settings).draw("audit", 24, 0)
 
 
 def _bout(
-    judging: Judging, text: str, task: Task = TASK, logprobs: tuple[float, ...] = (-1.0,)
+    referee: Referee, text: str, task: Task = TASK, logprobs: tuple[float, ...] = (-1.0,)
 ) -> Bout:
     sample = Sample(text, list(range(len(logprobs))), list(logprobs), False)
-    return Bout(task, sample, *judging.read(task, sample), None, None)
+    return Bout(task, sample, *referee.read(task, sample), None, None)
 
 
 def _timeout(bout: Bout) -> Bout:
@@ -56,8 +56,8 @@ def _timeout(bout: Bout) -> Bout:
     return Bout(bout.task, bout.sample, bout.solution, verdict, None, None)
 
 
-def test_mean_at_k_counts_what_was_judged(judging: Judging) -> None:
-    right, wrong, malformed = (_bout(judging, text) for text in (RIGHT, WRONG, "50"))
+def test_mean_at_k_counts_what_was_judged(referee: Referee) -> None:
+    right, wrong, malformed = (_bout(referee, text) for text in (RIGHT, WRONG, "50"))
     found = mean_at_k([[right, wrong, malformed, right], [wrong, wrong, wrong, wrong]])
     assert (found.num_tasks, found.num_samples) == (2, 4)
     assert found.mean == 2 / 8 and found.well_formed == 7 / 8
@@ -65,34 +65,34 @@ def test_mean_at_k_counts_what_was_judged(judging: Judging) -> None:
     assert found.mean_interval == (0.0, 0.5), "tasks are resampled, not samples"
 
 
-def test_a_timeout_is_no_failure(judging: Judging) -> None:
-    right, wrong = _bout(judging, RIGHT), _bout(judging, WRONG)
+def test_a_timeout_is_no_failure(referee: Referee) -> None:
+    right, wrong = _bout(referee, RIGHT), _bout(referee, WRONG)
     found = mean_at_k([[right, _timeout(wrong)], [wrong, _timeout(right)]])
     assert found.mean == 1 / 2
     nothing = mean_at_k([[_timeout(right)]])
     assert math.isnan(nothing.mean) and math.isnan(nothing.mean_interval[0])
 
 
-def test_the_interval_is_that_of_the_tasks(judging: Judging) -> None:
+def test_the_interval_is_that_of_the_tasks(referee: Referee) -> None:
     """200 tasks of which half pass: a 95% interval of about 1/2 +- 0.07."""
-    right, wrong = _bout(judging, RIGHT), _bout(judging, WRONG)
+    right, wrong = _bout(referee, RIGHT), _bout(referee, WRONG)
     found = mean_at_k([[right] * 8, [wrong] * 8] * 100)
     low, high = found.mean_interval
     assert low == pytest.approx(0.5 - 1.96 * 0.5 / 200**0.5, abs=0.015)
     assert high == pytest.approx(0.5 + 1.96 * 0.5 / 200**0.5, abs=0.015)
 
 
-def test_the_audit_set_is_balanced_distinct_and_well_formed(judging: Judging) -> None:
+def test_the_audit_set_is_balanced_distinct_and_well_formed(referee: Referee) -> None:
     sums = [chain_task([a, b]) for a in range(1, 5) for b in range(1, 5)]
     groups = [
         [
-            _bout(judging, judging.dialect.write_solution(task, random.Random(0), 0.0), task),
-            *[_bout(judging, f"a{i}=00", task) for i in range(3)],  # malformed
-            *[_bout(judging, _off_by_one(judging, task), task)] * 2,
+            _bout(referee, referee.dialect.write_solution(task, random.Random(0), 0.0), task),
+            *[_bout(referee, f"a{i}=00", task) for i in range(3)],  # malformed
+            *[_bout(referee, _off_by_one(referee, task), task)] * 2,
         ]
         for task in sums
     ]
-    found = audit_set(judging, groups, seed=0)
+    found = audit_set(referee, groups, seed=0)
     sound = [solution.item.sound for solution in found]
     assert len(found) == 32 and sum(sound) == 16
     assert len({(s.item.task.id, s.item.solution.text) for s in found}) == len(found)
@@ -100,49 +100,49 @@ def test_the_audit_set_is_balanced_distinct_and_well_formed(judging: Judging) ->
     assert all(s.item.first_bad == ">" for s in found if not s.item.sound)
 
 
-def _off_by_one(judging: Judging, task: Task) -> str:
+def _off_by_one(referee: Referee, task: Task) -> str:
     """The right sums, and a wrong final answer."""
-    text = judging.dialect.write_solution(task, random.Random(0), 0.0)
+    text = referee.dialect.write_solution(task, random.Random(0), 0.0)
     return text[:-2] + ("00" if text[-2:] != "00" else "10")
 
 
-def test_the_audit_sets_baselines_come_from_the_sampler(judging: Judging) -> None:
+def test_the_audit_sets_baselines_come_from_the_sampler(referee: Referee) -> None:
     found = audit_set(
-        judging, [[_bout(judging, RIGHT, logprobs=(-1.0, -2.0)), _bout(judging, WRONG)]], 0
+        referee, [[_bout(referee, RIGHT, logprobs=(-1.0, -2.0)), _bout(referee, WRONG)]], 0
     )
     by_sound = {solution.item.sound: solution for solution in found}
     assert by_sound[True].mean_logprob == -1.5 and by_sound[True].num_tokens == 2
 
 
 def test_probe_nll_is_that_of_the_gold_solutions(
-    judging: Judging, learner: RoleTrainer, tasks: list[Task]
+    referee: Referee, learner: RoleTrainer, tasks: list[Task]
 ) -> None:
     total, count = 0.0, 0
     learner.policy.eval()
     for task in tasks[:3]:
-        prompt = judging.dialect.render_problem(task)
-        gold = judging.dialect.write_solution(task, random.Random(0), 0.0)
-        ids_1T = learner._tokenizer(prompt + gold, return_tensors="pt")["input_ids"]
+        prompt = referee.dialect.render_problem(task)
+        gold = referee.dialect.write_solution(task, random.Random(0), 0.0)
+        ids_1T = learner.sampler.tokenizer(prompt + gold, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             logprobs_TV = learner.policy(input_ids=ids_1T).logits[0].log_softmax(-1)
         for position in range(len(prompt), len(prompt) + len(gold)):  # one token a character
             total -= logprobs_TV[position - 1, ids_1T[0, position]].item()
             count += 1
-    assert probe_nll(judging, learner, tasks[:3]) == pytest.approx(total / count, abs=1e-5)
+    assert probe_nll(referee, learner, tasks[:3]) == pytest.approx(total / count, abs=1e-5)
 
 
 def test_measuring_changes_nothing_and_ignores_the_training_temperature(
-    judging: Judging, learner: RoleTrainer, tasks: list[Task]
+    referee: Referee, learner: RoleTrainer, tasks: list[Task]
 ) -> None:
     before, random_state = weights_hash(learner.policy), torch.get_rng_state()
-    first = play_unrewarded(judging, learner, tasks, 2, "test")
-    audited = audit_set(judging, first, 0)
+    first = play_unrewarded(referee, learner, tasks, 2, "test")
+    audited = audit_set(referee, first, 0)
     assert audited, "the cold start writes right and wrong solutions"
-    report = audit_critic(judging, learner, audited, "before")
-    probe_nll(judging, learner, tasks[:3])
+    report = audit_critic(referee, learner, audited, "before")
+    probe_nll(referee, learner, tasks[:3])
     learner.set_temperature(1.4)  # as the monitor does
     try:
-        again = play_unrewarded(judging, learner, tasks, 2, "test")
+        again = play_unrewarded(referee, learner, tasks, 2, "test")
     finally:
         learner.set_temperature(1.0)
     texts = [
@@ -150,7 +150,7 @@ def test_measuring_changes_nothing_and_ignores_the_training_temperature(
     ]
     assert texts[0] == texts[1]
     assert all(bout.reward is None for group in first for bout in group)
-    assert weights_hash(learner.policy) == before and learner.state.global_step == 0
+    assert weights_hash(learner.policy) == before and learner.num_steps == 0
     assert torch.equal(torch.get_rng_state(), random_state)
 
     assert report is not None and report.report.num == len(audited)
@@ -164,5 +164,5 @@ def _texts(groups: list[list[Bout]]) -> list[list[str]]:
     return [[bout.sample.text for bout in group] for group in groups]
 
 
-def test_nothing_to_audit_is_no_report(judging: Judging, learner: RoleTrainer) -> None:
-    assert audit_critic(judging, learner, [], "before") is None
+def test_nothing_to_audit_is_no_report(referee: Referee, learner: RoleTrainer) -> None:
+    assert audit_critic(referee, learner, [], "before") is None

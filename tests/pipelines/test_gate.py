@@ -13,7 +13,7 @@ from data.dedup import DuplicateIndex
 from data.records import Record, Task
 from pipelines.game.bout import Bout
 from pipelines.game.gate import Gate, reject_counts
-from pipelines.game.referee import Judging
+from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Sample
 from pipelines.settings.load import load_settings
 from rewards.verdict import Verdict
@@ -25,19 +25,19 @@ LUCKY = "a4=40\nb1=60\nc7=21\nd10=22>22"  # two wrong sums that cancel out
 
 
 @pytest.fixture(scope="module")
-def judging(checkout: Path) -> Iterator[Judging]:
+def referee(checkout: Path) -> Iterator[Referee]:
     with Verifiers(5.0) as verifiers:
-        yield Judging(load_settings(checkout / "configs" / "tiny.toml"), verifiers)
+        yield Referee(load_settings(checkout / "configs" / "tiny.toml"), verifiers)
 
 
-def _bout(judging: Judging, text: str, task: Task, criticised: bool = False) -> Bout:
+def _bout(referee: Referee, text: str, task: Task, criticised: bool = False) -> Bout:
     """A bout as the learner's game makes it; a critique says the truth about the steps."""
     sample = Sample(text, [1], [-0.5], False, seed=7, weights="learner")
-    solution, verdict = judging.read(task, sample)
+    solution, verdict = referee.read(task, sample)
     judged = None
     if criticised:
-        critique = judging.critiques.write_critique(task, solution, random.Random(0))
-        judged = judging.judge(task, solution, Sample(critique, [], [], False, weights="critic"))
+        critique = referee.critiques.write_critique(task, solution, random.Random(0))
+        judged = referee.check(task, solution, Sample(critique, [], [], False, weights="critic"))
     return Bout(task, sample, solution, verdict, judged, reward=None)
 
 
@@ -60,8 +60,8 @@ def _admit(
         pytest.param(LUCKY, True, "critic: confirmed flaw", id="right for wrong reasons"),
     ],
 )
-def test_one_reason_each(judging: Judging, text: str, criticised: bool, reason: str) -> None:
-    (record,) = _admit([_bout(judging, text, chain_task([4, 1, 7, 10]), criticised)])
+def test_one_reason_each(referee: Referee, text: str, criticised: bool, reason: str) -> None:
+    (record,) = _admit([_bout(referee, text, chain_task([4, 1, 7, 10]), criticised)])
     assert record.accepted == (reason == "")
     assert record.reject_reason.startswith(reason) if reason else record.reject_reason == ""
 
@@ -71,37 +71,37 @@ def _late(bout: Bout) -> Bout:
     return replace(bout, verdict=verdict)
 
 
-def test_a_timeout_is_never_admitted(judging: Judging) -> None:
-    (record,) = _admit([_late(_bout(judging, RIGHT, chain_task([4, 1, 7, 10])))])
+def test_a_timeout_is_never_admitted(referee: Referee) -> None:
+    (record,) = _admit([_late(_bout(referee, RIGHT, chain_task([4, 1, 7, 10])))])
     assert record.reject_reason == "verifier: timeout" and record.pass_rate is None
 
 
-def test_duplicates_within_a_round_and_against_the_archive(judging: Judging) -> None:
-    bout = _bout(judging, RIGHT, chain_task([4, 1, 7, 10]))
+def test_duplicates_within_a_round_and_against_the_archive(referee: Referee) -> None:
+    bout = _bout(referee, RIGHT, chain_task([4, 1, 7, 10]))
     first, second = _admit([bout, bout])
     assert first.accepted and second.reject_reason == "duplicate"
     (again,) = _admit([bout], known=[first])
     assert again.reject_reason == "duplicate"
-    other = _bout(judging, "a5=50\nb1=60>60", chain_task([5, 1]))
+    other = _bout(referee, "a5=50\nb1=60>60", chain_task([5, 1]))
     assert _admit([other], known=[first])[0].accepted
 
 
-def test_a_rejected_bout_does_not_shadow_a_good_one(judging: Judging) -> None:
+def test_a_rejected_bout_does_not_shadow_a_good_one(referee: Referee) -> None:
     """The same text, whose verifier ran out of time at first."""
-    good = _bout(judging, RIGHT, chain_task([4, 1, 7, 10]))
+    good = _bout(referee, RIGHT, chain_task([4, 1, 7, 10]))
     assert [record.accepted for record in _admit([_late(good), good])] == [False, True]
 
 
-def test_evaluation_texts_are_kept_out(judging: Judging) -> None:
+def test_evaluation_texts_are_kept_out(referee: Referee) -> None:
     task = chain_task([4, 1, 7, 10])
-    (record,) = _admit([_bout(judging, RIGHT, task)], texts=[task.question])
+    (record,) = _admit([_bout(referee, RIGHT, task)], texts=[task.question])
     assert record.reject_reason == "contaminated" and record.contamination
 
 
-def test_records_carry_their_provenance(judging: Judging) -> None:
+def test_records_carry_their_provenance(referee: Referee) -> None:
     task = chain_task([4, 1, 7, 10])
     bouts = [
-        _bout(judging, text, task, criticised=text == RIGHT) for text in (RIGHT, WRONG, WRONG, "x")
+        _bout(referee, text, task, criticised=text == RIGHT) for text in (RIGHT, WRONG, WRONG, "x")
     ]
     records = _admit(bouts)
     assert {record.pass_rate for record in records} == {0.25}, "one of four counted samples passed"
@@ -116,10 +116,10 @@ def test_records_carry_their_provenance(judging: Judging) -> None:
     }
 
 
-def test_a_critique_that_does_not_parse_is_noted_and_vetoes_nothing(judging: Judging) -> None:
+def test_a_critique_that_does_not_parse_is_noted_and_vetoes_nothing(referee: Referee) -> None:
     task = chain_task([4, 1, 7, 10])
-    bout = _bout(judging, RIGHT, task)
-    judged = judging.judge(task, bout.solution, Sample("gibberish", [], [], False))
+    bout = _bout(referee, RIGHT, task)
+    judged = referee.check(task, bout.solution, Sample("gibberish", [], [], False))
     (record,) = _admit([Bout(task, bout.sample, bout.solution, bout.verdict, judged, None)])
     assert record.accepted
     assert record.critiques[0].meta_check.startswith("unparsed: ")

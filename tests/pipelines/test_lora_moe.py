@@ -24,6 +24,7 @@ from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name,
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Engine, SyncedEngine
 from pipelines.rollouts.sample import Sample, Scored
+from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.servers.start import open_engine
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
@@ -31,6 +32,7 @@ from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync.agreement import largest_difference
 from pipelines.sync.push import WeightSync
+from pipelines.training.role_spec import RoleSpec
 from pipelines.training.trainer import RoleTrainer
 
 needs_vllm = pytest.mark.skipif(
@@ -95,10 +97,10 @@ def _role(
     })  # fmt: skip
     own = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 64)
     engine: Engine = own if sync is None else sync.engine
-    return RoleTrainer(
-        name, policy, tokenizer, args, engine, sync, run_steps=3, on_step=lambda row: None,
-        routing_replay=replay,
-    )  # fmt: skip
+    limits = (args.max_completion_length, args.temperature)
+    sampler = Sampler(name, engine, tokenizer, args.seed, *limits, policy, sync)
+    spec = RoleSpec(name, args, run_steps=3, routing_replay=replay)
+    return RoleTrainer(spec, policy, sampler, lambda row: None)
 
 
 def _play(role: RoleTrainer) -> None:
@@ -159,7 +161,7 @@ def test_two_adapters_on_one_base_arrive_and_do_not_leak(
         _train_in_turn(roles, placement == "colocated")
     finally:
         for role in roles.values():
-            role.engine.close()
+            role.sampler.engine.close()
 
 
 def _train_in_turn(roles: dict[str, RoleTrainer], bitwise: bool) -> None:
@@ -168,24 +170,26 @@ def _train_in_turn(roles: dict[str, RoleTrainer], bitwise: bool) -> None:
     assert ours == theirs and len(ours) > 10, "the base must be there once"
     for seed, role in enumerate(roles.values()):
         redraw_adapter(role.policy, seed)
-        role.ensure_synced()
+        role.sampler.ensure_synced()
     for round_ in range(2):
         for name, role in roles.items():
             other = roles["critic" if name == "learner" else "learner"]
-            untouched, scores = _tensors(other.policy), other.engine.score(PROBES)
+            untouched, scores = _tensors(other.policy), other.sampler.engine.score(PROBES)
             trained = _tensors(role.policy)
-            hashes = (role.engine.weights.hash, other.engine.weights.hash)
+            hashes = (role.sampler.engine.weights.hash, other.sampler.engine.weights.hash)
             _play(role)
-            role.ensure_synced()
-            assert role.state.global_step == round_ + 1
+            role.sampler.ensure_synced()
+            assert role.num_steps == round_ + 1
             assert any(not t.equal(trained[n]) for n, t in _tensors(role.policy).items())
-            assert role.engine.weights.hash == weights_hash(role.policy) != hashes[0]
-            assert other.engine.weights.hash == weights_hash(other.policy) == hashes[1]
-            assert _difference(role.policy, role.engine) <= EXACT
-            again = other.engine.score(PROBES)  # a server's requests meet in other batches
+            assert role.sampler.engine.weights.hash == weights_hash(role.policy) != hashes[0]
+            assert other.sampler.engine.weights.hash == weights_hash(other.policy) == hashes[1]
+            assert _difference(role.policy, role.sampler.engine) <= EXACT
+            again = other.sampler.engine.score(PROBES)  # a server's requests meet in other batches
             assert largest_difference(again, scores)[0] <= (0 if bitwise else EXACT)
             assert all(t.equal(untouched[n]) for n, t in _tensors(other.policy).items())
-    assert _difference(roles["learner"].policy, roles["critic"].engine) > 0.01, "too alike to tell"
+    assert _difference(roles["learner"].policy, roles["critic"].sampler.engine) > 0.01, (
+        "too alike to tell"
+    )
     for name, role in roles.items():
         assert all(t.equal(bases[name][n]) for n, t in _base(role.policy).items())
 

@@ -17,24 +17,23 @@ REWARDS: Sequence[float | None] = (1.0, None, 0.5, 0.0) * 2  # a masked row amon
 BATCH = {"per_device_train_batch_size": GROUP * len(PROMPTS), "num_generations": GROUP}
 
 
-class TwoPasses(RoleTrainer):
-    """What TRL does."""
-
-    def _keeps_its_pass(self) -> bool:
-        return False
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(random_moe(character_tokenizer()), tmp_path_factory.mktemp("pass") / "moe")
 
 
 def _played(
-    kind: type[RoleTrainer], checkpoint: Path, **options: object
+    checkpoint: Path, two_passes: bool = False, **options: object
 ) -> tuple[RoleTrainer, list[dict], list[bool]]:
-    """A role after one block, its metrics, and for each pass of its policy whether it may learn."""
+    """A role after one block, its metrics, and for each pass of its policy whether it may learn.
+
+    Args:
+        two_passes: score without gradients and run the policy again for the loss, as TRL does.
+    """
     rows: list[dict] = []
-    role = learner_role(kind, checkpoint, rows.append, **{**BATCH, **options})
+    role = learner_role(RoleTrainer, checkpoint, rows.append, **{**BATCH, **options})
+    if two_passes:
+        role.passes.keeps_graph = False
     passes: list[bool] = []
     role.policy.model.register_forward_pre_hook(
         lambda module, _: passes.append(torch.is_grad_enabled()) if module.training else None
@@ -49,8 +48,8 @@ def _played(
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_one_pass_learns_what_two_learn(checkpoint: Path, beta: float) -> None:
-    one, one_rows, one_passes = _played(RoleTrainer, checkpoint, beta=beta)
-    two, two_rows, two_passes = _played(TwoPasses, checkpoint, beta=beta)
+    one, one_rows, one_passes = _played(checkpoint, beta=beta)
+    two, two_rows, two_passes = _played(checkpoint, two_passes=True, beta=beta)
     assert one_passes == [True] and two_passes == [False, True]
     moved = 0.0
     untrained = dict(learner_role(RoleTrainer, checkpoint, **BATCH).policy.named_parameters())
@@ -75,11 +74,11 @@ def test_one_pass_learns_what_two_learn(checkpoint: Path, beta: float) -> None:
 def test_batches_of_several_updates_or_micro_batches_are_scored_first(
     checkpoint: Path, options: dict[str, object]
 ) -> None:
-    passes = _played(RoleTrainer, checkpoint, **options)[2]
+    passes = _played(checkpoint, **options)[2]
     assert passes[0] is False and True in passes
 
 
 def test_a_model_with_losses_of_its_own_is_scored_first(tmp_path: Path) -> None:
     policy = random_moe(character_tokenizer(), aux_loss_alpha=0.1)
-    _, rows, passes = _played(RoleTrainer, save(policy, tmp_path / "moe"))
+    _, rows, passes = _played(save(policy, tmp_path / "moe"))
     assert passes == [False, True] and rows[0]["moe/balance_loss"] > 0

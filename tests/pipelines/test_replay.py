@@ -23,7 +23,7 @@ from pipelines.rollouts.routes import Routes
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.training.mismatch import ExpertMismatch, logprob_mismatch
-from pipelines.training.replay import check_replay, lay_out, route_tensors, routes_of, tokens_hash
+from pipelines.training.replay import BatchRoutes, check_replay, lay_out
 from pipelines.training.trainer import RoleTrainer
 
 GROUP = 4
@@ -66,12 +66,12 @@ def _role(
 ) -> WatchedRole:
     batch = {"per_device_train_batch_size": GROUP * len(PROMPTS), "num_generations": GROUP}
     on_step = (lambda row: None) if rows is None else rows.append
-    role = learner_role(WatchedRole, checkpoint, on_step, **{**batch, **options})
-    role.routing_replay, role.router_bias_rate = replayed, 0.0
+    spec = {"routing_replay": replayed, "router_bias_rate": 0.0}
+    role = learner_role(WatchedRole, checkpoint, on_step, spec=spec, **{**batch, **options})
     if tamper is not None:
-        own = role.engine
-        role.engine = TamperedEngine(own.policy, own.eos_id, own.pad_id, own.max_model_len)
-        role.engine.tamper = tamper
+        own = role.sampler.engine
+        engine = TamperedEngine(own.policy, own.eos_id, own.pad_id, own.max_model_len)
+        role.sampler.engine, engine.tamper = engine, tamper
     return role
 
 
@@ -107,7 +107,7 @@ def test_every_pass_of_the_policy_gets_the_routes_of_its_own_tokens(checkpoint: 
     _play(role)
     sampled = {
         tuple(completion.routes.token_ids_T.tolist()): completion.routes.experts_TLK
-        for completion in role.rollouts.drawn.completions
+        for completion in role.block.current.completions
     }
     assert [grad for grad, *_ in passes] == [False] * 2 + [True] * 4
     assert referred == [None, None]
@@ -127,7 +127,7 @@ def test_in_float32_replay_changes_nothing(checkpoint: Path) -> None:
         role = _role(checkpoint, rows, replayed)
         _play(role)
         hashes.append([t.clone() for t in role.policy.parameters()])
-        loads.append(role.expert_load)
+        loads.append(role.expert_load.take())
     for ours, theirs in zip(*hashes, strict=True):
         assert (ours - theirs).abs().max() <= 1e-4
     own, routed = loads
@@ -176,7 +176,7 @@ def _lost(drawn: list[Completion]) -> list[Completion]:
         pytest.param(_shifted, "to other experts", id="shifted by a token"),
         pytest.param(_swapped, "to other experts", id="swapped between requests"),
         pytest.param(_passed_on, "of other tokens", id="with their tokens, to another request"),
-        pytest.param(_lost, "told no routes for 1 of 8", id="one lost"),
+        pytest.param(_lost, "gave no routes for 1 of 8", id="one lost"),
     ],
 )
 def test_wrong_routes_stop_the_run_before_they_are_used(
@@ -193,14 +193,14 @@ def test_replay_without_routes_is_refused_and_measuring_does_without(checkpoint:
     def untold(drawn: list[Completion]) -> list[Completion]:
         return [replace(c, routes=None) for c in drawn]
 
-    with pytest.raises(UnprovenSyncError, match="told no routes for 8 of 8"):
+    with pytest.raises(UnprovenSyncError, match="gave no routes for 8 of 8"):
         _play(_role(checkpoint, tamper=untold))
     rows: list[dict[str, object]] = []
     _play(_role(checkpoint, rows, replayed=False, tamper=untold))
     assert "rollout/other_experts" not in rows[0] and "rollout/mismatch_kl" in rows[0]
 
 
-def _batch(seed: int, num: int = 4) -> tuple[list[Routes], dict[str, Tensor], Tensor]:
+def _batch(seed: int, num: int = 4) -> tuple[list[Routes], BatchRoutes]:
     """Padded prompts and completions with made-up routes; and the routes laid out."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 5, (num, 2))
@@ -213,40 +213,29 @@ def _batch(seed: int, num: int = 4) -> tuple[list[Routes], dict[str, Tensor], Te
         tokens_T = ids_BT[row, places][:-1].astype(np.int32)
         routes.append(Routes(tokens_T, rng.integers(0, 8, (len(tokens_T), 2, 2), np.int8)))
     ids_BT, mask_BT = torch.tensor(ids_BT), torch.tensor(mask_BT)
-    laid_BTLK = lay_out(routes, ids_BT, mask_BT)
-    parts = {"prompt_ids": ids_BT[:, :most_prompt], "completion_ids": ids_BT[:, most_prompt:]}
-    return routes, parts | route_tensors(ids_BT, laid_BTLK, most_prompt), laid_BTLK
+    return routes, BatchRoutes(ids_BT, lay_out(routes, ids_BT, mask_BT))
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 10**6), order=st.permutations(range(4)))
-def test_routes_follow_their_rows_and_are_missed_where_they_do_not(
-    seed: int, order: list[int]
+@given(seed=st.integers(0, 10**6), order=st.permutations(range(4)), size=st.integers(1, 4))
+def test_routes_are_found_by_their_rows_and_for_their_own_tokens_only(
+    seed: int, order: list[int], size: int
 ) -> None:
-    routes, batch, laid_BTLK = _batch(seed)
-    moved = {name: tensor[order] for name, tensor in batch.items()}
-    assert torch.equal(routes_of(moved), laid_BTLK[order])
-    for row, own in enumerate(routes):
-        known_T = (laid_BTLK[row] >= 0).all(-1).all(-1)
-        assert np.array_equal(laid_BTLK[row][known_T].numpy(), own.experts_TLK)
-    if order != [0, 1, 2, 3]:
-        for part in ("ids", "routes"):
-            apart = moved | {name: batch[name] for name in (f"prompt_{part}", f"completion_{part}")}
-            with pytest.raises(UnprovenSyncError, match="not those of their tokens"):
-                routes_of(apart)
-    shifted = batch | {"completion_routes": batch["completion_routes"].roll(1, 1)}
-    if (batch["completion_routes"] >= 0).any():
-        with pytest.raises(UnprovenSyncError, match="not those of their tokens"):
-            routes_of(shifted)
-
-
-def test_padding_trimmed_from_tokens_and_routes_alike_is_no_move() -> None:
-    _, batch, laid_BTLK = _batch(3)
-    wide = {name: batch[name] for name in batch}
-    for name in ("completion_ids", "completion_routes"):
-        pad = torch.full_like(batch[name][:, :1], 0 if name.endswith("ids") else -1)
-        wide[name] = torch.cat([batch[name], pad], dim=1)
-    assert torch.equal(routes_of(wide)[:, : laid_BTLK.shape[1]], laid_BTLK)
+    """A micro-batch is any rows of the shuffled batch; moved tokens or rows alone are refused."""
+    routes, batch = _batch(seed)
+    rows_B = torch.tensor(order[:size])
+    ids_BT = batch.input_ids_BT[rows_B]
+    for own, routes_TLK in zip(rows_B.tolist(), batch.of(rows_B, ids_BT), strict=True):
+        known_T = (routes_TLK >= 0).all(-1).all(-1)
+        assert np.array_equal(routes_TLK[known_T].numpy(), routes[own].experts_TLK)
+    elsewhere_B = (rows_B + 1) % 4
+    if not torch.equal(batch.input_ids_BT[elsewhere_B], ids_BT):
+        with pytest.raises(UnprovenSyncError, match="shuffled or split apart"):
+            batch.of(elsewhere_B, ids_BT)
+    changed_BT = ids_BT.clone()
+    changed_BT[-1, -1] += 1
+    with pytest.raises(UnprovenSyncError, match="1 of "):
+        batch.of(rows_B, changed_BT)
 
 
 # -- mismatch ------------------------------------------------------------------------------------
@@ -350,10 +339,3 @@ def test_replay_refuses_what_it_would_leave_without_effect(rate: float) -> None:
     told = "has no routed experts" if rate == 0 else "router_bias_rate = 0.001 does nothing"
     with pytest.raises(ValueError, match=told):
         check_replay("learner", policy, rate)
-
-
-def test_the_hash_of_tokens_knows_their_order_but_not_their_padding() -> None:
-    ids_BT = torch.tensor([[0, 5, 6, 7], [5, 6, 7, 0], [0, 6, 5, 7], [0, 5, 6, 8]])
-    routes_BTLK = torch.where(ids_BT == 0, -1, 1)[..., None, None]
-    same, padded, swapped, other = tokens_hash(ids_BT, routes_BTLK).tolist()
-    assert same == padded and len({same, swapped, other}) == 3

@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 from pipeline_cases import CONFIG, ENGINE, SHORT_RUN, learner_role, random_moe, save
 
 from pipelines.game.curriculum import build_source
-from pipelines.game.referee import Judging
+from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.sample import Sample, Scored, StepSignal
 from pipelines.run.build import Roles, build_roles
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
-from pipelines.training.advantages import blend_steps
+from pipelines.training.advantages import blend, step_advantages, token_ends
 from pipelines.training.trainer import RoleTrainer
 from rewards.verifiers import Verifiers
 
 GROUP = 4
 STEP_WEIGHT = 0.5
+STILL = {"router_bias_rate": 0.0}  # nothing but the loss moves the weights
 TOKENIZER = character_tokenizer()
 PROMPTS = ("a4b1\n", "a9b3\n")
 Rewards = Sequence[float | None]
@@ -44,9 +45,9 @@ class Blocks:
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
         role = self.role
         self.seen.append({
-            "global_step": role.state.global_step, "engine": role.engine.weights.version,
+            "global_step": role.num_steps, "engine": role.sampler.engine.weights.version,
             "weights": weights_hash(role.policy), "samples": list(samples),
-            "syncs": role.sync.num_syncs if role.sync else None,
+            "syncs": role.sampler.sync.num_syncs if role.sampler.sync else None,
         })  # fmt: skip
         return [Scored(r, s) for r, s in zip(self.rewards, self.steps, strict=True)]
 
@@ -93,8 +94,8 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     rows: list[dict[str, object]] = []
     with Verifiers(5.0) as verifiers:
         probes = build_source(chosen).draw("probe", 8, 0)
-        judging = Judging(chosen, verifiers)
-        return build_roles(chosen, rows.append, probes, judging), rows
+        referee = Referee(chosen, verifiers)
+        return build_roles(chosen, rows.append, probes, referee), rows
 
 
 def test_one_step_blocks_of_two_roles(built: tuple[Roles, list]) -> None:
@@ -105,7 +106,7 @@ def test_one_step_blocks_of_two_roles(built: tuple[Roles, list]) -> None:
     for round_ in range(3):
         for name, role in roles.named().items():
             role.play(PROMPTS, blocks[name], f"round {round_}")
-            assert role.state.global_step == role.weights_version == round_ + 1
+            assert role.num_steps == role.sampler.version == round_ + 1
             steps = {int(s["step"]) for s in role.optimizer.state_dict()["state"].values()}
             assert steps == {round_ + 1}, "the optimizer started anew"
     for name, role in roles.named().items():
@@ -150,7 +151,7 @@ def test_a_block_never_reuses_the_previous_blocks_rollouts(checkpoint: Path) -> 
     for round_ in range(2):
         trained.clear()
         role.play(PROMPTS, block, f"round {round_}")
-        assert role.state.global_step == 2 * (round_ + 1)
+        assert role.num_steps == 2 * (round_ + 1)
         sampled = [s.token_ids for s in block.seen[round_]["samples"]]  # type: ignore[union-attr]
         width = len(trained[0])
         assert sorted(trained) == sorted([*ids, *[0] * (width - len(ids))] for ids in sampled)
@@ -179,7 +180,7 @@ def test_a_block_takes_whole_generation_batches_of_prompts(checkpoint: Path, num
     role = _role(checkpoint)
     with pytest.raises(ValueError, match=f"got {num} prompts.* the 2 prompts"):
         role.play(["a1b1\n"] * num, Blocks(role, []), "round 0")
-    assert role.state.global_step == 0
+    assert role.num_steps == 0
 
 
 def test_a_restored_role_goes_on_bit_for_bit(checkpoint: Path) -> None:
@@ -228,8 +229,7 @@ def test_a_block_of_masked_rewards_leaves_the_policy_unchanged(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     rows: list[dict[str, object]] = []
-    role = _role(checkpoint, rows.append)
-    role.router_bias_rate = 0.0
+    role = _role(checkpoint, rows.append, spec=STILL)
     before = weights_hash(role.policy)
     role.play(PROMPTS, Blocks(role, [None] * 8), "round 0")
     assert weights_hash(role.policy) == before
@@ -253,9 +253,8 @@ def test_a_masked_row_leaves_the_loss_and_its_group_goes_on_without_it(checkpoin
 @pytest.mark.parametrize("reward", [0.1, 0.7, 5.3])
 def test_equal_rewards_carry_no_signal_at_all(checkpoint: Path, reward: float) -> None:
     """Seven equal float32 rewards: their mean is rounded, so textbook advantages are not 0."""
-    role = _role(checkpoint, num_generations=7, per_device_train_batch_size=7)
+    role = _role(checkpoint, num_generations=7, per_device_train_batch_size=7, spec=STILL)
     before = weights_hash(role.policy)
-    role.router_bias_rate = 0.0
     role.play(PROMPTS[:1], Blocks(role, [reward] * 7), "round 0")
     assert (role.batch["advantages"] == 0).all()
     assert weights_hash(role.policy) == before
@@ -288,7 +287,8 @@ def _blend(scored: list[Scored], outcome: Sequence[float], order: Sequence[int])
     ids_BT = torch.tensor([TOKENIZER(TEXTS[i])["input_ids"] for i in order])
     advantages_B = torch.tensor([outcome[i] for i in order])
     own = [scored[i] for i in order]
-    return blend_steps(advantages_B, ids_BT, own, len(own), STEP_WEIGHT, TOKENIZER)
+    ends_BT = [token_ends(TOKENIZER, ids) for ids in ids_BT.tolist()]
+    return blend(advantages_B, step_advantages(own, len(own), ends_BT), STEP_WEIGHT)
 
 
 @settings(max_examples=60)
@@ -329,7 +329,7 @@ def test_samples_are_reproducible_and_copies_differ(checkpoint: Path) -> None:
     assert len({tuple(s.token_ids) for s in first[0]}) == 3
     other = role.sample(PROMPTS, "probe 1", num=3)
     assert other[0][0].token_ids != first[0][0].token_ids
-    assert role.state.global_step == 0
+    assert role.num_steps == 0
 
 
 def test_no_prompts_is_no_sample(checkpoint: Path) -> None:

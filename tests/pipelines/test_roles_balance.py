@@ -9,7 +9,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from pipeline_cases import learner_role, random_moe, save
 from torch import Tensor
-from trl import SFTConfig
+from trl import GRPOConfig, SFTConfig
 from weights import largest_change
 
 from pipelines.policy.moe import freeze_multi_token_layers, moe_of
@@ -17,6 +17,7 @@ from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.run.cold_start import ColdStartTrainer
 from pipelines.training.moe_losses import collected_losses, summarised_balance
+from pipelines.training.role_spec import RoleSpec
 from pipelines.training.trainer import RoleTrainer
 
 PROMPTS = ("a4b1\n", "a9b3\n")
@@ -95,7 +96,7 @@ def test_a_step_logs_the_balance_and_moves_the_bias(checkpoint: Path) -> None:
     start = learner_role(RoleTrainer, checkpoint).policy.routers()[1]
     bias_E = role.policy.routers()[1].e_score_correction_bias
     assert largest_change(bias_E, start.e_score_correction_bias) == pytest.approx(1e-3, rel=1e-3)
-    assert role.expert_load[1].sum() > 0 and not role.policy.router_load()[1].any()
+    assert role.expert_load.by_layer[1].sum() > 0 and not role.policy.router_load()[1].any()
 
 
 @pytest.mark.parametrize(("num_items", "divided_by"), [(16, 2), (None, 1)])
@@ -134,7 +135,9 @@ def test_an_adapter_gets_the_metrics_but_no_moving_bias(checkpoint: Path) -> Non
     )
     assert moe_of(adapted) is adapted.get_base_model()
     with pytest.raises(ValueError, match="router_bias_rate must be 0 with a LoRA"):
-        RoleTrainer("learner", adapted, None, None, None, None, 1, print, router_bias_rate=0.1)
+        RoleSpec("learner", GRPOConfig(use_cpu=True, bf16=False), 1, router_bias_rate=0.1).check(
+            adapted
+        )
 
 
 def test_the_summary_takes_the_worst_violation_and_mean_shares() -> None:

@@ -253,10 +253,9 @@ def test_a_step_trains_on_the_routes_that_servers_tell(servers: Servers) -> None
     rows: list[dict[str, object]] = []
     role = learner_role(
         RoleTrainer, servers.directory, rows.append, per_device_train_batch_size=8,
-        num_generations=4, max_completion_length=24,
+        num_generations=4, max_completion_length=24, engine=servers.engine, sync=servers.sync,
+        spec={"routing_replay": True, "router_bias_rate": 0.0},
     )  # fmt: skip
-    role.routing_replay, role.router_bias_rate = True, 0.0
-    role.engine, role.sync = servers.engine, servers.sync
 
     def score(indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
         return [Scored(float(place % 2)) for place in range(len(samples))]

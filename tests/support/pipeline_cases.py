@@ -28,8 +28,10 @@ from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Engine
+from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.sync.push import WeightSync
+from pipelines.training.role_spec import RoleSpec
 from pipelines.training.trainer import RoleTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,10 +138,15 @@ def learner_role(
     on_step: Callable[[dict[str, object]], None] = lambda row: None,
     engine: Engine | None = None,
     sync: WeightSync | None = None,
-    draw_ahead: bool = False,
+    spec: Mapping[str, object] | None = None,
     **options: object,
 ) -> Role:
-    """A learner of its own, outside any run, that generates with transformers if not told else."""
+    """A learner of its own, outside any run, that generates with transformers if not told else.
+
+    Args:
+        spec: more of its `RoleSpec`.
+        options: of its `GRPOConfig`.
+    """
     config = GRPOConfig(**{
         "output_dir": str(checkpoint), "max_completion_length": 8, "temperature": 1.0, "seed": 0,
         "learning_rate": 1e-2, "lr_scheduler_type": "linear", "bf16": False, "beta": 0.0,
@@ -151,10 +158,10 @@ def learner_role(
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if engine is None:
         engine = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 96)
-    return kind(
-        "learner", policy, tokenizer, config, engine, sync, run_steps=3, on_step=on_step,
-        router_bias_rate=1e-3, draw_ahead=draw_ahead,
-    )  # fmt: skip
+    limits = (config.max_completion_length, config.temperature)
+    sampler = Sampler("learner", engine, tokenizer, config.seed, *limits, policy, sync)
+    spec = RoleSpec("learner", config, run_steps=3, **{"router_bias_rate": 1e-3, **(spec or {})})
+    return kind(spec, policy, sampler, on_step)
 
 
 def arguments(checkpoint: Path, directory: Path, *overrides: str) -> list[str]:
