@@ -1,4 +1,8 @@
-"""A policy on disk: found, checked, loaded, exported."""
+"""A policy on disk: found, checked, loaded, exported.
+
+Leaves out the names of its tensors (`policy/tensors.py`) and the checkpoints of a run, with their
+optimizers (`run/checkpoints.py`).
+"""
 
 import json
 from pathlib import Path
@@ -61,7 +65,7 @@ def local_folder(path: str) -> str:
         )
     except (OSError, ValueError) as error:  # offline, unknown, gated: huggingface_hub's own words
         raise UserError(
-            f"{path} is no folder, and the hub does not give it: {_first_line(error)}"
+            f"{path} is not a folder, and the hub does not give it: {_first_line(error)}"
         ) from None
 
 
@@ -85,7 +89,8 @@ def check_checkpoint(dotted: str, path: str) -> None:
     kinds = set(_architectures(folder / "config.json"))
     if kinds and not kinds & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         raise UserError(
-            f"{dotted}: {path} holds {', '.join(sorted(kinds))}, which is no causal language model"
+            f"{dotted}: {path} holds {', '.join(sorted(kinds))}, which is not a causal language "
+            "model"
         )
     checkpoint_manifest(folder)
 
@@ -95,7 +100,7 @@ def _architectures(config: Path) -> list[str]:
         table = json.loads(config.read_text())
         return list(table.get("architectures") or [])
     except (ValueError, AttributeError):
-        raise UserError(f"{config} is no JSON table: save the checkpoint again") from None
+        raise UserError(f"{config} is not a JSON table: save the checkpoint again") from None
 
 
 def check_vocabulary(

@@ -93,7 +93,7 @@ def check_kernels(name: str, config: PreTrainedConfig, dtype: str) -> None:
     They want whole blocks along every input, and of all but the last part of a merged output.
 
     Raises:
-        UserError: names each size that is no multiple of 128, or the type.
+        UserError: names each size that is not a multiple of 128, or the type.
     """
     sizes = {
         "hidden_size": config.hidden_size,

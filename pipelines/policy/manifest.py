@@ -1,6 +1,7 @@
 """Names and shapes of a safetensors checkpoint, from its headers alone.
 
-Both ends of the weight sync read them: the trainer, and the engine in a process of its own.
+Both ends of the weight sync read them: the trainer, and the engine in a process of its own. Leaves
+out the tensors' values (`policy/fingerprint.py`).
 """
 
 import json
@@ -58,5 +59,5 @@ def _header(file: Path) -> dict[str, dict[str, list[int]]]:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise UserError(f"{file} is cut short or no safetensors file: save or copy it again")
+        raise UserError(f"{file} is cut short or not a safetensors file: save or copy it again")
     return entries

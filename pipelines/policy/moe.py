@@ -1,10 +1,11 @@
-"""Our mixture of experts inside a policy, adapted or not."""
+"""Our mixture of experts inside a policy, adapted or not.
+
+Leaves out the model itself (`model/modeling.py`).
+"""
 
 from peft import PeftModel
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from model.modeling import SparringMoeForCausalLM
 
@@ -18,7 +19,7 @@ def moe_of(policy: nn.Module) -> SparringMoeForCausalLM | None:
 
 
 def freeze_multi_token_layers(policy: nn.Module) -> None:
-    """For GRPO, no loss of which reaches them: DDP would wait for their gradients."""
+    """Leave them as they are: no loss of GRPO reaches them, and DDP would wait for gradients."""
     moe = moe_of(policy)
     if moe is not None:
         for layer in moe.model.layers[moe.config.num_hidden_layers :]:

@@ -1,4 +1,8 @@
-"""A policy's log-probabilities of given sequences."""
+"""A policy's log-probabilities of given sequences, without gradients.
+
+Leaves out an engine's (`rollouts/engine.py`) and those that training needs
+(`training/policy_pass.py`).
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,8 @@
-"""A policy's tensors under their checkpoint names, as they are saved and sent."""
+"""A policy's tensors under their checkpoint names, as they are saved and sent.
+
+Leaves out the names of our own model's tensors (`model/checkpoint/naming.py`) and who sends them
+(`sync/push.py`).
+"""
 
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear

@@ -1,4 +1,4 @@
-"""The tiny base's tokenizer: one token a printable ASCII character, aligned with the text."""
+"""The tiny base's tokenizer: one token per printable ASCII character, aligned with the text."""
 
 import string
 

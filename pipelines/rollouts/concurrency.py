@@ -4,8 +4,8 @@ Additive increase, multiplicative decrease, as TCP does. Pressure is memory that
 cache that runs out (vLLM preempts requests and computes them anew), and heat or power at their
 limits, each where it can be read. A sensor is one small function and a threshold; one that cannot
 be read is left out and logged once. Every request has its own seed, so that the limit changes no
-sample but for rounding. Leaves out how an engine keeps to the limit (`rollouts/engine.py`,
-`rollouts/servers/engine.py`).
+sample but for rounding. Leaves out the sensors (`rollouts/pressure.py`) and how an
+engine keeps to the limit (`rollouts/vllm_engine.py`, `rollouts/servers/dispatch.py`).
 """
 
 import logging
@@ -17,7 +17,7 @@ from pipelines.settings.tables import RolloutTable
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
-STEPS_TO_FULL = 16  # polls without pressure that lead from nothing back to the most
+STEPS_TO_FULL = 16  # polls without pressure that raise the limit from nothing to the most
 ANY = 1e-9  # the least increase
 
 
@@ -26,7 +26,7 @@ class Concurrency:
 
     Args:
         most: never more than this, and as many to begin with.
-        sensors: those that cannot be read are left out.
+        sensors: of pressure; those that cannot be read are left out.
         clock: seconds, never going back.
 
     Attributes:

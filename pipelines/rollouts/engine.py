@@ -1,8 +1,8 @@
-"""Rollout engines: what they offer, and vLLM in this process.
+"""What a rollout engine offers: it samples completions of token-id prompts and scores sequences.
 
-An engine samples completions of token-id prompts and scores given sequences. It knows nothing of
-tasks, rewards or training; `pipelines/sync/push.py` moves the policy's weights into it. Separate
-vLLM servers behind the same interface are in `rollouts/servers/engine.py`.
+It knows nothing of tasks, rewards or training; the sync (`sync/push.py`) moves the policy's weights
+into it. Leaves out the three engines: vLLM in this process (`rollouts/vllm_engine.py`), servers of
+vLLM (`rollouts/servers/engine.py`), and transformers (`rollouts/transformers_engine.py`).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ class Sampling:
 
     max_tokens: int
     temperature: float = 1.0
-    routes: bool = False  # whether to tell the experts of each token, where the engine can
+    routes: bool = False  # also return each token's experts, where the engine can
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What the roles need of a sampler.
+    """What the roles need of an engine.
 
     Attributes:
         weights: the policy's that it holds; their version is -1 where that is not proven.
@@ -58,9 +58,13 @@ class Engine(Protocol):
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]: ...
+    ) -> list[Completion]:
+        """Sample one completion per prompt of token ids, each with its own seed."""
+        ...
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of each sequence's tokens after the first (nats)."""
+        ...
 
     def close(self) -> None:
         """End what outlives this process, if anything does."""

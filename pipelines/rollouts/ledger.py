@@ -1,4 +1,4 @@
-"""The fate of every group of completions, one JSON line an event, in `RUN/ledger/rank_N.jsonl`.
+"""The fate of every group of completions, one JSON line per event, in `RUN/ledger/rank_N.jsonl`.
 
     issued -> [reissued ...] -> completed -> used | discarded -> [rolled_back]
 
@@ -6,7 +6,7 @@ A group is the completions of one prompt that are drawn together. Its number is 
 whole run, resumed or not, so that none can be lost or used twice unnoticed: `balance` refuses a
 ledger in which a group ended twice, ended without a start, or was used without being complete.
 Groups that were used in a round which a kill took back are rolled back, and drawn anew under other
-numbers.
+numbers. Leaves out when groups are issued and used (`rollouts/sampler.py`, `training/trainer.py`).
 """
 
 import json
@@ -57,7 +57,7 @@ class Ledger:
         self.record("discarded", sorted(self._open), reason=reason)
 
     def take_back(self, round_: int) -> None:
-        """A kill undid everything from this round on, which is played again under other numbers."""
+        """Undo every round from this one on: a kill lost them, and they are played again."""
         self.discard_open("the run was killed before they were used")
         rounds: dict[int, int] = {}
         used: set[int] = set()
@@ -93,7 +93,7 @@ def _drop_cut_line(path: Path) -> None:
 
 
 def balance(path: Path) -> dict[str, int]:
-    """How many groups met each fate; "open" are those issued that met no end, 0 after a run.
+    """How many groups met each fate; "open" are those that met no end, 0 after a run.
 
     Raises:
         ValueError: a group ended twice, or was used without being issued and completed.

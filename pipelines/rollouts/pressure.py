@@ -1,4 +1,7 @@
-"""Sensors of pressure: memory, KV cache, heat and power, each where it can be read."""
+"""Sensors of pressure: memory, KV cache, heat and power, each where it can be read.
+
+Leaves out what follows from pressure (`rollouts/concurrency.py`).
+"""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -17,13 +20,13 @@ THROTTLED = 0x8 | 0x20 | 0x40 | 0x80 | 0x4
 
 @dataclass(frozen=True)
 class Sensor:
-    """Something that tells pressure.
+    """Something that shows pressure.
 
     Attributes:
         name: for the log.
         read: its reading now; an OSError means that there is no such thing here.
         threshold: a reading at or above it is pressure.
-        cumulative: the reading only grows, and its increase a second counts.
+        cumulative: the reading only grows, and its increase per second counts.
     """
 
     name: str
@@ -46,7 +49,7 @@ class PreemptionCount:
 
 
 def machine_sensors() -> list[Sensor]:
-    """What any machine may tell of itself."""
+    """What any machine may report of itself."""
     return [
         Sensor("memory stall", memory_stall_seconds, 0.1, cumulative=True),
         Sensor("memory limit", memory_limit_share, 0.95),
@@ -76,7 +79,7 @@ def degrees_over_trip_point(folder: Path = Path("/sys/class/thermal")) -> float:
     """The zone nearest to its first trip point: degrees Celsius above it, negative below.
 
     Raises:
-        OSError: no zone tells a temperature and a point at which the machine slows down.
+        OSError: no zone reports a temperature and a point at which the machine slows down.
     """
     margins = []
     for zone in folder.glob("thermal_zone*"):
@@ -97,7 +100,7 @@ def _degrees_over(zone: Path) -> list[float]:
 
 
 def power_cap_share(folder: Path = Path("/sys/class/hwmon")) -> float:
-    """Drawn power over its cap, the largest of all that tell both.
+    """Drawn power over its cap, the largest of all that report both.
 
     Raises:
         OSError: none does.
@@ -111,7 +114,7 @@ def power_cap_share(folder: Path = Path("/sys/class/hwmon")) -> float:
 
 
 def accelerator_throttled() -> float:
-    """1 where NVML says of any accelerator that heat or power slows its clock, else 0.
+    """1 where heat or power slows any accelerator's clock, by NVML's account, else 0.
 
     Raises:
         OSError: there is no NVML.
@@ -129,15 +132,15 @@ def accelerator_throttled() -> float:
     return float(any(reason & THROTTLED for reason in reasons))
 
 
-def told_preemptions(metrics: str) -> float:
+def reported_preemptions(metrics: str) -> float:
     """Requests preempted since a vLLM server's start, from its Prometheus text.
 
     Raises:
-        OSError: it does not tell.
+        OSError: the text does not hold it.
     """
     lines = [ln for ln in metrics.split("\n") if ln.startswith("vllm:num_preemptions_total")]
     if not lines:
-        raise OSError("the server tells no statistics")
+        raise OSError("the server reports no statistics")
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 

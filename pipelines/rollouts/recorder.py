@@ -1,9 +1,9 @@
 """Watches the routers of a vLLM model from inside vLLM's worker, in whatever process that is.
 
 `RouteRecorder` reads each step's expert ids beside vLLM's own account of whose tokens they are. It
-is reached through `worker.SyncWorker`, so that the engine in the trainer's process and a server are
-watched alike, and hands routes over as text that JSON carries. Only on CPU: on accelerators vLLM
-returns routes itself. Leaves out what is made of them, and whether they are believed
+is reached through `rollouts/worker.py`, so that the engine in the trainer's process and a server
+are watched alike, and hands routes over as text that JSON carries. Only on CPU: on accelerators
+vLLM returns routes itself. Leaves out what is made of them, and whether they are believed
 (`rollouts/routes.py`).
 
 Axes: R requests, T tokens of a sequence, N tokens of a step, S slots of the KV cache, L layers with
@@ -46,11 +46,11 @@ def unpack(packed: Packed) -> np.ndarray:
 class RouteRecorder:
     """Watches the routers of a vLLM model that runs eagerly in this process.
 
-    Each step's tokens are told apart by the runner's own batch: request, position, and slot of the
-    KV cache. A token whose keys came from the prefix cache was not run for this request, so its
+    The runner's own batch says whose each step's tokens are: request, position, and slot of the KV
+    cache. A token whose keys came from the prefix cache was not run for this request, so its
     routes are those of the run that filled its slot; so too after a preemption.
 
-    What is recorded lives from `start` to `take`. Nobody need say how many requests come between.
+    What is recorded lives from `start` to `take`, however many requests come in between.
     """
 
     def __init__(self, runner: "GPUModelRunner") -> None:
@@ -76,8 +76,8 @@ class RouteRecorder:
         self.known_R = np.zeros(shape[0], np.int64)  # positions of a request that were recorded
         self.tokens_RT = np.empty(shape, np.int32)  # memory is used only where it is written
         self.experts_RTLK = np.empty((*shape, *self.per_token), self.dtype)
-        for rank, router in enumerate(self.routers):
-            router.set_capture_fn(partial(self._capture, rank))
+        for moe_layer, router in enumerate(self.routers):
+            router.set_capture_fn(partial(self._capture, moe_layer))
 
     def take(self, requests: Sequence[str]) -> list[dict[str, Packed] | None]:
         """Stop, hand over the tokens and experts of some requests, and forget all.
@@ -90,26 +90,26 @@ class RouteRecorder:
         """
         for router in self.routers:
             router.set_capture_fn(None)
-        told = [self._told(self.rows.get(request)) for request in requests]
+        packed = [self._packed(self.rows.get(request)) for request in requests]
         self.rows = {}
         del self.slot_tokens_S, self.slot_experts_SLK
         del self.known_R, self.tokens_RT, self.experts_RTLK
-        return told
+        return packed
 
-    def _told(self, row: int | None) -> dict[str, Packed] | None:
+    def _packed(self, row: int | None) -> dict[str, Packed] | None:
         if row is None:
             return None
         known = self.known_R[row]
         experts_TLK = self.experts_RTLK[row, :known]
         return {"tokens": pack(self.tokens_RT[row, :known]), "experts": pack(experts_TLK)}
 
-    def _capture(self, rank: int, chosen_NK: torch.Tensor) -> None:
-        """Called by the router of each layer, in order, once a step."""
-        if rank == 0:
+    def _capture(self, moe_layer: int, chosen_NK: torch.Tensor) -> None:
+        """Called by the router of each layer with experts, in order, once per step."""
+        if moe_layer == 0:
             num_tokens = int(self.runner.query_start_loc.np[self.batch.num_reqs])
             self.step_NLK = np.full((num_tokens, *self.per_token), UNKNOWN, self.dtype)
-        self.step_NLK[:, rank] = chosen_NK[: len(self.step_NLK)].cpu().numpy()
-        if rank == len(self.routers) - 1:
+        self.step_NLK[:, moe_layer] = chosen_NK[: len(self.step_NLK)].cpu().numpy()
+        if moe_layer == len(self.routers) - 1:
             self._note_step()
 
     def _note_step(self) -> None:

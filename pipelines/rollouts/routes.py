@@ -2,9 +2,9 @@
 
 On CPU a vLLM engine, in this process or in a server's, is watched by `recorder.RouteRecorder` while
 it generates (`RecordedRoutes`); on an accelerator vLLM returns the ids itself (`ReturnedRoutes`);
-transformers' generation tells them a pass (`pass_recorder`). Routes travel with the tokens they
-belong to and are refused where those do not match. How they are replayed is in
-`training/replay.py`.
+our own model records them in each forward pass (`pass_recorder`). Routes travel with the tokens
+they belong to and are refused where those do not match. Leaves out how they are replayed
+(`training/replay.py`).
 
 Axes: T tokens of a sequence, L layers with routed experts, K experts of a token, B sequences of a
 pass.
@@ -40,7 +40,7 @@ class Routes:
     experts_TLK: np.ndarray
 
     def __post_init__(self) -> None:
-        assert len(self.token_ids_T) == len(self.experts_TLK), "a route a token"
+        assert len(self.token_ids_T) == len(self.experts_TLK), "one route per token"
 
 
 def checked_routes(
@@ -72,7 +72,7 @@ class Finished:
     Attributes:
         request: the id that its engine gave it.
         sequence: its prompt and completion.
-        returned_TLK: the routes that vLLM returned with it, where it was told to.
+        returned_TLK: the routes that vLLM returned with it, where it was asked to.
     """
 
     request: str
@@ -81,13 +81,13 @@ class Finished:
 
 
 class Watched(Protocol):
-    """An engine whose worker can be asked; `rollout.Replica` is one."""
+    """An engine whose worker can be asked; every `Replica` is one."""
 
     def call(self, method: str, **kwargs: object) -> list[dict]: ...
 
 
 class RouteSource(Protocol):
-    """What tells the routes of the requests that an engine has finished."""
+    """Where the routes of the requests come from that an engine has finished."""
 
     def begin(self, engine: Watched) -> None:
         """Before the requests; their routes must be fetched after them."""
@@ -109,9 +109,9 @@ class RecordedRoutes:
             UnprovenSyncError: a request was not recorded, or not all of it.
         """
         requests = [one.request for one in finished]
-        told = engine.call("take_routes", requests=requests)[0]["routes"]
+        recorded = engine.call("take_routes", requests=requests)[0]["routes"]
         found = []
-        for one, packed in zip(finished, told, strict=True):
+        for one, packed in zip(finished, recorded, strict=True):
             if packed is None:
                 raise UnprovenSyncError(f"no step of request {one.request} was recorded")
             tokens_T, experts_TLK = unpack(packed["tokens"]), unpack(packed["experts"])
@@ -133,7 +133,7 @@ class ReturnedRoutes:
         """What came with the answers.
 
         Raises:
-            UnprovenSyncError: vLLM returned none, or not one a token.
+            UnprovenSyncError: vLLM returned none, or not one per token.
         """
         return [self._own(one) for one in finished]
 
@@ -149,7 +149,7 @@ class ReturnedRoutes:
 
 
 def returned_option(config: PretrainedConfig, routing_replay: bool) -> dict[str, bool]:
-    """What vLLM must be told at its start so that it returns routes; nothing on CPU.
+    """The option with which vLLM must be started so that it returns routes; none on CPU.
 
     vLLM refuses it there, and `RecordedRoutes` take their place.
     """
@@ -158,12 +158,12 @@ def returned_option(config: PretrainedConfig, routing_replay: bool) -> dict[str,
 
 
 def route_source(config: PretrainedConfig, routing_replay: bool, eager: bool) -> RouteSource | None:
-    """Where a vLLM engine, here or as a server, tells its routes; None if it has none to tell.
+    """Where the routes of a vLLM engine, here or as a server, come from; None if it has none.
 
     Args:
         config: the model's.
-        routing_replay: whether it was told to return them, where it can.
-        eager: whether the model runs eagerly; a compiled one's routers call nobody.
+        routing_replay: whether it was asked to return them, where it can.
+        eager: whether the model runs eagerly: a compiled one's routers cannot be watched.
     """
     if config.model_type not in MIXTURES:
         return None
@@ -176,7 +176,7 @@ def route_source(config: PretrainedConfig, routing_replay: bool, eager: bool) ->
 def pass_recorder(moe: SparringMoeForCausalLM) -> Iterator[list[np.ndarray]]:
     """The expert ids [B, T, L, K] of each of our model's forward passes within the block.
 
-    They must be asked for: `record=True`, which `generate` hands on.
+    The passes must ask for them with `record=True`, which `generate` hands on.
     """
     dtype = expert_dtype(moe.config.n_routed_experts)
     passes: list[np.ndarray] = []

@@ -165,7 +165,7 @@ class Sampler:
         assert self._in_flight is None, "one batch at a time"
         request = self._request(prompts, sampling, purpose, group_size)
         if self.sync is not None:  # a server lost in flight is proven while the policy trains
-            self.sync.hold_probes()
+            self.sync.hold_agreement()
         asked = (request.prompts, request.sampling, request.seeds)
         self._in_flight = request, self._pool.submit(self.engine.generate, *asked)
 
@@ -246,7 +246,7 @@ class Sampler:
         """The policy's weights are those of an earlier process: the engine needs them, proven."""
         self.version, self.engine.weights = version, UNPROVEN
         if self.sync is not None:
-            self.sync.restart_probes()
+            self.sync.restart_agreement()
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Add what happens within the block to a stage's seconds."""

@@ -1,7 +1,7 @@
 """Sampling by transformers' `generate` from the policy itself, where there is no vLLM.
 
 The model's own decode and cache do the work (`model/`); there are no weights to sync. A prompt that
-is asked for several times is read once. Leaves out vLLM (`rollouts/engine.py`,
+is asked for several times is read once. Leaves out vLLM (`rollouts/vllm_engine.py`,
 `rollouts/servers/engine.py`).
 
 Axes: B prompts, U distinct prompts, T tokens, V vocabulary.
@@ -23,7 +23,15 @@ from pipelines.rollouts.routes import generated_routes, pass_recorder
 
 
 class TransformersEngine:
-    """Sampling by transformers' `generate` from the policy itself: no weights to sync."""
+    """Sampling by transformers' `generate` from the policy itself: no weights to sync.
+
+    Args:
+        policy: what samples, as it is at each call.
+        eos_id: the token id that ends a completion.
+        pad_id: the token id that fills up shorter prompts.
+        max_model_len: the most tokens of a prompt with its completion.
+        max_num_seqs: the most completions sampled at a time.
+    """
 
     reissued: Sequence[int] = ()
     concurrency = None  # a wave's completions share one generator, so that its size cannot change
@@ -44,7 +52,7 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion]:
-        """Sample one completion a prompt, at most `max_num_seqs` at a time, seeded together."""
+        """Sample one completion per prompt, at most `max_num_seqs` at a time, seeded together."""
         check_prompts(prompts, sampling.max_tokens, self.max_model_len)
         size = self.max_num_seqs
         starts = range(0, len(prompts), size)
@@ -143,7 +151,7 @@ class TransformersEngine:
 
 @contextlib.contextmanager
 def _plain_generation(policy: PreTrainedModel) -> Iterator[None]:
-    """Set aside the checkpoint's own generation settings: `generate` would fall back on them.
+    """Set aside the checkpoint's own generation settings, on which `generate` would fall back.
 
     Instruct models ship top-k, penalties and the like; any of them reshapes the distribution whose
     log-probabilities we report.

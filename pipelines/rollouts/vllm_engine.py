@@ -1,4 +1,8 @@
-"""A vLLM engine in this process."""
+"""A vLLM engine in this process.
+
+Leaves out what it is started with (`rollouts/spec.py`) and what runs inside vLLM's worker
+(`rollouts/worker.py`).
+"""
 
 import importlib.util
 import logging
@@ -66,7 +70,7 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Completion]:
-        """Sample one completion a prompt, each with its own seed: a batch is reproducible."""
+        """Sample one completion per prompt, each with its own seed: a batch is reproducible."""
         from vllm import SamplingParams
 
         check_prompts(prompts, sampling.max_tokens, self.spec.settings.max_model_len)
@@ -114,7 +118,7 @@ class VllmEngine:
     ) -> list["RequestOutput"]:
         """Generate without touching torch's random state.
 
-        vLLM draws from it even where every request has its seed, so that one probe more or less
+        vLLM draws from it even where every request has its seed, so that one call more or less
         would reorder the batches that TRL shuffles, and a resumed run would not be the same run.
         """
         engine, scheduler = self.llm.llm_engine, self._scheduler

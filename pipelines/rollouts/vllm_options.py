@@ -1,6 +1,6 @@
-"""What every vLLM engine of ours is started with, in the trainer's process or as a server.
+"""The options of every vLLM engine, in the trainer's process or as a server, and why they are set.
 
-Leaves out what differs between the two (`rollouts/engine.py`, `rollouts/servers/replica.py`).
+Leaves out what depends on one checkpoint as a whole (`rollouts/spec.py`).
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vL
 
 
 def engine_options(settings: RolloutTable) -> dict[str, object]:
-    """What every vLLM engine is started with, here or as a server."""
+    """vLLM's options that follow from the settings alone, by their names in `LLM`."""
     compiles = torch.accelerator.is_available() if settings.compile is None else settings.compile
     # Eagerly, vLLM's CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
     eager = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}

@@ -182,7 +182,7 @@ def _sampler(
     else:
         engine, manifest = synced, checkpoint_manifest(start)
         if isinstance(synced, ServerEngine):
-            synced.await_ready(manifest, role.dtype)
+            synced.await_ready(manifest)
         synced.score(sequences[:1])  # an engine's first pass generates code: no part of any sync
         often = (table.probe_every, table.probe_threshold)
         sync = WeightSync(synced, manifest, sequences, *often, table.precision == "fp8")

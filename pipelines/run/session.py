@@ -225,7 +225,7 @@ class Run:
         if load:
             row["moe/load"] = [load_E.tolist() for load_E in load.values()]
         if learner.sampler.sync is not None:
-            row["rollout/probe_difference"] = learner.sampler.sync.probe_difference
+            row["rollout/probe_difference"] = learner.sampler.sync.agreement_difference
         times = {f"time/{name}": spent for name, spent in self.stages.take_round().items()}
         self.directory.log(row | times | facts)
 

@@ -1,9 +1,9 @@
-"""Weights to a server's workers over a process group of their own: no folder need be shared.
+"""Weights to a server's workers over a process group of their own, without a shared folder.
 
 The trainer is rank 0 and broadcasts one tensor after the other, over NCCL where it has an NVIDIA
 accelerator and over gloo elsewhere; a server's workers join by the invitation that they are sent.
 Everything has a deadline. Leaves out what is done with the tensors (`sync/receive.py`) and the
-other way, a file in shared memory (`rollouts/servers/engine.py`).
+other way, a file in shared memory (`rollouts/servers/handover.py`).
 """
 
 import socket
@@ -46,7 +46,7 @@ class Broadcast:
     """One sending of the weights to the workers of one server, in a thread of its own.
 
     Args:
-        tensors: gives them from the first again.
+        tensors: gives them, from the first again at each call.
         host: the trainer's address as the server sees it.
         num_workers: of the server.
         seconds: deadline of joining, and of each tensor.
@@ -77,7 +77,7 @@ class Broadcast:
             group = _join(self._store, TRAINER, self.invitation)
             for _, tensor in self.tensors():
                 group.broadcast(_as_bytes(tensor), TRAINER).wait()
-        except RuntimeError as error:  # the workers' side tells what went wrong for the user
+        except RuntimeError as error:  # the workers report to the user what went wrong
             self.error = str(error)
 
 
@@ -119,7 +119,7 @@ def _device(backend: str) -> torch.device:
 
 
 def _join(store: dist.Store, rank: int, invitation: Invitation) -> dist.ProcessGroup:
-    """A group that is no process's default one, so that it disturbs neither side's own."""
+    """A group that is not the default one of any process, so that neither side's is disturbed."""
     own, deadline = dist.PrefixStore("weights", store), timedelta(seconds=invitation.seconds)
     if invitation.backend == "gloo":
         return dist.ProcessGroupGloo(own, rank, invitation.size, deadline)

@@ -66,7 +66,7 @@ class WeightSync:
         fp8: the engine gets the weights as FP8 holds them.
 
     Attributes:
-        num_syncs: since the start, or since `restart_probes`.
+        num_syncs: since the start, or since `restart_agreement`.
         num_parameters: sent in each sync.
     """
 
@@ -114,11 +114,11 @@ class WeightSync:
         self.engine.weights = weights
         return weights
 
-    def restart_probes(self) -> None:
+    def restart_agreement(self) -> None:
         """Check the agreement after the next two syncs, as after a start."""
         self.num_syncs = 0
 
-    def hold_probes(self) -> None:
+    def hold_agreement(self) -> None:
         """Score the agreement's sequences with the policy as it was pushed, before it trains on.
 
         A replica that is lost after that gets the pushed weights again, and is held to these.
@@ -127,7 +127,7 @@ class WeightSync:
             self.agreement.hold()
 
     @property
-    def probe_difference(self) -> float:
+    def agreement_difference(self) -> float:
         """The largest difference that the last check of the agreement found, nats."""
         return self.agreement.difference
 

@@ -107,7 +107,7 @@ class SyncWorker:
 
 
 def _own_manifest(model: str) -> Manifest:
-    """Names and shapes of the engine's own checkpoint; none where it is no folder here."""
+    """Names and shapes of the engine's own checkpoint; none where it is not a folder here."""
     return checkpoint_manifest(Path(model)) if Path(model).is_dir() else {}
 
 

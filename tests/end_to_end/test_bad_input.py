@@ -162,10 +162,10 @@ def _bert(folder: Path) -> None:
             _no("tokenizer_config.json"), "has no tokenizer_config.json", id="no tokenizer"
         ),
         pytest.param(_cut_short, "is cut short", id="cut short"),
-        pytest.param(_no_header, "or no safetensors file", id="not safetensors"),
+        pytest.param(_no_header, "or not a safetensors file", id="not safetensors"),
         pytest.param(_other_sizes, "cannot load a causal language model", id="another size"),
         pytest.param(_unknown_kind, "no_such_model", id="unknown kind"),
-        pytest.param(_bert, "holds BertModel, which is no causal language", id="not causal"),
+        pytest.param(_bert, "holds BertModel, which is not a causal language", id="not causal"),
     ],
 )  # fmt: skip
 def test_a_foreign_checkpoint(

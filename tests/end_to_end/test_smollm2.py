@@ -144,9 +144,9 @@ def test_the_engine_follows_the_adapter(base: Path, checkout: Path) -> None:
         with pytest.raises(UnprovenSyncError, match="no agreement on log-prob"):
             sync.agreement.begin(policy)
             sync.agreement.check(engine, list)
-        assert sync.probe_difference > 100 * threshold, "the move must be one that matters"
+        assert sync.agreement_difference > 100 * threshold, "the move must be one that matters"
         sync.push(policy, version)
-        assert sync.probe_difference <= threshold and engine.weights.version == version
+        assert sync.agreement_difference <= threshold and engine.weights.version == version
 
 
 @installed

@@ -32,7 +32,7 @@ from pipelines.rollouts.pressure import (
     memory_limit_share,
     memory_stall_seconds,
     power_cap_share,
-    told_preemptions,
+    reported_preemptions,
 )
 from pipelines.rollouts.servers import dispatch
 from pipelines.rollouts.servers.engine import ServerEngine
@@ -173,9 +173,9 @@ def test_preemptions_are_read_from_a_servers_statistics() -> None:
         'vllm:num_preemptions_total{engine="1",model_name="m"} 2.0\n'
         'vllm:num_preemptions_created{engine="0",model_name="m"} 1.7e+09\n'
     )
-    assert told_preemptions(text) == 5
-    with pytest.raises(OSError, match="tells no statistics"):
-        told_preemptions("")
+    assert reported_preemptions(text) == 5
+    with pytest.raises(OSError, match="reports no statistics"):
+        reported_preemptions("")
 
 
 # -- engines -------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_a_policy_on_the_grid_and_its_engine_agree_five_times_in_a_row(sync: Wei
         policy = _on_grid(_redrawn(seed))
         assert largest_difference(policy_logprobs(policy, PROBES), sync.engine.score(PROBES))[0] > 1
         sync.push(policy, seed)
-        assert 0 < sync.probe_difference <= EXACT and sync.engine.weights.version == seed
+        assert 0 < sync.agreement_difference <= EXACT and sync.engine.weights.version == seed
 
 
 def _redrawn(seed: int) -> SparringMoeForCausalLM:
@@ -131,7 +131,7 @@ def test_an_engine_holds_what_a_policy_in_fp8_multiplies_with(sync: WeightSync) 
     loose.push(policy, 30)
     theirs = sync.engine.score(PROBES)
     assert largest_difference(policy_logprobs(plain, PROBES), theirs)[0] <= EXACT
-    assert loose.probe_difference > EXACT
+    assert loose.agreement_difference > EXACT
 
 
 def test_models_and_shapes_that_fp8_does_not_serve_are_refused(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_on_an_accelerator_the_engine_multiplies_in_fp8(tmp_path: Path) -> None:
         make_weights_matter(policy.cpu(), seed).to(torch.accelerator.current_accelerator())
         stale = largest_difference(policy_logprobs(policy, PROBES), engine.score(PROBES))[0]
         sync.push(policy, seed)
-        assert sync.probe_difference < stale / 4
+        assert sync.agreement_difference < stale / 4

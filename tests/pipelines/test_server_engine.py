@@ -152,7 +152,7 @@ def test_every_perturbed_weight_arrives_at_every_server_five_times_in_a_row(
         assert servers.difference() > 1, "stale servers must be nats away"
         servers.push()
         assert servers.difference() <= EXACT
-        assert servers.sync.probe_difference <= EXACT
+        assert servers.sync.agreement_difference <= EXACT
         assert servers.engine.weights.version == servers.version
     costs = servers.sync.take_costs()
     assert costs["proof_ns_per_parameter"] > 0 and costs["sync"] > 0
@@ -371,7 +371,7 @@ def test_a_server_that_accepts_and_never_answers_is_told_in_time(tmp_path: Path)
 @pytest.mark.parametrize(
     ("status", "posted", "told"),
     [
-        (200, 404, "is no rollout server .*VLLM_SERVER_DEV_MODE=1"),
+        (200, 404, "is not a rollout server .*VLLM_SERVER_DEV_MODE=1"),
         (200, 200, "has no sync worker .*VLLM_SERVER_DEV_MODE=1"),
         (404, 404, "health answers 404: is the port"),
     ],

@@ -124,7 +124,7 @@ def _prove_five_syncs(pair: Pair, redraw_all: Callable[[Policy, int], object]) -
         pair.push()
         assert pair.difference() <= EXACT
         assert pair.engine.weights.version == pair.version
-        assert pair.sync.probe_difference <= EXACT
+        assert pair.sync.agreement_difference <= EXACT
 
 
 def test_the_same_with_the_mla_kernel_on(tmp_path: Path) -> None:

@@ -75,15 +75,15 @@ def _synced() -> tuple[PreTrainedModel, Twin, WeightSync]:
 
 def test_a_replica_lost_during_an_update_is_held_to_what_was_sent() -> None:
     policy, twin, sync = _synced()
-    sync.hold_probes()
+    sync.hold_agreement()
     redraw(policy, 7)  # the optimizer, while a batch is drawn ahead
     redraw(twin.module, 8)  # a restart
     twin.sync_stamp = ""
     twin.prove(lost=True)
-    assert twin.sync_stamp == twin.weights.stamp and sync.probe_difference <= EXACT
+    assert twin.sync_stamp == twin.weights.stamp and sync.agreement_difference <= EXACT
     sync.push(policy, 2)
     sync.agreement.check(twin, list)
-    assert sync.probe_difference <= EXACT, "the next sync has a reference of its own"
+    assert sync.agreement_difference <= EXACT, "the next sync has a reference of its own"
 
 
 def test_weights_that_came_between_a_sync_and_its_stamp_are_not_certified(

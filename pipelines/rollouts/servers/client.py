@@ -1,8 +1,9 @@
-"""What is said to one vLLM API server over HTTP, on a TCP port or a Unix socket.
+"""Requests to one vLLM API server over HTTP, on a TCP port or a Unix socket.
 
 Tokens in, tokens and log-probabilities out (`/inference/v1/generate`, so that no text is ever
 tokenised again), and calls to the worker (`/collective_rpc`). Every wait has a deadline. Leaves out
-whose turn it is and what a lost server means (`rollouts/servers/engine.py`).
+whose turn it is (`rollouts/servers/dispatch.py`) and what becomes of a lost server
+(`rollouts/servers/engine.py`).
 """
 
 import base64
@@ -30,7 +31,7 @@ class Refused(UserError):
 
 
 class ServerClient:
-    """Speaks to one server; may be used from several threads.
+    """Sends requests to one server; may be used from several threads.
 
     Args:
         address: "http://host:port", or the path of a Unix socket.
@@ -94,7 +95,7 @@ class ServerClient:
                     sock.shutdown(socket.SHUT_RDWR)
 
     def rpc(self, method: str, kwargs: dict, timeout: float) -> list[dict]:
-        """Call a method of the server's workers; one answer a worker, and at least one.
+        """Call a method of the server's workers; one answer per worker, and at least one.
 
         Raises:
             ReplicaLostError: among others where nobody answered: silence proves nothing.
@@ -109,7 +110,7 @@ class ServerClient:
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, seed: int, eos_id: int, timeout: float
     ) -> tuple[Completion, Finished]:
-        """Sample one completion; beside it what its routes are asked by."""
+        """Sample one completion; returns beside it what its routes are asked for by."""
         params = {
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,

@@ -186,7 +186,8 @@ class ServerEngine:
         while True:
             try:
                 if lost_for is not None:
-                    self._restart(server, lost_for)
+                    self.restarts.count(server.label, lost_for)
+                    server.restart()
                 if not self._holds_weights(server):
                     self._prove(server, lost=was_proven or lost_for is not None)
                 server.reset_prefix_cache()  # as the engine in-process does
@@ -208,10 +209,3 @@ class ServerEngine:
         except UnprovenSyncError:
             return False
         return True
-
-    def _restart(self, server: Server, reason: str) -> None:
-        self.restarts.count(server.label, reason)
-        if server.process is not None:
-            server.process.stop()
-            server.process.start()
-        server.await_ready()

@@ -1,7 +1,7 @@
 """One vLLM API server as a child of the run: started, watched, ended.
 
 It listens on a Unix socket in a private folder, so that no port can be taken and nobody else can
-reach its developer endpoints, which `/collective_rpc` needs. Leaves out what is said to it
+reach its developer endpoints, which `/collective_rpc` needs. Leaves out requests to it
 (`rollouts/servers/client.py`) and when it is restarted (`rollouts/servers/engine.py`).
 """
 
@@ -96,13 +96,13 @@ class ServerProcess:
         self.socket.unlink(missing_ok=True)
 
     def reason(self) -> str:
-        """What the log says of its end: the last exception that is no mere consequence."""
+        """What the log says of its end: the last exception that is not a mere consequence."""
         log = self.log.read_bytes()[self._log_start :]
         text = log[-LOG_TAIL_BYTES:].decode(errors="replace")
-        told = [found.group(1) for line in text.splitlines() if (found := ERROR_LINE.match(line))]
-        causes = [line for line in told if not any(known in line for known in CONSEQUENCES)]
+        errors = [found.group(1) for line in text.splitlines() if (found := ERROR_LINE.match(line))]
+        causes = [line for line in errors if not any(known in line for known in CONSEQUENCES)]
         lines = text.splitlines() or ["its log says nothing"]
-        return (causes or told or lines)[-1]
+        return (causes or errors or lines)[-1]
 
 
 def command_flags(options: Mapping[str, object]) -> list[str]:

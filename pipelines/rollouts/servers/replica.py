@@ -1,7 +1,8 @@
-"""One server as the sync and the engine see it: a replica of the weights, started here or by URL.
+"""One server: a replica of the weights, started by this run or found by its URL.
 
-Holds its start, its health, and the proof that what answers is vLLM with the policy's model. Leaves
-out whose turn it is (`rollouts/servers/engine.py`).
+Holds its restart, its health, and the check that what answers is vLLM with the policy's model.
+Leaves out what is said over HTTP (`rollouts/servers/client.py`) and whose turn it is
+(`rollouts/servers/dispatch.py`).
 """
 
 import shlex
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from pipelines.errors import UserError
 from pipelines.policy.manifest import Manifest, manifest_difference
-from pipelines.rollouts.pressure import told_preemptions
+from pipelines.rollouts.pressure import reported_preemptions
 from pipelines.rollouts.servers.client import Refused, ReplicaLostError, ServerClient
 from pipelines.rollouts.servers.process import ServerProcess, command_flags
 from pipelines.rollouts.vllm_options import MLA_KERNEL_LATENT, engine_options, vllm_version
@@ -24,11 +25,11 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 @dataclass
 class Server:
-    """One server as the sync and the engine see it: a replica of the weights.
+    """One server, which is a replica of the weights for the sync.
 
     Args:
         label: names it in errors.
-        client: how it is spoken to.
+        client: sends it requests.
         process: its process if this run started it, None for a URL.
         settings: deadlines.
     """
@@ -45,14 +46,21 @@ class Server:
         return self.process is None and host not in LOCAL_HOSTS
 
     def call(self, method: str, **kwargs: object) -> list[dict]:
+        """Call a method of `RolloutWorker` in the server's workers; one answer per worker."""
         return self.client.rpc(method, kwargs, self.settings.request_timeout_seconds)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probabilities of each sequence's tokens after the first (nats)."""
         timeout = self.settings.request_timeout_seconds
         with ThreadPoolExecutor(min(len(sequences), self.settings.max_num_seqs)) as pool:
             return list(pool.map(lambda ids: self.client.score(ids, timeout), sequences))
 
     def reset_prefix_cache(self) -> None:
+        """Forget the keys and values of earlier requests.
+
+        Raises:
+            ReplicaLostError: the server would not.
+        """
         timeout = self.settings.request_timeout_seconds
         if self.client.post("/reset_prefix_cache", {}, timeout) != {"success": True}:
             raise ReplicaLostError(f"{self.label} would not empty its prefix cache")
@@ -61,13 +69,13 @@ class Server:
         """Requests preempted since the server's start; 0 from one that is lost.
 
         Raises:
-            OSError: the server tells no statistics.
+            OSError: the server reports no statistics.
         """
         try:
             status, text = self.client.get("/metrics", self.settings.liveness_seconds)
         except ReplicaLostError:
             return 0.0
-        return told_preemptions(text.decode() if status == 200 else "")
+        return reported_preemptions(text.decode() if status == 200 else "")
 
     def heartbeat(self) -> bool:
         """Whether the engine itself answers: its loop must run, not only its HTTP server."""
@@ -78,6 +86,17 @@ class Server:
         except (ReplicaLostError, Refused):
             return False
         return True
+
+    def restart(self) -> None:
+        """Start it anew if this run started it, and wait until it answers.
+
+        Raises:
+            ReplicaLostError: it does not.
+        """
+        if self.process is not None:
+            self.process.stop()
+            self.process.start()
+        self.await_ready()
 
     def await_ready(self) -> None:
         """Wait until the server answers.
@@ -104,8 +123,8 @@ class Server:
                     return
                 if 400 <= status < 500:  # a vLLM server answers 200 or 503
                     raise ReplicaLostError(
-                        f"{self.label} is no rollout server, its /health answers {status}: is the "
-                        f"port taken by something else? If not, {how_to_start(self.settings)}"
+                        f"{self.label} is not a rollout server, its /health answers {status}: is "
+                        f"the port taken by something else? If not, {how_to_start(self.settings)}"
                     )
                 last = f"status {status}"
             time.sleep(READY_POLL_SECONDS)
@@ -125,7 +144,7 @@ class Server:
             states, models = self.call("sync_state"), self.call("sync_model")
         except Refused as error:
             raise UserError(
-                f"{self.label} is no rollout server ({error}): {how_to_start(self.settings)}"
+                f"{self.label} is not a rollout server ({error}): {how_to_start(self.settings)}"
             ) from None
         except ReplicaLostError as error:
             raise UserError(
