@@ -1,6 +1,6 @@
 """AdamW with its two moments in bfloat16, as DeepSeek-V3 keeps them (arXiv:2412.19437, 3.3.3).
 
-Half the optimizer's memory: 4 bytes a parameter in place of 8. The step itself is computed in
+Half the optimizer's memory: 4 bytes per parameter in place of 8. The step itself is computed in
 float32, on float32 (master) parameters. torch's AdamW keeps its moments in the parameter's type,
 torchao's keep 8 bits or fewer, and TransformerEngine's runs on GPUs only. Leaves out AMSGrad,
 foreach and fused variants.
@@ -24,7 +24,7 @@ class BFloat16AdamW(torch.optim.Optimizer):
         lr: learning rate.
         betas: decays of the moments; DeepSeek-V3 trains with (0.9, 0.95).
         eps: added to the root of the second moment.
-        weight_decay: share of each parameter taken off a step, times the learning rate.
+        weight_decay: share of each parameter taken off per step, times the learning rate.
 
     Raises:
         ValueError: a setting is out of range.

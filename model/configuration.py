@@ -253,7 +253,7 @@ def tiny_config(vocab_size: int, **overrides: object) -> SparringMoeConfig:
         overrides: any field of `SparringMoeConfig`.
 
     Raises:
-        ValueError: an override is no field, or the config cannot work.
+        ValueError: an override is not a field, or the config cannot work.
     """
     return _tiny(SparringMoeConfig, vocab_size, overrides)
 
@@ -266,7 +266,7 @@ def tiny_sparse_config(vocab_size: int, **overrides: object) -> SparringSparseCo
         overrides: any field of `SparringSparseConfig`.
 
     Raises:
-        ValueError: an override is no field, or the config cannot work.
+        ValueError: an override is not a field, or the config cannot work.
     """
     sparse = {"q_lora_rank": 48, "index_topk": 16, "index_head_dim": 32, "index_n_heads": 8}
     return _tiny(SparringSparseConfig, vocab_size, {**sparse, **overrides})

@@ -125,8 +125,8 @@ class Decoder(nn.Module):
             return LatentCache(self.config.num_hidden_layers)
         if not isinstance(given, LatentCache):
             raise ValueError(
-                f"past_key_values must be a model.cache.LatentCache, got {type(given).__name__}: "
-                "leave it out and the model makes one"
+                "past_key_values must be a LatentCache (model.attention.cache), got "
+                f"{type(given).__name__}: leave it out and the model makes one"
             )
         if len(given.layers) != self.num_layers:
             raise ValueError(

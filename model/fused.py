@@ -1,7 +1,7 @@
 """Optional fused kernels for the norm, the gated activation and the loss; off until asked for.
 
 Both kinds compute the plain formulas: `torch.compile` generates code for them on any device it
-knows, Liger brings Triton kernels. Leaves out the experts (`experts`) and attention (`mla`).
+knows, Liger brings Triton kernels. Leaves out experts (`experts/`) and attention (`attention/`).
 
 Axes: N rows, D width, I hidden width, V vocabulary.
 """

@@ -30,7 +30,7 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(width, hidden_width, bias=False)
         self.up_proj = nn.Linear(width, hidden_width, bias=False)
         self.down_proj = nn.Linear(hidden_width, width, bias=False)
-        self.kernel: Callable[[Tensor, Tensor], Tensor] | None = None  # see `fused`
+        self.kernel: Callable[[Tensor, Tensor], Tensor] | None = None  # see `fused.py`
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate, up = self.gate_proj(x_BTD), self.up_proj(x_BTD)
@@ -44,7 +44,7 @@ class MixtureOfExperts(nn.Module):
 
     def __init__(self, config: SparringMoeConfig, layer_idx: int) -> None:
         super().__init__()
-        self.rank = layer_idx - config.first_k_dense_replace
+        self.moe_layer = layer_idx - config.first_k_dense_replace
         self.aux_loss_alpha = config.aux_loss_alpha
         self.gate = Router(config)
         self.experts = RoutedExperts(config)
@@ -57,7 +57,7 @@ class MixtureOfExperts(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The output, and the weighted balance loss of this layer while it trains with one."""
         x_ND = x_BTD.flatten(0, 1)
-        chosen_NK, weights_NK, scores_NE = self.gate(x_ND, routing, self.rank)
+        chosen_NK, weights_NK, scores_NE = self.gate(x_ND, routing, self.moe_layer)
         routed_ND = self.experts(x_ND, chosen_NK, weights_NK)
         balance_loss = None
         if self.training and self.aux_loss_alpha and routing is not None:

@@ -50,7 +50,7 @@ def next_token_loss(
         sum_of_rows: computes the sum; a fused kernel may stand in.
 
     Raises:
-        ValueError: there is not one label a token.
+        ValueError: the labels are not one per token.
     """
     if shift_labels is None:
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]

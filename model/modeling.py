@@ -3,52 +3,32 @@
     tokens -> embedding -> [norm -> attention -> + ; norm -> dense or experts -> +] x L
            -> norm -> head -> logits (-> loss)
 
-Layers are in `decoder` and `layers`, attention in `mla` and `indexer`, routing in `router` and
-`experts`, multi-token prediction in `mtp`, names on disk in `checkpoint`. Leaves out tensor
-parallelism.
+Layers are in `decoder` and `layers`, attention in `attention`, routing and experts in `experts`,
+multi-token prediction in `mtp`, saving and loading in `pretrained`. Leaves out tensor parallelism.
 
 Axes: B sequences, T tokens of this call, S tokens with the cached ones, N = B * T, D width,
 V vocabulary.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from model.attention.cache import LatentCache
-from model.checkpoint.files import replacing
-from model.checkpoint.fp8 import (
-    dequantized_arguments,
-    refuse_remote_fp8,
-    store_quantization,
-    stored_quantization,
-)
-from model.checkpoint.naming import (
-    check_directory,
-    check_tensors,
-    multi_token_copies,
-    named_checkpoint_tensors,
-    split_experts,
-)
 from model.configuration import SparringMoeConfig, SparringSparseConfig
-from model.convert_fp8 import fp8_tensors
 from model.decoder import Decoder, total_loss
-from model.experts.routed import RoutedExperts
 from model.experts.router import Router
 from model.layers import MixtureOfExperts
 from model.loss import next_token_loss
 from model.mtp import IGNORED, Prediction, multi_token_loss
-from model.norm import RMSNorm
+from model.pretrained import SparringPreTrainedModel
 
 
 @dataclass
@@ -70,20 +50,8 @@ class SparringOutput(ModelOutput):
     routed_experts: Tensor | None = None
 
 
-class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
+class SparringMoeForCausalLM(SparringPreTrainedModel, GenerationMixin):
     """Next-token model. Saved checkpoints are DeepSeek-V3's, for stock transformers and vLLM."""
-
-    config_class = SparringMoeConfig
-    config: SparringMoeConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ("DecoderLayer", "MultiTokenLayer")
-    _skip_keys_device_placement = ("past_key_values",)
-    _keep_in_fp32_modules_strict = ("e_score_correction_bias",)
-    _keys_to_ignore_on_load_unexpected = (
-        r"layers\.\d+\.(embed_tokens|shared_head\.head)\.weight$",
-    )
-    _supports_sdpa = True
 
     def __init__(self, config: SparringMoeConfig) -> None:
         super().__init__(config)
@@ -232,8 +200,7 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         return {index: router.load() for index, router in self.routers().items()}
 
     def balance_metrics(self) -> dict[int, dict[str, float]]:
-        """`model.experts.balance.balance_metrics` of the load since the last reset, by layer, over
-        ranks.
+        """`experts.balance.balance_metrics` of the load since the last reset, by layer, over ranks.
 
         A layer that counted no token is left out. Every rank must call it.
         """
@@ -253,101 +220,6 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         for router in self.routers().values():
             router.update_bias(gamma)
 
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike[str],
-        is_main_process: bool = True,
-        state_dict: dict[str, Tensor] | None = None,
-        *,
-        fp8: bool = False,
-        **kwargs: object,
-    ) -> None:
-        """Write config and weights under DeepSeek-V3's names, experts split.
-
-        An interrupted save leaves the former checkpoint, or a directory that does not load.
-
-        Args:
-            is_main_process: False writes nothing, as transformers' does.
-            state_dict: gathered weights under our in-memory names (as a trainer passes); the
-                model's own if None.
-            fp8: write the weights of FP8 layers as the forward pass quantised them.
-
-        Raises:
-            ValueError: `fp8`, but `convert_to_fp8` was not called, or with `push_to_hub`; or the
-                weights are not this model's, as those of a model that LoRA wraps are not.
-        """
-        named = dict(
-            named_checkpoint_tensors(self) if state_dict is None else split_experts(state_dict)
-        )
-        if is_main_process:  # other ranks may have been handed nothing
-            with torch.device("meta"):
-                check_tensors(named, type(self)(self.config), "the weights to save")
-            for copy, original in multi_token_copies(self.config).items():
-                named[copy] = named[original].clone()
-        if fp8:
-            if kwargs.get("push_to_hub"):
-                raise ValueError(
-                    "save FP8 to a directory first, then upload that: not both at once"
-                )
-            named = dict(fp8_tensors(self, named.items()))
-        tensors = {name: tensor.contiguous() for name, tensor in named.items()}
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
-        with replacing(save_directory, write=is_main_process) as folder:
-            super().save_pretrained(
-                folder, is_main_process, tensors, save_original_format=False, **kwargs
-            )
-            if fp8 and is_main_process:
-                store_quantization(folder)
-        self.config.architectures = [self.config.disk_architecture]
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args, **kwargs
-    ):  # type: ignore[no-untyped-def]
-        """Load a DeepSeek-V3 style checkpoint, complete and of the right shapes and types.
-
-        One in FP8 is dequantised: `convert_to_fp8` then computes with the very same numbers.
-
-        Raises:
-            ValueError: a tensor or file is missing, unknown or broken; the message names it.
-        """
-        path = source = pretrained_model_name_or_path
-        wants_info = kwargs.pop("output_loading_info", False)
-        if path is not None and kwargs.get("state_dict") is None:
-            if not os.path.isdir(path):
-                refuse_remote_fp8(path, kwargs)
-            else:
-                path = source = Path(path, kwargs.pop("subfolder", None) or "")
-                kwargs = cls._checked_arguments(path, kwargs)
-                path = None if "state_dict" in kwargs else path
-        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if info[kind]:
-                raise ValueError(f"checkpoint {source} has {kind}: {sorted(info[kind])[:5]}")
-        if path is None and source is not None:
-            model.name_or_path = model.config.name_or_path = str(source)  # what an adapter records
-        return (model, info) if wants_info else model
-
-    @classmethod
-    def _checked_arguments(cls, directory: Path, arguments: dict) -> dict:
-        """What transformers' loader needs for a directory that has passed every check."""
-        in_fp8 = stored_quantization(directory) is not None
-        if in_fp8 and arguments.get("quantization_config") is not None:
-            raise ValueError("leave out quantization_config: the checkpoint has its own")
-        config = arguments.pop("config", None)
-        # The type is the loader's to interpret: a config would take "auto" for a type's name.
-        types = {key: arguments.pop(key) for key in ("dtype", "torch_dtype") if key in arguments}
-        if not isinstance(config, SparringMoeConfig):
-            config, arguments = cls.config_class.from_pretrained(
-                config or directory, return_unused_kwargs=True, **arguments
-            )
-        with torch.device("meta"):
-            check_directory(directory, cls(config))
-        if in_fp8:
-            return {**arguments, **types, **dequantized_arguments(directory, config)}
-        return {**arguments, **types, "config": config}
-
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         """No: `generate` makes none of transformers' own caches."""
@@ -365,29 +237,6 @@ class SparringMoeForCausalLM(PreTrainedModel, GenerationMixin):
         if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = LatentCache(self.config.num_hidden_layers)
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=std)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=std)
-            if module.padding_idx is not None and not getattr(
-                module.weight, "_is_hf_initialized", False
-            ):
-                init.zeros_(module.weight[module.padding_idx])
-        elif isinstance(module, RMSNorm):
-            init.ones_(module.weight)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, Router):
-            init.normal_(module.weight, std=std)
-            init.zeros_(module.e_score_correction_bias)
-        elif isinstance(module, RoutedExperts):
-            init.normal_(module.gate_up_proj, std=std)
-            init.normal_(module.down_proj, std=std)
 
 
 class SparringSparseForCausalLM(SparringMoeForCausalLM):

@@ -18,7 +18,7 @@ def rms_norm(x_ND: Tensor, gain_D: Tensor, eps: float) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with a learned gain; `kernel` may be a fused one (`fused`)."""
+    """`rms_norm` with a learned gain; `kernel` may be a fused one (see `fused.py`)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _CpuRMSNorm(torch.autograd.Function):
         grad, exact, exact_gain_D = grad.float(), x.float(), gain_D.float()
         product_ND = (grad * exact).flatten(0, -2)
         grad_gain_D = product_ND.T @ inverse_rms.flatten()
-        # x_hat's share of the gradient: <grad * gain, x> / (D * rms^3), one number a row.
+        # x_hat's share of the gradient: <grad * gain, x> / (D * rms^3), one number per row.
         share = (product_ND @ exact_gain_D).view_as(inverse_rms) * inverse_rms.pow(3) / x.shape[-1]
         grad_x = (grad * exact_gain_D).mul_(inverse_rms).addcmul_(exact, share, value=-1)
         return grad_x.to(x.dtype), grad_gain_D.to(gain_D.dtype), None

@@ -1,6 +1,6 @@
 """What `rope_parameters` of a config may say: plain RoPE, or YaRN (arXiv:2309.00071).
 
-Leaves out what the settings mean, which is in `rope`.
+Leaves out what the settings mean, which is in `attention/rope.py`.
 """
 
 import difflib
@@ -51,5 +51,5 @@ def check_rope(rope: object) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a finite number, and no boolean."""
+    """Whether this is a finite number and not a boolean."""
     return type(value) in (int, float) and math.isfinite(value)

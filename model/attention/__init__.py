@@ -1,1 +1,1 @@
-"""Multi-head latent attention, its cache, and its sparse form."""
+"""Multi-head latent attention: positions, masks, the cache, and V3.2's sparse form."""

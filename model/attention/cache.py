@@ -1,6 +1,6 @@
 """The latent cache: what multi-head latent attention keeps per token, and nothing more.
 
-One row of `kv_lora_rank + qk_rope_head_dim` numbers a token and layer: the compressed key-value
+One row of `kv_lora_rank + qk_rope_head_dim` numbers per token and layer: the compressed key-value
 latent and the rotated key that all heads share; with sparse attention, the indexer's key beside
 it, apart, so that scoring reads nothing else. It is a transformers `Cache`, so that `generate`
 can use it. What attention reads is counted where it is read. Leaves out offloading, quantisation

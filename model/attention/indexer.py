@@ -2,7 +2,7 @@
 
 Equations are those of arXiv:2512.02556, section 2.1. Holds the scorer, the selection of the best
 keys and the loss that trains the scorer. Leaves out FP8 scoring and the Hadamard rotation before
-it, which changes no dot product. What attention does with the selection is in `sparse`.
+it, which changes no dot product. What attention does with the selection is in `sparse.py`.
 
 Axes: B sequences, T query tokens, S key tokens, J indexer heads, I indexer width, P half of a
 head's rotated features, K selected keys, D model width, Q query latent.
@@ -34,7 +34,7 @@ class LightningIndexer(nn.Module):
         self.weights_proj = nn.Linear(config.hidden_size, self.num_heads, bias=False)
 
     def keys(self, x_BTD: Tensor, rotations_BT1P: Tensor) -> Tensor:
-        """One key a token for all heads: [B, T, I], to be cached."""
+        """One key per token for all heads: [B, T, I], to be cached."""
         keys_BTI = self.wk(x_BTD)
         normed_BTI = self.k_norm(keys_BTI).to(keys_BTI.dtype)
         return self._rotate(normed_BTI[:, :, None], rotations_BT1P)[:, :, 0]

@@ -1,6 +1,6 @@
 """Where each token stands and what it may attend to, from the caller's mask and positions.
 
-What a query sees is kept as one number a key, never as a table of queries by keys: at 128k
+What a query sees is kept as one number per key, never as a table of queries by keys: at 128k
 tokens that table would take 17 GB. Attention asks for the part of it that it works on.
 
 Axes: B sequences, T tokens of this call, Q queries of one block, S tokens with the cached ones,
@@ -22,12 +22,12 @@ class TokenLayout:
 
     Args:
         position_ids_BT: positions, [B or 1, T].
-        real_N: True for tokens that are no padding.
+        real_N: True for tokens that are not padding.
         past: cached tokens before these.
         real_BS: as `real_N`, with the cached tokens; None where causality alone hides padding.
         document_BT: number of each token's document; None where a row is one document.
         trains: whether autograd will run through this pass. Inside a layer the grad mode does
-            not tell: reentrant checkpointing turns it off at first.
+            not show it: reentrant checkpointing turns it off at first.
     """
 
     position_ids_BT: Tensor
@@ -127,7 +127,7 @@ def token_layout(
 
 
 def _real(attention_mask: Tensor | None, wanted: tuple[int, int]) -> Tensor | None:
-    """True where a token is no padding, [B, S]; None if none is."""
+    """True where a token is not padding, [B, S]; None if none is padding."""
     if attention_mask is None:
         return None
     if attention_mask.shape != wanted:

@@ -3,7 +3,7 @@
 Keys and values of all heads come from one small latent per token. `expand` rebuilds them, for
 training and prefill; `absorb` moves the rebuilding matrices to the query and the output, so that
 decoding reads only the latent cache. Both compute the same function (a test holds them equal).
-Which keys a query may see is in `layout`; selecting among them is in `sparse`.
+Which keys a query may see is in `layout.py`; selecting among them is in `sparse.py`.
 
 Axes: B sequences, T query tokens, S key tokens, H heads, G heads of one block, N unrotated and P
 rotated features of a query head, V features of a value head, R latent, C = R + P, D model width,

@@ -81,7 +81,7 @@ class SparseLatentAttention(MultiHeadLatentAttention):
     def _attend_gathered(
         self, queries: Queries, index: IndexQueries, layout: TokenLayout, held: LatentLayer
     ) -> Tensor:
-        """Absorbed attention to K cached rows a query: [B, T, W]."""
+        """Absorbed attention to K cached rows per query: [B, T, W]."""
         index_keys_BSI = held.read_index_keys()
         num_sequences, num_keys = index_keys_BSI.shape[:2]
         num_selected, width = self.indexer.num_selected, sum(self.latent_widths)

@@ -1,1 +1,1 @@
-"""DeepSeek-V3's names on disk, and the files that hold them."""
+"""Checkpoints on disk: DeepSeek-V3's names, the files that hold them, and their FP8 layout."""

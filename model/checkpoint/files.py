@@ -2,22 +2,24 @@
 
 Reads the headers of safetensors files itself, because an error should name the tensor that is cut
 off. Writing goes to a folder beside the files, which then replaces them, so that an interrupted
-save never leaves a mixture that loads. Leaves out what tensors a model needs: `checkpoint`.
+save never leaves a mixture that loads. Leaves out what tensors a model needs: `naming.py`.
 """
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers.utils import cached_file
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 _PARTIAL = ".partial"
 _LENGTH_BYTES = 8  # of a safetensors file: the length of the header that follows
 _NUMBER_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1}  # of the types we read
@@ -54,11 +56,49 @@ def stored_tensors(directory: str | os.PathLike[str]) -> dict[str, StoredTensor]
     return _indexed(index)
 
 
+def stored_names(find: Callable[[str], Path | None]) -> set[str]:
+    """Names of a checkpoint's tensors, as its index or its only file gives them.
+
+    Args:
+        find: gives a file of the checkpoint by its name; None if it is absent.
+
+    Returns:
+        The names; none where there is neither file, or an index without a map.
+
+    Raises:
+        ValueError: the index is not a JSON object, or the file's header is broken.
+    """
+    if (index := find(INDEX)) is not None:
+        names = read_json(index).get("weight_map")
+        return set(names) if isinstance(names, dict) else set()
+    whole = find(WHOLE)
+    return set() if whole is None else set(_header(whole))
+
+
+def local_file(directory: Path, file: str) -> Path | None:
+    """A file of a directory; None if it has no such file."""
+    path = directory / file
+    return path if path.exists() else None
+
+
+def remote_file(
+    repository: str | os.PathLike[str], file: str, arguments: Mapping[str, object]
+) -> Path | None:
+    """A file of a repository on a hub, from the cache or downloaded; None if it has no such file.
+
+    Args:
+        arguments: those of `from_pretrained`, of which some say where and what to look for.
+    """
+    given = {key: arguments[key] for key in _HUB_ARGUMENTS if key in arguments}
+    found = cached_file(repository, file, _raise_exceptions_for_missing_entries=False, **given)
+    return None if found is None else Path(found)
+
+
 def read_json(file: Path) -> dict:
     """A JSON object.
 
     Raises:
-        ValueError: the file holds none.
+        ValueError: the file does not hold one.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 A quantised matrix is two tensors: `X.weight` in E4M3, and `X.weight_scale_inv` in float32, the
 number that each 128 x 128 block is multiplied with (blocks at the edges may be cut short).
-`fp8_model.fp8_tensors` yields those of a model. Leaves out every other FP8 format.
+`convert_fp8.py` writes them. Leaves out every other FP8 format.
 """
 
 import copy
@@ -13,14 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
-from transformers.utils import cached_file
 
-from model.checkpoint.files import StoredTensor, read_json, stored_tensors
+from model.checkpoint.files import StoredTensor, read_json, remote_file, stored_tensors
 from model.fp8.quantize import Quantized
 
 BLOCK = 128
 SCALE = "_scale_inv"  # appended to the weight's name
-_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 QUANTIZATION: dict[str, object] = {
     "quant_method": "fp8",
     "fmt": "e4m3",
@@ -33,7 +31,7 @@ def stored_quantization(directory: str | os.PathLike[str]) -> dict[str, object] 
     """`quantization_config` of a checkpoint's config, if there is one.
 
     Raises:
-        ValueError: the config, or that part of it, is no JSON object.
+        ValueError: the config, or that part of it, is not a JSON object.
     """
     file = Path(directory) / "config.json"
     quantization = read_json(file).get("quantization_config") if file.exists() else None
@@ -52,14 +50,13 @@ def refuse_remote_fp8(name: str | os.PathLike[str], arguments: Mapping[str, obje
 
     Args:
         name: of a repository.
-        arguments: those of `from_pretrained`, of which some say where and what to look for.
+        arguments: as of `remote_file`.
 
     Raises:
         ValueError: the repository's config says FP8.
     """
-    given = {key: arguments[key] for key in _HUB_ARGUMENTS if key in arguments}
-    file = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, **given)
-    if file is not None and stored_quantization(Path(file).parent) is not None:
+    file = remote_file(name, "config.json", arguments)
+    if file is not None and stored_quantization(file.parent) is not None:
         raise ValueError(
             f"{name} is an FP8 checkpoint, which is read from a directory only: download it with "
             f"`hf download {name} --local-dir DIRECTORY` and load that"
@@ -165,7 +162,7 @@ def _check_pair(name: str, stored: Mapping[str, StoredTensor], source: str) -> N
     if entry.shape != wanted:
         raise ValueError(
             f"{source}: tensor {scale} has shape {list(entry.shape)}, expected {list(wanted)}: "
-            f"one number a {BLOCK} x {BLOCK} block of {list(shape)}"
+            f"one number per {BLOCK} x {BLOCK} block of {list(shape)}"
         )
     values = entry.read(scale)
     if not bool((values.isfinite() & (values > 0)).all()):

@@ -1,7 +1,7 @@
 """DeepSeek-V3's names: the one naming that saving, loading and weight sync share.
 
 In memory a layer's experts are two fused parameters; under DeepSeek-V3's names they are three
-matrices an expert. Every other name is the same in both; a checkpoint also holds a copy of the
+matrices per expert. Every other name is the same in both; a checkpoint also holds a copy of the
 embedding and of the head per multi-token layer, as DeepSeek's do. Leaves out FP8 scales.
 """
 
@@ -155,7 +155,7 @@ def check_directory(directory: str | os.PathLike[str], model: nn.Module) -> None
 
 
 def register_conversion(class_name: str) -> None:
-    """Tell transformers' loader how the experts of our class are split on disk.
+    """Register with transformers' loader how the experts of our class are split on disk.
 
     transformers 5 skips its own DeepSeek-V3 mapping for a class it does not ship.
     """
@@ -198,6 +198,7 @@ def _check_shapes(
     for name in given:
         if name not in wanted:
             raise ValueError(
-                f"{source}: tensor {name} belongs to no part of this model: "
-                "is it a checkpoint of another architecture, or of another config?"
+                f"{source}: tensor {name} belongs to no part of this model: is it a checkpoint of "
+                "another architecture, or does its config count other layers (num_hidden_layers, "
+                "num_nextn_predict_layers)?"
             )

@@ -1,1 +1,1 @@
-"""Routers, balance, and the ways to run routed experts."""
+"""Mixture of experts: routing, balance, and the ways to compute the routed experts."""

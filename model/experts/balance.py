@@ -2,7 +2,7 @@
 
 The selection bias that keeps the load even is the router's. Leaves out any other balance loss.
 
-Axes: N tokens, E experts, K experts of a token, B sequences, T tokens a sequence.
+Axes: N tokens, E experts, K experts of a token, B sequences, T tokens per sequence.
 """
 
 import math
@@ -52,7 +52,7 @@ def balance_metrics(load_E: Tensor, num_tokens: int) -> dict[str, float]:
 
     Args:
         load_E: tokens given to each routed expert.
-        num_tokens: tokens routed; the load sums to it times the experts a token.
+        num_tokens: tokens routed; the load sums to it times the experts per token.
 
     Returns:
         `max_over_mean` load, and `max_violation`, which is that minus 1 (MaxVio,

@@ -1,13 +1,13 @@
-"""The routed experts in FP8: `fp8_linear`'s three products, expert by expert, in one function.
+"""The routed experts in FP8: the products of `fp8/linear.py`, expert by expert, in one function.
 
     gate, up = Q(x) Q(Wg)^T, Q(x) Q(Wu)^T      h = silu(gate) up      y = Q(h) Q(Wd)^T
 
 It is what one `Fp8Linear` each for gate, up and down computes, summed over a token's experts with
-the router's weights (a test holds them equal), but keeps Q(x) once a token, the hidden features
+the router's weights (a test holds them equal), but keeps Q(x) once per token, the hidden features
 and the quantised weights only. Activations, the router's weights and the sums stay in higher
 precision. Leaves out storing the hidden features in FP8, which the paper does too.
 
-Axes: N tokens, K experts of a token, R routed rows (see `dispatch`), D model width, I expert
+Axes: N tokens, K experts of a token, R routed rows (see `rows.py`), D model width, I expert
 width, E experts.
 """
 

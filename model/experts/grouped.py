@@ -1,4 +1,4 @@
-"""The routed experts as grouped matrix products: two kernels a layer, no wait for the host.
+"""The routed experts as grouped matrix products: two kernels per layer, no wait for the host.
 
 Axes: N tokens, K experts of a token, M = N * K rows sorted by expert, D model width, I expert
 width, E experts.

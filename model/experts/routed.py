@@ -83,7 +83,7 @@ def _check_name(path: str | None) -> None:
         raise ValueError(f"the experts have no path {path!r}: use one of {[*PATHS]}, or None")
 
 
-@cache  # one line a process for each choice, not one a layer and step
+@cache  # one line per process and choice, not one per layer and step
 def _log_path(path: str, device: str, dtype: torch.dtype) -> None:
     logger.info("routed experts: the %s path, for %s on %s", path, dtype, device)
 
@@ -97,7 +97,7 @@ class RoutedExperts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * width, config.hidden_size))
         self.down_proj = nn.Parameter(torch.empty(num_experts, config.hidden_size, width))
         self.path: str | None = None  # see `choose_path`
-        self.fp8: Callable[..., Tensor] | None = None  # set by `fp8_model.convert_to_fp8`
+        self.fp8: Callable[..., Tensor] | None = None  # set by `convert_to_fp8`
 
     def _load_from_state_dict(
         self,

@@ -38,7 +38,7 @@ class Router(nn.Module):
     """Scores, selection and the load that each expert got.
 
     `counts_E1` counts since the last `reset_load`, in training and without padding: the tokens
-    given to each expert, then all tokens. It is no buffer: DDP would overwrite it with rank 0's.
+    given to each expert, then all tokens. It is not a buffer: DDP would overwrite it with rank 0's.
     """
 
     def __init__(self, config: SparringMoeConfig) -> None:
@@ -54,13 +54,13 @@ class Router(nn.Module):
         self.counts_E1: Tensor | None = None
 
     def forward(
-        self, x_ND: Tensor, routing: Routing | None = None, rank: int = 0
+        self, x_ND: Tensor, routing: Routing | None = None, moe_layer: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Route each token.
 
         Args:
             routing: what this forward pass asks for; by default the router's own choice.
-            rank: of this layer among those with routed experts.
+            moe_layer: index of this layer among those with routed experts.
 
         Returns:
             Expert ids [N, K], -1 for an empty slot; their weights [N, K], 0 there; and the scores
@@ -70,11 +70,11 @@ class Router(nn.Module):
         with torch.autocast(x_ND.device.type, enabled=False):
             scores_NE = F.linear(x_ND.to(exact), self.weight.to(exact)).sigmoid()
         with torch.no_grad():
-            chosen_NK = self._choose(scores_NE, routing, rank)
+            chosen_NK = self._choose(scores_NE, routing, moe_layer)
             if routing is not None and routing.counts and not _in_backward():
                 self._count(chosen_NK, routing.real_N)
             if routing is not None and routing.record:
-                routing.chosen[rank] = chosen_NK
+                routing.chosen[moe_layer] = chosen_NK
         weights_NK = scores_NE.gather(1, chosen_NK.clamp(min=0))
         if routing is not None and routing.may_leave_slots_empty:
             weights_NK = weights_NK.masked_fill(chosen_NK < 0, 0.0)
@@ -84,7 +84,7 @@ class Router(nn.Module):
             weights_NK = weights_NK * self.scaling
         return chosen_NK, weights_NK, scores_NE
 
-    def _choose(self, scores_NE: Tensor, routing: Routing | None, rank: int) -> Tensor:
+    def _choose(self, scores_NE: Tensor, routing: Routing | None, moe_layer: int) -> Tensor:
         numbers_N = None if routing is None else routing.num_selected_N
         most = self.num_selected if numbers_N is None else routing.max_selected
         chosen_NK = select_experts(
@@ -99,7 +99,7 @@ class Router(nn.Module):
             chosen_NK = chosen_NK.masked_fill(slot_K >= numbers_N[:, None], -1)
         if routing is None or routing.replayed_NLK is None:
             return chosen_NK
-        return _replay(chosen_NK, routing.replayed_NLK[:, rank])
+        return _replay(chosen_NK, routing.replayed_NLK[:, moe_layer])
 
     def reset_load(self) -> None:
         """Forget the counted load."""

@@ -16,15 +16,15 @@ class Routing:
     """One forward pass, seen by every router of it.
 
     Args:
-        shape_BT: sequences and tokens a sequence.
+        shape_BT: sequences, and tokens per sequence.
         real_N: False for padding; all tokens are real if None.
         counts: whether the real tokens count towards the load.
         replayed_NLK: expert ids to use in place of the router's own choice; -1 is an empty slot,
             and a token of which every slot is empty is routed as usual.
-        num_selected_N: experts a token, in place of the config's.
+        num_selected_N: experts per token, in place of the config's.
         max_selected: the most of `num_selected_N`.
         record: whether to keep the ids in `chosen`.
-        chosen: [N, K] ids of each layer with routed experts, by its rank among those layers.
+        chosen: [N, K] ids of each layer with routed experts, by its index among those layers.
     """
 
     shape_BT: tuple[int, int]
@@ -47,7 +47,7 @@ class Routing:
             return None
         if not self.chosen:
             return torch.empty(*self.shape_BT, 0, 0, dtype=torch.int16)
-        ids_NLK = torch.stack([self.chosen[rank] for rank in sorted(self.chosen)], dim=1)
+        ids_NLK = torch.stack([self.chosen[layer] for layer in sorted(self.chosen)], dim=1)
         return ids_NLK.to(torch.int16).unflatten(0, self.shape_BT)
 
 
@@ -90,7 +90,7 @@ def _check_ids(config: SparringMoeConfig, shape_BT: tuple[int, int], ids_BTLK: T
     wanted = [*shape_BT, num_layers]
     if ids_BTLK.ndim != 4 or list(ids_BTLK.shape[:3]) != wanted or not ids_BTLK.shape[3]:
         raise ValueError(
-            f"routed_experts must be [sequences, tokens, layers with experts, experts a token] = "
+            f"routed_experts must be [sequences, tokens, layers with experts, experts per token] = "
             f"{[*wanted, 'K']}, got {list(ids_BTLK.shape)}"
         )
     if ids_BTLK.is_floating_point() or ids_BTLK.dtype == torch.bool:
@@ -112,7 +112,7 @@ def _check_numbers(config: SparringMoeConfig, num_sequences: int, numbers_B: Ten
     """The largest of the numbers."""
     if numbers_B.ndim > 1 or (numbers_B.ndim == 1 and len(numbers_B) != num_sequences):
         raise ValueError(
-            f"experts_per_token must be one number, or one a sequence ({num_sequences}), "
+            f"experts_per_token must be one number, or one per sequence ({num_sequences}), "
             f"got shape {list(numbers_B.shape)}"
         )
     if numbers_B.is_floating_point() or numbers_B.dtype == torch.bool:

@@ -1,7 +1,7 @@
 """Routed rows: which token goes to which expert, laid out so that an expert's rows are neighbours.
 
 Holds the layout and the weighted sum back over a token's experts. Leaves out what an expert
-computes: `sorted_experts` and `grouped_experts`.
+computes: `sorted.py` and `grouped.py`.
 
 Axes: N tokens, K experts of a token, M filled slots, R routed rows, D any width, E experts.
 """
@@ -25,7 +25,7 @@ class Rows:
         token_R: each row's token. Rows that only fill an expert's last tile name token 0.
         slot_R: each row's place in the flattened [N, K], 0 for rows that fill a tile.
         filled_R: False for rows that stand for no slot; None if all do.
-        place_NK: each slot's row. Empty slots name the last row, which then is no expert's.
+        place_NK: each slot's row. Empty slots name the last row, which then belongs to no expert.
         empty_NK: True for empty slots; None if there are none.
         bounds: (expert, first row, end row) of every expert with rows.
     """

@@ -1,9 +1,9 @@
 """The routed experts on CPU, and wherever grouped products cannot run.
 
-Tokens sorted by expert, one matrix product an expert, and one autograd function that keeps the
+Tokens sorted by expert, one matrix product per expert, and one autograd function that keeps the
 hidden features and recomputes the rest.
 
-Axes: N tokens, K experts of a token, R routed rows (`dispatch`), D model width, I expert width,
+Axes: N tokens, K experts of a token, R routed rows (see `rows.py`), D model width, I expert width,
 E experts.
 """
 

@@ -1,1 +1,1 @@
-"""Blockwise FP8: quantisation, linear layers, kernels."""
+"""Blockwise FP8: quantisation, linear layers, and the kernel of Hopper chips."""

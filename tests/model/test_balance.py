@@ -180,7 +180,7 @@ def test_the_balance_loss_passes_gradcheck_and_is_one_at_balance() -> None:
     assert torch.autograd.gradcheck(
         lambda scores: sequence_balance_loss(scores, 2, (2, 3), real_N), (scores_NE,)
     )
-    even_NE = torch.eye(4).repeat(2, 1) + 0.5  # each expert is the best of one token a sequence
+    even_NE = torch.eye(4).repeat(2, 1) + 0.5  # each expert is the best of one token per sequence
     assert sequence_balance_loss(even_NE, 1, (2, 4)).item() == pytest.approx(1)
     skewed_NE = torch.tensor([1.0, 1e-9, 1e-9, 1e-9]).repeat(8, 1)
     assert sequence_balance_loss(skewed_NE, 1, (2, 4)).item() == pytest.approx(4)

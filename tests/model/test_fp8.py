@@ -171,7 +171,7 @@ def test_a_backward_pass_under_autocast_sums_in_float32() -> None:
 def composed_experts(
     recipe: Fp8Recipe, x_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, *fused: Tensor
 ) -> Tensor:
-    """The definition: three `Fp8Linear` products an expert."""
+    """The definition: three `Fp8Linear` products per expert."""
     gate_up_E2ID, down_EDI = fused
     out_ND = torch.zeros_like(x_ND)
     for expert in range(len(down_EDI)):

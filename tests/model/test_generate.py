@@ -125,7 +125,7 @@ def test_the_cache_holds_one_latent_row_a_token_and_layer() -> None:
     assert cache.num_bytes() == 2 * 10 * model.config.num_hidden_layers * width * 4
     assert cache.num_bytes_allocated() >= cache.num_bytes()
 
-    published = SparringMoeConfig()  # DeepSeek-V3: 1,152 bytes a token and layer in bfloat16
+    published = SparringMoeConfig()  # DeepSeek-V3: 1,152 bytes per token and layer in bfloat16
     assert (published.kv_lora_rank + published.qk_rope_head_dim) * 2 == 1152
 
 

@@ -250,7 +250,7 @@ def test_generate_takes_numbers_a_sequence_and_expands_them(use_cache: bool) -> 
         (0, r"must lie in \[1, 4\], .*got \[0\]"),
         (5, r"must lie in \[1, 4\], .*topk_group=1 chosen groups, got \[5\]"),
         (torch.tensor([1, 2, 9]), r"got \[1, 2, 9\]"),
-        (torch.tensor([1, 2]), r"one a sequence \(3\), got shape \[2\]"),
+        (torch.tensor([1, 2]), r"one per sequence \(3\), got shape \[2\]"),
         (torch.ones(3, 10, dtype=torch.long), r"got shape \[3, 10\]"),
         (1.5, "must be integers, got torch.float32"),
     ],
