@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 
 from data.atomic import sync_folder, write_text_atomic
+from data.json_table import read_table
 from pipelines.errors import UserError
 from pipelines.policy.checkpoint import export_policy, trained_tensors
 from pipelines.settings.load import apply_overrides, parse_settings
@@ -148,7 +149,7 @@ def load_run(path: Path) -> Settings:
         raise UserError(
             f"{path} holds no run (no config.json): give --resume a directory that rl.py made"
         )
-    return parse_settings(json.loads(config.read_text()))
+    return parse_settings(read_table(config))
 
 
 def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
@@ -164,9 +165,8 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
                 f"{override!r} would change the experiment: with --resume only "
                 f"{', '.join(RESUMABLE)} may be given"
             )
-    status = (
-        json.loads((path / "status.json").read_text()) if (path / "status.json").exists() else {}
-    )
+    file = path / "status.json"
+    status = read_table(file) if file.exists() else {}
     if status.get("state") == "halted":
         raise UserError(
             f"{path} was halted by the monitor ({path / 'incident.md'}): start a new run from "

@@ -149,7 +149,7 @@ def test_a_true_claim_cannot_be_repeated() -> None:
 
 
 def test_an_unknown_dialect_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean 'chain'"):
+    with pytest.raises(ValueError, match='did you mean "chain"'):
         critique_dialect("chian")
 
 

@@ -59,11 +59,11 @@ def _refused(capfd: Capture, command: list[str]) -> str:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["learner.step_per_round=1"], r"unknown key learner\.step_per_round .*'steps_per_round'"),
-        (["rolout.engine=vllm"], r"unknown key rolout .* 'rollout'\?"),
+        (["learner.step_per_round=1"], r'unknown key learner\.step_per_round .*"steps_per_round"'),
+        (["rolout.engine=vllm"], r'unknown key rolout .* "rollout"\?'),
         (
             ["learner.grpo.learning_rat=1"],
-            r"unknown key learner\.grpo\.learning_rat in GRPOConfig: .*'learning_rate'\?",
+            r'unknown key learner\.grpo\.learning_rat in GRPOConfig: .*"learning_rate"\?',
         ),
         (["critic.grpo.max_steps=9"], r"critic\.grpo\.max_steps is set by the loop: remove it"),
         (["learner.grpo.use_vllm=true"], r"learner\.grpo\.use_vllm is set by the loop"),

@@ -332,7 +332,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "has no config.json": command(tmp_path / "empty", out),
         "add --config": no_config,
         "leave out --config": command(run, out),
-        "did you mean 'temperature'": command(base, out, "learner.temprature=1"),
+        'did you mean "temperature"': command(base, out, "learner.temprature=1"),
         'unknown split "tran": did you mean "train"': command(base, out, "--split", "tran"),
         "--num must be at least 1": command(base, out, "--num", "0"),
         "exclude each other": command(base, out, "--no-critic", "--critic", str(base)),

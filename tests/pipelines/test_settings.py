@@ -66,7 +66,7 @@ def test_the_last_override_wins(given: list[tuple[str, str, int]]) -> None:
             "rollout={placement='server', urls={learner=['http://a:1'], critic=['http://a:1']}}",
             "names a server twice",
         ),
-        ("run.round=3", "unknown key run.round in the configuration: did you mean 'rounds'?"),
+        ("run.round=3", 'unknown key run.round in the configuration: did you mean "rounds"?'),
         (
             "monitor.consecutiv=3",
             "unknown key monitor.consecutiv in the configuration: did you mean",
