@@ -21,6 +21,7 @@ from pipeline_cases import (
     environment,
     random_llama,
     random_moe,
+    refused,
     rows,
     run,
     save,
@@ -45,15 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _refused(capfd: Capture, command: list[str]) -> str:
-    """The one line that `main` ends with."""
-    with pytest.raises(SystemExit) as ended:
-        main(command)
-    assert ended.value.code == 2
-    printed = capfd.readouterr()
-    lines = printed.err.strip().splitlines()
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], printed.err
-    assert "Traceback" not in printed.err + printed.out
-    return lines[-1]
+    return refused(capfd, main, command)
 
 
 @pytest.mark.parametrize(
