@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data.atomic import TEMPORARY_SUFFIX, write_bytes_atomic, write_text_atomic
 from data.card import card
 from data.corpus import Corpus
+from data.errors import UserError
 from data.records import (
     RECORD_FIELDS,
     CritiqueNote,
@@ -133,10 +134,10 @@ def test_dropped_rounds_are_kept_as_evidence(tmp_path: Path) -> None:
 def test_a_damaged_or_foreign_shard_is_named(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path)
     (tmp_path / "round_00000.parquet").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"round_00000\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"round_00000\.parquet cannot be read"):
         list(corpus.records())
     datasets.Dataset.from_dict({"x": [1]}).to_parquet(tmp_path / "round_00000.parquet")
-    with pytest.raises(ValueError, match="lacks signature"):
+    with pytest.raises(UserError, match="lacks signature"):
         corpus.signatures()
 
 

@@ -29,6 +29,7 @@ from pipeline_cases import (
 )
 from transformers import BertConfig, BertModel
 
+from pipelines.errors import UserError
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rl import main
 from pipelines.run.checkpoints import resume_settings
@@ -265,7 +266,7 @@ def test_a_resumed_run_may_find_its_servers_elsewhere_and_changes_nothing_else(
     table = resume_settings(tmp_path, [moved, "rollout.max_restarts=9"]).rollout
     assert table.urls == {"learner": ("http://b:1",), "critic": ("http://b:2",)}
     assert table.max_restarts == 9
-    with pytest.raises(ValueError, match=r"would change the experiment: .* rollout\.urls"):
+    with pytest.raises(UserError, match=r"would change the experiment: .* rollout\.urls"):
         resume_settings(tmp_path, ["rollout.precision=fp8"])
 
 

@@ -25,6 +25,7 @@ from data.sources import JsonlSource
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.dataset import main
+from pipelines.errors import UserError
 from pipelines.game.curriculum import build_source
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import weights_hash
@@ -292,9 +293,9 @@ def test_a_run_is_sampled_at_its_last_or_selected_round(run: Path) -> None:
 
 def test_a_run_without_a_round_is_refused(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(ValueError, match="has not finished a round"):
+    with pytest.raises(UserError, match="has not finished a round"):
         find_origin(run, None, [], None, True)
-    with pytest.raises(ValueError, match="leave out --config"):
+    with pytest.raises(UserError, match="leave out --config"):
         find_origin(run, CONFIG, [], None, True)
 
 
