@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from data.atomic import TEMPORARY_SUFFIX, write_bytes_atomic, write_text_atomic
 from data.card import card
-from data.corpus import Corpus
+from data.corpus import SCHEMA, Corpus
 from data.errors import UserError
 from data.records import (
-    RECORD_FIELDS,
+    RECORD_COLUMNS,
     CritiqueNote,
     Generator,
     Record,
@@ -25,6 +25,8 @@ from data.records import (
     seal,
 )
 from rewards.verdict import Verdict
+
+FIELDS = tuple(column.name for column in RECORD_COLUMNS)
 
 
 def make(number: int, round: int, *, solution: str = "", reject_reason: str = "") -> Record:
@@ -157,7 +159,7 @@ def test_datasets_reads_the_corpus(tmp_path: Path) -> None:
         load(corpus.directory, tmp_path / "cache", data_files=pattern),
         datasets.load_dataset(str(corpus.directory), split="train", cache_dir=tmp_path / "cache"),
     ):
-        assert tuple(dataset.column_names) == RECORD_FIELDS
+        assert tuple(dataset.column_names) == FIELDS
         assert dataset.to_list() == expected
 
 
@@ -189,3 +191,18 @@ def test_the_card_counts_what_is_there() -> None:
 def test_the_card_of_nothing_is_still_a_card() -> None:
     text = card([])
     assert "| all | 0 | 0 |" in text and "not measured" in text
+
+
+def test_the_schema_follows_from_the_record() -> None:
+    assert tuple(SCHEMA.names) == FIELDS
+    assert {field.name for field in SCHEMA if field.nullable} == {"answer", "pass_rate"}
+    kinds = {name: str(SCHEMA.field(name).type) for name in FIELDS}
+    assert {name for name, kind in kinds.items() if kind == "int64"} == {
+        "generator_seed", "sampling_seed", "round",
+    }  # fmt: skip
+    assert {name for name, kind in kinds.items() if kind == "double"} == {
+        "temperature", "top_p", "pass_rate",
+    }  # fmt: skip
+    assert kinds["accepted"] == "bool" and kinds["parents"] == "list<item: string>"
+    note = "struct<critic_hash: string, content: string, meta_check: string>"
+    assert kinds["critiques"] == f"list<item: {note}>"
