@@ -1,14 +1,15 @@
-"""Files that are either wholly there or not there at all.
+"""Files and folders that are either wholly there or not there at all.
 
-A write goes to a hidden temporary file beside its target, is flushed to disk, and then takes the
+A write goes to a temporary file or folder beside its target, is flushed to disk, and then takes the
 target's name in one step, so that a kill at any moment leaves the previous contents. What a kill
-may leave is a stale temporary file; `remove_stale` deletes those. Left out: locking. One writer
-per folder is assumed.
+may leave is a stale temporary file, which `remove_stale` deletes, or a partial folder, which the
+next write of the same folder deletes. Left out: locking. One writer per target is assumed.
 """
 
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TEMPORARY_SUFFIX = ".sparring-tmp"
+PARTIAL_SUFFIX = ".partial"  # of a folder that is being written
 
 
 @contextmanager
@@ -36,9 +38,68 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def atomic_folder(
+    target: Path, *, owner: bool = True, barrier: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """Yield an empty folder that replaces `target` when the block ends without an exception.
+
+    Every file in it is flushed to disk first. An earlier target is moved aside and deleted after
+    the new one has its name, so a kill leaves one of them whole: in between, the earlier one is
+    called `.NAME.replaced`.
+
+    Args:
+        target: the folder; its parent is made if need be.
+        owner: False in further processes that write into the same folder: the owner makes it and
+            gives it its name.
+        barrier: waits for all those processes.
+
+    Raises:
+        NotADirectoryError: the target is a file.
+    """
+    partial = target.with_name(target.name + PARTIAL_SUFFIX)
+    if owner:
+        if target.is_file():
+            raise NotADirectoryError(f"{target} is a file")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    barrier()
+    try:
+        yield partial
+        barrier()  # all have written
+        if owner:
+            for path in [*partial.rglob("*"), partial]:
+                _flush(path)
+            _take_name(partial, target)
+    except BaseException:  # Ctrl-C included: nothing half-written stays behind
+        if owner:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    barrier()
+
+
+def _take_name(partial: Path, target: Path) -> None:
+    earlier = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(earlier, ignore_errors=True)
+    try:
+        if target.exists():
+            os.rename(target, earlier)
+        os.rename(partial, target)
+    except BaseException:
+        if earlier.exists() and not target.exists():
+            os.rename(earlier, target)
+        raise
+    sync_folder(target.parent)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

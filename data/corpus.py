@@ -20,57 +20,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.atomic import remove_stale, sync_folder, write_parquet_atomic
+from data.columns import Column, columns_of
 from data.errors import UserError
-from data.records import RECORD_FIELDS, Record, record_digest, record_from_row, record_row
-
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("task_id", pa.string(), nullable=False),
-        pa.field("parents", pa.list_(pa.string()), nullable=False),
-        pa.field("family", pa.string(), nullable=False),
-        pa.field("generator_name", pa.string(), nullable=False),
-        pa.field("generator_version", pa.string(), nullable=False),
-        pa.field("generator_seed", pa.int64(), nullable=False),
-        pa.field("generator_difficulty", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("solution", pa.string(), nullable=False),
-        pa.field("answer", pa.string()),
-        pa.field("reference", pa.string(), nullable=False),
-        pa.field("entry", pa.string(), nullable=False),
-        pa.field("verdict_verifier", pa.string(), nullable=False),
-        pa.field("verdict_version", pa.string(), nullable=False),
-        pa.field("verdict_outcome", pa.string(), nullable=False),
-        pa.field(
-            "critiques",
-            pa.list_(
-                pa.struct(
-                    [
-                        pa.field("critic_hash", pa.string()),
-                        pa.field("content", pa.string()),
-                        pa.field("meta_check", pa.string()),
-                    ]
-                )
-            ),
-            nullable=False,
-        ),
-        pa.field("revision_of", pa.string(), nullable=False),
-        pa.field("learner_hash", pa.string(), nullable=False),
-        pa.field("temperature", pa.float64(), nullable=False),
-        pa.field("top_p", pa.float64(), nullable=False),
-        pa.field("sampling_seed", pa.int64(), nullable=False),
-        pa.field("pass_rate", pa.float64()),
-        pa.field("label_source", pa.string(), nullable=False),
-        pa.field("round", pa.int64(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("signature", pa.string(), nullable=False),
-        pa.field("contamination", pa.string(), nullable=False),
-        pa.field("accepted", pa.bool_(), nullable=False),
-        pa.field("reject_reason", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-    ]
+from data.records import (
+    RECORD_COLUMNS,
+    Record,
+    record_digest,
+    record_from_row,
+    record_row,
 )
-assert tuple(SCHEMA.names) == RECORD_FIELDS, "SCHEMA must list Record's fields in their order"
+
+_PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _type(column: Column) -> pa.DataType:
+    if column.kind in _PLAIN:
+        one = _PLAIN[column.kind]
+    else:
+        one = pa.struct([(inner.name, _type(inner)) for inner in columns_of(column.kind)])
+    return pa.list_(one) if column.many else one
+
+
+SCHEMA = pa.schema([pa.field(c.name, _type(c), nullable=c.optional) for c in RECORD_COLUMNS])
 
 _SHARD = re.compile(r"round_(\d{5,})\.parquet")
 
@@ -123,7 +94,7 @@ class Corpus:
             UserError: a shard is damaged or not a shard of ours.
         """
         for number in self._rounds(before):
-            for row in self._read(number, list(RECORD_FIELDS)):
+            for row in self._read(number, SCHEMA.names):
                 yield record_from_row(row)
 
     def signatures(self, before: int | None = None) -> frozenset[str]:

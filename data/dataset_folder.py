@@ -22,6 +22,7 @@ from data.atomic import remove_stale, write_text_atomic
 from data.card import card
 from data.corpus import Corpus
 from data.errors import UserError
+from data.json_table import read_table
 from data.records import Record, seal
 
 STATE_FILE = "generate.json"
@@ -76,8 +77,8 @@ class DatasetFolder:
         if not path.exists():
             return None
         try:
-            return Progress(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+            return Progress(**read_table(path))  # type: ignore[arg-type]
+        except (UserError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): generate into another --out") from None
 
     def save(self, progress: Progress) -> None:
@@ -175,7 +176,7 @@ def open_records(path: Path, dialect: str = "") -> Reader:
         tables: Mapping[str, object] = progress.arguments
     else:
         runs = [place for place in (path, path.parent) if (place / "config.json").is_file()]
-        tables = _flat(json.loads((runs[0] / "config.json").read_text())) if runs else {}
+        tables = _flat(read_table(runs[0] / "config.json")) if runs else {}
         corpora += [Corpus(path / "corpus")]
     if not any(corpus.rounds() for corpus in corpora):
         raise UserError(f"{path} holds no records: give a folder of round_*.parquet shards")

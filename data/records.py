@@ -9,8 +9,10 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, Protocol, get_args
+
+from data.columns import Column, columns_of
 
 Split = Literal["train", "audit", "probe", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -149,7 +151,7 @@ class Record:
     sha256: str = ""
 
 
-RECORD_FIELDS: tuple[str, ...] = tuple(item.name for item in fields(Record))
+RECORD_COLUMNS = columns_of(Record)
 
 
 def normalise(text: str) -> str:
@@ -302,15 +304,17 @@ def record_digest(record: Record) -> str:
 
 
 def record_row(record: Record) -> dict[str, Any]:
-    """Return the record as one row of plain JSON values, fields in `RECORD_FIELDS`' order."""
-    return {
-        **asdict(record),
-        "parents": list(record.parents),
-        "critiques": [asdict(note) for note in record.critiques],
-    }
+    """Return the record as one row of plain JSON values, in `RECORD_COLUMNS`' order."""
+    values = asdict(record)
+    return {c.name: [*values[c.name]] if c.many else values[c.name] for c in RECORD_COLUMNS}
 
 
 def record_from_row(row: Mapping[str, Any]) -> Record:
     """Rebuild the record that `record_row` wrote."""
-    critiques = tuple(CritiqueNote(**note) for note in row["critiques"])
-    return Record(**{**row, "parents": tuple(row["parents"]), "critiques": critiques})
+    return Record(**{column.name: _value(column, row[column.name]) for column in RECORD_COLUMNS})
+
+
+def _value(column: Column, stored: Any) -> Any:
+    if not column.many:
+        return stored
+    return tuple(column.kind(**item) if is_dataclass(column.kind) else item for item in stored)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.errors import UserError, unknown_name
+from data.errors import UserError, reason, unknown_name
 from data.puzzles import ReasoningGymSource
 from data.records import SPLITS, VERIFIER_NAMES, Generator, Split, Task, VerifierName, make_task
 
@@ -264,8 +264,7 @@ def _load_dataset(path_or_id: str, split: str) -> Any:
             return saved[split]
         return datasets.load_dataset(path_or_id, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         tried = "" if path.exists() else "no such path, and as a hub id: "
         raise UserError(
-            f"dataset {path_or_id} [{split}] cannot be loaded: {tried}{reason}"
+            f"dataset {path_or_id} [{split}] cannot be loaded: {tried}{reason(error)}"
         ) from error

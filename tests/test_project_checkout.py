@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.errors import UserError
 from pipelines.process import PACKAGES, require_checkout
 
 
@@ -52,11 +53,11 @@ def test_a_foreign_package_is_refused(tmp_path: Path, checkout: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert f"ValueError: package 'rewards' resolves to {tmp_path.resolve()}" in done.stderr
+    assert f"UserError: package 'rewards' resolves to {tmp_path.resolve()}" in done.stderr
 
 
 def test_another_checkout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="outside the checkout"):
+    with pytest.raises(UserError, match="outside the checkout"):
         require_checkout(tmp_path)
 
 

@@ -115,6 +115,8 @@ def replacing(directory: str | os.PathLike[str], *, write: bool) -> Iterator[Pat
 
     Until all are written and flushed nothing changes. While they move, the directory has no
     weights file and no index, so that no loader takes it for a checkpoint; that one comes last.
+    Other files of the directory stay, such as a tokenizer: a rename of the whole folder would lose
+    them.
 
     Args:
         directory: made if absent.

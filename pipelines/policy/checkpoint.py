@@ -4,22 +4,27 @@ Leaves out the names of its tensors (`policy/tensors.py`) and the checkpoints of
 optimizers (`run/checkpoints.py`).
 """
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import model  # noqa: F401  registers our classes
-from pipelines.errors import UserError
+from data.json_table import read_table
+from pipelines.errors import UserError, as_user_error
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
 from pipelines.settings.tables import RoleTable, Settings
+
+# How transformers refuses a checkpoint, its config or its tokenizer.
+LOADING = (OSError, RuntimeError, KeyError, ValueError, ImportError, SafetensorError)
 
 
 def export_policy(policy: Policy, folder: Path) -> None:
@@ -59,14 +64,10 @@ def local_folder(path: str) -> str:
     """
     if Path(path).exists() or path.count("/") != 1 or path.startswith(("runs/", ".", "~")):
         return path
-    try:
-        return snapshot_download(
-            path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
-        )
-    except (OSError, ValueError) as error:  # offline, unknown, gated: huggingface_hub's own words
-        raise UserError(
-            f"{path} is not a folder, and the hub does not give it: {_first_line(error)}"
-        ) from None
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+    what = f"{path} is not a folder, and the hub does not give it"
+    with as_user_error(what, OSError, ValueError):  # offline, unknown, gated
+        return snapshot_download(path, allow_patterns=patterns)
 
 
 def check_checkpoint(dotted: str, path: str) -> None:
@@ -96,11 +97,8 @@ def check_checkpoint(dotted: str, path: str) -> None:
 
 
 def _architectures(config: Path) -> list[str]:
-    try:
-        table = json.loads(config.read_text())
-        return list(table.get("architectures") or [])
-    except (ValueError, AttributeError):
-        raise UserError(f"{config} is not a JSON table: save the checkpoint again") from None
+    named = read_table(config).get("architectures") or []
+    return [str(name) for name in named] if isinstance(named, list) else []
 
 
 def check_vocabulary(
@@ -114,8 +112,7 @@ def check_vocabulary(
     if ours.get_vocab() != theirs.get_vocab():
         raise UserError(
             f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and "
-            f"{len(theirs)} tokens): "
-            "start both from models with one tokenizer"
+            f"{len(theirs)} tokens): start both from models with one tokenizer"
         )
 
 
@@ -125,10 +122,19 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: it cannot be loaded.
     """
-    try:
+    with as_user_error(f"cannot load a tokenizer from {path}", *LOADING):
         return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load a tokenizer from {path}: {_first_line(error)}") from error
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
+    """A conversation as the tokenizer's model is prompted with it.
+
+    Raises:
+        UserError: there is no chat template, or it refuses the conversation.
+    """
+    what = f"{tokenizer.name_or_path} cannot be prompted with a conversation"
+    with as_user_error(what, ValueError, TemplateError):
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
 def load_policy(path: str, role: RoleTable) -> Policy:
@@ -137,14 +143,10 @@ def load_policy(path: str, role: RoleTable) -> Policy:
     Raises:
         UserError: the checkpoint cannot be loaded.
     """
-    try:
+    with as_user_error(f"cannot load a causal language model from {path}", *LOADING):
         policy, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, role.dtype), output_loading_info=True
         )
-    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"cannot load a causal language model from {path}: {_first_line(error)}"
-        ) from error
     if info["missing_keys"]:
         raise UserError(
             f"{path} lacks {len(info['missing_keys'])} of the model's tensors, such as "
@@ -152,7 +154,8 @@ def load_policy(path: str, role: RoleTable) -> Policy:
         )
     if not role.lora:
         return policy
-    adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
+    with as_user_error(f"lora, on {path}", ValueError, TypeError, ImportError, KeyError):
+        adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
     check_lora(adapted)
     return adapted
 
@@ -167,7 +170,3 @@ def share_base(ours: PeftModel, theirs: PeftModel) -> None:
         if ".lora_" not in name:
             assert not tensor.requires_grad, f"{name} is trained: it cannot be shared"
             tensor.data = base[unwrapped_name(name)]
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

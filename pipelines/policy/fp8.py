@@ -19,7 +19,7 @@ from model.convert_fp8 import convert_to_fp8, fp8_tensors, snap_to_grid
 from model.fp8.linear import Fp8Linear
 from model.fp8.quantize import E4M3, Fp8Recipe, Quantized
 from model.modeling import SparringMoeForCausalLM
-from pipelines.errors import UserError
+from pipelines.errors import UserError, as_user_error
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.moe import moe_of
 from pipelines.settings.tables import RoleTable
@@ -72,7 +72,8 @@ def check_fp8(name: str, path: str, role: RoleTable) -> None:
     Raises:
         UserError: another architecture, an adapter, or a type or shape that vLLM's kernels refuse.
     """
-    config = AutoConfig.from_pretrained(path)
+    with as_user_error(f"{name}.model: the config of {path}", OSError, ValueError, KeyError):
+        config = AutoConfig.from_pretrained(path)
     if not isinstance(config, SparringMoeConfig):
         raise UserError(
             f'rollout.precision = "fp8": {name}.model ({path}) is a {config.model_type}, whose '
@@ -130,7 +131,8 @@ def fp8_checkpoint(path: str, folder: Path) -> str:
         return path
     with PartialState().main_process_first():
         if PartialState().is_main_process:
-            policy = SparringMoeForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+            with as_user_error(f"cannot load {path}", OSError, RuntimeError, ValueError):
+                policy = SparringMoeForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
             convert_to_fp8(policy, Fp8Recipe())
             policy.save_pretrained(folder, fp8=True)
     return str(folder)

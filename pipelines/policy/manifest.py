@@ -8,6 +8,7 @@ import json
 import struct
 from pathlib import Path
 
+from data.json_table import read_table
 from model.checkpoint.naming import multi_token_prefixes
 from pipelines.errors import UserError
 
@@ -26,7 +27,7 @@ def checkpoint_manifest(directory: Path) -> Manifest:
     manifest: Manifest = {}
     for file in files:
         manifest |= {name: tuple(entry["shape"]) for name, entry in _header(file).items()}
-    config = json.loads((directory / "config.json").read_text())
+    config = read_table(directory / "config.json")
     if config.get("num_nextn_predict_layers"):
         counts = config["num_hidden_layers"], config["num_nextn_predict_layers"]
         left_out = multi_token_prefixes(*counts)

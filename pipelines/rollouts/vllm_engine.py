@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, as_user_error
 from pipelines.policy.fingerprint import UNPROVEN
 from pipelines.rollouts.concurrency import adaptive_concurrency
 from pipelines.rollouts.engine import Completion, Sampling, check_prompts
@@ -53,15 +53,17 @@ class VllmEngine:
         self.replicas = [self]
         threads = torch.get_num_threads()
         rng = (random.getstate(), np.random.get_state(), torch.get_rng_state())
-        self.llm: LLM = LLM(
-            model=str(spec.directory),
-            skip_tokenizer_init=True,
-            **spec.options,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            # With several processes each holds a whole engine beside its share of the batch.
-            distributed_executor_backend="external_launcher" if _world_size() > 1 else "uni",
-        )
+        # A model that vLLM does not know, too little memory, a context beyond the model's.
+        with as_user_error(f"vLLM cannot serve {spec.directory}", ValueError):
+            self.llm: LLM = LLM(
+                model=str(spec.directory),
+                skip_tokenizer_init=True,
+                **spec.options,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                # With several processes each holds a whole engine beside its share of the batch.
+                distributed_executor_backend="external_launcher" if _world_size() > 1 else "uni",
+            )
         random.setstate(rng[0]), np.random.set_state(rng[1]), torch.set_rng_state(rng[2])
         torch.set_num_threads(threads)
         _ENGINES.append(self.llm)

@@ -6,7 +6,6 @@ Leaves out the run's other files (`run/directory.py`).
 """
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from data.atomic import sync_folder, write_text_atomic
+from data.atomic import PARTIAL_SUFFIX, atomic_folder
+from data.json_table import read_table
 from pipelines.errors import UserError
 from pipelines.policy.checkpoint import export_policy, trained_tensors
 from pipelines.settings.load import apply_overrides, parse_settings
@@ -81,29 +81,20 @@ class Checkpoints:
             keep: a round whose checkpoint must not be pruned (the last clean one).
         """
         is_main = self.processes.is_main_process
-        target = self.folder(round_)
-        partial = target.with_name(target.name + ".partial")
+        barrier = self.processes.wait_for_everyone
+        with atomic_folder(self.folder(round_), owner=is_main, barrier=barrier) as partial:
+            torch.save(rng_state(), partial / f"rng_{self.processes.process_index}.pt")
+            if is_main:
+                for name, role in roles.items():
+                    export_policy(role.policy, partial / name)
+                    role.sampler.tokenizer.save_pretrained(partial / name)
+                    state = {"trainer": role.state_dict(), "weights": trained_tensors(role.policy)}
+                    torch.save(state, partial / f"state_{name}.pt")
+                states = {name: part.state_dict() for name, part in parts.items()}
+                (partial / "state.json").write_text(json.dumps(states))
         if is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        self.processes.wait_for_everyone()
-        torch.save(rng_state(), partial / f"rng_{self.processes.process_index}.pt")
-        if is_main:
-            for name, role in roles.items():
-                export_policy(role.policy, partial / name)
-                role.sampler.tokenizer.save_pretrained(partial / name)
-                state = {"trainer": role.state_dict(), "weights": trained_tensors(role.policy)}
-                torch.save(state, partial / f"state_{name}.pt")
-            states = {name: part.state_dict() for name, part in parts.items()}
-            write_text_atomic(partial / "state.json", json.dumps(states))
-        self.processes.wait_for_everyone()
-        if is_main:
-            _sync_tree(partial)
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            sync_folder(target.parent)
             self._prune(round_, keep)
-        self.processes.wait_for_everyone()
+        barrier()
 
     def restore(
         self, round_: int, roles: Mapping[str, RoleTrainer], parts: Mapping[str, Part]
@@ -133,7 +124,7 @@ class Checkpoints:
         kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | {keep}
         for folder in self.path.glob("round_*"):
             number = folder.name.removeprefix("round_")
-            if number.endswith(".partial") or int(number) not in kept:
+            if number.endswith(PARTIAL_SUFFIX) or int(number) not in kept:
                 shutil.rmtree(folder)
 
 
@@ -148,7 +139,7 @@ def load_run(path: Path) -> Settings:
         raise UserError(
             f"{path} holds no run (no config.json): give --resume a directory that rl.py made"
         )
-    return parse_settings(json.loads(config.read_text()))
+    return parse_settings(read_table(config))
 
 
 def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
@@ -164,9 +155,8 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
                 f"{override!r} would change the experiment: with --resume only "
                 f"{', '.join(RESUMABLE)} may be given"
             )
-    status = (
-        json.loads((path / "status.json").read_text()) if (path / "status.json").exists() else {}
-    )
+    file = path / "status.json"
+    status = read_table(file) if file.exists() else {}
     if status.get("state") == "halted":
         raise UserError(
             f"{path} was halted by the monitor ({path / 'incident.md'}): start a new run from "
@@ -196,10 +186,3 @@ def set_rng_state(state: dict) -> None:
     torch.set_rng_state(state["torch"])
     if "accelerator" in state and torch.accelerator.is_available():
         torch.get_device_module().set_rng_state(state["accelerator"])
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

@@ -11,7 +11,7 @@ import model  # noqa: F401  registers our classes
 from data.records import Task
 from pipelines.errors import UserError
 from pipelines.game.referee import Referee
-from pipelines.policy.checkpoint import check_checkpoint, role_path
+from pipelines.policy.checkpoint import check_checkpoint, render_chat, role_path
 from pipelines.policy.fp8 import check_fp8
 from pipelines.rollouts.sample import Prompt
 from pipelines.rollouts.vllm_engine import require_vllm
@@ -31,9 +31,8 @@ def check_launch(settings: Settings) -> None:
     if launched != wanted:
         raise UserError(
             f"run.num_processes = {wanted} but the launcher started {launched}: on CPU use "
-            "`accelerate launch "
-            f"--multi_gpu --num_processes {wanted}` (plain --cpu starts one process), or set "
-            f"run.num_processes={launched}"
+            f"`accelerate launch --multi_gpu --num_processes {wanted}` (plain --cpu starts one "
+            f"process), or set run.num_processes={launched}"
         )
 
 
@@ -82,5 +81,5 @@ def check_context(
 
 def _num_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
     if not isinstance(prompt, str):
-        prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        prompt = render_chat(tokenizer, prompt)
     return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])

@@ -22,7 +22,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from data.atomic import write_text_atomic
+from data.atomic import atomic_folder
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.errors import UserError, as_user_error
@@ -57,7 +57,7 @@ def cold_start(settings: Settings) -> Path:
         return target
     if target.is_file() or (target.exists() and any(target.iterdir()) and not stamp.exists()):
         raise UserError(
-            f"sft.directory = {target} holds something that is no cold start: give another one"
+            f"sft.directory = {target} holds something that is not a cold start: give another one"
         )
     options = _options(settings)
     start = time.perf_counter()
@@ -142,11 +142,8 @@ class _Progress(TrainerCallback):
 def _save(
     trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, target: Path, fingerprint: str
 ) -> None:
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    trainer.model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    write_text_atomic(partial / "cold_start.json", fingerprint)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with atomic_folder(target) as partial:
+        trainer.model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / "cold_start.json").write_text(fingerprint)
     shutil.rmtree(str(target) + ".work", ignore_errors=True)

@@ -4,7 +4,6 @@ Finds out what `sparring-data generate FROM` means (a run directory or a checkpo
 and critic, and fingerprints their weights as the trainer does. Leaves out what is sampled and kept.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,18 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipelines.errors import UserError
-from pipelines.policy.checkpoint import check_checkpoint, check_vocabulary, load_policy, role_path
+from data.json_table import read_table
+from pipelines.errors import UserError, as_user_error
+from pipelines.policy.checkpoint import (
+    LOADING,
+    check_checkpoint,
+    check_vocabulary,
+    load_policy,
+    load_tokenizer,
+    role_path,
+)
 from pipelines.policy.fingerprint import WeightsId
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
@@ -109,7 +116,10 @@ def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sa
     settings = origin.settings
     if origin.critic is not None:
         check_vocabulary(
-            _tokenizer(origin.learner), _tokenizer(origin.critic), origin.learner, origin.critic
+            load_tokenizer(origin.learner),
+            load_tokenizer(origin.critic),
+            origin.learner,
+            origin.critic,
         )
     served = _serve(origin.learner, settings.learner, settings.rollout, scratch / "learner")
     learner = _sampler("learner", served, settings.learner, seed)
@@ -127,12 +137,8 @@ def _sampler(name: str, served: Served, role: RoleTable, seed: int) -> Sampler:
 
 def _is_run(source: Path) -> bool:
     """Both kinds of directory have a config.json; a run's holds our tables."""
-    try:
-        return "run" in json.loads((source / "config.json").read_text())
-    except FileNotFoundError:
-        return False
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{source / 'config.json'} is not valid JSON: {error}") from None
+    config = source / "config.json"
+    return config.is_file() and "run" in read_table(config)
 
 
 def _is_adapter(path: Path) -> bool:
@@ -142,7 +148,7 @@ def _is_adapter(path: Path) -> bool:
 def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
     """Learner and critic of a run: those its halt selected, else those of its last round."""
     status_file = source / "status.json"
-    status = json.loads(status_file.read_text()) if status_file.exists() else {}
+    status = read_table(status_file) if status_file.exists() else {}
     cold = role_path(settings, settings.learner), role_path(settings, settings.critic)
     if status.get("state") == "halted":
         selected = Path(str(status.get("selected_checkpoint"))).name
@@ -161,16 +167,8 @@ def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
     return str(folder / "learner"), str(folder / "critic")
 
 
-def _tokenizer(path: str) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot load the tokenizer of {path}: {reason}") from None
-
-
 def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> Served:
-    tokenizer = _tokenizer(path)
+    tokenizer = load_tokenizer(path)
     if _is_adapter(Path(path)):
         policy, weights = _merge_adapter(Path(path), role, scratch, tokenizer)
         path = str(scratch)
@@ -203,9 +201,10 @@ def _merge_adapter(
     path: Path, role: RoleTable, scratch: Path, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, str]:
     """Save a LoRA checkpoint as a plain one, which any engine can load."""
-    base_path = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base_path = str(read_table(path / "adapter_config.json").get("base_model_name_or_path"))
     base = load_policy(base_path, role.model_copy(update={"lora": {}}))
-    adapted = PeftModel.from_pretrained(base, path)
+    with as_user_error(f"cannot load the adapter {path}", *LOADING, TypeError):
+        adapted = PeftModel.from_pretrained(base, path)
     weights = weights_hash(adapted)
     with torch.no_grad():
         merged = adapted.merge_and_unload()

@@ -19,7 +19,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, as_user_error
 from pipelines.policy.moe import Policy, freeze_multi_token_layers, moe_of
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.rollouts.sample import Prompt, Sample, Scored, Scorer
@@ -50,13 +50,14 @@ class RoleTrainer(GRPOTrainer):
     def __init__(self, spec: RoleSpec, policy: Policy, sampler: Sampler, on_step: OnStep) -> None:
         spec.check(policy)
         freeze_multi_token_layers(policy)
-        super().__init__(
-            model=policy,
-            processing_class=sampler.tokenizer,
-            args=spec.grpo,
-            train_dataset=Dataset.from_list([{"prompt": "", "row": 0}]),  # `play` brings its own
-            reward_funcs=[self._reward],
-        )
+        with as_user_error(f"{spec.name}.grpo", ValueError, ImportError, NotImplementedError):
+            super().__init__(
+                model=policy,
+                processing_class=sampler.tokenizer,
+                args=spec.grpo,
+                train_dataset=Dataset.from_list([{"prompt": "", "row": 0}]),  # `play` brings one
+                reward_funcs=[self._reward],
+            )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_StepEnd(self))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from critic.critique import Critique, Flaw, ParseFailure
 from critic.format import critique_dialect, parse_critique
+from data.errors import UserError
 from rewards.dialect import dialect
 from rewards.solution import Solution
 
@@ -149,12 +150,12 @@ def test_a_true_claim_cannot_be_repeated() -> None:
 
 
 def test_an_unknown_dialect_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean 'chain'"):
+    with pytest.raises(UserError, match='did you mean "chain"'):
         critique_dialect("chian")
 
 
 def test_tagged_has_no_demonstrations() -> None:
-    with pytest.raises(ValueError, match="no procedural critiques"):
+    with pytest.raises(UserError, match="no procedural critiques"):
         TAGGED.write_critique(TASK, TAGGED_SOLUTION, random.Random(0))
 
 

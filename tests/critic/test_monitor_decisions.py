@@ -13,6 +13,7 @@ from critic.monitor.decide import check
 from critic.monitor.replay import replay
 from critic.monitor.settings import DEFAULT_RULES, ActionKind, MonitorSettings
 from critic.monitor.state import Health, MonitorState
+from data.errors import UserError
 
 Signals = dict[str, float | None]
 SETTINGS = MonitorSettings()
@@ -320,5 +321,5 @@ def test_replay_takes_the_rerun_of_a_killed_round() -> None:
 
 @pytest.mark.parametrize("signals", [[1.0], {"novelty": "0.5"}, {"novelty": True}])
 def test_replay_refuses_rows_that_are_not_numbers(signals: object) -> None:
-    with pytest.raises(ValueError, match="row 1"):
+    with pytest.raises(UserError, match="row 1"):
         replay([{"monitor/signals": signals}])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from data.atomic import TEMPORARY_SUFFIX, write_bytes_atomic, write_text_atomic
 from data.card import card
-from data.corpus import Corpus
+from data.corpus import SCHEMA, Corpus
+from data.errors import UserError
 from data.records import (
-    RECORD_FIELDS,
+    RECORD_COLUMNS,
     CritiqueNote,
     Generator,
     Record,
@@ -24,6 +25,8 @@ from data.records import (
     seal,
 )
 from rewards.verdict import Verdict
+
+FIELDS = tuple(column.name for column in RECORD_COLUMNS)
 
 
 def make(number: int, round: int, *, solution: str = "", reject_reason: str = "") -> Record:
@@ -133,10 +136,10 @@ def test_dropped_rounds_are_kept_as_evidence(tmp_path: Path) -> None:
 def test_a_damaged_or_foreign_shard_is_named(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path)
     (tmp_path / "round_00000.parquet").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"round_00000\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"round_00000\.parquet cannot be read"):
         list(corpus.records())
     datasets.Dataset.from_dict({"x": [1]}).to_parquet(tmp_path / "round_00000.parquet")
-    with pytest.raises(ValueError, match="lacks signature"):
+    with pytest.raises(UserError, match="lacks signature"):
         corpus.signatures()
 
 
@@ -156,7 +159,7 @@ def test_datasets_reads_the_corpus(tmp_path: Path) -> None:
         load(corpus.directory, tmp_path / "cache", data_files=pattern),
         datasets.load_dataset(str(corpus.directory), split="train", cache_dir=tmp_path / "cache"),
     ):
-        assert tuple(dataset.column_names) == RECORD_FIELDS
+        assert tuple(dataset.column_names) == FIELDS
         assert dataset.to_list() == expected
 
 
@@ -188,3 +191,18 @@ def test_the_card_counts_what_is_there() -> None:
 def test_the_card_of_nothing_is_still_a_card() -> None:
     text = card([])
     assert "| all | 0 | 0 |" in text and "not measured" in text
+
+
+def test_the_schema_follows_from_the_record() -> None:
+    assert tuple(SCHEMA.names) == FIELDS
+    assert {field.name for field in SCHEMA if field.nullable} == {"answer", "pass_rate"}
+    kinds = {name: str(SCHEMA.field(name).type) for name in FIELDS}
+    assert {name for name, kind in kinds.items() if kind == "int64"} == {
+        "generator_seed", "sampling_seed", "round",
+    }  # fmt: skip
+    assert {name for name, kind in kinds.items() if kind == "double"} == {
+        "temperature", "top_p", "pass_rate",
+    }  # fmt: skip
+    assert kinds["accepted"] == "bool" and kinds["parents"] == "list<item: string>"
+    note = "struct<critic_hash: string, content: string, meta_check: string>"
+    assert kinds["critiques"] == f"list<item: {note}>"

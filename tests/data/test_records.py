@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.records import (
     DEFAULT_SHARES,
-    RECORD_FIELDS,
+    RECORD_COLUMNS,
     SPLITS,
     CritiqueNote,
     Generator,
@@ -33,6 +33,8 @@ from rewards.verdict import Verdict
 GENERATOR = Generator(name="hand", version="1", seed=0, difficulty="")
 CORRECT = Verdict("correct", "exact", "1", 1.0)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+
+FIELDS = tuple(column.name for column in RECORD_COLUMNS)
 
 
 def task(question: str = "What is 2 + 2?") -> Task:
@@ -96,14 +98,14 @@ def test_signature_keeps_parts_and_words_apart() -> None:
 def test_a_record_survives_json(solution: str, answer: str | None, rate: float | None) -> None:
     made = record(solution, answer, rate)
     row = json.loads(json.dumps(record_row(made)))
-    assert tuple(row) == RECORD_FIELDS
+    assert tuple(row) == FIELDS
     assert record_from_row(row) == made
     assert record_digest(record_from_row(row)) == made.sha256
 
 
 def test_any_change_breaks_the_seal() -> None:
     made = record()
-    for name in RECORD_FIELDS:
+    for name in FIELDS:
         if name != "sha256":
             value = getattr(made, name)
             changed = replace(made, **{name: (1 - value) if isinstance(value, float) else ("x",)})

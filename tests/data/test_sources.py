@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reasoning_gym.arithmetic import basic_arithmetic
 from reasoning_gym.factory import create_dataset
 
+from data.errors import UserError
 from data.puzzles import ReasoningGymSource
 from data.records import SPLITS, Split, split_of
 from data.sources import DatasetSource, JsonlSource, make_source
@@ -95,7 +96,7 @@ def test_drawing_leaves_the_process_as_it_was() -> None:
 
 def test_an_exhausted_family_says_so() -> None:
     source = ReasoningGymSource(params={**ONE_DIGIT_SUMS, "min_terms": 2, "max_terms": 2})
-    with pytest.raises(ValueError, match=r"only \d+ of 50 distinct \"test\" tasks.*widen"):
+    with pytest.raises(UserError, match=r"only \d+ of 50 distinct \"test\" tasks.*widen"):
         source.draw("test", 50, 0)
 
 
@@ -112,14 +113,14 @@ def test_an_exhausted_family_says_so() -> None:
     ],
 )
 def test_reasoning_gym_mistakes_are_named(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_source("reasoning_gym", **arguments)
 
 
 def test_an_unknown_kind_or_split_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='did you mean "jsonl"'):
+    with pytest.raises(UserError, match='did you mean "jsonl"'):
         make_source("json", path="x")
-    with pytest.raises(ValueError, match='needs "path"'):
+    with pytest.raises(UserError, match='needs "path"'):
         make_source("jsonl")
     source = make_source("jsonl", path=write_jsonl(tmp_path / "t.jsonl", 40))
     for each in (source, ReasoningGymSource()):
@@ -138,7 +139,7 @@ def test_jsonl_draws_every_task_once(tmp_path: Path) -> None:
     assert source.draw("train", 50, 1) != source.draw("train", 50, 2)
     kept = source.draw("train", 10, 1)
     assert source.draw("train", 5, 1, exclude=frozenset(t.id for t in kept[:5])) == kept[5:]
-    with pytest.raises(ValueError, match=r"t\.jsonl has \d+ of 500 \"train\" tasks \(200 in all"):
+    with pytest.raises(UserError, match=r"t\.jsonl has \d+ of 500 \"train\" tasks \(200 in all"):
         source.draw("train", 500, 0)
 
 
@@ -191,7 +192,7 @@ def test_jsonl_takes_what_is_sound(tmp_path: Path) -> None:
 def test_malformed_jsonl_names_the_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         JsonlSource(path)
     assert "\n" not in str(caught.value)
 
@@ -201,7 +202,7 @@ def test_malformed_jsonl_names_the_line(tmp_path: Path, content: bytes, message:
 def test_reading_jsonl_is_total(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "t.jsonl"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"t\.jsonl"):
+    with pytest.raises(UserError, match=r"t\.jsonl"):
         JsonlSource(path)
 
 
@@ -224,7 +225,7 @@ def test_a_dataset_is_read_from_file_and_folder(tmp_path: Path) -> None:
         ("missing", fields, "missing does not exist"),
         ("missing.parquet", fields, "missing.parquet does not exist"),
     ):
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             DatasetSource(tmp_path / name, **arguments)
         assert "\n" not in str(caught.value)
 
@@ -233,6 +234,6 @@ def test_a_broken_dataset_file_gives_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
     (tmp_path / "tasks.txt").write_text("x")
     for name in ("bad.parquet", "tasks.txt"):
-        with pytest.raises(ValueError, match="cannot be loaded") as caught:
+        with pytest.raises(UserError, match="cannot be loaded") as caught:
             DatasetSource(tmp_path / name)
         assert "\n" not in str(caught.value)

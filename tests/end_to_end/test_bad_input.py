@@ -21,6 +21,7 @@ from pipeline_cases import (
     environment,
     random_llama,
     random_moe,
+    refused,
     rows,
     run,
     save,
@@ -28,6 +29,7 @@ from pipeline_cases import (
 )
 from transformers import BertConfig, BertModel
 
+from pipelines.errors import UserError
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rl import main
 from pipelines.run.checkpoints import resume_settings
@@ -45,25 +47,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _refused(capfd: Capture, command: list[str]) -> str:
-    """The one line that `main` ends with."""
-    with pytest.raises(SystemExit) as ended:
-        main(command)
-    assert ended.value.code == 2
-    printed = capfd.readouterr()
-    lines = printed.err.strip().splitlines()
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], printed.err
-    assert "Traceback" not in printed.err + printed.out
-    return lines[-1]
+    return refused(capfd, main, command)
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["learner.step_per_round=1"], r"unknown key learner\.step_per_round .*'steps_per_round'"),
-        (["rolout.engine=vllm"], r"unknown key rolout .* 'rollout'\?"),
+        (["learner.step_per_round=1"], r'unknown key learner\.step_per_round .*"steps_per_round"'),
+        (["rolout.engine=vllm"], r'unknown key rolout .* "rollout"\?'),
         (
             ["learner.grpo.learning_rat=1"],
-            r"unknown key learner\.grpo\.learning_rat in GRPOConfig: .*'learning_rate'\?",
+            r'unknown key learner\.grpo\.learning_rat in GRPOConfig: .*"learning_rate"\?',
         ),
         (["critic.grpo.max_steps=9"], r"critic\.grpo\.max_steps is set by the loop: remove it"),
         (["learner.grpo.use_vllm=true"], r"learner\.grpo\.use_vllm is set by the loop"),
@@ -272,7 +266,7 @@ def test_a_resumed_run_may_find_its_servers_elsewhere_and_changes_nothing_else(
     table = resume_settings(tmp_path, [moved, "rollout.max_restarts=9"]).rollout
     assert table.urls == {"learner": ("http://b:1",), "critic": ("http://b:2",)}
     assert table.max_restarts == 9
-    with pytest.raises(ValueError, match=r"would change the experiment: .* rollout\.urls"):
+    with pytest.raises(UserError, match=r"would change the experiment: .* rollout\.urls"):
         resume_settings(tmp_path, ["rollout.precision=fp8"])
 
 

@@ -25,6 +25,7 @@ from data.sources import JsonlSource
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.dataset import main
+from pipelines.errors import UserError
 from pipelines.game.curriculum import build_source
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import weights_hash
@@ -292,9 +293,9 @@ def test_a_run_is_sampled_at_its_last_or_selected_round(run: Path) -> None:
 
 def test_a_run_without_a_round_is_refused(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(ValueError, match="has not finished a round"):
+    with pytest.raises(UserError, match="has not finished a round"):
         find_origin(run, None, [], None, True)
-    with pytest.raises(ValueError, match="leave out --config"):
+    with pytest.raises(UserError, match="leave out --config"):
         find_origin(run, CONFIG, [], None, True)
 
 
@@ -332,7 +333,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "has no config.json": command(tmp_path / "empty", out),
         "add --config": no_config,
         "leave out --config": command(run, out),
-        "did you mean 'temperature'": command(base, out, "learner.temprature=1"),
+        'did you mean "temperature"': command(base, out, "learner.temprature=1"),
         'unknown split "tran": did you mean "train"': command(base, out, "--split", "tran"),
         "--num must be at least 1": command(base, out, "--num", "0"),
         "exclude each other": command(base, out, "--no-critic", "--critic", str(base)),

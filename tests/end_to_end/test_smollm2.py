@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pipelines.errors import UnprovenSyncError
+from pipelines.errors import UnprovenSyncError, UserError
 from pipelines.policy.checkpoint import export_policy
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.tensors import check_lora, policy_tensors
@@ -47,14 +47,12 @@ def move_adapter(policy: torch.nn.Module, seed: int, size: float = 0.02) -> None
 
 
 def test_a_missing_package_is_named_with_its_extra() -> None:
-    with pytest.raises(
-        ValueError, match=r"'no_such_package' is not installed.*sparring\[smollm2\]"
-    ):
+    with pytest.raises(UserError, match=r"'no_such_package' is not installed.*sparring\[smollm2\]"):
         find_gguf("no_such_package")
 
 
 def test_a_package_without_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match="holds 0 GGUF files"):
+    with pytest.raises(UserError, match="holds 0 GGUF files"):
         find_gguf("rewards")
 
 
@@ -62,7 +60,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     gguf = tmp_path / "weights.gguf"
     gguf.write_bytes(b"GGUF")
-    with pytest.raises(ValueError, match="is not a SmolLM2 checkpoint"):
+    with pytest.raises(UserError, match="is not a SmolLM2 checkpoint"):
         save_checkpoint(gguf, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "weights.gguf"]
 
@@ -93,7 +91,7 @@ def test_lora_is_merged_under_the_checkpoint_names(tmp_path: Path) -> None:
     ],
 )
 def test_an_adapter_that_cannot_be_merged_is_refused(lora: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"is not plain LoRA.*target_modules"):
+    with pytest.raises(UserError, match=r"is not plain LoRA.*target_modules"):
         check_lora(tiny_llama(**lora))
 
 

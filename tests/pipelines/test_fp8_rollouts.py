@@ -17,7 +17,7 @@ from model.checkpoint.naming import named_checkpoint_tensors
 from model.convert_fp8 import convert_to_fp8, fp8_parameters, snap_to_grid
 from model.fp8.quantize import Fp8Recipe
 from model.modeling import SparringMoeForCausalLM
-from pipelines.errors import UnprovenSyncError
+from pipelines.errors import UnprovenSyncError, UserError
 from pipelines.policy.fp8 import check_fp8, check_kernels, fp8_checkpoint, train_in_fp8
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
@@ -135,19 +135,19 @@ def test_an_engine_holds_what_a_policy_in_fp8_multiplies_with(sync: WeightSync) 
 
 
 def test_models_and_shapes_that_fp8_does_not_serve_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"learner.model .* is a llama, whose weights our quan"):
+    with pytest.raises(UserError, match=r"learner.model .* is a llama, whose weights our quan"):
         check_fp8("learner", str(save(random_llama(TOKENIZER), tmp_path / "llama")), RoleTable())
     moe = random_moe(TOKENIZER, **SHAPE)
-    with pytest.raises(ValueError, match=r"critic\.lora trains beside weights"):
+    with pytest.raises(UserError, match=r"critic\.lora trains beside weights"):
         path = str(save(moe, tmp_path / "moe"))
         check_fp8("critic", path, RoleTable(lora={"target_modules": ["o_proj"]}))
-    with pytest.raises(ValueError, match=r"hidden_size = 160, .*q_lora_rank = 136.* multiples"):
+    with pytest.raises(UserError, match=r"hidden_size = 160, .*q_lora_rank = 136.* multiples"):
         check_kernels("learner", moe.config, "bfloat16")
     config = _whole_blocks().config
     check_kernels("learner", config, "bfloat16")
-    with pytest.raises(ValueError, match=r"learner\.dtype is float32: set it to bfloat16"):
+    with pytest.raises(UserError, match=r"learner\.dtype is float32: set it to bfloat16"):
         check_kernels("learner", config, "float32")
-    with pytest.raises(ValueError, match=r'precision = "fp8" needs rollout\.engine = "vllm"'):
+    with pytest.raises(UserError, match=r'precision = "fp8" needs rollout\.engine = "vllm"'):
         load_settings(CONFIG, ["rollout.precision=fp8", "rollout.engine=transformers"])
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline_cases import learner_role, random_llama, random_moe, save
 from torch import Tensor
 
-from pipelines.errors import UnprovenSyncError
+from pipelines.errors import UnprovenSyncError, UserError
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Completion, Sampling
@@ -337,5 +337,5 @@ def test_replay_refuses_what_it_would_leave_without_effect(rate: float) -> None:
     tokenizer = character_tokenizer()
     policy = random_llama(tokenizer) if rate == 0 else random_moe(tokenizer)
     told = "has no routed experts" if rate == 0 else "router_bias_rate = 0.001 does nothing"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(UserError, match=told):
         check_replay("learner", policy, rate)

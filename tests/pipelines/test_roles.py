@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_cases import CONFIG, ENGINE, SHORT_RUN, learner_role, random_moe, save
 
+from pipelines.errors import UserError
 from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
@@ -170,7 +171,7 @@ def test_a_block_may_not_split_a_generation_batch(
     checkpoint: Path, options: dict[str, object], refused: int, steps: int, prompts: int
 ) -> None:
     role = _role(checkpoint, **options)
-    with pytest.raises(ValueError, match=f"learner.steps_per_round = {refused} .*not a multiple"):
+    with pytest.raises(UserError, match=f"learner.steps_per_round = {refused} .*not a multiple"):
         role.prompts_per_block(refused)
     assert role.prompts_per_block(steps) == prompts
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from trl import GRPOConfig, SFTConfig
 from weights import largest_change
 
+from pipelines.errors import UserError
 from pipelines.policy.moe import freeze_multi_token_layers, moe_of
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.sample import Sample, Scored
@@ -134,7 +135,7 @@ def test_an_adapter_gets_the_metrics_but_no_moving_bias(checkpoint: Path) -> Non
         random_moe(character_tokenizer()), LoraConfig(r=2, target_modules=["o_proj"])
     )
     assert moe_of(adapted) is adapted.get_base_model()
-    with pytest.raises(ValueError, match="router_bias_rate must be 0 with a LoRA"):
+    with pytest.raises(UserError, match="router_bias_rate must be 0 with a LoRA"):
         RoleSpec("learner", GRPOConfig(use_cpu=True, bf16=False), 1, router_bias_rate=0.1).check(
             adapted
         )

@@ -22,7 +22,7 @@ from pipeline_cases import learner_role, random_moe, save
 from weights import make_weights_matter
 
 from model.modeling import SparringMoeForCausalLM
-from pipelines.errors import EngineLostError, UnprovenSyncError
+from pipelines.errors import EngineLostError, UnprovenSyncError, UserError
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tokenizer import character_tokenizer
@@ -323,22 +323,20 @@ def test_a_server_that_is_not_the_policys_is_refused(
 ) -> None:
     server = servers.engine.replicas[0]
     other = save(random_moe(TOKENIZER, num_hidden_layers=3), tmp_path / "other")
-    with pytest.raises(ValueError, match=r"serves another model, .* unknown"):
+    with pytest.raises(UserError, match=r"serves another model, .* unknown"):
         server.check_model(checkpoint_manifest(other), "float32")
-    with pytest.raises(ValueError, match="dtype float32, the run needs bfloat16"):
+    with pytest.raises(UserError, match="dtype float32, the run needs bfloat16"):
         server.check_model(servers.sync.manifest, "bfloat16")
     monkeypatch.setattr(server_replica, "vllm_version", lambda: "0.30.0")
-    with pytest.raises(ValueError, match=r"runs vLLM .*, this run 0.30.0"):
+    with pytest.raises(UserError, match=r"runs vLLM .*, this run 0.30.0"):
         server.check_model(servers.sync.manifest, "float32")
 
 
 def test_a_prompt_that_is_too_long_is_told_before_it_is_sent(servers: Servers) -> None:
     servers.push()
-    with pytest.raises(
-        ValueError, match=r"exceed rollout.max_model_len = 64: raise it to at least"
-    ):
+    with pytest.raises(UserError, match=r"exceed rollout.max_model_len = 64: raise it to at least"):
         servers.engine.generate([[5] * 60], Sampling(10), [1])
-    with pytest.raises(ValueError, match=r"exceed rollout.max_model_len"):
+    with pytest.raises(UserError, match=r"exceed rollout.max_model_len"):
         servers.engine.score([[5] * 65])
 
 
@@ -355,7 +353,7 @@ def test_an_unreachable_server_is_told_in_time(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(
-        ValueError,
+        UserError,
         match=r"not ready after rollout.start_timeout_seconds = 1: .*--max-model-len 64 ",
     ):
         _engine(find_server(url, QUICK), tmp_path).await_ready({})
@@ -364,7 +362,7 @@ def test_an_unreachable_server_is_told_in_time(tmp_path: Path) -> None:
 def test_a_server_that_accepts_and_never_answers_is_told_in_time(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ValueError, match=r"was not ready after .*timed out"):
+        with pytest.raises(UserError, match=r"was not ready after .*timed out"):
             _engine(find_server(url, QUICK), tmp_path).await_ready({})
 
 
@@ -396,7 +394,7 @@ def test_a_port_that_something_else_has_taken_is_told_at_once(
     with HTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{other.server_port}"
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(UserError, match=told):
             _engine(find_server(url, QUICK), tmp_path).await_ready({})
         other.shutdown()
 
@@ -435,10 +433,10 @@ def test_a_refusal_ends_the_senders_that_wait() -> None:
 
 def test_weights_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     absent = tmp_path / "absent"
-    with pytest.raises(ValueError, match=r"set rollout.weights_directory to a folder that exists"):
+    with pytest.raises(UserError, match=r"set rollout.weights_directory to a folder that exists"):
         _private_folder(ROLLOUT.model_copy(update={"weights_directory": absent}))
     engine = _engine(find_server("http://127.0.0.1:9", QUICK), absent)
-    with pytest.raises(ValueError, match=r"the weights cannot be written to .*absent"):
+    with pytest.raises(UserError, match=r"the weights cannot be written to .*absent"):
         engine.handover.publish(lambda: iter([("a", torch.ones(2))]))
 
 

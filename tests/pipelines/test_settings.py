@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipelines.errors import UserError
 from pipelines.settings.load import apply_overrides, dump_settings, load_settings, parse_settings
 from pipelines.settings.tables import Settings
 
@@ -66,7 +67,7 @@ def test_the_last_override_wins(given: list[tuple[str, str, int]]) -> None:
             "rollout={placement='server', urls={learner=['http://a:1'], critic=['http://a:1']}}",
             "names a server twice",
         ),
-        ("run.round=3", "unknown key run.round in the configuration: did you mean 'rounds'?"),
+        ("run.round=3", 'unknown key run.round in the configuration: did you mean "rounds"?'),
         (
             "monitor.consecutiv=3",
             "unknown key monitor.consecutiv in the configuration: did you mean",
@@ -85,21 +86,21 @@ def test_the_last_override_wins(given: list[tuple[str, str, int]]) -> None:
     ],
 )
 def test_a_wrong_key_or_value_names_itself(smallest: Path, override: str, told: str) -> None:
-    with pytest.raises(ValueError, match="") as refused:
+    with pytest.raises(UserError, match="") as refused:
         load_settings(smallest, [override])
     assert told in str(refused.value)
     assert not isinstance(refused.value, ValidationError), "pydantic's own text is no clear line"
 
 
 def test_several_mistakes_are_told_together(smallest: Path) -> None:
-    with pytest.raises(ValueError, match=r"run\.seed .*; .*run\.round "):
+    with pytest.raises(UserError, match=r"run\.seed .*; .*run\.round "):
         load_settings(smallest, ["run.seed=-1", "run.round=3"])
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("[run]\ndirectory = 'x'\n")
-    with pytest.raises(ValueError, match="learner is missing: add it"):
+    with pytest.raises(UserError, match="learner is missing: add it"):
         load_settings(path)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.errors import UserError
 from data.records import Generator, Task
 from rewards.arithmetic import equations_in, evaluate
 from rewards.chain import MAX_TERMS, chain_terms, decode_sum, due_sum, encode_sum, step_parts
@@ -169,13 +170,13 @@ def test_reversed_digits_are_normalised() -> None:
 def test_chain_refuses_other_tasks(question: str) -> None:
     task = chain_task([1])
     foreign = Task(**{**vars(task), "question": question})
-    with pytest.raises(ValueError, match="operators"):
+    with pytest.raises(UserError, match="operators"):
         chain_terms(foreign)
 
 
 def test_chain_refuses_more_terms_than_labels() -> None:
     assert len(chain_terms(chain_task([1] * MAX_TERMS))) == MAX_TERMS
-    with pytest.raises(ValueError, match="max_terms"):
+    with pytest.raises(UserError, match="max_terms"):
         chain_terms(chain_task([1] * (MAX_TERMS + 1)))
 
 
@@ -267,5 +268,5 @@ def test_deep_nesting_is_left_unchecked() -> None:
 
 
 def test_unknown_dialect_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"'chian'.*did you mean 'chain'"):
+    with pytest.raises(UserError, match='unknown dialect "chian": did you mean "chain"'):
         dialect("chian")

@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 import reasoning_gym
 
+from data.errors import UserError
 from data.records import Generator, Task, VerifierName
 from rewards.dialect import dialect
 from rewards.killable_worker import KillableWorker
@@ -106,12 +107,12 @@ def test_a_malformed_solution_is_invalid(verifier: VerifierName, verifiers: Veri
 def test_a_puzzle_without_its_entry_is_refused(
     entry: dict[str, object], verifiers: Verifiers
 ) -> None:
-    with pytest.raises(ValueError, match="source_dataset"):
+    with pytest.raises(UserError, match="source_dataset"):
         verifiers.verify(task_of("1", "puzzle", entry), answered("1"))
 
 
 def test_an_unknown_verifier_is_refused(verifiers: Verifiers) -> None:
-    with pytest.raises(ValueError, match="'vibes'"):
+    with pytest.raises(UserError, match="'vibes'"):
         verifiers.verify(task_of("1", cast(VerifierName, "vibes")), answered("1"))
 
 
@@ -191,7 +192,7 @@ def test_closing_ends_the_worker() -> None:
 PARENT = textwrap.dedent(
     """
     import sys, threading, time
-    from rewards.worker import KillableWorker
+    from rewards.killable_worker import KillableWorker
     worker = KillableWorker("math")
     worker.ask({"reference": "1", "answer": "1"}, 20)
     print(worker.pid, flush=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -206,3 +207,17 @@ def rows(directory: Path, kind: str | None = None) -> list[dict[str, object]]:
 def status(directory: Path) -> dict[str, object]:
     """How the run stands."""
     return json.loads((directory / "status.json").read_text())
+
+
+def refused(
+    capfd: pytest.CaptureFixture[str], main: Callable[[Sequence[str]], int], command: Sequence[str]
+) -> str:
+    """The one line that a program's `main` ends with, in this process, for a user's mistake."""
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    printed = capfd.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], printed.err
+    assert "Traceback" not in printed.err + printed.out
+    return lines[-1]
