@@ -1,18 +1,15 @@
-"""From verdicts and critiques to rewards and advantages, as pure functions.
+"""From verdicts and critiques to rewards, as pure functions.
 
 Rules dominate: the critic shades a reward inside the band that the verifier chose, so
 any correct solution earns more than any incorrect one. Whether a critique's claims
 hold is decided in `critic.meta`, not here.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.verdict import Verdict
 
 MAX_WEIGHT = 0.45  # the bands [1 - weight, 1] and [0, weight] stay 0.1 apart
-STD_FLOOR = 1e-4  # TRL's
 
 
 @dataclass(frozen=True)
@@ -68,27 +65,6 @@ def aggregate(verdict: Verdict, *, critic: CriticView | None, weight: float) -> 
     if verdict.outcome == "invalid" or critic is None:
         return 0.0
     return weight * critic.sound_share
-
-
-def group_advantages(rewards: Sequence[float | None]) -> list[float]:
-    """GRPO's group-relative advantage `(r - mean) / (std + 1e-4)`, unbiased std.
-
-    Masked rewards (None) take no part and get 0. If fewer than two count, or all that
-    count are equal, every advantage is exactly 0: rounding in the mean must not become a
-    signal. The sums are exactly rounded, so the group's order cannot matter.
-
-    Raises:
-        ValueError: a reward is not finite.
-    """
-    counted = [reward for reward in rewards if reward is not None]
-    if not all(math.isfinite(reward) for reward in counted):
-        raise ValueError(f"rewards must be finite or None, got {list(rewards)}")
-    if len(counted) < 2 or max(counted) == min(counted):
-        return [0.0] * len(rewards)
-    mean = math.fsum(counted) / len(counted)
-    variance = math.fsum((reward - mean) ** 2 for reward in counted) / (len(counted) - 1)
-    scale = math.sqrt(variance) + STD_FLOOR
-    return [0.0 if reward is None else (reward - mean) / scale for reward in rewards]
 
 
 def step_rewards(num_steps: int, first_bad: int | None, rule_failed: bool) -> list[float]:

@@ -78,7 +78,7 @@ class CritiqueItem:
 
     Attributes:
         sound: whether the verifier accepts it.
-        first_bad: id of the first bad step, where code can tell.
+        first_bad: id of the first bad step, where code finds it.
         planted: whether its flaw was put there.
     """
 

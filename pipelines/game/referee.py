@@ -81,7 +81,7 @@ class Referee:
     def item(
         self, task: Task, solution: Solution, sound: bool, planted: bool = False
     ) -> CritiqueItem:
-        """A solution for the critic, with its first bad step where code can tell."""
+        """A solution for the critic, with its first bad step where code finds it."""
         first_bad = None if sound else known_first_bad(task, solution, self.dialect)
         return CritiqueItem(task, solution, sound, first_bad, planted)
 

@@ -135,8 +135,8 @@ class Sampler:
         samples = []
         for done, seed in zip(rollouts.completions, request.seeds, strict=True):
             text = decode(done.token_ids, skip_special_tokens=True)
-            told = (done.token_ids, done.logprobs, done.truncated, seed, request.weights.hash)
-            samples.append(Sample(text, *told))
+            known = (done.token_ids, done.logprobs, done.truncated, seed, request.weights.hash)
+            samples.append(Sample(text, *known))
         return samples
 
     # -- token ids ------------------------------------------------------------------------------

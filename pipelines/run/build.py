@@ -128,8 +128,8 @@ def _check_world(started: int, wanted: int) -> None:
 
 def _has_experts(path: str) -> bool:
     """Whether a checkpoint is a mixture of experts, of whatever architecture."""
-    told = AutoConfig.from_pretrained(path).to_dict().items()
-    return any("experts" in name and value for name, value in told)
+    config = AutoConfig.from_pretrained(path).to_dict()
+    return any("experts" in name and value for name, value in config.items())
 
 
 def _start(name: str, settings: Settings, path: str) -> str:

@@ -75,7 +75,7 @@ def find_origin(
     """
     if not source.is_dir():
         raise UserError(
-            f"{source} is no directory: give a run directory (made by rl.py) or a checkpoint"
+            f"{source} is not a directory: give a run directory (made by rl.py) or a checkpoint"
         )
     if _is_run(source):
         if config is not None:

@@ -44,7 +44,7 @@ def check_replay(name: str, policy: nn.Module, router_bias_rate: float) -> None:
     if router_bias_rate > 0:
         raise UserError(
             f"{name}.router_bias_rate = {router_bias_rate} does nothing under "
-            "rollout.routing_replay: replayed tokens are no load of the router's. Set one of them "
+            "rollout.routing_replay: replayed tokens are not the router's load. Set one of them "
             "to 0 or false"
         )
 

@@ -56,7 +56,7 @@ class RoleSpec:
         if self.router_bias_rate > 0 and isinstance(policy, PeftModel):
             raise UserError(
                 f"{self.name}.router_bias_rate must be 0 with a LoRA adapter, got "
-                f"{self.router_bias_rate}: the router's bias is no part of the adapter and would "
+                f"{self.router_bias_rate}: the router's bias is not part of the adapter and would "
                 "be lost with it"
             )
         if self.routing_replay:

@@ -32,12 +32,14 @@ def referee(checkout: Path) -> Iterator[Referee]:
 
 def _bout(referee: Referee, text: str, task: Task, criticised: bool = False) -> Bout:
     """A bout as the learner's game makes it; a critique says the truth about the steps."""
-    sample = Sample(text, [1], [-0.5], False, seed=7, weights="learner")
+    sample = Sample(text, [1], [-0.5], False, seed=7, weights_hash="learner")
     solution, verdict = referee.read(task, sample)
     judged = None
     if criticised:
         critique = referee.critiques.write_critique(task, solution, random.Random(0))
-        judged = referee.check(task, solution, Sample(critique, [], [], False, weights="critic"))
+        judged = referee.check(
+            task, solution, Sample(critique, [], [], False, weights_hash="critic")
+        )
     return Bout(task, sample, solution, verdict, judged, reward=None)
 
 

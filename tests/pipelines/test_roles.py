@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pipeline_cases import CONFIG, ENGINE, SHORT_RUN, learner_role, random_moe, save
 
 from pipelines.errors import UserError
@@ -19,11 +17,10 @@ from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.rollouts.sample import Sample, Scored, StepSignal
+from pipelines.rollouts.sample import Sample, Scored
 from pipelines.run.build import Roles, build_roles
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
-from pipelines.training.advantages import blend, step_advantages, token_ends
 from pipelines.training.trainer import RoleTrainer
 from rewards.verifiers import Verifiers
 
@@ -270,52 +267,6 @@ def test_the_group_is_the_prompts_and_order_does_not_matter(checkpoint: Path) ->
         found.append(role.batch["advantages"])
     assert torch.allclose(found[0][order], found[1])
     assert found[0].view(2, GROUP).sum(1).abs().max() < 1e-5, "each group has mean 0"
-
-
-TEXTS = ("a4=40\nb1=50>50", "a4=40\nb1=60>60", "a4=50\nb1=60>60", "a3=30\nb1=40>41")
-STEPS = tuple(tuple((m, m + 5) for m in (0, 6)) for _ in TEXTS)  # "a4=40" and "b1=50"
-values = st.floats(-1, 1, allow_nan=False, width=32)
-
-
-def _scored(signals: Sequence[Sequence[float]]) -> list[Scored]:
-    return [
-        Scored(0.0, tuple(StepSignal(a, b, v) for (a, b), v in zip(spans, row, strict=False)))
-        for spans, row in zip(STEPS, signals, strict=True)
-    ]
-
-
-def _blend(scored: list[Scored], outcome: Sequence[float], order: Sequence[int]) -> torch.Tensor:
-    ids_BT = torch.tensor([TOKENIZER(TEXTS[i])["input_ids"] for i in order])
-    advantages_B = torch.tensor([outcome[i] for i in order])
-    own = [scored[i] for i in order]
-    ends_BT = [token_ends(TOKENIZER, ids) for ids in ids_BT.tolist()]
-    return blend(advantages_B, step_advantages(own, len(own), ends_BT), STEP_WEIGHT)
-
-
-@settings(max_examples=60)
-@given(
-    signals=st.lists(st.lists(values, min_size=0, max_size=2), min_size=4, max_size=4),
-    outcome=st.lists(values, min_size=4, max_size=4),
-    order=st.permutations(range(4)),
-)
-def test_steps_shape_but_never_overturn_the_outcome(
-    signals: list[list[float]], outcome: list[float], order: list[int]
-) -> None:
-    scored = _scored(signals)
-    blended_BT = _blend(scored, outcome, range(4))
-    for row, advantage in zip(blended_BT, outcome, strict=True):
-        if advantage < 0:
-            assert (row <= 0).all(), "a failed solution's token got a positive advantage"
-    assert torch.allclose(_blend(scored, outcome, order), blended_BT[order], atol=1e-5)
-
-
-def test_a_steps_signal_lands_on_its_own_tokens() -> None:
-    """One token a character here: "b1=60" of the second text is tokens 6 to 10."""
-    scored = _scored([[0.5, 0.5], [0.5, -0.5], [0.5, 0.5], [0.5, 0.5]])
-    blended_BT = _blend(scored, [0.0] * 4, range(4))
-    assert (blended_BT[1, 6:11] < 0).all()
-    assert (blended_BT[1, :5] > 0).all()
-    assert blended_BT[1, 5] == 0 and (blended_BT[1, 11:] == 0).all()
 
 
 # -- sampling ------------------------------------------------------------------------------------

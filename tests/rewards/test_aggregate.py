@@ -1,13 +1,12 @@
 """Rules dominate, masks stay masked, and equal rewards carry no signal."""
 
 import math
-import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.aggregate import MAX_WEIGHT, CriticView, aggregate, group_advantages, step_rewards
+from rewards.aggregate import MAX_WEIGHT, CriticView, aggregate, step_rewards
 from rewards.verdict import OUTCOMES, Verdict, score_verdict
 
 shares = st.floats(0, 1)
@@ -82,38 +81,6 @@ def test_only_three_outcomes_count_and_partial_credit_does_not_pass() -> None:
     assert [verdict.passed for verdict in verdicts] == [True, False, False, False, False]
     assert score_verdict(1 - 1e-12, "exact", "1").passed
     assert not score_verdict(0.999, "exact", "1").passed
-
-
-@given(value=st.floats(0, 1), size=st.integers(0, 16))
-def test_equal_rewards_carry_no_signal(value: float, size: int) -> None:
-    assert group_advantages([value] * size) == [0.0] * size
-    assert group_advantages([5.3] * 8) == [0.0] * 8
-
-
-@given(rewards=reward_groups, seed=st.integers(0, 99))
-def test_permuting_a_group_permutes_its_advantages(rewards: list[float | None], seed: int) -> None:
-    order = random.Random(seed).sample(range(len(rewards)), len(rewards))
-    advantages = group_advantages(rewards)
-    permuted = group_advantages([rewards[index] for index in order])
-    assert permuted == [advantages[index] for index in order]
-
-
-@given(rewards=reward_groups)
-def test_masked_rewards_take_no_part(rewards: list[float | None]) -> None:
-    counted = [value for value in rewards if value is not None]
-    advantages = group_advantages(rewards)
-    kept = [a for a, value in zip(advantages, rewards, strict=True) if value is not None]
-    assert kept == group_advantages(counted)
-    assert all(a == 0 for a, value in zip(advantages, rewards, strict=True) if value is None)
-    assert math.fsum(advantages) == pytest.approx(0, abs=1e-6)
-
-
-def test_advantages_follow_grpo() -> None:
-    advantages = group_advantages([1.0, 0.0, 0.0, None, 0.0])
-    assert advantages == pytest.approx([0.75 / 0.5001, *[-0.25 / 0.5001] * 2, 0, -0.25 / 0.5001])
-    assert group_advantages([1.0, None]) == [0.0, 0.0]
-    with pytest.raises(ValueError, match="finite"):
-        group_advantages([1.0, math.nan])
 
 
 def test_step_rewards_stop_at_the_first_flaw() -> None:
