@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
@@ -62,7 +63,7 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
         found = [sum(map(str.isdigit, s.text)) / max(len(s.text), 1) for s in samples]
         return [Scored(share) for share in found]
 
-    with Verifiers(settings.rewards.timeout_seconds) as verifiers:
+    with closing(Verifiers(settings.rewards.timeout_seconds)) as verifiers:
         referee = Referee(settings, verifiers)
         role = build(setting, precision, replayed, seed, steps, folder / kind, rows)
         game, num = LearnerGame(referee, role, None), role.prompts_per_block(STEPS_PER_BLOCK)

@@ -5,7 +5,7 @@ metrics serve tiny and large models alike. Leaves out the grammars (`format_chai
 and the truth of the claims (`meta`).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 EvidenceKind = Literal["recompute", "counterexample", "rule"]
@@ -44,26 +44,9 @@ class Critique:
     verdict: SoundOrFlawed
     p_sound: float
 
-    def to_json(self) -> dict[str, object]:
-        """Give the critique as the JSON object of the tagged format, for records and logs."""
-        return {
-            "steps": [asdict(step) for step in self.steps],
-            "flaws": [
-                {
-                    "step": flaw.step,
-                    "quote": flaw.quote,
-                    "type": flaw.type,
-                    "evidence": {"kind": flaw.evidence_kind, "payload": flaw.payload},
-                }
-                for flaw in self.flaws
-            ],
-            "verdict": self.verdict,
-            "p_sound": self.p_sound,
-        }
-
 
 @dataclass(frozen=True)
 class ParseFailure:
-    """Why a text is no critique: a short name, such as `truncated` or `bad_mark`."""
+    """Why a text is not a critique: a short name, such as `truncated` or `bad_mark`."""
 
     reason: str

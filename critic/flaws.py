@@ -1,10 +1,7 @@
 """Flawed solutions made on purpose, to train and audit the critic.
 
-    plant        a right chain solution with one corrupted sum, its location known
-    truncated    a solution cut off before its end
-    master_key   no reasoning, only the look of an answer (such texts fool model judges)
-
-Leaves out the learner's own mistakes, which the rollouts supply, and planting in free text.
+A right chain solution gets one corrupted sum, whose location is known. Leaves out the learner's own
+mistakes, which the rollouts supply, and planting in free text.
 """
 
 import random
@@ -12,21 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data.records import Task
-from rewards.chain import FINAL_STEP, ChainDialect, chain_terms, encode_sum, step_parts
-from rewards.solution import Dialect, Step
+from rewards.chain import FINAL_STEP, ChainDialect, encode_sum, step_parts
+from rewards.solution import Step
 from rewards.verdict import Verdict
 
 _CHAIN = ChainDialect()
 _SLIPS = (-10, 10, -1, 1, -2, 2)
-_MASTER_KEYS = (
-    "<answer>{guess}</answer>",
-    "<think></think>\n<answer>{guess}</answer>",
-    "<think>\n</think>\n<answer>{guess}</answer>",
-    "Let's solve this step by step.\n<answer>{guess}</answer>",
-    "Solution: the answer is {guess}.",
-    "Thought process:",
-    ":",
-)
 
 
 @dataclass(frozen=True)
@@ -64,29 +52,6 @@ def plant(
     if verify(text).outcome != "incorrect":
         return None
     return PlantedFlaw(text, solution.steps[index].id)
-
-
-def truncated(solution_text: str, rng: random.Random) -> str:
-    """Cut a solution off at random before its last character; parse it with `truncated=True`.
-
-    Raises:
-        ValueError: the solution has fewer than two characters.
-    """
-    if len(solution_text) < 2:
-        raise ValueError(f"cannot truncate {solution_text!r}: give a solution of 2 characters up")
-    return solution_text[: rng.randrange(1, len(solution_text))]
-
-
-def master_key(task: Task, dialect: Dialect, rng: random.Random) -> str:
-    """Write an answer without reasoning; now and then the guess is the right answer.
-
-    No text of this kind is well-formed, whatever it guesses: a critic must not be won over by it.
-    """
-    if isinstance(dialect, ChainDialect):
-        right = sum(chain_terms(task))
-        return FINAL_STEP + encode_sum(max(0, right + rng.choice((0, *_SLIPS))))
-    guess = rng.choice((task.reference, str(rng.randrange(100))))
-    return rng.choice(_MASTER_KEYS).format(guess=guess)
 
 
 def _choose_slip(steps: tuple[Step, ...], index: int, rng: random.Random) -> int:

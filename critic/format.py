@@ -28,7 +28,6 @@ __all__ = [
     "StepJudgement",
     "TaggedCritique",
     "critique_dialect",
-    "parse_critique",
 ]
 
 
@@ -65,10 +64,3 @@ def critique_dialect(name: str) -> CritiqueDialect:
     if name not in _DIALECTS:
         raise UserError(unknown_name("critique dialect", name, _DIALECTS))
     return _DIALECTS[name]
-
-
-def parse_critique(
-    text: str, solution: Solution, *, dialect: str, truncated: bool = False
-) -> Critique | ParseFailure:
-    """Read a critique in the named dialect; any text gives a critique or a named failure."""
-    return critique_dialect(dialect).parse(text, solution, truncated=truncated)

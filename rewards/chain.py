@@ -151,11 +151,6 @@ class ChainDialect:
             for index, step in enumerate(solution.steps)
         )
 
-    def first_bad(self, task: Task, solution: Solution) -> int | None:
-        """Index of the first invalid step, or None."""
-        flags = self.check_steps(task, solution)
-        return flags.index(False) if False in flags else None
-
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
         """Write a demonstration, with the human slip of a forgotten carry.
 

@@ -15,35 +15,13 @@ import sys
 import threading
 import time
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, TypedDict
+from typing import Literal, TypedDict
 
 from rewards.verdict import Outcome, Verdict, score_verdict
-
-
-class ClosedOnExit(ABC):
-    """A context that closes what it entered, however it is left."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End what is held; closing twice is harmless."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 START_SECONDS = 120.0  # imports SymPy or reasoning-gym, perhaps on a busy machine
 EXIT_SECONDS = 1.0
@@ -87,8 +65,11 @@ class _Message(TypedDict, total=False):
     detail: str
 
 
-class KillableWorker(ClosedOnExit):
-    """One scoring process, started at the first question and replaced when it dies."""
+class KillableWorker:
+    """One scoring process, started at the first question and replaced when it dies.
+
+    Close it to end the process.
+    """
 
     def __init__(self, kind: WorkerKind) -> None:
         self._kind = kind

@@ -8,14 +8,14 @@ correct, as math-verify has it.
 from importlib.metadata import version
 
 from data.records import Task
-from rewards.killable_worker import ClosedOnExit, KillableWorker
+from rewards.killable_worker import KillableWorker
 from rewards.solution import Solution
 from rewards.verdict import Verdict
 
 NAME = "math"
 
 
-class MathVerifier(ClosedOnExit):
+class MathVerifier:
     """Verifies answers against `task.reference`, one persistent process for all of them."""
 
     def __init__(self, timeout_seconds: float = 5.0) -> None:

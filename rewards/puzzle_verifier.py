@@ -14,14 +14,14 @@ from reasoning_gym.factory import DATASETS
 
 from data.errors import UserError
 from data.records import Task
-from rewards.killable_worker import ClosedOnExit, KillableWorker
+from rewards.killable_worker import KillableWorker
 from rewards.solution import Solution
 from rewards.verdict import Verdict, score_verdict
 
 NAME = "puzzle"
 
 
-class PuzzleVerifier(ClosedOnExit):
+class PuzzleVerifier:
     """Verifies answers with the scorer of the family that made the task."""
 
     def __init__(self, timeout_seconds: float = 5.0) -> None:

@@ -1,11 +1,9 @@
 """One way into all verifiers: each task names the one that judges it."""
 
 import unicodedata
-from collections.abc import Iterable
 
 from data.errors import UserError
 from data.records import Task
-from rewards.killable_worker import ClosedOnExit
 from rewards.math_verifier import MathVerifier
 from rewards.puzzle_verifier import PuzzleVerifier
 from rewards.solution import Solution
@@ -15,8 +13,8 @@ _EXACT = "exact"
 _EXACT_VERSION = "1"
 
 
-class Verifiers(ClosedOnExit):
-    """The puzzle, math and exact verifiers; close it, or use it as a context, to end workers."""
+class Verifiers:
+    """The puzzle, math and exact verifiers; close it to end their workers."""
 
     def __init__(self, timeout_seconds: float = 5.0) -> None:
         self.puzzle = PuzzleVerifier(timeout_seconds)
@@ -38,10 +36,6 @@ class Verifiers(ClosedOnExit):
         raise UserError(
             f"task {task.id} asks for verifier {task.verifier!r}: use 'puzzle', 'math' or 'exact'"
         )
-
-    def verify_many(self, pairs: Iterable[tuple[Task, Solution]]) -> list[Verdict]:
-        """Judge every pair, in order."""
-        return [self.verify(task, solution) for task, solution in pairs]
 
     def close(self) -> None:
         """End all workers."""

@@ -28,28 +28,35 @@ PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SignalRule(BaseModel):
-    """How one signal is judged.
-
-    Attributes:
-        channel: N (no new information) or E (errors reinforced).
-        bad: the direction that counts against the run; the other one is never alarming.
-        std_floor: least standard deviation used for z-scores, in the signal's own unit: three
-            checks can agree by chance, and then any noise would look like a large deviation.
-        weight: evidence this signal gives when it alarms; its channel alarms when its alarming
-            signals sum to 1. 0 switches the signal off: it is neither judged nor missed.
-        reference: compare with this value instead of the mean of the first checks.
-        max_drawdown: a breach also when the signal is this much worse than its best so far, from
-            the second check on; None for no such limit.
-    """
+    """How one signal is judged."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    channel: Channel
-    bad: Literal["falling", "rising"]
-    std_floor: PositiveFinite
-    weight: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    reference: Finite | None = None
-    max_drawdown: PositiveFinite | None = None
+    channel: Channel = Field(
+        description="The signal's channel: N (no new information) or E (errors reinforced)."
+    )
+    bad: Literal["falling", "rising"] = Field(
+        description="The direction that counts against the run; the other one never alarms."
+    )
+    std_floor: PositiveFinite = Field(
+        description="The least standard deviation that a deviation is measured in, in the signal's "
+        "own unit: three checks can agree by chance, and then any noise would look large."
+    )
+    weight: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        default=0.5,
+        description="The evidence that an alarm of this signal gives; a channel alarms when its "
+        "alarming signals sum to 1, and a signal of weight 0 is neither judged nor missed.",
+    )
+    reference: Finite | None = Field(
+        default=None,
+        description="The value that the signal is compared with; by default the mean of its first "
+        "checks.",
+    )
+    max_drawdown: PositiveFinite | None = Field(
+        default=None,
+        description="From the second check on, a signal that is so much worse than its best so far "
+        "is a breach, too; by default there is no such limit.",
+    )
 
     @property
     def sign(self) -> float:
@@ -72,7 +79,6 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
     "mutual_information": _falling(0.15, 0.5),
     "distinct_ratio": _falling(0.05, 0.5),
     "effective_groups": _falling(0.10, 0.5),
-    "novelty": _falling(0.05, 0.5),
     "probe_gain": _falling(0.05, 0.5, reference=0.0),
     "probe_nll": SignalRule(channel="E", bad="rising", std_floor=0.05),
     "probe_mean_at_8": SignalRule(
@@ -84,52 +90,92 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
 
 
 class MonitorSettings(BaseModel):
-    """Thresholds of the monitor; counts are in checks (one per round).
-
-    Attributes:
-        rules: one rule per signal name; given tables are laid over the defaults.
-        baseline_checks: first readings of each signal that give its mean and std.
-        k: CUSUM slack, in standard deviations.
-        h: CUSUM threshold; k 0.5 and h 4 run about 340 in-control checks to a false alarm.
-        consecutive: breaches in a row that make an alarm.
-        ema: weight of the past in each reading; 0 (off) for rounds, 0.9 for every few steps.
-        calm_checks: checks with everything below h/2 before a state is left.
-        cooldown_checks: checks that must pass before the same kind of action is repeated.
-        max_interventions: most actions of one kind in a run.
-        persist_checks: E alarms in a row after an intervention that halt the run.
-        blind_checks: checks in a row without one readable signal that make a channel alarm.
-        learning_window: N alone only warns while probe_mean_at_8 set a new best within this many
-            checks (diversity that falls while the gold probe rises is convergence); 0 is off.
-        temperature_step: value of raise_temperature, added to the sampling temperature.
-        real_share: value of raise_real_share, the least share of real data.
-        audit_factor: value of double_audit, the factor on the audit rate.
-        offers: what the loop can carry out; nothing else is ordered. Self-play's tasks are all
-            verified and oracle-backed, so `verified_only` and `raise_real_share` are for loops
-            that also train on data that is not.
-    """
+    """Thresholds of the monitor; counts are in checks (one per round)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rules: dict[str, SignalRule] = Field(default_factory=lambda: dict(DEFAULT_RULES))
-    baseline_checks: int = Field(default=3, ge=2)
-    k: float = Field(default=0.5, ge=0, allow_inf_nan=False)
-    h: PositiveFinite = 4.0
-    consecutive: int = Field(default=2, ge=1)
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    calm_checks: int = Field(default=3, ge=1)
-    cooldown_checks: int = Field(default=2, ge=0)
-    max_interventions: int = Field(default=2, ge=0)
-    persist_checks: int = Field(default=2, ge=1)
-    blind_checks: int = Field(default=2, ge=1)
-    learning_window: int = Field(default=2, ge=0)
-    temperature_step: PositiveFinite = 0.1
-    real_share: float = Field(default=0.3, ge=0, le=1)
-    audit_factor: float = Field(default=2.0, ge=1, allow_inf_nan=False)
-    offers: tuple[ActionKind, ...] = (
-        "raise_temperature",
-        "retire_saturated",
-        "critic_weight_zero",
-        "double_audit",
+    rules: dict[str, SignalRule] = Field(
+        default_factory=lambda: dict(DEFAULT_RULES),
+        description="One rule per signal, by its name; given tables are laid over the defaults.",
+    )
+    baseline_checks: int = Field(
+        default=3,
+        ge=2,
+        description="The first readings of each signal, whose mean and deviation later ones are "
+        "compared with.",
+    )
+    k: float = Field(
+        default=0.5,
+        ge=0,
+        allow_inf_nan=False,
+        description="The slack of the CUSUM, in standard deviations: smaller ones do not add up.",
+    )
+    h: PositiveFinite = Field(
+        default=4.0,
+        description="The threshold of the CUSUM, in standard deviations; with k = 0.5 it runs "
+        "about 340 checks to a false alarm.",
+    )
+    consecutive: int = Field(
+        default=2, ge=1, description="The number of breaches in a row that make an alarm."
+    )
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="The weight of the past in each reading; 0 judges each by itself, 0.9 suits "
+        "checks every few steps.",
+    )
+    calm_checks: int = Field(
+        default=3,
+        ge=1,
+        description="A state is left after so many checks with every CUSUM below h/2.",
+    )
+    cooldown_checks: int = Field(
+        default=2,
+        ge=0,
+        description="The number of checks that must pass before an action is repeated.",
+    )
+    max_interventions: int = Field(
+        default=2, ge=0, description="The most actions of one kind in a run."
+    )
+    persist_checks: int = Field(
+        default=2,
+        ge=1,
+        description="The run is halted when channel E alarms in so many checks in a row after an "
+        "intervention.",
+    )
+    blind_checks: int = Field(
+        default=2,
+        ge=1,
+        description="A channel alarms when none of its signals can be read in so many checks in a "
+        "row.",
+    )
+    learning_window: int = Field(
+        default=2,
+        ge=0,
+        description="Channel N alone only warns while probe_mean_at_8 set a new best within so "
+        "many checks: diversity that falls while the gold probe rises is convergence; 0 is off.",
+    )
+    temperature_step: PositiveFinite = Field(
+        default=0.1, description="What raise_temperature adds to the sampling temperature."
+    )
+    real_share: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="The least share of real data that raise_real_share asks for.",
+    )
+    audit_factor: float = Field(
+        default=2.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="The factor by which double_audit raises the share of audited tasks.",
+    )
+    offers: tuple[ActionKind, ...] = Field(
+        default=("raise_temperature", "retire_saturated", "critic_weight_zero", "double_audit"),
+        description="The actions that the loop can carry out; the monitor orders no other. "
+        "Self-play's tasks are all verified, so verified_only and raise_real_share are for loops "
+        "that also train on other data.",
     )
 
     @field_validator("rules", mode="before")

@@ -2,19 +2,13 @@
 
 Nothing here decides anything: `critic/monitor/decide.py` does. A signal that cannot be measured (no
 data) is NaN, which the monitor names as missing. What needs a model (token entropies, probe NLL)
-arrives as plain numbers: this file never imports torch. Left out: self-BLEU.
+arrives as plain numbers: this file never imports torch.
 """
 
 import math
-import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-
-# Axes of arrays: N texts.
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +30,6 @@ def _mean(values: Sequence[float]) -> float:
 def _entropy(weights: Iterable[float]) -> float:
     """Shannon entropy in nats of weights that sum to 1."""
     return max(-math.fsum(p * math.log(p) for p in weights if p > 0), 0.0)
-
-
-def token_entropy_mean(entropies: Iterable[Sequence[float]]) -> float:
-    """Mean of -sum p log p over all completion tokens, in nats/token.
-
-    Args:
-        entropies: per completion, the entropy of the distribution at T=1 at each of its tokens.
-    """
-    return _mean([entropy for completion in entropies for entropy in completion])
 
 
 def answer_entropy(groups: Iterable[Sequence[str | None]]) -> AnswerEntropy:
@@ -89,27 +74,6 @@ def effective_groups(rewards: Iterable[Sequence[float | None]]) -> float:
     return _mean(flags)
 
 
-def novelty(
-    signatures: Sequence[str],
-    archive: Collection[str],
-    control: Sequence[str] | None = None,
-) -> float:
-    """Share of signatures absent from the archive, less the same share for a control sampler.
-
-    Novelty falls in healthy runs too: give the signatures of the frozen base on the same prompts as
-    `control`, and what is left is the learner's own loss of novelty.
-
-    Args:
-        signatures: canonical signatures of this round's samples.
-        archive: signatures admitted earlier; pass a set.
-        control: signatures of the control; None compares against nothing.
-    """
-    own = _mean([float(signature not in archive) for signature in signatures])
-    if control is None:
-        return own
-    return own - _mean([float(signature not in archive) for signature in control])
-
-
 def probe_gain(previous_nll: float | None, nll: float) -> float:
     """NLL(t-1) - NLL(t) on the gold probe, in nats/token; NaN where nothing precedes."""
     return math.nan if previous_nll is None else previous_nll - nll
@@ -122,80 +86,3 @@ def proxy_gold_gap(proxy: Sequence[float], gold: Sequence[float]) -> float:
             f"proxy has {len(proxy)} scores and gold {len(gold)}: score the same items with both"
         )
     return _mean(proxy) - _mean(gold)
-
-
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct word n-grams over all word n-grams (Li et al., arXiv:1510.03055), in (0, 1]."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    grams = [
-        tuple(words[i : i + n])
-        for words in (text.split() for text in texts)
-        for i in range(len(words) - n + 1)
-    ]
-    return len(set(grams)) / len(grams) if grams else math.nan
-
-
-def compression_ratio(texts: Sequence[str]) -> float:
-    """Bytes over zlib-compressed bytes of the joined texts: rises as texts repeat each other."""
-    raw = "\n".join(texts).encode()
-    return len(raw) / len(zlib.compress(raw, 9)) if raw else math.nan
-
-
-def ngram_kernel(texts: Sequence[str], n: int = 3) -> NDArray[np.float64]:
-    """Cosine similarities of character n-gram counts, shape (N, N), diagonal 1.
-
-    A text shorter than n is its own only n-gram.
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    counts = [Counter(text[i : i + n] for i in range(max(len(text) - n + 1, 1))) for text in texts]
-    norms = [math.sqrt(sum(c * c for c in count.values())) for count in counts]
-    kernel_NN = np.eye(len(texts), dtype=np.float64)
-    for i, left in enumerate(counts):
-        for j in range(i):
-            dot = sum(c * counts[j][gram] for gram, c in left.items())
-            kernel_NN[i, j] = kernel_NN[j, i] = dot / (norms[i] * norms[j])
-    return kernel_NN
-
-
-def vendi(kernel_NN: NDArray[np.float64]) -> float:
-    """Effective number of distinct items, exp(-sum λ log λ) (Vendi score, arXiv:2210.02410).
-
-    Args:
-        kernel_NN: similarities, symmetric, diagonal 1; λ are the eigenvalues of K/n.
-
-    Raises:
-        ValueError: the matrix is not square with a unit diagonal.
-    """
-    if kernel_NN.ndim != 2 or kernel_NN.shape[0] != kernel_NN.shape[1]:
-        raise ValueError(f"the kernel must be square, got shape {kernel_NN.shape}")
-    if not len(kernel_NN):
-        return math.nan
-    if not np.allclose(np.diag(kernel_NN), 1.0):
-        raise ValueError("the kernel's diagonal must be 1: normalise each item's similarity")
-    eigenvalues = np.linalg.eigvalsh(kernel_NN / len(kernel_NN))
-    return math.exp(_entropy(float(value) for value in eigenvalues))
-
-
-def wilson_interval(successes: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion; (0, 1) where nothing was observed.
-
-    Args:
-        successes: observed successes, in [0, total].
-        total: number of trials.
-        z: normal quantile; the default gives 95%.
-
-    Raises:
-        ValueError: successes lies outside [0, total].
-    """
-    if not 0 <= successes <= total:
-        raise ValueError(f"successes must lie in [0, total={total}], got {successes}")
-    if total == 0:
-        return (0.0, 1.0)
-    share, spread = successes / total, z * z / total
-    centre = share + spread / 2
-    half = z * math.sqrt((share * (1 - share) + spread / 4) / total)
-    low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
-    # Rounding must not push the bound past the observed share at 0 and 1.
-    return (min(max(low, 0.0), share), max(min(high, 1.0), share))

@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -88,7 +89,7 @@ def generate(request: Request) -> Progress:
     source = build_source(origin.settings)
     source.draw(_split(request.split), 1, request.seed)  # an empty split is an error now, not later
     timeout_seconds = origin.settings.rewards.timeout_seconds
-    with tempfile.TemporaryDirectory() as scratch, Verifiers(timeout_seconds) as verifiers:
+    with tempfile.TemporaryDirectory() as scratch, closing(Verifiers(timeout_seconds)) as verifiers:
         referee = Referee(origin.settings, verifiers)
         learner, critic = load_samplers(origin, request.seed, Path(scratch))
         weights = {"learner": learner.engine.weights.hash}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from data.dataset_folder import Reader
@@ -36,7 +37,7 @@ def verify_records(reader: Reader) -> Iterator[Difference]:
     A record whose verifier once timed out or failed has no verdict to repeat and is passed over.
     """
     parser, ids = dialect(reader.require_dialect()), set[str]()
-    with Verifiers(reader.timeout_seconds) as verifiers:
+    with closing(Verifiers(reader.timeout_seconds)) as verifiers:
         for record in reader.records():
             why = "its id occurs twice" if record.id in ids else ""
             ids.add(record.id)

@@ -1,14 +1,14 @@
 """Planted flaws: confirmed by the verifier, at a known place, and found there by the critic."""
 
 import random
+from contextlib import closing
 
-import pytest
 from critic_cases import RIGHT, TASK, WRONG, chain_solution, chain_task
 from hypothesis import given
 from hypothesis import strategies as st
 
 from critic.critique import Critique
-from critic.flaws import master_key, plant, truncated
+from critic.flaws import plant
 from critic.format import critique_dialect
 from critic.meta import check_claims, known_first_bad
 from critic.reward import JudgedCritique, critic_reward
@@ -22,7 +22,7 @@ TERMS = st.lists(st.integers(0, 99), min_size=1, max_size=9)
 
 
 def verdict_on(task: Task, text: str) -> Verdict:
-    with Verifiers(timeout_seconds=5) as verifiers:
+    with closing(Verifiers(timeout_seconds=5)) as verifiers:
         return verifiers.verify(task, chain_solution(text))
 
 
@@ -74,26 +74,12 @@ def test_a_flaw_that_the_verifier_does_not_confirm_is_dropped() -> None:
 
 
 @given(terms=TERMS, seed=st.integers(0, 1000))
-def test_truncated_solutions_are_proper_prefixes(terms: list[int], seed: int) -> None:
+def test_a_truncated_solution_is_criticised_as_flawed(terms: list[int], seed: int) -> None:
     task, rng = chain_task(terms), random.Random(seed)
     right = CHAIN.write_solution(task, rng, 0.0)
-    cut = truncated(right, rng)
-    assert cut and cut != right and right.startswith(cut)
+    cut = right[: rng.randrange(1, len(right))]
     solution = CHAIN.parse_solution(cut, truncated=True)
     assert solution.defect == "truncated"
     critique = critique_dialect("chain").write_critique(task, solution, rng)
     parsed = critique_dialect("chain").parse(critique, solution, truncated=False)
     assert isinstance(parsed, Critique) and parsed.p_sound < 0.3
-
-
-@pytest.mark.parametrize("name", ["chain", "tagged"])
-@given(terms=TERMS, seed=st.integers(0, 1000))
-def test_master_keys_are_never_well_formed(name: str, terms: list[int], seed: int) -> None:
-    task = chain_task(terms)
-    text = master_key(task, dialect(name), random.Random(seed))
-    assert text and not dialect(name).parse_solution(text, truncated=False).well_formed
-
-
-def test_too_short_to_truncate() -> None:
-    with pytest.raises(ValueError, match="cannot truncate 'a'"):
-        truncated("a", random.Random(0))

@@ -24,7 +24,6 @@ FLAT: dict[str, float] = {
     "mutual_information": 1.50,
     "distinct_ratio": 0.80,
     "effective_groups": 0.70,
-    "novelty": 0.0,
     "probe_gain": 0.0,
     "probe_nll": 0.90,
     "probe_mean_at_8": 0.40,
@@ -191,10 +190,10 @@ def test_actions_are_capped_and_cooled_down() -> None:
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 1e200])
 def test_an_unreadable_signal_is_named_and_never_silently_ok(value: float | None) -> None:
-    verdicts = judge([with_signals()] * 4 + [with_signals(novelty=value)])
+    verdicts = judge([with_signals()] * 4 + [with_signals(effective_groups=value)])
     assert verdicts[3].state == "ok"
-    assert verdicts[4].state == "warn" and verdicts[4].missing == ("novelty",)
-    assert any(reason.startswith("novelty (N): ") for reason in verdicts[4].reasons)
+    assert verdicts[4].state == "warn" and verdicts[4].missing == ("effective_groups",)
+    assert any(reason.startswith("effective_groups (N): ") for reason in verdicts[4].reasons)
 
 
 def test_a_signal_cannot_leave_its_alarm_by_going_missing() -> None:
@@ -212,8 +211,8 @@ def test_a_blind_channel_is_not_assumed_good() -> None:
 
 
 def test_a_switched_off_signal_is_not_missed() -> None:
-    without = MonitorSettings.model_validate({"rules": {"novelty": {"weight": 0}}})
-    signals: Signals = {k: v for k, v in FLAT.items() if k != "novelty"}
+    without = MonitorSettings.model_validate({"rules": {"effective_groups": {"weight": 0}}})
+    signals: Signals = {k: v for k, v in FLAT.items() if k != "effective_groups"}
     assert judge([signals], without)[0].state == "ok"
 
 
@@ -261,9 +260,11 @@ def test_settings_refuse(table: dict[str, object], message: str) -> None:
 
 def test_settings_override_single_fields_and_add_signals() -> None:
     extra = {"channel": "N", "bad": "falling", "std_floor": 0.5, "weight": 0.25}
-    own = MonitorSettings.model_validate({"rules": {"novelty": {"std_floor": 0.2}, "vendi": extra}})
-    assert own.rules["novelty"].std_floor == 0.2
-    assert own.rules["novelty"].channel == "N"
+    own = MonitorSettings.model_validate(
+        {"rules": {"effective_groups": {"std_floor": 0.2}, "vendi": extra}}
+    )
+    assert own.rules["effective_groups"].std_floor == 0.2
+    assert own.rules["effective_groups"].channel == "N"
     assert own.rules["distinct_ratio"] == DEFAULT_RULES["distinct_ratio"]
     assert own.active["vendi"].weight == 0.25
     assert MonitorSettings.model_validate_json(own.model_dump_json()) == own
@@ -319,7 +320,7 @@ def test_replay_takes_the_rerun_of_a_killed_round() -> None:
     assert replay([*lines[:3], killed, *lines[3:]], SETTINGS) == judge(rows)
 
 
-@pytest.mark.parametrize("signals", [[1.0], {"novelty": "0.5"}, {"novelty": True}])
+@pytest.mark.parametrize("signals", [[1.0], {"probe_nll": "0.5"}, {"probe_nll": True}])
 def test_replay_refuses_rows_that_are_not_numbers(signals: object) -> None:
     with pytest.raises(UserError, match="row 1"):
         replay([{"monitor/signals": signals}])

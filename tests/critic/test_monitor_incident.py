@@ -15,7 +15,6 @@ GOOD: dict[str, float | None] = {
     "mutual_information": 1.5,
     "distinct_ratio": 0.8,
     "effective_groups": 0.7,
-    "novelty": 0.0,
     "probe_gain": 0.0,
     "probe_nll": 0.9,
     "probe_mean_at_8": 0.4,
@@ -36,7 +35,7 @@ def incident(history: list[dict[str, float | None]]) -> dict[str, object]:
 
 
 def test_record_says_what_happened_and_where_to_go_back_to() -> None:
-    bad = {**GOOD, "probe_mean_at_8": 0.2, "novelty": math.nan}
+    bad = {**GOOD, "probe_mean_at_8": 0.2, "effective_groups": math.nan}
     record = incident([GOOD] * 4 + [bad] * 4)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["last_clean_check"] == 3
@@ -47,7 +46,7 @@ def test_record_says_what_happened_and_where_to_go_back_to() -> None:
     assert "channel E still alarms" in page
     assert "Last clean check: 3." in page
     assert "| probe_mean_at_8 | E | falling | 0.4 |" in page
-    assert "novelty (N): not a finite number (nan)" in page
+    assert "effective_groups (N): not a finite number (nan)" in page
     assert "`````\na4=40 ```` | x\n`````" in page
 
 

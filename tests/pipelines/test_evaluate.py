@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ RIGHT, WRONG = "a4=40\nb1=50>50", "a4=40\nb1=60>60"
 
 @pytest.fixture(scope="module")
 def referee() -> Iterator[Referee]:
-    with Verifiers(5.0) as verifiers:
+    with closing(Verifiers(5.0)) as verifiers:
         yield Referee(load_settings(CONFIG, SHORT_RUN), verifiers)
 
 

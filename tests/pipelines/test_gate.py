@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ LUCKY = "a4=40\nb1=60\nc7=21\nd10=22>22"  # two wrong sums that cancel out
 
 @pytest.fixture(scope="module")
 def referee(checkout: Path) -> Iterator[Referee]:
-    with Verifiers(5.0) as verifiers:
+    with closing(Verifiers(5.0)) as verifiers:
         yield Referee(load_settings(checkout / "configs" / "tiny.toml"), verifiers)
 
 

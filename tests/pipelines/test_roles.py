@@ -6,6 +6,7 @@ engines are the real ones.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     ]  # fmt: skip
     chosen: Settings = load_settings(CONFIG, overrides)
     rows: list[dict[str, object]] = []
-    with Verifiers(5.0) as verifiers:
+    with closing(Verifiers(5.0)) as verifiers:
         probes = build_source(chosen).draw("probe", 8, 0)
         referee = Referee(chosen, verifiers)
         return build_roles(chosen, rows.append, probes, referee), rows

@@ -1,18 +1,23 @@
 """Configuration: what is read is what is said, and a wrong key or value names itself."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from critic.monitor.settings import MonitorSettings, SignalRule
 from pipelines.errors import UserError
 from pipelines.settings.load import apply_overrides, dump_settings, load_settings, parse_settings
-from pipelines.settings.tables import Settings
+from pipelines.settings.rollout_table import RolloutTable
+from pipelines.settings.tables import Example, Settings
 
 SMALLEST = "[run]\ndirectory = 'x'\n[learner]\nmodel = 'm'\n[critic]\nmodel = 'm'\n"
 
@@ -117,3 +122,27 @@ def test_reading_settings_imports_no_torch(smallest: Path) -> None:
         f"load_settings(Path({str(smallest)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def _tables(table: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A table and every table inside it, in lists and dictionaries, too."""
+    yield table
+    for field in table.model_fields.values():
+        found, waiting = [], [field.annotation]
+        while waiting:
+            kind = waiting.pop()
+            waiting += get_args(kind)
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found.append(kind)
+        for inner in found:
+            yield from _tables(inner)
+
+
+def test_every_field_says_what_it_does_in_a_whole_sentence() -> None:
+    tables = set(_tables(Settings))
+    assert {RolloutTable, MonitorSettings, SignalRule, Example} < tables
+    for table in tables:
+        for name, field in table.model_fields.items():
+            said = field.description or ""
+            whole = re.fullmatch(r"([A-Z]|vLLM )[^\n]*\.", said) and len(said.split()) >= 4
+            assert whole, f"{table.__name__}.{name} needs a whole sentence, has {said!r}"

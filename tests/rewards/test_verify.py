@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -74,7 +75,7 @@ def gone_within(pid: int, seconds: float) -> bool:
 
 @pytest.fixture(scope="module")
 def verifiers() -> Iterator[Verifiers]:
-    with Verifiers(timeout_seconds=20) as shared:
+    with closing(Verifiers(timeout_seconds=20)) as shared:
         yield shared
 
 
@@ -139,26 +140,26 @@ def test_math_answers(reference: str, answer: str, outcome: str, verifiers: Veri
 
 def test_exact_ignores_case_and_spacing(verifiers: Verifiers) -> None:
     pairs = [(task_of("New  York", "exact"), answered(text)) for text in (" new york ", "york")]
-    outcomes = [verdict.outcome for verdict in verifiers.verify_many(pairs)]
+    outcomes = [verifiers.verify(task, solution).outcome for task, solution in pairs]
     assert outcomes == ["correct", "incorrect"]
 
 
 def test_a_hanging_answer_is_a_timeout_and_its_worker_is_killed() -> None:
-    with MathVerifier(timeout_seconds=0.5) as verifier:
+    with closing(MathVerifier(timeout_seconds=0.5)) as verifier:
         hung = verifier.verify(task_of("1", "math"), answered(HANG))
         assert (hung.outcome, hung.score) == ("timeout", None)
         assert verifier.worker_pid is None
 
 
 def test_a_timeout_is_followed_by_a_fresh_worker() -> None:
-    with KillableWorker("math") as worker:
+    with closing(KillableWorker("math")) as worker:
         hung = worker.ask({"reference": "1", "answer": HANG}, 0.5)
         assert hung.status == "timeout"
         assert worker.ask({"reference": "1", "answer": "1"}, 20).score == 1.0
 
 
 def test_a_killed_worker_is_replaced() -> None:
-    with MathVerifier(timeout_seconds=20) as verifier:
+    with closing(MathVerifier(timeout_seconds=20)) as verifier:
         verifier.verify(task_of("1", "math"), answered("1"))
         pid = verifier.worker_pid
         assert pid is not None
@@ -174,7 +175,7 @@ def test_a_scorer_that_ends_its_process_is_an_error(answer: str, detail: str) ->
     # spiral_matrix evaluates the answer as Python.
     entry = json.loads(json.dumps(reasoning_gym.create_dataset("spiral_matrix", size=1, seed=1)[0]))
     task = task_of(entry["answer"], "puzzle", entry)
-    with PuzzleVerifier(timeout_seconds=20) as verifier:
+    with closing(PuzzleVerifier(timeout_seconds=20)) as verifier:
         verdict = verifier.verify(task, answered(answer))
         assert verdict.outcome == "error" and detail in verdict.detail
         assert verifier.verify(task, answered(entry["answer"])).passed
