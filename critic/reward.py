@@ -57,7 +57,7 @@ def critic_reward(judged: JudgedCritique, *, flip_penalty: float = FLIP_PENALTY)
         flip_penalty: cost in [0, 1] of a verdict flipped by an assertion.
 
     Returns:
-        Reward in [0, 1]; 0 for a text that is no critique.
+        Reward in [0, 1]; 0 for a text that is not a critique.
 
     Raises:
         ValueError: `flip_penalty` lies outside [0, 1].
@@ -119,7 +119,7 @@ def rlcr_reward(judged: JudgedCritique) -> float:
     The confidence in the verdict is p for `sound` and 1 - p for `flawed`.
 
     Returns:
-        Reward in [-1, 1]; a text that is no critique earns -1, as a confident error does.
+        Reward in [-1, 1]; a text that is not a critique earns -1, as a confident error does.
     """
     if isinstance(judged.critique, ParseFailure):
         return -1.0
@@ -164,7 +164,7 @@ def tango_reward(judged: JudgedCritique, weights: CriticClassWeights) -> float:
     """Reward a right verdict by class weight, and the format with 0.8 (Tango, arXiv:2505.15034).
 
     Returns:
-        Reward in [0, 5.8]; 0 for a text that is no critique.
+        Reward in [0, 5.8]; 0 for a text that is not a critique.
     """
     if isinstance(judged.critique, ParseFailure):
         return 0.0

@@ -3,7 +3,7 @@
 The rule is DeepSeekMath's (arXiv:2402.03300, section 2.1): ten words in a row in common, or, for
 an evaluation text of three to nine words, that whole text. Word sequences shared by several
 evaluation texts are a template ("Your answer should be ..."), which every task of a family
-carries; they are no sign of a leak and are left out.
+carries; they are not a sign of a leak and are left out.
 """
 
 import re

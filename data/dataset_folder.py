@@ -99,10 +99,10 @@ class DatasetFolder:
                 remove_stale(corpus.directory)
         remove_stale(self.path)
         found = {"accepted": _count(self.accepted), "rejected": _count(self.rejected)}
-        told = {"accepted": progress.accepted, "rejected": progress.rejected}
-        if found != told:
+        counted = {"accepted": progress.accepted, "rejected": progress.rejected}
+        if found != counted:
             raise UserError(
-                f"{self.path} holds {found}, but its {STATE_FILE} counts {told}: restore its "
+                f"{self.path} holds {found}, but its {STATE_FILE} counts {counted}: restore its "
                 "shards, or generate into another --out"
             )
 
@@ -168,7 +168,7 @@ def open_records(path: Path, dialect: str = "") -> Reader:
         UserError: there are no records.
     """
     if not path.is_dir():
-        raise UserError(f"{path} is no directory: give what `sparring-data generate` wrote")
+        raise UserError(f"{path} is not a directory: give what `sparring-data generate` wrote")
     folder, corpora = DatasetFolder(path), [Corpus(path)]
     progress = folder.progress()
     if progress is not None:

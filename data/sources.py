@@ -132,7 +132,7 @@ _Row = tuple[str, str, str, VerifierName]
 
 def _read_jsonl(path: Path) -> Iterable[_Row]:
     if not path.is_file():
-        raise UserError(f"task file {path} does not exist or is no file: check the path")
+        raise UserError(f"task file {path} does not exist or is not a file: check the path")
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         place = f"{path}:{number}"
         if number == 1:

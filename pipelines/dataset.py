@@ -7,7 +7,7 @@
     sparring-data export DIR --format sft|dpo|critic|prompts --out FILE
 
 FROM is a run directory (its selected or last checkpoint) or a checkpoint directory. Only the
-command line is here; each command is a `dataset_*.py`. Exit status: 0 done, 1 `verify` found
+command line is here; `synthesis/` does each command's work. Exit status: 0 done, 1 `verify` found
 differences, 2 a user's mistake or too few tasks, 130 interrupted.
 """
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with fail_clearly():
             require_checkout()
             if options.command == "generate":
-                with _telling_how_to_continue(given):
+                with _saying_how_to_continue(given):
                     return _generate(options, overrides)
             return COMMANDS[options.command](options)
     except BrokenPipeError:  # `| head` has seen enough
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _telling_how_to_continue(given: Sequence[str]) -> Iterator[None]:
+def _saying_how_to_continue(given: Sequence[str]) -> Iterator[None]:
     """On Ctrl-C, print the command that goes on from there."""
     try:
         yield
@@ -133,16 +133,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="sparring-data", description=__doc__.splitlines()[0], allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("generate", help="sample, verify, criticise and filter records",
-                                 allow_abbrev=False)  # fmt: skip
+    making = commands.add_parser(
+        "generate", help="sample, verify, criticise and filter records", allow_abbrev=False
+    )
     making.add_argument("source", type=Path, metavar="FROM", help="run or checkpoint directory")
     making.add_argument("--out", type=Path, required=True, help="directory to write")
     making.add_argument("--num", type=int, required=True, help="accepted records wanted")
     making.add_argument("--config", type=Path, help="TOML settings, for a checkpoint")
     making.add_argument("--split", default="train", help="split of the tasks")
     making.add_argument("--seed", type=int, default=0)
-    making.add_argument("--group", type=int, default=4, help="solutions a task")
-    making.add_argument("--batch", type=int, default=0, help="tasks a batch; 0 fills the engine")
+    making.add_argument("--group", type=int, default=4, help="solutions per task")
+    making.add_argument("--batch", type=int, default=0, help="tasks per batch; 0 fills the engine")
     making.add_argument("--critic", type=Path, help="checkpoint that judges; default: FROM's own")
     making.add_argument("--no-critic", action="store_true", help="no critiques")
     making.add_argument("--resume", action="store_true", help="continue what --out holds")

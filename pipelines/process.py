@@ -43,18 +43,18 @@ MALLOC_OPTIONS = {
 
 @contextlib.contextmanager
 def fail_clearly() -> Iterator[None]:
-    """Turn what a user did or must know into one line and an exit status of its own.
+    """Turn what a user did or must know into one line and an exit status.
 
-    A `UserError` is a mistake (2; each process reports its own: its servers alone may fail), an
-    `UnprovenSyncError` ends a run that no sample may be trusted of (4), an `EngineLostError` one
-    whose sampler is gone (5), Ctrl-C and SIGTERM are 130. Anything else is a bug and keeps its
-    traceback.
+    A `UserError` is a mistake (2), an `UnprovenSyncError` ends a run whose samples may not be
+    trusted (4), an `EngineLostError` one whose sampler is gone (5); Ctrl-C and SIGTERM are 130.
+    Anything else is a bug and keeps its traceback. Every process reports its own mistake, since
+    perhaps only its servers failed.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except UserError as error:
-        rank = os.environ.get("RANK", "0")  # mostly all make it, but each has servers of its own
+        rank = os.environ.get("RANK", "0")
         whose = "" if rank == "0" else f" (process {rank})"
         _end(f"error{whose}: {' '.join(str(error).split())}", USER_ERROR)
     except UnprovenSyncError as error:

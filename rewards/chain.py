@@ -95,7 +95,7 @@ def step_parts(step: Step) -> StepParts:
         return StepParts(match[1], int(match[2]), match[3])
     if match := _FINAL.fullmatch(step.text):
         return StepParts(None, None, match[1])
-    raise ValueError(f"{step.text!r} is no step of the chain dialect: parse the solution first")
+    raise ValueError(f"{step.text!r} is not a step of the chain dialect: parse the solution first")
 
 
 def due_sum(task: Task, solution: Solution, index: int) -> int | None:

@@ -3,7 +3,7 @@
 Run as `python -m rewards.scoring_process math|puzzle` by `rewards.killable_worker`, which enforces
 the deadline from outside. In here: the scorers, which may hang, eat memory or evaluate
 a model's text as code (several reasoning-gym scorers call `eval`). Memory and file
-writes are limited; that contains accidents, it is no sandbox against an attacker.
+writes are limited; that contains accidents, it is not a sandbox against an attacker.
 """
 
 import json

@@ -61,7 +61,7 @@ class Dialect(Protocol):
         """Take any text apart; never raises."""
 
     def check_steps(self, task: Task, solution: Solution) -> tuple[bool, ...] | None:
-        """Say per step whether it holds, given what was stated before; None if code can't tell."""
+        """Say per step whether it holds, given what was stated before; None if code cannot say."""
 
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
         """Write a demonstration.

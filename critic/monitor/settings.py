@@ -208,7 +208,7 @@ class MonitorSettings(BaseModel):
         token = self.rules["token_entropy"]
         if token.weight >= FULL_WEIGHT or token.channel != "N":
             raise ValueError(
-                "token entropy alone is no collapse detector (healthy RL lowers it too): keep "
+                "token entropy alone does not detect a collapse (healthy RL lowers it too): keep "
                 f"token_entropy in channel N with a weight below 1, got {token.weight:g} in "
                 f"{token.channel}"
             )

@@ -20,8 +20,7 @@ from data.dataset_folder import Reader
 from data.errors import unknown_name
 from data.records import Record
 from pipelines.errors import UserError
-from pipelines.synthesis.inspect import critique_verdict
-from pipelines.synthesis.verify import read_solution, task_of
+from pipelines.synthesis.rebuild import critique_verdict, read_solution, task_of
 from rewards.dialect import dialect
 
 Row = dict[str, object]

@@ -2,7 +2,7 @@
 
 A batch follows from (arguments, weights, batch number) and the batches before it, so a generation
 that was cut off anywhere goes on as if it had not been. Leaves out training, and the files
-(`dataset_folder.py`).
+(`data/dataset_folder.py`).
 """
 
 import hashlib
@@ -48,9 +48,17 @@ class Request:
 
     Attributes:
         source: run or checkpoint directory.
+        out: directory to write.
         num: accepted records wanted.
-        group: solutions a task.
-        batch: tasks a batch; 0 fills the engine once.
+        split: of the tasks.
+        seed: fixes tasks and samples.
+        group: solutions per task.
+        batch: tasks per batch; 0 fills the engine once.
+        resume: continue what `out` holds.
+        config: TOML settings, which a checkpoint needs; a run has its own.
+        critic: judge with this checkpoint instead of the source's own.
+        criticise: False leaves out critiques.
+        overrides: `table.key=value`, over the settings.
     """
 
     source: Path
@@ -104,9 +112,15 @@ class Generation:
     """A generation in progress."""
 
     def __init__(
-        self, request: Request, folder: DatasetFolder, progress: Progress, referee: Referee,
-        source: TaskSource, learner: Sampler, critic: Sampler | None,
-    ) -> None:  # fmt: skip
+        self,
+        request: Request,
+        folder: DatasetFolder,
+        progress: Progress,
+        referee: Referee,
+        source: TaskSource,
+        learner: Sampler,
+        critic: Sampler | None,
+    ) -> None:
         self.request, self.folder, self.progress = request, folder, progress
         self.referee, self.source, self.learner, self.critic = referee, source, learner, critic
         table = referee.settings.rollout

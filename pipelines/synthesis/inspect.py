@@ -1,4 +1,4 @@
-"""Reading a data set: records for a person, counts, and the proof that its verdicts still hold.
+"""`sparring-data inspect` and `stats`: records as a person reads them, and counts.
 
 Needs no model and no torch. Leaves out the dataset card (`data/card.py`).
 """
@@ -9,14 +9,11 @@ from itertools import islice
 
 import numpy as np
 
-from critic.critique import ParseFailure
-from critic.format import critique_dialect
 from data.dataset_folder import SURPLUS, Reader
-from data.records import CritiqueNote, Record, record_row
+from data.records import Record, record_row
 from pipelines.errors import UserError
-from pipelines.synthesis.verify import read_solution
+from pipelines.synthesis.rebuild import critique_verdict, read_solution
 from rewards.dialect import dialect
-from rewards.solution import Solution
 
 
 def shown_records(reader: Reader, num: int, rejected: bool) -> list[dict[str, object]]:
@@ -98,16 +95,8 @@ def critic_agreement(records: Iterable[Record], name: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def critique_verdict(note: CritiqueNote, solution: Solution, name: str) -> str:
-    """ "sound", "flawed" or "unparsed"."""
-    if note.meta_check.startswith("unparsed"):
-        return "unparsed"
-    critique = critique_dialect(name).parse(note.content, solution, truncated=False)
-    return "unparsed" if isinstance(critique, ParseFailure) else critique.verdict
-
-
 def statistics_text(found: Mapping[str, object]) -> str:
-    """The statistics as a person reads them, one a line."""
+    """The statistics as a person reads them, one per line."""
     lines = []
     for name, value in found.items():
         if not isinstance(value, dict):

@@ -59,9 +59,12 @@ class Served:
 
 
 def find_origin(
-    source: Path, config: Path | None, overrides: Sequence[str], critic: Path | None,
+    source: Path,
+    config: Path | None,
+    overrides: Sequence[str],
+    critic: Path | None,
     criticise: bool,
-) -> Origin:  # fmt: skip
+) -> Origin:
     """Read what FROM stands for, and refuse what cannot be sampled before anything is loaded.
 
     Args:

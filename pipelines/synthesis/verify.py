@@ -1,26 +1,20 @@
 """`sparring-data verify`: every record judged again by rule, from its own entry."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 from data.dataset_folder import Reader
 from data.records import (
-    VERIFIER_NAMES,
-    Generator,
     Record,
-    Task,
-    VerifierName,
     record_digest,
     signature,
 )
 from pipelines.errors import UserError
+from pipelines.synthesis.rebuild import read_solution, task_of
 from rewards.dialect import dialect
-from rewards.solution import Dialect, Solution
+from rewards.solution import Dialect
 from rewards.verifiers import Verifiers
-
-TRUNCATED = "malformed: truncated"
 
 
 @dataclass(frozen=True)
@@ -46,34 +40,6 @@ def verify_records(reader: Reader) -> Iterator[Difference]:
                 yield Difference(record.id, why)
 
 
-def read_solution(record: Record, parser: Dialect) -> Solution:
-    """Parse a record's solution as it was parsed when it was sampled."""
-    truncated = record.reject_reason == TRUNCATED
-    return parser.parse_solution(record.solution, truncated=truncated)
-
-
-def task_of(record: Record) -> Task:
-    """The record's task, rebuilt from the record alone.
-
-    Raises:
-        UserError: its entry is no JSON object, or its verifier is unknown.
-    """
-    try:
-        entry = json.loads(record.entry)
-    except ValueError as error:
-        raise UserError(f"its entry is not JSON: {error}") from None
-    if not isinstance(entry, dict):
-        raise UserError("its entry is no JSON object")
-    return Task(
-        id=record.task_id, family=record.family, question=record.prompt, reference=record.reference,
-        verifier=_verifier(record.verdict_verifier), split=record.split, entry=entry,
-        generator=Generator(
-            name=record.generator_name, version=record.generator_version,
-            seed=record.generator_seed, difficulty=record.generator_difficulty,
-        ),
-    )  # fmt: skip
-
-
 def _difference(record: Record, parser: Dialect, verifiers: Verifiers) -> str:
     """What about a record does not hold, or ""."""
     if record.sha256 != record_digest(record):
@@ -95,10 +61,3 @@ def _difference(record: Record, parser: Dialect, verifiers: Verifiers) -> str:
         return str(error)
     said = record.verdict_outcome
     return "" if outcome == said else f"the verifier now says {outcome}, not {said}"
-
-
-def _verifier(name: str) -> VerifierName:
-    for known in VERIFIER_NAMES:
-        if known == name:
-            return known
-    raise UserError(f"its verifier {name!r} is unknown")

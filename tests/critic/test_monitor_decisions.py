@@ -87,7 +87,7 @@ def test_token_entropy_alone_never_intervenes(also: dict[str, float]) -> None:
     assert {health.state for health in verdicts} <= {"ok", "warn"}
     assert "token_entropy" in verdicts[-1].alarms
     # Broken on purpose: with a full weight it would act, which the settings therefore refuse.
-    with pytest.raises(ValueError, match="token entropy alone is no collapse detector"):
+    with pytest.raises(ValueError, match="token entropy alone does not detect a collapse"):
         MonitorSettings.model_validate({"rules": {"token_entropy": {"weight": 1.0}}})
 
 

@@ -329,7 +329,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     save(SparringMoeForCausalLM(tiny_config(len(tokenizer), **SMALL)), tokenizer, other)
     no_config = ["generate", str(base), "--out", str(out), "--num", "1"]
     cases = {
-        "is no directory": command(tmp_path / "nowhere", out),
+        "is not a directory": command(tmp_path / "nowhere", out),
         "has no config.json": command(tmp_path / "empty", out),
         "add --config": no_config,
         "leave out --config": command(run, out),
@@ -376,7 +376,7 @@ def test_inspect_shows_records(generated: Path, capsys: pytest.CaptureFixture[st
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 3 and not any(row["accepted"] for row in rows)
     assert "--num" in refused(capsys, ["inspect", str(generated), "--num", "0"])
-    assert "no directory" in refused(capsys, ["inspect", str(generated / "nowhere")])
+    assert "not a directory" in refused(capsys, ["inspect", str(generated / "nowhere")])
     assert "no records" in refused(capsys, ["stats", str(ROOT / "configs")])
 
 

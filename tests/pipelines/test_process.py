@@ -1,4 +1,4 @@
-"""A process: freed blocks stay with it, and its mistakes are told."""
+"""A process: freed blocks stay with it, and its mistakes are reported."""
 
 import platform
 import signal
@@ -34,7 +34,7 @@ def test_large_blocks_come_from_the_heap_that_keeps_them(mode: str, where: str) 
 
 
 @pytest.mark.parametrize(("rank", "told"), [("0", "error: no"), ("1", "error (process 1): no")])
-def test_every_process_tells_its_mistake(
+def test_every_process_reports_its_mistake(
     rank: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A server of one process alone may fail to start."""
