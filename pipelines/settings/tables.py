@@ -61,6 +61,9 @@ class SftTable(Table):
     num_critiques: int = Field(default=8000, ge=0)
     slip_rate: float = Field(default=0.0, ge=0, lt=1, description="share of forgotten carries")
     flawed_share: float = Field(default=0.5, ge=0, le=1, description="of the criticised solutions")
+    threads: int = Field(
+        default=0, ge=0, description="PyTorch's CPU threads while it trains; 0 = PyTorch's choice"
+    )
     trainer: LibraryTable = Field(default_factory=dict, description="SFTConfig, verbatim")
 
 
