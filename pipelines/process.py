@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ PACKAGES = ("pipelines", "model", "rewards", "critic", "data")
 logger = logging.getLogger(__name__)
 
 USER_ERROR, UNPROVEN_SYNC, ENGINE_LOST, INTERRUPTED = 2, 4, 5, 130
+LINGER_SECONDS = 10.0  # of a process that is not rank 0, after its last line
 ENVIRONMENT = {
     "KMP_BLOCKTIME": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -71,6 +73,9 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _end(line: str, status: int) -> NoReturn:
     print(line, file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") != "0":  # the launcher ends every process as soon as one ends:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # rank 0 shall have said its own line first
+        time.sleep(LINGER_SECONDS)
     raise SystemExit(status) from None
 
 
