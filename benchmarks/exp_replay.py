@@ -91,7 +91,6 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
     """A learner that trains in one precision and samples in bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import GRPOConfig
 
     import model  # noqa: F401  registers our classes
     from pipelines.policy.manifest import checkpoint_manifest
@@ -131,14 +130,7 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
     engine = VllmEngine(EngineSpec(base, table, "bfloat16", tokenizer.eos_token_id))
     probes = [tokenizer("a3b7c9d9\na3=30\nb7=01\n")["input_ids"]]
     sync = WeightSync(engine, checkpoint_manifest(base), probes, 20, table.probe_threshold)
-    args = GRPOConfig(
-        output_dir=tempfile.gettempdir(), seed=seed, per_device_train_batch_size=16,
-        num_generations=8, learning_rate=SETTINGS[setting], lr_scheduler_type="constant", beta=0.0,
-        bf16=precision == "mixed", gradient_checkpointing=False, report_to="none",
-        save_strategy="no", logging_steps=1, shuffle_dataset=False, use_vllm=False, max_steps=1,
-        max_completion_length=24 if setting.startswith("deep") else 48, temperature=1.0,
-        disable_tqdm=True, use_cpu=not torch.accelerator.is_available(),
-    )  # fmt: skip
+    args = _grpo_config(setting, precision, seed)
 
     def note(row: dict[str, object]) -> None:
         kept = {k: v for k, v in row.items() if k.startswith(("rollout/", "reward/", "time/"))}
@@ -149,6 +141,20 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
     spec = RoleSpec("learner", args, run_steps=steps, routing_replay=replayed)
     role = BothWays(spec, policy, sampler, note)
     return role
+
+
+def _grpo_config(setting: str, precision: str, seed: int):  # type: ignore[no-untyped-def]
+    import torch
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=tempfile.gettempdir(), seed=seed, per_device_train_batch_size=16,
+        num_generations=8, learning_rate=SETTINGS[setting], lr_scheduler_type="constant", beta=0.0,
+        bf16=precision == "mixed", gradient_checkpointing=False, report_to="none",
+        save_strategy="no", logging_steps=1, shuffle_dataset=False, use_vllm=False, max_steps=1,
+        max_completion_length=24 if setting.startswith("deep") else 48, temperature=1.0,
+        disable_tqdm=True, use_cpu=not torch.accelerator.is_available(),
+    )  # fmt: skip
 
 
 def summary(rows: dict[bool, list[list[dict]]]) -> dict[str, object]:
