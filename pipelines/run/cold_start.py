@@ -8,6 +8,8 @@ learn. TRL's SFTTrainer trains; the loss is on completions only.
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,7 +70,8 @@ def cold_start(settings: Settings) -> Path:
     rows = demonstrations(settings, source.draw("train", num, settings.run.seed))
     with as_user_error("sft.model", ValueError, TypeError):
         config = tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
-    trainer = _train(options, SparringMoeForCausalLM(config), tokenizer, rows)
+    with _threads(settings.sft.threads):
+        trainer = _train(options, SparringMoeForCausalLM(config), tokenizer, rows)
     _save(trainer, tokenizer, target, fingerprint)
     loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
     print(
@@ -112,6 +115,17 @@ def _train(options: SFTConfig, model, tokenizer, rows) -> SFTTrainer:  # type: i
     trainer.add_callback(_Progress())
     trainer.train()
     return trainer
+
+
+@contextmanager
+def _threads(num: int) -> Iterator[None]:
+    """Let PyTorch compute with `num` CPU threads within the block; 0 leaves its choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class ColdStartTrainer(SFTTrainer):

@@ -118,6 +118,11 @@ class SftTable(Table):
         le=1,
         description="The share of criticised solutions that hold a flaw.",
     )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="The number of CPU threads that PyTorch trains with; 0 leaves it to PyTorch.",
+    )
     trainer: LibraryTable = Field(
         default_factory=dict, description="Options that TRL's SFTConfig gets as they stand."
     )
