@@ -29,6 +29,7 @@ BASE = (
     "sft.model={hidden_size=64, num_hidden_layers=2}",
     "sft.trainer.max_steps=300",
     "sft.trainer.warmup_steps=10",
+    "sft.trainer.lr_scheduler_kwargs={num_decay_steps=350}",
     "sft.trainer.per_device_train_batch_size=16",
     "sft.trainer.learning_rate=5e-3",
     "run.rounds=2",
