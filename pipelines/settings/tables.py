@@ -121,8 +121,7 @@ class SftTable(Table):
     threads: int = Field(
         default=0,
         ge=0,
-        description="The number of CPU threads that PyTorch trains with; 0 leaves the choice to "
-        "PyTorch.",
+        description="The number of CPU threads that PyTorch trains with; 0 leaves it to PyTorch.",
     )
     trainer: LibraryTable = Field(
         default_factory=dict, description="Options that TRL's SFTConfig gets as they stand."
