@@ -10,7 +10,6 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -113,9 +112,22 @@ def test_two_processes_balance_as_one_on_both_batches(tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    command = [sys.executable, __file__, str(tmp_path)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220)
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for ended in ranks:
+            _, errors = ended.communicate(timeout=220)
+            assert ended.returncode == 0, errors[-2000:]
+    finally:
+        for left in ranks:
+            left.kill()
     alone = tiny_model()
     for start in (0, 2):
         both_BT = IDS_BT[start : start + 2]
@@ -270,4 +282,4 @@ def test_metrics_keep_their_bounds_and_scale(loads: list[int], copies: int) -> N
 
 
 if __name__ == "__main__":
-    mp.spawn(_rank, (sys.argv[1],), nprocs=2)
+    _rank(int(sys.argv[1]), sys.argv[2])

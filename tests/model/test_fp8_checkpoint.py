@@ -1,15 +1,13 @@
 """FP8 checkpoints: DeepSeek's layout read, ours read by stock transformers, and their files."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from fp8_checkpoints import CONFIG, all_shapes, write_deepseek
 from safetensors.torch import load_file
+from stock_process import stock_model
 from transformers import AutoModelForCausalLM
 from weights import make_weights_matter
 
@@ -19,19 +17,6 @@ from model.configuration import tiny_config
 from model.convert_fp8 import convert_to_fp8, fp8_parameters, fp8_tensors, snap_to_grid
 from model.fp8.quantize import E4M3, Fp8Recipe, Quantized
 from model.modeling import SparringMoeForCausalLM
-
-# Loads a checkpoint as a stranger would, and hands back its weights and logits.
-STOCK = """
-import sys, torch
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config
-model = AutoModelForCausalLM.from_pretrained(
-    sys.argv[1], dtype=torch.float32, quantization_config=FineGrainedFP8Config(dequantize=True)
-)
-assert type(model).__module__.startswith("transformers."), type(model)
-assert not any(name.split(".")[0] == "model" for name in sys.modules)
-ids = torch.arange(20)[None]
-torch.save((model.state_dict(), model(input_ids=ids, use_cache=False).logits.detach()), sys.argv[2])
-"""
 
 
 def whole_block_model() -> SparringMoeForCausalLM:
@@ -85,35 +70,21 @@ def test_options_mean_the_same_for_fp8_and_plain_checkpoints(tmp_path: Path) -> 
                 assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
-# A hub's cache with an FP8 checkpoint in it, which must be there before transformers is imported.
-REMOTE = """
-import sys
-from model import SparringMoeForCausalLM
-from transformers import AutoModelForCausalLM
-for loader in (SparringMoeForCausalLM, AutoModelForCausalLM):
-    try:
-        loader.from_pretrained(sys.argv[1])
-    except ValueError as error:
-        print(error)
-"""
-
-
-@pytest.mark.parametrize(("fp8", "times"), [(True, 2), (False, 0)])
+@pytest.mark.parametrize("fp8", [True, False])
+@pytest.mark.parametrize("loader", [SparringMoeForCausalLM, AutoModelForCausalLM])
 def test_an_fp8_checkpoint_is_not_read_by_its_name_on_a_hub(
-    tmp_path: Path, fp8: bool, times: int
+    tmp_path: Path, loader: type, fp8: bool
 ) -> None:
-    repository, commit = tmp_path / "hub" / "models--org--tiny", "a" * 40
-    whole_block_model().save_pretrained(repository / "snapshots" / commit, fp8=fp8)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    root = Path(__file__).resolve().parents[2]
-    environment = {
-        **os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root),
-    }  # fmt: skip
-    command = [sys.executable, "-c", REMOTE, "org/tiny"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("org/tiny is an FP8 checkpoint, which is read from a dir") == times
+    commit, model = "a" * 40, whole_block_model()
+    model.save_pretrained(tmp_path / "models--org--tiny" / "snapshots" / commit, fp8=fp8)
+    (tmp_path / "models--org--tiny" / "refs").mkdir()
+    (tmp_path / "models--org--tiny" / "refs" / "main").write_text(commit)
+    if fp8:
+        with pytest.raises(ValueError, match="org/tiny is an FP8 checkpoint, which is read from a"):
+            loader.from_pretrained("org/tiny", cache_dir=tmp_path)
+    else:
+        loaded = loader.from_pretrained("org/tiny", cache_dir=tmp_path)
+        assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
 def test_a_loaded_checkpoint_exports_the_bytes_it_came_from(tmp_path: Path) -> None:
@@ -169,10 +140,8 @@ def test_stock_transformers_reads_the_same_numbers(tmp_path: Path) -> None:
     assert all(size % 128 == 0 for shape in shapes for size in shape), shapes
     model.save_pretrained(tmp_path / "fp8", fp8=True, max_shard_size="500KB")
     assert len(list((tmp_path / "fp8").glob("*.safetensors"))) > 2
-    command = [sys.executable, "-c", STOCK, str(tmp_path / "fp8"), str(tmp_path / "stock.pt")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    theirs, logits = torch.load(tmp_path / "stock.pt")
+    ids = torch.arange(20)[None]
+    theirs, logits = stock_model(tmp_path / "fp8", ids, tmp_path, dequantize=True)
     loaded = SparringMoeForCausalLM.from_pretrained(tmp_path / "fp8", dtype=torch.float32)
     ours = loaded.state_dict()
     assert ours.keys() == theirs.keys()

@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from parity_cases import YARN, padding_mask, stock_logits, tokens
+from parity_cases import YARN, padding_mask, tokens
 from pipeline_cases import random_moe
 from safetensors.torch import load_file, save_file
+from stock_process import stock_logits
 from torch import Tensor
 from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
 from trl import SFTConfig

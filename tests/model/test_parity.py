@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity_cases import VOCAB, YARN, padding_mask, pair, stock_logits, tokens
+from parity_cases import VOCAB, YARN, padding_mask, pair, tokens
+from stock_process import stock_logits
 from weights import cost_of_swapped_experts, cost_of_wrong_rope, largest_change
 
 VARIANTS = {

@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_cases import VOCAB, YARN, padding_mask, stock_logits, tokens
+from parity_cases import VOCAB, YARN, padding_mask, tokens
 from safetensors.torch import load_file
 from sparse_cases import chunked_logits, cost_of_wrong_index_rope, sparse_model, sparse_pair
+from stock_process import stock_logits
 from transformers import AutoModelForCausalLM
 from weights import cost_of_wrong_rope, largest_change, make_weights_matter, prompt_logprobs
 

@@ -6,10 +6,6 @@ compared with ourselves.
 Axes: B sequences, T tokens.
 """
 
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from transformers.models.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
@@ -29,14 +25,6 @@ YARN = {
     "mscale": 1.0,
     "mscale_all_dim": 0.8,
 }
-_STOCK = """
-import sys, torch
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-assert type(model).__module__.startswith("transformers.models.deepseek_v3"), type(model)
-assert "model" not in sys.modules
-torch.save(model(input_ids=torch.load(sys.argv[2])).logits.detach(), sys.argv[3])
-"""
 
 
 def pair(
@@ -61,14 +49,3 @@ def padding_mask(lengths: list[int], num_tokens: int, side: str) -> Tensor:
     order_T = torch.arange(num_tokens)
     real = torch.stack([order_T < length for length in lengths]).long()
     return real.flip(-1) if side == "left" else real
-
-
-def stock_logits(saved: Path, ids_BT: Tensor, folder: Path) -> Tensor:
-    """Logits of a checkpoint that transformers loads in a process that never imports us."""
-    torch.save(ids_BT, folder / "ids.pt")
-    arguments = [str(saved), str(folder / "ids.pt"), str(folder / "logits.pt")]
-    loaded = subprocess.run(
-        [sys.executable, "-c", _STOCK, *arguments], cwd=folder, capture_output=True, text=True
-    )
-    assert loaded.returncode == 0, loaded.stderr[-2000:]
-    return torch.load(folder / "logits.pt")
