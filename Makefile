@@ -19,13 +19,19 @@ SEED ?= 0
 # Nothing may need a model hub at run time.
 RUN_ENV := HF_HUB_OFFLINE=1
 PYTEST_ARGS ?=
+# Two processes with one thread each fill two cores; 0 runs every test in one process.
+TEST_PROCESSES ?= 2
+PYTEST = $(RUN_ENV) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+ALL_TESTS = -m "(slow or not slow) and not gpu and not network"
+# Another processor's arithmetic: what an x86 processor without AVX-512 would compute.
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 TOPIC ?= rollout
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean distclean
+.PHONY: help setup demo test test-all test-avx2 check bench clean distclean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
 
 setup: $(STAMP)  ## create .venv from the lock (EXTRAS=gpu,dev: unpinned, for a CUDA machine)
 
@@ -41,8 +47,14 @@ demo: setup  ## tiny base, cold start, self-play on CPU, report (SEED=0)
 	$(RUN_ENV) $(BIN)/accelerate launch pipelines/rl.py --config $(CONFIG) run.seed=$(SEED) \
 		run.directory=runs/demo-$$(date +%Y%m%d-%H%M%S)
 
-test: setup  ## the test suite (PYTEST_ARGS="-m slow" for more)
-	$(RUN_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: setup  ## the test suite without its slow tests (PYTEST_ARGS=tests/data: some of it)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: setup  ## the whole suite, slow tests included
+	$(PYTEST) $(ALL_TESTS) $(PYTEST_ARGS)
+
+test-avx2: setup  ## the whole suite on the arithmetic of a processor without AVX-512
+	$(AVX2) $(PYTEST) $(ALL_TESTS) $(PYTEST_ARGS)
 
 check: setup  ## lint, format, types, layout of the project
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pipeline_cases import random_moe, save
+from pipeline_cases import CRAMPED, SHARED, SharedServer, random_moe, save
 
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.tokenizer import character_tokenizer
@@ -38,24 +38,17 @@ from pipelines.rollouts.servers import dispatch
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.jobs import Job
 from pipelines.rollouts.servers.replica import Server
-from pipelines.rollouts.servers.start import start_server
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
-from pipelines.settings.tables import RolloutTable
 from pipelines.sync.agreement import largest_difference
+from pipelines.sync.push import WeightSync
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
 )
 TOKENIZER = character_tokenizer()
-NUM = 16
+NUM = SHARED.max_num_seqs
 EXACT = 1e-5  # nats, float32
-ROLLOUT = RolloutTable(
-    placement="server", max_model_len=160, kv_cache_gib=0.02, max_num_seqs=NUM,
-    start_timeout_seconds=200, request_timeout_seconds=100, liveness_seconds=20,
-)  # fmt: skip
-# Room for all prompts, and for a third of the sequences at their end: vLLM preempts the others.
-CRAMPED = {"num_gpu_blocks_override": NUM + 1, "block_size": 32}
 SEEDS = list(range(NUM))
 
 
@@ -195,7 +188,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def roomy(checkpoint: Path) -> VllmEngine:
-    table = ROLLOUT.model_copy(update={"adaptive_concurrency": False})
+    table = SHARED.model_copy(update={"adaptive_concurrency": False})
     return VllmEngine(EngineSpec(checkpoint, table, "float32", TOKENIZER.eos_token_id))
 
 
@@ -245,15 +238,13 @@ def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(
-    checkpoint: Path, tmp_path: Path, cramped: None, polling: None
+    shared_server: SharedServer, prompts: list[list[int]], tmp_path: Path, polling: None
 ) -> Iterator[ServerEngine]:
-    spec = EngineSpec(checkpoint, ROLLOUT, "float32", TOKENIZER.eos_token_id)
-    engine = ServerEngine(spec, [start_server(spec, tmp_path, "cramped")], tmp_path)
-    try:
-        engine.await_ready(checkpoint_manifest(checkpoint))
-        yield engine
-    finally:
-        engine.close()
+    engine = shared_server.engine(tmp_path)
+    sync = WeightSync(engine, checkpoint_manifest(shared_server.directory), prompts[1:], 1, EXACT)
+    sync.push(random_moe(TOKENIZER), 0)
+    yield engine
+    engine.close()
 
 
 def _same_with_routes(left: list[Completion], right: list[Completion]) -> None:
@@ -270,7 +261,7 @@ def test_a_kv_cache_that_runs_out_lowers_the_limit_and_changes_no_sample(
 ) -> None:
     sampling = Sampling(100, routes=True)
     expected = roomy.generate(prompts, sampling, SEEDS)
-    engine = VllmEngine(EngineSpec(checkpoint, ROLLOUT, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(checkpoint, SHARED, "float32", TOKENIZER.eos_token_id))
     own, count = engine.concurrency, PreemptionCount(engine._scheduler)
     engine.concurrency = Concurrency(NUM, [Sensor("KV cache", count, math.inf, cumulative=True)])
     _same_with_routes(engine.generate(prompts, sampling, SEEDS), expected)

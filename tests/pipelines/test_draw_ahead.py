@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline_cases import learner_role, random_moe, save
+from pipeline_cases import SharedServer, learner_role, random_moe, save
 
 from pipelines.policy.fingerprint import UNPROVEN
 from pipelines.policy.manifest import checkpoint_manifest
@@ -19,9 +19,6 @@ from pipelines.rollouts.engine import Completion, Sampling
 from pipelines.rollouts.ledger import Ledger, balance
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.servers.engine import ServerEngine
-from pipelines.rollouts.servers.start import open_engine
-from pipelines.rollouts.spec import EngineSpec
-from pipelines.settings.tables import RolloutTable
 from pipelines.sync.proof import Proof
 from pipelines.sync.push import WeightSync
 from pipelines.training.trainer import RoleTrainer
@@ -34,7 +31,6 @@ EXACT = 1e-5  # nats, float32
 GROUP = 4
 TOKENIZER = character_tokenizer()
 PROMPTS = ("a4b1\n", "a9b3\n", "a7b2\n", "a1b1\n", "a6b8\n", "a2b5\n")
-TABLE = RolloutTable(placement="server", max_model_len=64, kv_cache_gib=0.05)
 PROBES = [TOKENIZER(prompt)["input_ids"] for prompt in PROMPTS]
 
 
@@ -54,14 +50,12 @@ class Watched(RoleTrainer):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerEngine]:
-    directory = save(random_moe(TOKENIZER), tmp_path_factory.mktemp("ahead") / "moe")
-    opened = open_engine("learner", EngineSpec(directory, TABLE, "float32", TOKENIZER.eos_token_id))
-    try:
-        opened.await_ready(checkpoint_manifest(directory))
-        yield opened
-    finally:
-        opened.close()
+def engine(
+    shared_server: SharedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerEngine]:
+    opened = shared_server.engine(tmp_path_factory.mktemp("ahead"))
+    yield opened
+    opened.close()
 
 
 def _role(engine: ServerEngine, tmp_path: Path, draw_ahead: bool, rows: list[dict]) -> Watched:

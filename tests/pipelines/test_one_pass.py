@@ -46,18 +46,26 @@ def _played(
     return role, rows, passes
 
 
+def _gradient(role: RoleTrainer) -> torch.Tensor:
+    """What the only update was made of: after one step Adam's first moment is 0.1 of it."""
+    moments = [role.optimizer.state[p]["exp_avg"] for p in role.policy.parameters()]
+    return torch.cat([moment.flatten() for moment in moments])
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_one_pass_learns_what_two_learn(checkpoint: Path, beta: float) -> None:
+    """Gradients, not parameters: where one is near 0 Adam's first step is the sign of a rounding.
+
+    The passes sum in different orders. Each of the some hundred float32 operations between a weight
+    and the loss then rounds by up to 6e-8, on whichever processor: 1e-5 of the gradient in all. A
+    pass over other rows, or one that was learned from twice, differs by as much as the gradient.
+    """
     one, one_rows, one_passes = _played(checkpoint, beta=beta)
     two, two_rows, two_passes = _played(checkpoint, two_passes=True, beta=beta)
     assert one_passes == [True] and two_passes == [False, True]
-    moved = 0.0
-    untrained = dict(learner_role(RoleTrainer, checkpoint, **BATCH).policy.named_parameters())
-    theirs = dict(two.policy.named_parameters())
-    for name, parameter in one.policy.named_parameters():
-        assert torch.allclose(parameter, theirs[name], atol=1e-4), name
-        moved = max(moved, (parameter - untrained[name]).abs().max().item())
-    assert moved > 5e-3, "Adam's first step is the learning rate, 0.01"
+    ours, theirs = _gradient(one), _gradient(two)
+    assert theirs.norm() > 0
+    assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
     for row, other in zip(one_rows, two_rows, strict=True):
         for key in ("policy/loss", "policy/grad_norm", "rollout/mismatch_max", "policy/clip_ratio"):
             assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-5), key

@@ -196,6 +196,7 @@ def test_a_fault_inside_one_server_is_caught_before_anything_is_sampled(
     assert servers.difference() <= EXACT
 
 
+@pytest.mark.slow
 def test_a_wrong_rope_mode_is_caught_before_anything_is_sampled(
     servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,6 +452,7 @@ def test_a_server_ends_for_the_reason_of_its_last_start(tmp_path: Path) -> None:
         process.stop()
 
 
+@pytest.mark.slow
 def test_a_server_without_memory_says_so(servers: Servers, tmp_path: Path) -> None:
     settings = ROLLOUT.model_copy(update={"kv_cache_gib": 1e-6})
     server = start_server(_spec(servers.directory, settings), tmp_path, "poor")

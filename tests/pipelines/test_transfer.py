@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline_cases import random_moe, save
+from pipeline_cases import SharedServer, random_moe
 from weights import make_weights_matter
 
 from model.modeling import SparringMoeForCausalLM
@@ -18,7 +18,7 @@ from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.servers.engine import ServerEngine
-from pipelines.rollouts.servers.start import find_server, open_engine
+from pipelines.rollouts.servers.start import find_server
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.settings.tables import RolloutTable
 from pipelines.sync.agreement import largest_difference
@@ -35,10 +35,6 @@ TOKENIZER = character_tokenizer()
 PROBES = torch.randint(
     3, len(TOKENIZER), (4, 32), generator=torch.Generator().manual_seed(3)
 ).tolist()
-TABLE = RolloutTable(
-    placement="server", transfer="broadcast", max_model_len=64, kv_cache_gib=0.05,
-    liveness_seconds=20, probe_every=1, probe_threshold=EXACT,
-)  # fmt: skip
 
 
 def _every_kind() -> NamedTensors:
@@ -97,18 +93,15 @@ def policy() -> SparringMoeForCausalLM:
 
 @pytest.fixture(scope="module")
 def synced(
-    policy: SparringMoeForCausalLM, tmp_path_factory: pytest.TempPathFactory
+    policy: SparringMoeForCausalLM,
+    shared_server: SharedServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[WeightSync]:
-    directory = save(policy, tmp_path_factory.mktemp("transfer") / "moe")
-    engine = open_engine("learner", EngineSpec(directory, TABLE, "float32", TOKENIZER.eos_token_id))
-    try:
-        manifest = checkpoint_manifest(directory)
-        engine.await_ready(manifest)
-        sync = WeightSync(engine, manifest, PROBES, 1, EXACT)
-        sync.push(policy, 0)
-        yield sync
-    finally:
-        engine.close()
+    engine = shared_server.engine(tmp_path_factory.mktemp("transfer"), transfer="broadcast")
+    sync = WeightSync(engine, checkpoint_manifest(shared_server.directory), PROBES, 1, EXACT)
+    sync.push(policy, 0)
+    yield sync
+    engine.close()
 
 
 @needs_vllm

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,10 +28,16 @@ from weights import make_weights_matter
 
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
+from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Engine
 from pipelines.rollouts.sampler import Sampler
+from pipelines.rollouts.servers.engine import ServerEngine
+from pipelines.rollouts.servers.process import ServerProcess
+from pipelines.rollouts.servers.start import find_server
+from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
+from pipelines.settings.tables import RolloutTable
 from pipelines.sync.push import WeightSync
 from pipelines.training.role_spec import RoleSpec
 from pipelines.training.trainer import RoleTrainer
@@ -131,6 +138,42 @@ def save(model: torch.nn.Module, directory: Path) -> Path:
     return directory
 
 
+SHARED = RolloutTable(
+    placement="server", transfer="file", max_model_len=160, kv_cache_gib=0.02, max_num_seqs=16,
+    start_timeout_seconds=200, request_timeout_seconds=100, liveness_seconds=20,
+)  # fmt: skip
+# Room for 16 prompts, and for a third of the sequences at their end: vLLM preempts the others.
+CRAMPED = {"num_gpu_blocks_override": SHARED.max_num_seqs + 1, "block_size": 32}
+
+
+@dataclass(frozen=True)
+class SharedServer:
+    """A vLLM server of `random_moe`'s weights with little KV cache, and its checkpoint."""
+
+    directory: Path
+    process: ServerProcess
+
+    def engine(self, folder: Path, **options: object) -> ServerEngine:
+        """An engine of its own on the server, which does not end with it."""
+        table = SHARED.model_copy(update=options)
+        spec = EngineSpec(self.directory, table, "float32", character_tokenizer().eos_token_id)
+        engine = ServerEngine(spec, [find_server(str(self.process.socket), table)], folder)
+        engine.await_ready(checkpoint_manifest(self.directory))
+        return engine
+
+
+def start_shared_server(folder: Path) -> SharedServer:
+    """Start the server; whoever makes an engine on it waits for it."""
+    tokenizer = character_tokenizer()
+    directory = save(random_moe(tokenizer), folder / "moe")
+    spec = EngineSpec(directory, SHARED, "float32", tokenizer.eos_token_id)
+    process = ServerProcess(
+        directory, {**spec.options, **CRAMPED}, spec.attention.environment, folder, "shared"
+    )
+    process.start()
+    return SharedServer(directory, process)
+
+
 Role = TypeVar("Role", bound=RoleTrainer)
 
 
@@ -176,8 +219,10 @@ def arguments(checkpoint: Path, directory: Path, *overrides: str) -> list[str]:
 
 
 def accelerate(num_processes: int = 1, script: str = "pipelines/rl.py") -> list[str]:
-    """The README's launcher."""
-    several = ["--multi_gpu", "--num_processes", str(num_processes)] if num_processes > 1 else []
+    """The README's launcher; several processes meet at a port that is free."""
+    several = ["--multi_gpu", "--num_processes", str(num_processes), "--main_process_port", "0"]
+    if num_processes == 1:
+        several = []
     launcher = str(Path(sys.executable).with_name("accelerate"))
     return [launcher, "launch", *several, script]
 
