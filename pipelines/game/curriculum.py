@@ -66,6 +66,6 @@ def build_source(settings: Settings) -> TaskSource:
     if tasks.source == "jsonl":
         return make_source("jsonl", path=tasks.path)
     return make_source(
-        "dataset", path=tasks.path, split=tasks.dataset_split,
+        "dataset", path_or_id=tasks.path, split=tasks.dataset_split,
         question_field=tasks.question_field, answer_field=tasks.answer_field,
     )  # fmt: skip

@@ -4,7 +4,7 @@ RUN/config.json versions.json   what was run, and on what
 RUN/metrics.jsonl               one flat JSON row per optimizer step and per round
 RUN/transcripts/                sample bouts of each round
 RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file a process
-RUN/checkpoints/round_00003/    learner/, critic/ (exports), state_*.pt, monitor.json, rng_*.pt
+RUN/checkpoints/round_00003/    learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt
 RUN/corpus/ quarantine/         admitted records; those a halt took back
 RUN/status.json                 always: running, finished, halted, interrupted or failed
 RUN/summary.json report.html    at the end

@@ -1,8 +1,8 @@
-"""From what a game says of a batch to the advantage of each completion or token: all of it.
+"""From what a game says of a batch to the advantage of each completion or token.
 
-TRL normalises the outcomes' rewards within their groups, as its options say. `advantages` makes
-groups without signal exactly 0 and blends in the steps. Pure functions; leaves out the rewards
-themselves (`game/`) and the loss (TRL's).
+TRL has normalised the outcomes' rewards within their groups, as its options say. `advantages` makes
+groups without signal exactly 0 and blends in the steps. Pure functions; leaves out that
+normalisation and the loss (TRL's), and the rewards themselves (`game/`).
 
 Axes: B completions, groups adjacent; T tokens of a completion; N groups; G completions of a group.
 """
