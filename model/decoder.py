@@ -125,7 +125,7 @@ class Decoder(nn.Module):
             return LatentCache(self.config.num_hidden_layers)
         if not isinstance(given, LatentCache):
             raise ValueError(
-                "past_key_values must be a LatentCache (model.attention.cache), got "
+                "past_key_values must be a model.attention.cache.LatentCache, got "
                 f"{type(given).__name__}: leave it out and the model makes one"
             )
         if len(given.layers) != self.num_layers:
