@@ -1,132 +1,46 @@
-"""`sparring-data` on a checkpoint trained for seconds: sums of one number, which it copies."""
+"""`sparring-data generate` on a checkpoint trained for seconds."""
 
 import json
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from dataset_cases import (
+    BATCH,
+    CONFIG,
+    EASY,
+    GROUP,
+    NUM,
+    ROOT,
+    SMALL,
+    command,
+    records,
+    refused,
+    save,
+)
 from datasets import load_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from critic.format import critique_dialect
-from data.corpus import Corpus
 from data.dataset_folder import SURPLUS, DatasetFolder, cut_surplus
-from data.records import Record, record_digest, seal
+from data.records import record_digest
 from data.sources import JsonlSource
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.dataset import main
 from pipelines.errors import UserError
-from pipelines.game.curriculum import build_source
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.settings.load import dump_settings, load_settings
 from pipelines.synthesis.generate import draw_up_to
 from pipelines.synthesis.origin import Origin, find_origin, load_samplers
-from rewards.chain import encode_sum
-from rewards.dialect import dialect
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "tiny.toml"
-EASY = ["tasks.params.min_terms=1", "tasks.params.max_terms=1", "tasks.params.max_digits=2"]
-SMALL = {"num_hidden_layers": 2, "hidden_size": 64}
-NUM, GROUP, BATCH = 40, 4, 4
-
-
-def save(model: torch.nn.Module, tokenizer: object, path: Path) -> Path:
-    model.save_pretrained(path)  # type: ignore[operator]
-    tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
-    return path
-
-
-def demonstrations() -> list[tuple[str, str]]:
-    """Solutions and critiques for every task there is; one solution in four is off by one."""
-    settings, rng = load_settings(CONFIG, EASY), random.Random(0)
-    solver, judge = dialect("chain"), critique_dialect("chain")
-    rows = []
-    for task in draw_up_to(build_source(settings), "train", 200, 0):
-        right, problem = solver.write_solution(task, rng, 0.0), solver.render_problem(task)
-        stated, off = (encode_sum(int(task.reference) + error) for error in (0, 1))
-        wrong = right.replace(f"={stated}>{stated}", f"={off}>{off}")
-        rows += [(problem, right)] * 3 + [(problem, wrong)]
-        for text in (right, wrong):
-            solution = solver.parse_solution(text, truncated=False)
-            critique = judge.write_critique(task, solution, rng)
-            rows += [(judge.render_prompt(problem, text), critique)] * 2
-    return rows
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that solves most of the easy tasks, not all, and criticises them."""
-    torch.manual_seed(0)
-    tokenizer = character_tokenizer()
-    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = SparringMoeForCausalLM(tiny_config(len(tokenizer), **special, **SMALL))
-    pairs = [
-        (tokenizer(prompt)["input_ids"], [*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
-        for prompt, text in demonstrations()
-    ]
-    width = max(len(prompt) + len(text) for prompt, text in pairs)
-    pad = [[0] * (width - len(prompt) - len(text)) for prompt, text in pairs]
-    ids_BT = torch.tensor([[*p, *t, *rest] for (p, t), rest in zip(pairs, pad, strict=True)])
-    labels_BT = ids_BT.masked_fill(ids_BT == 0, -100)
-    for row, (prompt, _) in enumerate(pairs):
-        labels_BT[row, : len(prompt)] = -100
-    steps, rate = 320, 0.006
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98))
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-        rows = torch.randperm(len(pairs))[:48]
-        mask_BT = (ids_BT[rows] != 0).long()
-        loss = model(input_ids=ids_BT[rows], attention_mask=mask_BT, labels=labels_BT[rows]).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return save(model, tokenizer, tmp_path_factory.mktemp("base") / "checkpoint")
-
-
-def command(source: Path, out: Path, *more: str) -> list[str]:
-    """The generate command of most tests."""
-    return [
-        "generate", str(source), "--config", str(CONFIG), "--out", str(out), "--num", str(NUM),
-        "--group", str(GROUP), "--batch", str(BATCH), *EASY, *more,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def generated(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set made without interruption."""
-    out = tmp_path_factory.mktemp("generated") / "set"
-    assert main(command(base, out)) == 0
-    return out
-
-
-def records(out: Path) -> list[Record]:
-    folder = DatasetFolder(out)
-    return [*folder.accepted.records(), *folder.rejected.records()]
-
-
-def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> str:
-    """The one line that the command fails with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 2
-    assert lines[-1].startswith("error: ")
-    return lines[-1]
-
 
 # -- generate -----------------------------------------------------------------------------------
 
@@ -346,115 +260,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     for expected, arguments in cases.items():
         assert expected in refused(capsys, arguments)
         assert not out.exists()
-
-
-# -- inspect, stats, verify, export ---------------------------------------------------------------
-
-
-def test_stats_count_what_is_there(generated: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    assert main(["stats", str(generated), "--json"]) == 0
-    found, drawn = json.loads(capsys.readouterr().out), records(generated)
-    assert (found["accepted"], found["samples"]) == (NUM, len(drawn))
-    assert sum(found["reasons"].values()) == found["rejected"]
-    correct = sum(record.verdict_outcome == "correct" for record in drawn)
-    assert found["families"]["basic_arithmetic"] == {
-        "samples": len(drawn), "correct": correct, "accepted": NUM,
-    }  # fmt: skip
-    assert found["mean_pass_rate"] == pytest.approx(correct / len(drawn))
-    assert 0 <= found["critic"]["unparsed"] < found["critic"]["critiques"]
-    assert 0 <= found["critic"]["agreement"] <= 1
-    assert main(["stats", str(generated)]) == 0
-    assert "accept_rate" in capsys.readouterr().out
-
-
-def test_inspect_shows_records(generated: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    assert main(["inspect", str(generated), "--num", "2"]) == 0
-    assert capsys.readouterr().out.count("accepted  basic_arithmetic") == 2
-    assert main(["inspect", str(generated), "--num", "3", "--rejected", "--json"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(rows) == 3 and not any(row["accepted"] for row in rows)
-    assert "--num" in refused(capsys, ["inspect", str(generated), "--num", "0"])
-    assert "not a directory" in refused(capsys, ["inspect", str(generated / "nowhere")])
-    assert "no records" in refused(capsys, ["stats", str(ROOT / "configs")])
-
-
-def test_verify_finds_exactly_the_forged_records(
-    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["verify", str(generated)]) == 0
-    out = tmp_path / "set"
-    shutil.copytree(generated, out)
-    accepted = [*DatasetFolder(out).accepted.records()]
-    shard = [record for record in accepted if record.round == accepted[0].round]
-    praised = seal(replace(shard[0], reference="7", entry=shard[0].entry.replace(
-        f'"answer":"{shard[0].reference}"', '"answer":"7"')))  # fmt: skip
-    Corpus(out / "train").admit([praised, *shard[1:]])
-    capsys.readouterr()
-    assert main(["verify", str(out), "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    why = "the verifier now says incorrect, not correct"
-    assert found["differing"] == [{"id": praised.id, "why": why}]
-    assert main(["verify", str(out)]) == 1
-    assert praised.id in capsys.readouterr().out
-
-
-def test_verify_notices_a_changed_record(generated: Path, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    out = tmp_path / "set"
-    shutil.copytree(generated, out)
-    path = out / "rejected" / "round_00000.parquet"
-    table = pq.read_table(path)
-    column = [*table["temperature"].to_pylist()[1:], 0.3]
-    index = table.column_names.index("temperature")
-    pq.write_table(table.set_column(index, table.schema.field(index), [column]), path)
-    assert main(["verify", str(out)]) == 1
-
-
-@pytest.mark.parametrize("name", ["sft", "dpo", "critic", "prompts"])
-def test_export_writes_rows_that_datasets_reads(generated: Path, tmp_path: Path, name: str) -> None:
-    out = tmp_path / f"{name}.jsonl"
-    assert main(["export", str(generated), "--format", name, "--out", str(out)]) == 0
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(load_dataset("json", data_files=str(out), split="train")) == len(rows)
-    drawn = {record.id: record for record in records(generated)}
-    if name == "sft":
-        assert {row["id"] for row in rows} == {r.id for r in drawn.values() if r.accepted}
-        assert all(row["completion"] == drawn[row["id"]].solution for row in rows)
-        assert rows[0]["prompt"].endswith("\n")
-    if name == "dpo":
-        for row in rows:
-            good, bad = drawn[row["chosen_id"]], drawn[row["rejected_id"]]
-            assert good.task_id == bad.task_id and good.accepted
-            assert bad.verdict_outcome == "incorrect"
-    if name == "critic":
-        for row in rows:
-            assert row["sound"] == (drawn[row["id"]].verdict_outcome == "correct")
-            assert row["sound"] or row["first_flaw"] is not None
-        assert {row["sound"] for row in rows} == {True, False}
-        assert any(row["completion"] for row in rows)
-    if name == "prompts":
-        assert {row["task_id"] for row in rows} == {r.task_id for r in drawn.values()}
-        assert len(rows) == len({row["task_id"] for row in rows})
-
-
-def test_export_refuses_what_it_cannot_write(
-    generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = ["export", str(generated), "--format", "sfd", "--out", str(tmp_path / "rows.jsonl")]
-    assert 'did you mean "sft"' in refused(capsys, asked)
-    asked = ["export", str(generated), "--format", "sft", "--out", str(tmp_path)]
-    assert "is a directory" in refused(capsys, asked)
-    shards = tmp_path / "shards"
-    shutil.copytree(generated / "train", shards)
-    asked = ["export", str(shards), "--format", "sft", "--out", str(tmp_path / "rows.jsonl")]
-    assert "--dialect" in refused(capsys, asked)
-    assert main([*asked, "--dialect", "chain"]) == 0
-    asked = ["export", str(shards), "--format", "dpo", "--out", str(tmp_path / "pairs.jsonl")]
-    assert "nothing for format dpo" in refused(capsys, [*asked, "--dialect", "chain"])
-    assert not (tmp_path / "pairs.jsonl").exists()
 
 
 # -- parts ----------------------------------------------------------------------------------------
