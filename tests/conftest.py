@@ -35,7 +35,17 @@ settings.load_profile("sparring")
 GROUPS = (
     ("servers", ("test_server_engine", "test_concurrency", "test_draw_ahead", "test_transfer")),
     ("runs", ("test_rl_e2e", "test_bad_input", "test_server_e2e")),
-    ("engines", ("test_sync", "test_lora_moe", "test_routes", "test_roles", "test_fp8_rollouts")),
+    (
+        "engines",
+        (
+            "test_sync",
+            "test_sync_processes",
+            "test_lora_moe",
+            "test_routes",
+            "test_roles",
+            "test_fp8_rollouts",
+        ),
+    ),
     ("cells", ("test_sync_cells",)),
     ("dataset", ("test_dataset_cli",)),
     ("smollm2", ("test_smollm2",)),

@@ -5,24 +5,33 @@ The engines live in this process; each takes some seconds to start and is shared
 
 import importlib.util
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
 from faulty_worker import FAULTS, corrupted
 from peft import LoraConfig, PeftModel, get_peft_model
-from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter, save
+from pipeline_cases import random_llama, random_moe, redraw, redraw_adapter
+from sync_pairs import (
+    BIAS,
+    EXACT,
+    PROBES,
+    TOKENIZER,
+    Pair,
+    Policy,
+    prove_five_syncs,
+    refused,
+    stale_bias,
+    start_pair,
+    swap_experts,
+    without,
+)
 from weights import make_weights_matter
 
 from pipelines.errors import UnprovenSyncError
 from pipelines.policy import tensors as tensors_module
 from pipelines.policy.fingerprint import NamedTensors
-from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
+from pipelines.policy.manifest import manifest_difference
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import (
     policy_fingerprints,
@@ -30,14 +39,8 @@ from pipelines.policy.tensors import (
     served_tensors,
     weights_hash,
 )
-from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.rollouts import spec as engine_spec
 from pipelines.rollouts.engine import Sampling
-from pipelines.rollouts.spec import EngineSpec
-from pipelines.rollouts.vllm_engine import VllmEngine
-from pipelines.settings.tables import RolloutTable
 from pipelines.sync import receive as worker
-from pipelines.sync.agreement import largest_difference
 from pipelines.sync.proof import Proof
 from pipelines.sync.push import WeightSync
 from pipelines.sync.receive import SyncWorker
@@ -47,47 +50,10 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"
 )
 
-Policy = torch.nn.Module
-EXACT = 1e-5  # nats, float32
-ROLLOUT = RolloutTable(max_model_len=64, kv_cache_gib=0.05, max_num_seqs=8)
-TOKENIZER = character_tokenizer()
-PROBES = torch.randint(
-    3, len(TOKENIZER), (4, 32), generator=torch.Generator().manual_seed(3)
-).tolist()
-
-
-@dataclass
-class Pair:
-    """A policy and the engine that was started from its checkpoint."""
-
-    policy: Policy
-    sync: WeightSync
-    version: int = 0
-
-    @property
-    def engine(self) -> VllmEngine:
-        return self.sync.engine
-
-    def push(self) -> None:
-        self.version += 1
-        self.sync.push(self.policy, self.version)
-
-    def difference(self) -> float:
-        """Largest difference of log-probabilities (nats), measured without the sync's own check."""
-        ours = torch.tensor(policy_logprobs(self.policy, PROBES))
-        return (ours - torch.tensor(self.engine.score(PROBES))).abs().max().item()
-
-
-def _pair(policy: Policy, directory: Path, table: RolloutTable = ROLLOUT) -> Pair:
-    save(policy, directory)
-    engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
-    manifest = checkpoint_manifest(directory)
-    return Pair(policy, WeightSync(engine, manifest, PROBES, 1, EXACT))
-
 
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return _pair(
+    return start_pair(
         random_moe(TOKENIZER, num_nextn_predict_layers=1), tmp_path_factory.mktemp("sync") / "moe"
     )
 
@@ -95,15 +61,7 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture(scope="module")
 def dense(moe: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """After the one with experts: a process's first engine decides if it has a group for them."""
-    return _pair(random_llama(TOKENIZER), tmp_path_factory.mktemp("sync") / "dense")
-
-
-def _perturb_all(policy: Policy, redraw_all: Callable[[Policy, int], object], seed: int) -> None:
-    """Redraw everything, and prove that no tensor of the checkpoint kept one value."""
-    before = {name: tensor.clone() for name, tensor in policy_tensors(policy)}
-    redraw_all(policy, seed)
-    for name, tensor in policy_tensors(policy):
-        assert (tensor != before[name]).all(), f"{name} was not perturbed"
+    return start_pair(random_llama(TOKENIZER), tmp_path_factory.mktemp("sync") / "dense")
 
 
 @pytest.mark.parametrize(
@@ -112,83 +70,7 @@ def _perturb_all(policy: Policy, redraw_all: Callable[[Policy, int], object], se
 def test_every_perturbed_weight_arrives_five_times_in_a_row(
     name: str, redraw_all: Callable[[Policy, int], object], request: pytest.FixtureRequest
 ) -> None:
-    _prove_five_syncs(request.getfixturevalue(name), redraw_all)
-
-
-def _prove_five_syncs(pair: Pair, redraw_all: Callable[[Policy, int], object]) -> None:
-    for seed in range(11, 16):
-        _perturb_all(pair.policy, redraw_all, seed)
-        assert pair.difference() > 1, (
-            "a stale engine must be nats away, or this test proves nothing"
-        )
-        pair.push()
-        assert pair.difference() <= EXACT
-        assert pair.engine.weights.version == pair.version
-        assert pair.sync.agreement_difference <= EXACT
-
-
-def test_the_same_with_the_mla_kernel_on(tmp_path: Path) -> None:
-    """In a process of its own: vLLM reads once whether MLA is on."""
-    _in_its_own_process(f"prove_mla({str(tmp_path / 'mla')!r})")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["moe", "dense"])
-def test_the_same_with_a_compiled_engine(kind: str, tmp_path: Path) -> None:
-    """A compiled graph must not keep the packed weights that it was traced with."""
-    _in_its_own_process(f"prove_compiled({kind!r}, {str(tmp_path / kind)!r})", timeout=600)
-
-
-def test_a_wrong_rope_mode_is_caught_by_the_first_agreement(tmp_path: Path) -> None:
-    """In a process of its own: vLLM keeps the rotary module that the first engine made."""
-    if torch.cuda.is_available():
-        pytest.skip("only vLLM's CPU rotary kernel is wrong in eager mode")
-    _in_its_own_process(f"catch_wrong_rope({str(tmp_path / 'moe')!r})")
-
-
-def _in_its_own_process(call: str, timeout: float = 110) -> None:
-    here = Path(__file__).parent
-    path = os.pathsep.join(map(str, [here, here.parent / "support", here.parents[1]]))
-    done = subprocess.run(
-        [sys.executable, "-c", f"import test_sync; test_sync.{call}"],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=timeout,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def catch_wrong_rope(directory: str) -> None:
-    """Start an engine without the setting that turns vLLM's wrong rotary kernel off."""
-    right = engine_spec.engine_options
-
-    def wrong(settings: RolloutTable) -> dict[str, object]:
-        return right(settings) | {"compilation_config": {"custom_ops": ["all"]}}
-
-    engine_spec.engine_options = wrong
-    pair = _pair(random_moe(TOKENIZER), Path(directory))
-    with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
-        pair.push()
-    _refused(pair)
-
-
-def prove_compiled(kind: str, directory: str) -> None:
-    """Five syncs into an engine that vLLM compiled."""
-    compiled = ROLLOUT.model_copy(update={"compile": True})
-    make, redraw_all = {"moe": (random_moe, make_weights_matter), "dense": (random_llama, redraw)}[
-        kind
-    ]
-    _prove_five_syncs(_pair(make(TOKENIZER), Path(directory), compiled), redraw_all)
-
-
-def prove_mla(directory: str) -> None:
-    """Five syncs into the one latent that the kernel serves: absorbed matrices are made anew."""
-    policy = random_moe(TOKENIZER, kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=32)
-    pair = _pair(policy, Path(directory))
-    executor = pair.engine.llm.llm_engine.model_executor
-    module = executor.driver_worker.model_runner.get_model()
-    kinds = {type(part).__name__ for part in module.modules()}
-    assert any("MLA" in kind for kind in kinds), f"the MLA kernel is off: {sorted(kinds)}"
-    _prove_five_syncs(pair, make_weights_matter)
+    prove_five_syncs(request.getfixturevalue(name), redraw_all)
 
 
 def test_lora_is_merged_into_temporaries_and_the_base_stays_bitwise(dense: Pair) -> None:
@@ -235,45 +117,21 @@ def test_sampling_and_probing_leave_the_random_state_alone(moe: Pair) -> None:
 
 # -- every way to lose a weight -------------------------------------------------------------------
 
-BIAS = "e_score_correction_bias"
-
-
-def _without(tensors: NamedTensors, lost: str) -> NamedTensors:
-    return ((name, tensor) for name, tensor in tensors if not name.endswith(lost))
-
-
-def _swap_experts(tensors: NamedTensors) -> NamedTensors:
-    for name, tensor in tensors:
-        for a, b in ((".experts.0.", ".experts.1."), (".experts.1.", ".experts.0.")):
-            if a in name:
-                name = name.replace(a, b)
-                break
-        yield name, tensor
-
-
-def _stale_bias(tensors: NamedTensors) -> NamedTensors:
-    for name, tensor in tensors:
-        yield (
-            name,
-            tensor - 0.3 * torch.arange(len(tensor)).sin() if name.endswith(BIAS) else tensor,
-        )
-
-
 CORRUPTIONS = [
-    pytest.param(lambda t: _without(t, BIAS), f"1 missing .*{BIAS}", id="router bias not sent"),
+    pytest.param(lambda t: without(t, BIAS), f"1 missing .*{BIAS}", id="router bias not sent"),
     pytest.param(
-        lambda t: _without(t, "experts.5.up_proj.weight"), "1 missing .*experts.5", id="no expert"
+        lambda t: without(t, "experts.5.up_proj.weight"), "1 missing .*experts.5", id="no expert"
     ),
     pytest.param(
         lambda t: ((n.replace("lm_head", "head"), x) for n, x in t), "1 unknown", id="unknown name"
     ),
-    pytest.param(_swap_experts, "engine and policy differ by", id="experts swapped"),
-    pytest.param(_stale_bias, "engine and policy differ by", id="stale router bias"),
+    pytest.param(swap_experts, "engine and policy differ by", id="experts swapped"),
+    pytest.param(stale_bias, "engine and policy differ by", id="stale router bias"),
 ]
 
 
 @pytest.mark.parametrize(("corrupt", "told"), CORRUPTIONS)
-def test_a_policy_that_names_its_tensors_wrongly_is_refused(
+def test_a_policy_that_names_its_tensors_wrongly_isrefused(
     moe: Pair,
     corrupt: Callable[[NamedTensors], NamedTensors],
     told: str,
@@ -312,14 +170,8 @@ def test_a_stream_corrupted_on_the_way_is_refused_before_agreement_is_checked(
     _refused_until_synced(moe)
 
 
-def _refused(pair: Pair) -> None:
-    assert pair.engine.weights.version == -1
-    with pytest.raises(UnprovenSyncError, match="the engine holds weights"):
-        pair.engine.generate([[5, 9]], Sampling(2), [1])
-
-
 def _refused_until_synced(pair: Pair) -> None:
-    _refused(pair)
+    refused(pair)
     pair.push()
     assert pair.difference() <= EXACT
 
@@ -363,7 +215,7 @@ def test_a_tensor_the_engine_left_alone_is_poisoned(
 
     def forgetful(self: SyncWorker, tensors: NamedTensors) -> None:
         every = [(name, tensor.clone()) for name, tensor in tensors]
-        load(self, _without(iter(every), lost))
+        load(self, without(iter(every), lost))
 
     moe.push()
     unchecked = WeightSync(moe.engine, moe.sync.manifest, PROBES, 100, EXACT, num_syncs=2)
@@ -437,9 +289,3 @@ def _threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-def test_a_nan_anywhere_is_no_agreement() -> None:
-    nan = float("nan")
-    assert largest_difference([[-1.0, -2.0], [-1.0]], [[-1.0, -2.5], [-1.0]]) == (0.5, 0, 2)
-    assert largest_difference([[-1.0, -2.0], [-9.0]], [[-1.0, nan], [-1.0]]) == (math.inf, 0, 2)
