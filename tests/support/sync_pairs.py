@@ -1,22 +1,20 @@
 """A policy and the engine started from its checkpoint; ways to corrupt a stream of weights."""
 
-from dataclasses from collections.abc import Callable
-
-import pytest
-
-from pipelines.errors import UnprovenSyncError
-from pipelines.policy.tensors import policy_tensors
-from pipelines.rollouts.engine import Sampling
-import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from pipeline_cases import save
 
+from pipelines.errors import UnprovenSyncError
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.scoring import policy_logprobs
+from pipelines.policy.tensors import policy_tensors
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rollouts.engine import Sampling
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.tables import RolloutTable
