@@ -21,7 +21,7 @@ RUN_ENV := HF_HUB_OFFLINE=1
 PYTEST_ARGS ?=
 # Two processes with one thread each fill two cores; 0 runs every test in one process.
 TEST_PROCESSES ?= 2
-PYTEST = $(RUN_ENV) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(RUN_ENV) $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 ALL_TESTS = -m "(slow or not slow) and not gpu and not network"
 # Another processor's arithmetic: what an x86 processor without AVX-512 would compute.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2

@@ -15,6 +15,8 @@ from pipelines.process import ENVIRONMENT
 
 if TYPE_CHECKING:
     from pipeline_cases import SharedServer
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ  # one of several processes (`make test`)
 # Before torch or vLLM is imported, here or in a subprocess.
@@ -30,39 +32,43 @@ settings.register_profile("sparring", deadline=None, derandomize=True)
 settings.load_profile("sparring")
 
 
-# Files of one group share a process, and so their session fixtures: the engines in this process and
-# the shared server, the checkpoint of `judgeable`. Longest first, so that no process ends alone.
-GROUPS = (
-    ("servers", ("test_server_engine", "test_concurrency", "test_draw_ahead", "test_transfer")),
-    ("runs", ("test_rl_e2e", "test_bad_input", "test_server_e2e")),
-    (
-        "engines",
-        (
-            "test_sync",
-            "test_sync_processes",
-            "test_lora_moe",
-            "test_routes",
-            "test_roles",
-            "test_fp8_rollouts",
-        ),
+# Files of one group share a process, and so what they make once: engines, a server, a checkpoint.
+# The long ones first, so that no process ends alone; every other file is a group of its own.
+GROUPS = {
+    "servers": ("test_server_engine", "test_concurrency", "test_draw_ahead", "test_transfer"),
+    "runs": ("test_rl_e2e", "test_bad_input", "test_server_e2e"),
+    "engines": (
+        *("test_sync", "test_lora_moe", "test_routes", "test_roles", "test_fp8_rollouts"),
+        *("test_stock_checkpoint", "test_evaluate"),
     ),
-    ("cells", ("test_sync_cells",)),
-    ("dataset", ("test_dataset_cli",)),
-    ("smollm2", ("test_smollm2",)),
-    ("vllm", ("test_vllm",)),
-)
+    "data sets": ("test_dataset_cli", "test_dataset_reading"),
+    "one file each": ("test_sync_cells", "test_sync_processes", "test_vllm", "test_smollm2"),
+}
+FILES = {name: group for group, names in GROUPS.items() for name in names}
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each process whole files, the long groups first."""
-    if not PARALLEL:
-        return
-    place = {name: (rank, group) for rank, (group, names) in enumerate(GROUPS) for name in names}
-    keys = [place.get(item.path.stem, (len(GROUPS), str(item.path))) for item in items]
-    for item, (_, group) in zip(items, keys, strict=True):
-        item.add_marker(pytest.mark.xdist_group(group))
-    items[:] = [item for _, item in sorted(zip(keys, items, strict=True), key=lambda it: it[0][0])]
+    """Bring the long groups to the front where several processes share the tests."""
+    if PARALLEL:
+        order = list(FILES)
+        items.sort(key=lambda item: order.index(name) if (name := item.path.stem) in FILES else 99)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """Give each process whole groups (`--dist loadgroup` has no effect under pytest 9.2)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            group = FILES.get(Path(file).stem, "one file each")
+            return file if group == "one file each" else group
+
+    found = {path.stem for path in Path(__file__).parent.rglob("test_*.py")}
+    assert set(FILES) <= found, f"GROUPS names files that are gone: {set(FILES) - found}"
+    config.option.loadscopereorder = False  # the order above
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")
