@@ -1,4 +1,8 @@
-"""What every entry point needs of its process: clear failures, quiet libraries, its task source."""
+"""What every program does first: a checkout of its own, clear failures, quiet libraries.
+
+Imports neither torch nor any other library that reads the environment set here. Leaves out the
+failures themselves (`pipelines/errors.py`).
+"""
 
 import contextlib
 import ctypes
@@ -14,9 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
-import model  # noqa: F401  registers our classes
 from pipelines.errors import EngineLostError, UnprovenSyncError, UserError
 
 PACKAGES = ("pipelines", "model", "rewards", "critic", "data")
@@ -64,17 +65,18 @@ def fail_clearly() -> Iterator[None]:
     except EngineLostError as error:
         _end(f"rollout engine lost, run stopped: {error}", ENGINE_LOST)
     except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED)
+        _end("interrupted", INTERRUPTED, lingers=False)
 
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _end(line: str, status: int) -> NoReturn:
+def _end(line: str, status: int, lingers: bool = True) -> NoReturn:
     print(line, file=sys.stderr, flush=True)
-    if os.environ.get("RANK", "0") != "0":  # the launcher ends every process as soon as one ends:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # rank 0 shall have said its own line first
+    if lingers and os.environ.get("RANK", "0") != "0":
+        # The launcher ends every process as soon as one ends: let rank 0 say its line first.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
         time.sleep(LINGER_SECONDS)
     raise SystemExit(status) from None
 
@@ -116,6 +118,8 @@ def keep_freed_memory() -> None:
 
 def on_cpu() -> bool:
     """Whether this machine has no accelerator."""
+    import torch  # only now: it reads what `prepare_process` sets
+
     return not torch.accelerator.is_available()
 
 

@@ -178,6 +178,14 @@ def test_games_and_settings_import_neither_torch_nor_trl_nor_vllm() -> None:
 
 
 WRITTEN_BY_A_RUN = {"incident.md"}
+
+
+def test_programs_start_without_torch() -> None:
+    """Its threads read what `prepare_process` sets, and a typo is not worth seconds of imports."""
+    programs = [ROOT / "pipelines" / f"{name}.py" for name in (*PROGRAMS, "process", "errors")]
+    imports_none_of(("torch", "transformers", "trl", "vllm", "datasets", "model"), programs)
+
+
 NAMED_FILE = re.compile(r"`([\w./-]+\.(?:py|md|toml))`")
 
 

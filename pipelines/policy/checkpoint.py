@@ -126,15 +126,26 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(path)
 
 
-def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
-    """A conversation as the tokenizer's model is prompted with it.
+def chat_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Mapping[str, str]],
+    template: Mapping[str, object],
+) -> list[int]:
+    """Token ids of a conversation as the tokenizer's model is prompted with it.
+
+    Args:
+        tokenizer: has a chat template.
+        turns: tables of "role" and "content".
+        template: further arguments of the chat template, such as `enable_thinking`.
 
     Raises:
         UserError: there is no chat template, or it refuses the conversation.
     """
     what = f"{tokenizer.name_or_path} cannot be prompted with a conversation"
     with as_user_error(what, ValueError, TemplateError):
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True, **template
+        )["input_ids"]
 
 
 def load_policy(path: str, role: RoleTable) -> Policy:

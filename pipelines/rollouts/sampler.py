@@ -6,13 +6,14 @@ one for a policy that changes; `sparring-data` has one for a checkpoint that doe
 what is sampled (games) and what is learned (`training/`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from pipelines.policy.checkpoint import chat_ids
 from pipelines.policy.fingerprint import UNPROVEN, WeightsId
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import weights_hash
@@ -66,6 +67,7 @@ class Sampler:
         policy: whose weights the engine must hold; None where it loaded a checkpoint that stays.
         sync: moves and proves the policy's weights; None where the policy itself generates.
         process_index: of this process; part of the seeds of a policy that trains.
+        chat_template_kwargs: what the chat template gets for every conversation.
 
     Attributes:
         version: how often the policy's weights have changed.
@@ -84,10 +86,12 @@ class Sampler:
         policy: Policy | None = None,
         sync: WeightSync | None = None,
         process_index: int = 0,
+        chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         self.name, self.engine, self.tokenizer, self.seed = name, engine, tokenizer, seed
         self.max_tokens, self.temperature = max_tokens, temperature
         self.policy, self.sync, self.process_index = policy, sync, process_index
+        self.chat_template_kwargs = chat_template_kwargs or {}
         self.version = 0
         self.ledger: Ledger | None = None
         self.seconds = StageSeconds()
@@ -125,9 +129,7 @@ class Sampler:
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer(prompt)["input_ids"]
-        return self.tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, tokenize=True, return_dict=True
-        )["input_ids"]
+        return chat_ids(self.tokenizer, prompt, self.chat_template_kwargs)
 
     def to_samples(self, rollouts: Rollouts) -> list[Sample]:
         """The completions as text."""

@@ -15,6 +15,7 @@ from pipelines.settings.tables import RolloutTable
 
 logger = logging.getLogger(__name__)
 WORKER = "pipelines.rollouts.worker.RolloutWorker"
+DEEPSEEK_ROUTING = {"hf_overrides": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}}
 MLA_KERNEL_LATENT = (512, 64)  # the only (kv_lora_rank, qk_rope_head_dim) of vLLM's CPU MLA kernel
 
 
@@ -73,7 +74,7 @@ def routing_options(config: PretrainedConfig) -> dict[str, object]:
     """
     if config.model_type not in ("deepseek_v3", "deepseek_v32"):
         return {}
-    return {"hf_overrides": {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}}
+    return dict(DEEPSEEK_ROUTING)
 
 
 def vllm_version() -> str:

@@ -187,7 +187,10 @@ def _sampler(
         often = (table.probe_every, table.probe_threshold)
         sync = WeightSync(synced, manifest, sequences, *often, table.precision == "fp8")
     limits = (role.max_completion_length, role.temperature)
-    return Sampler(name, engine, tokenizer, settings.run.seed, *limits, policy, sync)
+    return Sampler(
+        name, engine, tokenizer, settings.run.seed, *limits, policy, sync,
+        chat_template_kwargs=role.chat_template_kwargs,
+    )  # fmt: skip
 
 
 def _spec(name: str, settings: Settings, role: RoleTable) -> RoleSpec:

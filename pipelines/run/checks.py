@@ -11,12 +11,12 @@ import model  # noqa: F401  registers our classes
 from data.records import Task
 from pipelines.errors import UserError
 from pipelines.game.referee import Referee
-from pipelines.policy.checkpoint import check_checkpoint, render_chat, role_path
+from pipelines.policy.checkpoint import chat_ids, check_checkpoint, role_path
 from pipelines.policy.fp8 import check_fp8
 from pipelines.rollouts.sample import Prompt
 from pipelines.rollouts.vllm_engine import require_vllm
 from pipelines.settings.library import GRPO_CHOICES, GRPO_OWNED, check_library_table
-from pipelines.settings.tables import Settings
+from pipelines.settings.tables import RoleTable, Settings
 from rewards.solution import Solution
 
 
@@ -64,9 +64,12 @@ def check_context(
     unsolved = Solution("", (), None, None)
     learner, critic = settings.learner, settings.critic
     needed = {
-        "learner": max(_num_tokens(tokenizer, referee.problem(task)) for task in tasks),
+        "learner": max(_num_tokens(tokenizer, referee.problem(task), learner) for task in tasks),
         "critic": learner.max_completion_length
-        + max(_num_tokens(tokenizer, referee.critique_prompt(task, unsolved)) for task in tasks),
+        + max(
+            _num_tokens(tokenizer, referee.critique_prompt(task, unsolved), critic)
+            for task in tasks
+        ),
     }
     for name, role in (("learner", learner), ("critic", critic)):
         whole = needed[name] + role.max_completion_length
@@ -79,7 +82,7 @@ def check_context(
             )
 
 
-def _num_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int:
+def _num_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, role: RoleTable) -> int:
     if not isinstance(prompt, str):
-        prompt = render_chat(tokenizer, prompt)
+        return len(chat_ids(tokenizer, prompt, role.chat_template_kwargs))
     return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])

@@ -70,8 +70,9 @@ def cold_start(settings: Settings) -> Path:
     rows = demonstrations(settings, source.draw("train", num, settings.run.seed))
     with as_user_error("sft.model", ValueError, TypeError):
         config = tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
-    with _threads(settings.sft.threads):
-        trainer = _train(options, SparringMoeForCausalLM(config), tokenizer, rows)
+    trainer = _trainer(options, SparringMoeForCausalLM(config), tokenizer, rows)
+    with _threads(settings.sft.threads):  # the trainer is made before: Accelerate sets them too
+        trainer.train()
     _save(trainer, tokenizer, target, fingerprint)
     loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
     print(
@@ -102,7 +103,7 @@ def _options(settings: Settings) -> SFTConfig:
     return trainer_options("sft.trainer", SFTConfig, table, owned)
 
 
-def _train(options: SFTConfig, model, tokenizer, rows) -> SFTTrainer:  # type: ignore[no-untyped-def]
+def _trainer(options: SFTConfig, model, tokenizer, rows) -> SFTTrainer:  # type: ignore[no-untyped-def]
     with as_user_error("sft.trainer", *REFUSALS):
         trainer = ColdStartTrainer(
             model=model,
@@ -113,7 +114,6 @@ def _train(options: SFTConfig, model, tokenizer, rows) -> SFTTrainer:  # type: i
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress())
-    trainer.train()
     return trainer
 
 
@@ -137,7 +137,7 @@ class ColdStartTrainer(SFTTrainer):
 
 
 class _Progress(TrainerCallback):
-    """A bar with the current loss, in place of a dictionary a step."""
+    """A bar with the current loss, in place of a dictionary per step."""
 
     def on_train_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
         self.bar = tqdm(

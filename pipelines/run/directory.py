@@ -1,9 +1,9 @@
-"""The run directory: one atomic checkpoint a round, metrics, transcripts, and how the run ended.
+"""The run directory: one atomic checkpoint per round, metrics, transcripts, and how the run ended.
 
 RUN/config.json versions.json   what was run, and on what
 RUN/metrics.jsonl               one flat JSON row per optimizer step and per round
 RUN/transcripts/                sample bouts of each round
-RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file a process
+RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file per process
 RUN/checkpoints/round_00003/    learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt
 RUN/corpus/ quarantine/         admitted records; those a halt took back
 RUN/status.json                 always: running, finished, halted, interrupted or failed
@@ -50,8 +50,7 @@ class RunDirectory:
         if (self.path / "config.json").exists():
             raise UserError(
                 f"{self.path} already holds a run: continue it with --resume {self.path}, or "
-                "give another "
-                "run.directory"
+                "give another run.directory"
             )
 
     def create(self, settings: Settings) -> None:

@@ -85,6 +85,7 @@ class Run:
         self.corpus = Corpus(self.directory.path / "corpus")
         self.ledger: Ledger | None = None
         self.round = self.next_round = 0
+        self._begun = False  # whether anything was written
 
     def parts(self) -> dict[str, Part]:
         """What a commit holds beside the roles, the corpus and the ledger."""
@@ -106,10 +107,12 @@ class Run:
 
     def start(self) -> None:
         """Begin, or continue after the last complete round; evaluates the cold start."""
-        self.directory.create(self.settings)
-        if self.resuming and (last := self.checkpoints.last_round()) is not None:
+        last = self.checkpoints.last_round() if self.resuming else None
+        if last is not None:  # before anything is written: this version may be unable to go on
             self.checkpoints.restore(last, self.roles.named(), self.parts())
             self.next_round = last + 1
+        self.directory.create(self.settings)
+        self._begun = True
         self.ledger = Ledger(self.directory.ledger)
         self.ledger.take_back(self.next_round)
         for role in self.roles.named().values():
@@ -156,7 +159,7 @@ class Run:
             self.referee.verifiers.close()
             self.roles.close()
         finally:
-            if error is not None:
+            if error is not None and self._begun:
                 self._record(error)
 
     def _record(self, error: BaseException) -> None:

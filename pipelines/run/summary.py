@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipelines.run.round_log import ROUND_STAGES, Stages
+from pipelines.run.round_log import ROUND_STAGES, Stages, number
 
 
 def summary(
@@ -52,7 +52,7 @@ def sync_costs(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
 
     Returns:
         Shares of all steps' seconds (everything about every sync, those between blocks too) and of
-        all rounds' (name coverage and probes), and nanoseconds a parameter, the median step's.
+        all rounds' (name coverage and probes), and nanoseconds per parameter, the median step's.
     """
     steps = [row for row in rows if row["kind"] == "step" and "time/sync/sync" in row]
     rounds = [row for row in rows if row["kind"] == "round"]
@@ -60,10 +60,10 @@ def sync_costs(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         return {}
 
     def total(chosen: Sequence[Mapping[str, object]], *names: str) -> float:
-        return sum(float(str(row.get(f"time/{name}", 0.0))) for row in chosen for name in names)
+        return sum(number(row, f"time/{name}", 0.0) for row in chosen for name in names)
 
     def median(name: str) -> float:
-        return statistics.median(float(str(row[f"time/sync/{name}"])) for row in steps)
+        return statistics.median(number(row, f"time/sync/{name}") for row in steps)
 
     return {
         "share_of_steps": total(steps, "sync/checksum", "sync/coverage", "sync/sync")
@@ -80,7 +80,7 @@ def _sync_line(costs: Mapping[str, float]) -> list[str]:
     moved, proven = costs["transfer_ns_per_parameter"], costs["proof_ns_per_parameter"]
     return [
         f"weight sync: {100 * costs['share_of_steps']:.1f}% of the steps; name coverage and probes "
-        f"{100 * costs['proof_share_of_rounds']:.2f}% of the rounds; a parameter takes "
+        f"{100 * costs['proof_share_of_rounds']:.2f}% of the rounds; each parameter takes "
         f"{moved:.0f} ns to move and {proven:.0f} ns to prove"
     ]
 

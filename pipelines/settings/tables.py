@@ -166,6 +166,12 @@ class RoleTable(Table):
         default_factory=dict, description="Options that TRL's GRPOConfig gets as they stand."
     )
 
+    @property
+    def chat_template_kwargs(self) -> dict[str, object]:
+        """What the chat template gets for every conversation with this role."""
+        given = self.grpo.get("chat_template_kwargs")
+        return dict(given) if isinstance(given, dict) else {}
+
 
 class RewardTable(Table):
     """How verdicts and critiques become one reward."""

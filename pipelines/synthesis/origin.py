@@ -135,7 +135,10 @@ def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sa
 
 def _sampler(name: str, served: Served, role: RoleTable, seed: int) -> Sampler:
     limits = (role.max_completion_length, role.temperature)
-    return Sampler(name, served.engine, served.tokenizer, seed, *limits)
+    template = role.chat_template_kwargs
+    return Sampler(
+        name, served.engine, served.tokenizer, seed, *limits, chat_template_kwargs=template
+    )
 
 
 def _is_run(source: Path) -> bool:

@@ -191,8 +191,9 @@ class PolicyPass:
     def _replaying(self, model: nn.Module, input_ids_BT: Tensor) -> LengthSorted | Replaying:
         """The model for a micro-batch, on the routes of its rows where they are replayed."""
         by_length = self._by_length(model)
-        if self._rows_B is None or self._routes is None:
+        if self._rows_B is None or not self.routing_replay:
             return by_length
+        assert self._routes is not None, "rollouts without routes are refused when they are scored"
         return Replaying(by_length, self._routes.of(self._rows_B, input_ids_BT))
 
     def _over_rollouts(

@@ -93,7 +93,10 @@ class BatchRoutes:
         Raises:
             UnprovenSyncError: other tokens stood in those rows.
         """
-        moved_B = (self.input_ids_BT[rows_B] != input_ids_BT).any(1)
+        own_BT = self.input_ids_BT[rows_B]
+        if own_BT.shape != input_ids_BT.shape:
+            raise UnprovenSyncError("a micro-batch was padded otherwise than its batch was scored")
+        moved_B = (own_BT != input_ids_BT).any(1)
         if moved_B.any():
             raise UnprovenSyncError(
                 f"{int(moved_B.sum())} of {len(moved_B)} sequences of a batch are not those whose "

@@ -256,6 +256,22 @@ def test_configuration_and_run_paths(checkpoint: Path, tmp_path: Path, capfd: Ca
     assert [path.name for path in earlier.iterdir()] == ["config.json"]
 
 
+def test_a_run_of_another_version_is_refused_and_left_as_it_is(
+    capfd: Capture, checkpoint: Path, tmp_path: Path
+) -> None:
+    given = arguments(checkpoint, tmp_path, "rollout.engine=transformers")
+    settings = load_settings(CONFIG, given[2:])
+    state = tmp_path / "checkpoints" / "round_00000" / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text('{"knobs": {}}')
+    (tmp_path / "config.json").write_text(dump_settings(settings))
+    (tmp_path / "status.json").write_text('{"state": "running"}')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    line = _refused(capfd, ["--resume", str(tmp_path)])
+    assert "was written by another version of Sparring" in line
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 def test_a_resumed_run_may_find_its_servers_elsewhere_and_changes_nothing_else(
     tmp_path: Path,
 ) -> None:

@@ -128,7 +128,7 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
     assert _outcome(directory) == _outcome(reference)
 
 
-def test_the_readmes_command_runs_to_its_table(
+def test_the_command_of_the_docs_runs_to_its_table(
     whole: tuple[subprocess.Popen[bytes], Path],
 ) -> None:
     process, directory = whole
@@ -136,7 +136,7 @@ def test_the_readmes_command_runs_to_its_table(
     assert process.wait(timeout=200) == 0, log.read_text()[-3000:]
     assert (
         "accelerate launch pipelines/rl.py --config configs/tiny.toml"
-        in (ROOT / "README.md").read_text()
+        in (ROOT / "docs" / "use.md").read_text()
     )
     printed = log.read_text()
     for said in ("learner mean@2", "critic AUROC", "samples admitted", "monitor: ", "seconds: "):

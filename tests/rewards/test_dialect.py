@@ -270,3 +270,18 @@ def test_deep_nesting_is_left_unchecked() -> None:
 def test_unknown_dialect_names_the_nearest() -> None:
     with pytest.raises(UserError, match='unknown dialect "chian": did you mean "chain"'):
         dialect("chian")
+
+
+@pytest.mark.parametrize("text", [
+    ":", "Thought process:", "Let's solve this problem step by step.", "Solution",
+    "<answer>7</answer>", "<think></think>\n<answer>7</answer>", "the answer is 7",
+])  # fmt: skip
+def test_an_answer_without_steps_is_never_well_formed(text: str) -> None:
+    """Such openings win over a judge that only reads (arXiv:2507.08794)."""
+    assert not TAGGED.parse_solution(text, truncated=False).well_formed
+    assert not CHAIN.parse_solution(text, truncated=False).well_formed
+
+
+@given(guess=st.integers(0, 10**6))
+def test_a_bare_sum_is_not_a_chain(guess: int) -> None:
+    assert not CHAIN.parse_solution(f">{str(guess)[::-1]}", truncated=False).well_formed

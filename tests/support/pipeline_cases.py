@@ -205,7 +205,10 @@ def learner_role(
     if engine is None:
         engine = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 96)
     limits = (config.max_completion_length, config.temperature)
-    sampler = Sampler("learner", engine, tokenizer, config.seed, *limits, policy, sync)
+    sampler = Sampler(
+        "learner", engine, tokenizer, config.seed, *limits, policy, sync,
+        chat_template_kwargs=config.chat_template_kwargs,
+    )  # fmt: skip
     spec = RoleSpec("learner", config, run_steps=3, **{"router_bias_rate": 1e-3, **(spec or {})})
     return kind(spec, policy, sampler, on_step)
 

@@ -16,7 +16,12 @@ from pipelines.policy.manifest import Manifest, manifest_difference
 from pipelines.rollouts.pressure import reported_preemptions
 from pipelines.rollouts.servers.client import Refused, ReplicaLostError, ServerClient
 from pipelines.rollouts.servers.process import ServerProcess, command_flags
-from pipelines.rollouts.vllm_options import MLA_KERNEL_LATENT, engine_options, vllm_version
+from pipelines.rollouts.vllm_options import (
+    DEEPSEEK_ROUTING,
+    MLA_KERNEL_LATENT,
+    engine_options,
+    vllm_version,
+)
 from pipelines.settings.tables import RolloutTable
 
 READY_POLL_SECONDS = 0.25
@@ -177,9 +182,11 @@ class Server:
 
 def how_to_start(settings: RolloutTable) -> str:
     """What a server that the run is given by its URL must be started with."""
+    routing = shlex.join(command_flags(DEEPSEEK_ROUTING))
     return (
         "start it with VLLM_SERVER_DEV_MODE=1 (for latent attention on CPU also VLLM_MLA_DISABLE=1,"
         f" unless the latent is {MLA_KERNEL_LATENT}) and this checkout on PYTHONPATH: python -m "
         "vllm.entrypoints.openai.api_server --host 127.0.0.1 --port PORT --model CHECKPOINT "
-        f"--dtype DTYPE --tokens-only {shlex.join(command_flags(engine_options(settings)))}"
+        f"--dtype DTYPE --tokens-only {shlex.join(command_flags(engine_options(settings)))} "
+        f"(a DeepSeek checkpoint of stock transformers also needs {routing})"
     )
