@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -94,7 +95,8 @@ def _rank(rank: int, directory: str) -> None:
     """One of two processes: a step on its half of the batch, then the update."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", f"file://{directory}/meeting", rank=rank, world_size=2)
+    waits = timedelta(seconds=90)  # for a rank that died, whose error the test then shows
+    dist.init_process_group("gloo", f"file://{directory}/meeting", waits, rank=rank, world_size=2)
     model = tiny_model()
     wrapped = DistributedDataParallel(model)
     for start in (0, 2):  # two steps: the second forward would spread rank 0's buffers
@@ -122,9 +124,8 @@ def test_two_processes_balance_as_one_on_both_batches(tmp_path: Path) -> None:
         for rank in (0, 1)
     ]
     try:
-        for ended in ranks:
-            _, errors = ended.communicate(timeout=220)
-            assert ended.returncode == 0, errors[-2000:]
+        errors = [rank.communicate(timeout=220)[1][-2000:] for rank in ranks]
+        assert not any(rank.returncode for rank in ranks), "\n\n".join(errors)
     finally:
         for left in ranks:
             left.kill()

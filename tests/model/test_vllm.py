@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 from weights import (
+    ROUNDING,
     cost_of_swapped_experts,
     cost_of_wrong_rope,
     largest_change,
@@ -129,4 +130,4 @@ def test_stock_vllm_serves_our_checkpoint(name: str, served: dict[str, Tensor]) 
     model = CASES[name].model()
     assert cost_of_wrong_rope(model, IDS_BT) > 1
     assert cost_of_swapped_experts(model, IDS_BT) > 1
-    assert largest_change(served[name], prompt_logprobs(model, IDS_BT)) <= 1e-5
+    assert largest_change(served[name], prompt_logprobs(model, IDS_BT)) <= ROUNDING
