@@ -63,7 +63,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class SampledWith:
     """How a completion was sampled."""
 
     temperature: float
@@ -226,7 +226,7 @@ def make_record(
     solution: str,
     answer: str | None,
     verdict: JudgedOutcome,
-    sampling: Sampling,
+    sampling: SampledWith,
     learner_hash: str,
     round: int,
     pass_rate: float | None,

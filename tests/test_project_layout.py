@@ -129,6 +129,8 @@ def test_rooms_import_only_lower_floors() -> None:
     found = arrows()
     unknown = {room for arrow in found for room in arrow} - set(floor)
     assert not unknown, f"give these rooms of pipelines/ a floor in FLOORS: {sorted(unknown)}"
+    alone = [arrow for arrow in found if arrow[0] in ("report", "errors")]
+    assert set(alone) <= {("report", "errors")}, f"these read nothing of the other rooms: {alone}"
     upwards = [
         place for (one, other), places in found.items() if floor[other] <= floor[one]
         for place in places

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from critic.critique import Critique
 from data.contamination import Contamination
 from data.dedup import DuplicateIndex
-from data.records import CritiqueNote, Record, Sampling, make_record
+from data.records import CritiqueNote, Record, SampledWith, make_record
 from pipelines.game.bout import Bout, CheckedCritique
 
 
@@ -47,7 +47,7 @@ class Gate:
                     solution=solution,
                     answer=bout.solution.answer,
                     verdict=bout.verdict,
-                    sampling=Sampling(temperature=temperature, top_p=1.0, seed=bout.sample.seed),
+                    sampling=SampledWith(temperature=temperature, top_p=1.0, seed=bout.sample.seed),
                     learner_hash=bout.sample.weights_hash,
                     round=round_,
                     pass_rate=rates[bout.task.id],

@@ -52,7 +52,7 @@ class Run:
         resume: continue after the last complete round instead of starting.
 
     Raises:
-        UserError: a user's mistake; nothing has been written then.
+        UserError: a user's mistake; nothing of the run has been written then.
     """
 
     def __init__(self, settings: Settings, resume: bool) -> None:

@@ -30,7 +30,7 @@ class Agreement:
         fp8: the replicas hold the weights as FP8 does.
 
     Attributes:
-        difference: the largest that the last check found, nats.
+        difference: the largest that the last check of a replica found, nats.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], threshold: float, fp8: bool) -> None:

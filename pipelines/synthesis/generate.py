@@ -243,7 +243,7 @@ def draw_up_to(
 
 
 def _held_out_questions(referee: Referee, source: TaskSource) -> list[str]:
-    """Every question that the settings evaluate on: the same draws as a run's session makes."""
+    """Every question that the settings evaluate on: the same draws as a run makes."""
     sizes = referee.settings.evaluate
     drawn: tuple[tuple[Split, int], ...] = (
         ("test", sizes.num_tasks), ("probe", sizes.num_probe_tasks),
