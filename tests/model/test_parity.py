@@ -13,6 +13,8 @@ from parity_cases import VOCAB, YARN, padding_mask, pair, tokens
 from stock_process import stock_logits
 from weights import ROUNDING, cost_of_swapped_experts, cost_of_wrong_rope, largest_change
 
+# Relative: a step of float32 in the log-softmax, the sum and the division, and one to spare.
+LOSS_ROUNDING = 4 * torch.finfo(torch.float32).eps
 VARIANTS = {
     "groups": {},
     "one group, low-rank query": {"n_group": 1, "topk_group": 1, "q_lora_rank": 48},
@@ -42,7 +44,7 @@ def test_logits_and_gradients_equal_transformers(name: str) -> None:
     a = ours(input_ids=ids_BT, labels=ids_BT)
     b = reference(input_ids=ids_BT, labels=ids_BT)
     assert largest_change(a.logits, b.logits) <= ROUNDING
-    assert abs(a.loss - b.loss).item() <= 1e-6
+    assert abs(a.loss - b.loss).item() <= LOSS_ROUNDING * b.loss.item()
 
     a.loss.backward()
     b.loss.backward()
