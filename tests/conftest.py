@@ -4,6 +4,7 @@ Also what several files share, and which files share a process when pytest-xdist
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,12 @@ for _name, _value in {
     **({"OMP_NUM_THREADS": "1"} if PARALLEL else {}),
 }.items():
     os.environ.setdefault(_name, _value)
+
+# Inductor's cache does not know for which instruction set its code was compiled: what a run with
+# other instructions left there crashes this one.
+if _instructions := os.environ.get("ATEN_CPU_CAPABILITY"):
+    for _name, _cache in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("VLLM_CACHE_ROOT", "vllm")):
+        os.environ.setdefault(_name, f"{tempfile.gettempdir()}/{_cache}_{_instructions}")
 
 # Deadlines flake on a loaded machine; a fixed seed keeps a failure from coming and going.
 settings.register_profile("sparring", deadline=None, derandomize=True)
