@@ -45,7 +45,6 @@ GROUPS = {
     "servers": ("test_server_engine", "test_concurrency", "test_draw_ahead", "test_transfer"),
     "runs": ("test_rl_e2e", "test_bad_input", "test_server_e2e"),
     "engines": (
-        "test_stock_checkpoint",
         *("test_sync", "test_lora_moe", "test_routes", "test_roles", "test_fp8_rollouts"),
         *("test_stock_checkpoint", "test_evaluate"),
     ),
