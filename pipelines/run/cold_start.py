@@ -8,8 +8,6 @@ learn. TRL's SFTTrainer trains; the loss is on completions only.
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,8 +69,8 @@ def cold_start(settings: Settings) -> Path:
     with as_user_error("sft.model", ValueError, TypeError):
         config = tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
     trainer = _trainer(options, SparringMoeForCausalLM(config), tokenizer, rows)
-    with _threads(settings.sft.threads):  # the trainer is made before: Accelerate sets them too
-        trainer.train()
+    trainer.add_callback(_Threads(settings.sft.threads))
+    trainer.train()
     _save(trainer, tokenizer, target, fingerprint)
     loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
     print(
@@ -117,23 +115,29 @@ def _trainer(options: SFTConfig, model, tokenizer, rows) -> SFTTrainer:  # type:
     return trainer
 
 
-@contextmanager
-def _threads(num: int) -> Iterator[None]:
-    """Let PyTorch compute with `num` CPU threads within the block; 0 leaves its choice."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class ColdStartTrainer(SFTTrainer):
     """TRL's, with the balance and multi-token losses of a model whose config has them."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
         given = (model, inputs, return_outputs, num_items_in_batch)
         return add_auxiliary_losses(self, super().compute_loss, *given)
+
+
+class _Threads(TrainerCallback):
+    """Lets PyTorch compute with `num` CPU threads while it trains; 0 leaves the choice to others.
+
+    Accelerate sets a number of its own until the training begins.
+    """
+
+    def __init__(self, num: int) -> None:
+        self.num = self.before = num
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.num or self.before)
+
+    def on_train_end(self, *_: object, **__: object) -> None:
+        torch.set_num_threads(self.before)
 
 
 class _Progress(TrainerCallback):

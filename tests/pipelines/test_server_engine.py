@@ -50,6 +50,7 @@ EXACT = 1e-5  # nats, float32
 ROLLOUT = RolloutTable(
     placement="server", servers=2, max_model_len=64, kv_cache_gib=0.05, max_num_seqs=8,
     start_timeout_seconds=200, request_timeout_seconds=100, liveness_seconds=20,
+    adaptive_concurrency=False,  # a loaded machine would leave no four requests at once
 )  # fmt: skip
 TOKENIZER = character_tokenizer()
 PROBES = torch.randint(
