@@ -1,5 +1,9 @@
 """The cold start: what it computes with."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,23 +15,31 @@ from pipelines.settings.load import load_settings
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_it_trains_with_its_own_number_of_threads(
-    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever number the process has, and whatever Accelerate chooses when a trainer is made."""
+def test_it_trains_with_its_own_number_of_threads(threads: int, tmp_path: Path) -> None:
+    """In a process of its own: vLLM's engine keeps others from changing the number."""
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, [here, here.parent / "support", here.parents[1]]))
+    call = f"import test_cold_start; test_cold_start.tell_threads({threads}, {str(tmp_path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", call], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [threads] * 2
+
+
+def tell_threads(threads: int, directory: str) -> None:
+    """Print the number of threads at each of two steps, from a process that had another."""
     seen = []
 
     class Watch(cold_start._Progress):
         def on_step_end(self, *_: object, **__: object) -> None:
             seen.append(torch.get_num_threads())
 
-    monkeypatch.setattr(cold_start, "_Progress", Watch)
-    before = torch.get_num_threads()
+    cold_start._Progress = Watch
     torch.set_num_threads(3 - threads)
-    try:
-        few = ["sft.num_solutions=20", "sft.num_critiques=20", "sft.trainer.max_steps=2"]
-        few += [f"sft.threads={threads}", f"sft.directory={tmp_path / 'base'}"]
-        cold_start.cold_start(load_settings(CONFIG, [*COLD_START, *few]))
-        assert seen == [threads] * 2
-    finally:
-        torch.set_num_threads(before)
+    few = ["sft.num_solutions=20", "sft.num_critiques=20", "sft.trainer.max_steps=2"]
+    few += [f"sft.threads={threads}", f"sft.directory={directory}/base"]
+    cold_start.cold_start(load_settings(CONFIG, [*COLD_START, *few]))
+    assert torch.get_num_threads() == 3 - threads, "the number must be as it was"
+    print(json.dumps(seen))
