@@ -1,8 +1,12 @@
 """How a critique is asked for, written and read: one name for each grammar.
 
     grammar    solutions           text
-    chain      tiny models' sums   a40.b50.c21x~0      (`format_chain`)
+    chain      tiny models'        a40.b50.c21x~0      (`format_chain`)
     tagged     numbered lines      one JSON object     (`format_tagged`)
+
+A critique speaks of two things: its flaws of the steps, its p_sound of the answer, whose chance to
+pass the verifier it is. A true critique of an answer that is right by wrong steps therefore marks
+the step and is confident all the same.
 
 Leaves out the truth of the claims (`meta`) and what they earn (`reward`).
 """
@@ -15,7 +19,7 @@ from critic.format_chain import ChainCritique
 from critic.format_tagged import TaggedCritique
 from data.errors import UserError, unknown_name
 from data.records import Task
-from rewards.solution import Solution
+from rewards.solution import Dialect, Solution, first_bad_step
 
 __all__ = [
     "ChainCritique",
@@ -28,6 +32,7 @@ __all__ = [
     "StepJudgement",
     "TaggedCritique",
     "critique_dialect",
+    "true_critique",
 ]
 
 
@@ -44,8 +49,20 @@ class CritiqueDialect(Protocol):
     def parse(self, text: str, solution: Solution, *, truncated: bool) -> Critique | ParseFailure:
         """Read a critique of `solution`; any string gives a critique or a named failure."""
 
-    def write_critique(self, task: Task, solution: Solution, rng: random.Random) -> str:
-        """Write a true critique, for the cold start.
+    def write_critique(
+        self,
+        solution: Solution,
+        first_bad: str | None,
+        right_step: str | None,
+        sound: bool,
+        rng: random.Random,
+    ) -> str:
+        """Write the critique that says what the caller knows; no step is checked for it.
+
+        Args:
+            first_bad: id of the first wrong step, None where none is known.
+            right_step: the text of the step that should have stood there.
+            sound: whether the answer passes.
 
         Raises:
             UserError: the dialect has no procedure for writing one.
@@ -64,3 +81,28 @@ def critique_dialect(name: str) -> CritiqueDialect:
     if name not in _DIALECTS:
         raise UserError(unknown_name("critique dialect", name, _DIALECTS))
     return _DIALECTS[name]
+
+
+def true_critique(
+    task: Task,
+    solution: Solution,
+    dialect: Dialect,
+    rng: random.Random,
+    *,
+    sound: bool | None = None,
+) -> str:
+    """Write a true critique from code's own step checks, for the cold start.
+
+    Args:
+        dialect: the solution's.
+        sound: whether the answer passes; left out, whether it is the reference to the letter.
+
+    Raises:
+        UserError: the dialect has no procedure for writing one.
+    """
+    index = first_bad_step(dialect.check_steps(task, solution))
+    first_bad = None if index is None else solution.steps[index].id
+    right_step = None if index is None else dialect.right_step(task, solution, index)
+    passes = solution.answer == task.reference if sound is None else sound
+    judge = critique_dialect(dialect.name)
+    return judge.write_critique(solution, first_bad, right_step, passes, rng)

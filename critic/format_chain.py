@@ -3,18 +3,20 @@
     critique   = step* "~" bucket
     step       = id sum "."      the step is right: it states the recomputed sum
                | id sum "x"      the first wrong step: it does not; the walk ends here
-    sum        = digits          recomputed from the sum stated before, written as in the dialect
-                                 (reversed, two digits or more)
+    sum        = digits          the running value recomputed from the one stated before, written
+                                 as in the dialect (reversed, two digits or more)
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
-`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x~0` says that step c should have reached 12. The
+`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x~0` says that step c should have reached 12. A
+step marked wrong makes the verdict `flawed`, while p_sound is the chance that the *answer* passes:
+of an answer that is right by wrong steps a true critique marks the step and ends in `~9`. The
 critic recomputes before it judges: a tiny model compares two numbers that it can see far better
 than it adds and compares in one token. A step marked right though the recomputed sum differs is a
 parse failure. Every step up to the first wrong one must be judged, in order. Of a malformed
 solution only the steps that the solution parser recovered can be judged, and the walk may end after
 any of them.
 
-Leaves out whether a claim is true (`meta`).
+Leaves out whether a claim is true (`meta`) and how the truth is found (`format.true_critique`).
 """
 
 import random
@@ -22,23 +24,22 @@ import re
 
 from critic.critique import Critique, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from data.records import Task
-from rewards.chain import MAX_DIGITS, ChainDialect, chain_terms, decode_sum, encode_sum, step_parts
+from rewards.chain import chain_of, decode_sum, encode_sum, place_of, step_parts
+from rewards.operations import MAX_DIGITS
 from rewards.solution import Solution
 
-_SOLUTION_DIALECT = ChainDialect()
+MAX_RECOMPUTED_DIGITS = 2 * MAX_DIGITS  # the product of the largest value and operand
+_VALUE = re.compile(r"[=>]([0-9]+)")
 _JUDGEMENT = re.compile(r"([0-9]+)([.x])")
 
 
 def right_sum(task: Task, solution: Solution, index: int) -> int:
-    """Recompute what step `index` should state, given the sum stated just before it.
+    """Recompute what step `index` should state, given the value stated just before it.
 
     Unlike `due_sum` this always has an answer, so that every wrong step can be refuted with one:
-    a wrong operand is replaced by the task's, a premature `>` by the next term's sum, and a step
-    beyond the last term should have left the sum as it was.
+    that of the step which should have stood there (`ChainDialect.right_step`).
     """
-    terms = chain_terms(task)
-    previous = step_parts(solution.steps[index - 1]).stated_sum if index else 0
-    return previous + (terms[index] if index < len(terms) else 0)
+    return place_of(chain_of(task), solution, index).due.value
 
 
 class ChainCritique:
@@ -70,21 +71,43 @@ class ChainCritique:
         verdict: SoundOrFlawed = "flawed" if flaws or p_sound < 0.5 else "sound"
         return Critique(steps, flaws, verdict, p_sound)
 
-    def write_critique(self, task: Task, solution: Solution, rng: random.Random) -> str:
-        """Write a true critique of `solution`, for the cold start.
+    def write_critique(
+        self,
+        solution: Solution,
+        first_bad: str | None,
+        right_step: str | None,
+        sound: bool,
+        rng: random.Random,
+    ) -> str:
+        """Write the critique that says what the caller knows, without checking a step.
 
-        Buckets are drawn from the top (nothing wrong) or bottom three, so that a model trained on
-        demonstrations still explores the confidences that RL is to calibrate.
+        The walk repeats the solution's own values up to the flaw, where it states the value of the
+        step that should have stood there. Buckets are drawn from the top (sound) or bottom three,
+        so that a model trained on demonstrations still explores the confidences that RL is to
+        calibrate.
+
+        Args:
+            first_bad: the first wrong step, None where none is known.
+            right_step: the text that should have stood there.
+            sound: whether the answer passes.
+
+        Raises:
+            ValueError: there is no such step, or nothing is known of what should have stood there.
         """
-        valid = _SOLUTION_DIALECT.check_steps(task, solution)
         walk = ""
-        for index, (step, ok) in enumerate(zip(solution.steps, valid, strict=True)):
-            recomputed = encode_sum(right_sum(task, solution, index))
-            walk += f"{step.id}{recomputed}{'.' if ok else 'x'}"
-            if not ok:
+        for step in solution.steps:
+            if step.id == first_bad:
+                value = _VALUE.search(right_step or "")
+                if value is None:
+                    raise ValueError(f"step {first_bad} is wrong, but {right_step!r} is no step")
+                walk += f"{step.id}{value[1]}x"
                 break
+            walk += f"{step.id}{step_parts(step).sum_text}."
+        else:
+            if first_bad is not None:
+                raise ValueError(f"the solution has no step {first_bad!r}: {solution.text!r:.200}")
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
-        return f"{walk}~{9 - doubt if solution.well_formed and all(valid) else doubt}"
+        return f"{walk}~{9 - doubt if sound else doubt}"
 
 
 def _parse_walk(
@@ -116,7 +139,7 @@ def _parse_walk(
 
 
 def _parse_sum(digits: str) -> int | None:
-    if not _is_digits(digits) or not 2 <= len(digits) <= MAX_DIGITS:
+    if not _is_digits(digits) or not 2 <= len(digits) <= MAX_RECOMPUTED_DIGITS:
         return None
     value = decode_sum(digits)
     return value if encode_sum(value) == digits else None  # a sum has one spelling

@@ -12,7 +12,6 @@ import random
 
 from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from data.errors import UserError
-from data.records import Task
 from rewards.solution import Solution
 
 MAX_CHARS = 20_000
@@ -68,7 +67,14 @@ class TaggedCritique:
         except _Malformed as failure:
             return ParseFailure(str(failure))
 
-    def write_critique(self, task: Task, solution: Solution, rng: random.Random) -> str:
+    def write_critique(
+        self,
+        solution: Solution,
+        first_bad: str | None,
+        right_step: str | None,
+        sound: bool,
+        rng: random.Random,
+    ) -> str:
         """Refuse: demonstrations are procedural, and free text has no procedure to write one.
 
         Raises:
@@ -76,7 +82,7 @@ class TaggedCritique:
         """
         raise UserError(
             "the tagged dialect has no procedural critiques: cold-start the critic with the chain "
-            f"dialect, or start it from an instruction-tuned model (asked for task {task.id})"
+            "dialect, or start it from an instruction-tuned model"
         )
 
 

@@ -1,31 +1,47 @@
-"""The compact dialect of tiny models: running sums, least significant digit first.
+"""The compact dialect of tiny models: running sums and products, least significant digit first.
 
 The problem `Calculate 4 + 1 + 7 + 10.` becomes `a4b1c7d10` and a newline. The
-solution restates every labelled operand with the running sum up to it, reversed
-and padded to two digits, and ends with the total:
+solution restates every labelled operand with the running value up to it, reversed
+and padded to two digits, and ends with the last one:
 
     a4=40
     b1=50
     c7=21
     d10=22>22
 
-Reversed digits let a model that writes left to right carry as people do. Only
-chains of additions of whole numbers are covered; nothing here verifies an answer.
+A product differs in its problem alone, which opens with a star: `*a6b3c7` is solved by
+`a6=60`, `b3=81`, `c7=621>621`. Reversed digits let a model that writes left to right carry
+as people do. What the operations do is in `rewards.operations`, what can go wrong in
+`rewards.mistakes`; nothing here verifies an answer.
 """
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_lowercase
 
 from data.errors import UserError
 from data.records import Task
+from rewards.mistakes import Mistake, Place, Stated, kind_of, mistakes_at
+from rewards.operations import MAX_DIGITS, OPERATIONS, SUM, Chain
 from rewards.solution import Solution, Step
 
 FINAL_STEP = ">"
 MAX_TERMS = len(ascii_lowercase)
-MAX_DIGITS = 8  # bounds int(); far above any sum these models meet
+# How often an unreliable solver slips in which way, where it has the choice. It never answers
+# early: a demonstration of that would teach to stop.
+SLIP_WEIGHTS: Mapping[Mistake, float] = {
+    "forgotten_carry": 8,
+    "off_by_one": 2,
+    "skipped_term": 1,
+    "wrong_operation": 1,
+    "wrong_operand": 1,
+    "swapped_digits": 1,
+    "miscopied_operand": 1,
+    "miscopied_answer": 1,
+}
 
 _NUMBER = rf"(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
 # Two digits, or more with no zero at the end: a number has exactly one spelling.
@@ -33,7 +49,11 @@ _SUM = rf"(?:[0-9]{{2,{MAX_DIGITS - 1}}}[1-9]|[0-9]{{2}})"
 _STEP = re.compile(rf"([a-z])({_NUMBER})=({_SUM})")
 _FINAL = re.compile(rf">({_SUM})")
 _TERM = rf"[0-9]{{1,{MAX_DIGITS}}}"
-_QUESTION = re.compile(rf"[A-Za-z: ]*?({_TERM}(?:\s*\+\s*{_TERM})*)\s*[.?]?\s*")
+_SYMBOLS = "[" + "".join(operation.symbol for operation in OPERATIONS) + "]"
+_QUESTION = re.compile(
+    rf"([A-Za-z: ]*?)({_TERM}(?:\s*{_SYMBOLS}\s*{_TERM})*)\s*[.?]?\s*"
+    r"(?:Give only the result as your final answer\.\s*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -46,14 +66,14 @@ class StepParts:
 
     @property
     def stated_sum(self) -> int:
-        """The sum this step states, as a number."""
+        """The running value this step states, as a number."""
         return decode_sum(self.sum_text)
 
 
 def encode_sum(value: int) -> str:
-    """Write a sum reversed, at least two digits: 3 is `30`, 12 is `21`, 105 is `501`."""
+    """Write a running value reversed, at least two digits: 3 is `30`, 105 is `501`."""
     if value < 0:
-        raise ValueError(f"a chain's sum must be 0 or more, got {value}: use additions only")
+        raise ValueError(f"a chain's running value must be 0 or more, got {value}")
     return f"{value:02d}"[::-1]
 
 
@@ -62,27 +82,39 @@ def decode_sum(text: str) -> int:
     return int(text[::-1])
 
 
-def chain_terms(task: Task) -> tuple[int, ...]:
-    """The operands of an addition chain, from the task's question.
+def chain_of(task: Task) -> Chain:
+    """The task as a chain; see `read_chain` for the errors."""
+    return read_chain(task.question)
+
+
+@lru_cache(maxsize=4096)
+def read_chain(question: str) -> Chain:
+    """The operation and the operands that a question names.
 
     Raises:
-        UserError: the question is not a sum of 1 to 26 whole numbers.
+        UserError: the question is not a sum or a product of 1 to 26 whole numbers.
     """
-    match = _QUESTION.fullmatch(task.question)
-    if match is None:
+    match = _QUESTION.fullmatch(question)
+    symbols = set(re.findall(_SYMBOLS, match[2])) if match is not None else set()
+    if match is None or len(symbols) > 1:
         raise UserError(
-            f"the chain dialect reads sums of whole numbers such as 'Calculate 4 + 1 + 7.', got "
-            f"{task.question!r} (task {task.id}): use basic_arithmetic with operators ['+'], "
-            "no parentheses and no negation, or the tagged dialect"
+            "the chain dialect reads sums or products of whole numbers such as 'Calculate 4 + 1 + "
+            f"7.', got {question!r}: use products, or basic_arithmetic with operators ['+'], no "
+            "parentheses and no negation, or the tagged dialect"
         )
-    terms = tuple(int(term) for term in match[1].split("+"))
-    if len(terms) > MAX_TERMS or sum(terms) >= 10**MAX_DIGITS:
+    named = (
+        operation for operation in OPERATIONS
+        if operation.symbol in symbols or (not symbols and operation.word in match[1])
+    )  # fmt: skip
+    operands = tuple(int(term) for term in re.findall(_TERM, match[2]))
+    chain = Chain(next(named), operands)
+    if len(operands) > MAX_TERMS or max(chain.values()) >= 10**MAX_DIGITS:
         raise UserError(
-            f"the chain dialect covers {MAX_TERMS} terms and sums below 10^{MAX_DIGITS}, got "
-            f"{len(terms)} terms and sum {sum(terms)} (task {task.id}): lower max_terms or "
-            "max_digits"
+            f"the chain dialect covers {MAX_TERMS} terms and values below 10^{MAX_DIGITS}, got "
+            f"{len(operands)} terms and {len(str(max(chain.values())))} digits in {question!r}: "
+            "lower max_terms or max_digits"
         )
-    return terms
+    return chain
 
 
 def step_parts(step: Step) -> StepParts:
@@ -98,38 +130,78 @@ def step_parts(step: Step) -> StepParts:
     raise ValueError(f"{step.text!r} is not a step of the chain dialect: parse the solution first")
 
 
-def due_sum(task: Task, solution: Solution, index: int) -> int | None:
-    """The sum that step `index` should state, given the sum stated just before it.
+def stated(step: Step) -> Stated:
+    """What a parsed step says, as numbers."""
+    parts = step_parts(step)
+    return Stated(parts.operand, parts.stated_sum)
 
-    None where no sum can repair the step: a wrong label or operand, a step beyond
-    the last term, or a final `>` before every term was used.
+
+def place_of(chain: Chain, solution: Solution, index: int) -> Place:
+    """Where step `index` stands, given what was stated just before it."""
+    before = solution.steps[index - 1] if index else None
+    previous = chain.operation.identity if before is None else step_parts(before).stated_sum
+    return Place(chain, index, previous)
+
+
+def due_sum(task: Task, solution: Solution, index: int) -> int | None:
+    """The value that step `index` should state, given the one stated just before it.
+
+    None where no value can repair the step: a wrong operand, a step beyond the last term, or a
+    final `>` before every term was used.
     """
-    terms = chain_terms(task)
-    parts = step_parts(solution.steps[index])
-    previous = step_parts(solution.steps[index - 1]).stated_sum if index else 0
-    if parts.operand is None:
-        return previous if index == len(terms) else None
-    if index >= len(terms) or parts.label != ascii_lowercase[index]:
-        return None
-    return previous + terms[index] if parts.operand == terms[index] else None
+    chain = chain_of(task)
+    due = place_of(chain, solution, index).due
+    repairable = due.operand == step_parts(solution.steps[index]).operand
+    return due.value if repairable and index <= len(chain.operands) else None
+
+
+def write_step(index: int, stated: Stated) -> str:
+    """The text of one step."""
+    if stated.operand is None:
+        return FINAL_STEP + encode_sum(stated.value)
+    return f"{ascii_lowercase[index]}{stated.operand}={encode_sum(stated.value)}"
+
+
+def write_steps(said: list[Stated]) -> str:
+    """The text of a whole solution, the final answer last."""
+    *lines, final = [write_step(index, each) for index, each in enumerate(said)]
+    return "\n".join(lines) + final
 
 
 class ChainDialect:
-    """Labelled operands with reversed running sums (module docstring)."""
+    """Labelled operands with reversed running values (module docstring).
+
+    Args:
+        slip_weights: how often demonstrations slip in which way, where they have the choice.
+    """
 
     name = "chain"
     conversational = False
 
+    def __init__(self, slip_weights: Mapping[Mistake, float] = SLIP_WEIGHTS) -> None:
+        self._slip_weights = slip_weights
+
     def render_problem(self, task: Task) -> str:
         """Write `a4b1c7d10` and a newline."""
-        terms = chain_terms(task)
-        return "".join(f"{label}{term}" for label, term in _labelled(terms)) + "\n"
+        return _render(chain_of(task)) + "\n"
+
+    def shown(self, question: str) -> str | None:
+        """The problem as it is rendered; None for a product with a zero.
+
+        A zero swallows every mistake before it, so that such a product asks for nothing.
+
+        Raises:
+            UserError: the question is not a chain.
+        """
+        chain = read_chain(question)
+        swallows = chain.operation is not SUM and 0 in chain.operands
+        return None if swallows else _render(chain)
 
     def parse_solution(self, text: str, *, truncated: bool) -> Solution:
-        """Read steps until the final sum or the first character that leaves the grammar.
+        """Read steps until the final value or the first character that leaves the grammar.
 
         Defects: `truncated` (the caller's flag), `no_answer` (well-formed steps, then
-        nothing), `bare_answer` (a final sum without steps), `bad_steps` (anything else).
+        nothing), `bare_answer` (a final value without steps), `bad_steps` (anything else).
         """
         steps, position = _read_steps(text)
         final = _FINAL.match(text, position)
@@ -141,43 +213,67 @@ class ChainDialect:
         return Solution(text, tuple(steps), answer, defect)
 
     def check_steps(self, task: Task, solution: Solution) -> tuple[bool, ...]:
-        """Check each step against the task and the sum stated just before it.
+        """Check each step against the task and the value stated just before it.
 
-        A step after a slip is valid if it continues correctly from the wrong sum. The
-        final step is valid iff it repeats the last stated sum and every term was used.
+        A step after a slip is valid if it continues correctly from the wrong value. The
+        final step is valid iff it repeats the last stated value and every term was used.
         """
         return tuple(
             due_sum(task, solution, index) == step_parts(step).stated_sum
             for index, step in enumerate(solution.steps)
         )
 
+    def right_step(self, task: Task, solution: Solution, index: int) -> str:
+        """The step that should stand at `index`, given the value stated just before it.
+
+        It always exists: a wrong operand is replaced by the task's, a premature answer by the next
+        term, and a step beyond the last term by the answer.
+        """
+        return write_step(index, place_of(chain_of(task), solution, index).due)
+
+    def kind_of_mistake(self, task: Task, solution: Solution, index: int) -> str:
+        """What happened at a step that does not hold (`rewards.mistakes`)."""
+        return kind_of(place_of(chain_of(task), solution, index), stated(solution.steps[index]))
+
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
-        """Write a demonstration, with the human slip of a forgotten carry.
+        """Write a demonstration, as an unreliable solver would.
 
         Args:
-            task: an addition chain.
-            rng: drawn from once at every step whose ones overflow.
-            slip_rate: chance in [0, 1] that such a step forgets its carry; the later
-                steps then continue from the wrong sum.
+            task: a sum or a product.
+            rng: chooses where it slips, and how.
+            slip_rate: chance in [0, 1] that a step, the final one included, slips in one of the
+                ways that are possible there; later steps continue from the wrong value.
 
         Raises:
-            UserError: the task is not an addition chain.
+            UserError: the task is not a chain.
             ValueError: the rate lies outside [0, 1].
         """
         if not 0 <= slip_rate <= 1:
             raise ValueError(f"slip_rate must lie in [0, 1], got {slip_rate}: it is a probability")
-        total, lines = 0, []
-        for label, term in _labelled(chain_terms(task)):
-            overflow = total % 10 + term % 10 >= 10
-            total += term
-            if overflow and rng.random() < slip_rate:
-                total -= 10
-            lines.append(f"{label}{term}={encode_sum(total)}")
-        return "\n".join(lines) + FINAL_STEP + encode_sum(total)
+        chain = chain_of(task)
+        value, said = chain.operation.identity, list[Stated]()
+        for index in range(len(chain.operands) + 1):
+            place = Place(chain, index, value)
+            slip = self._slip(place, rng) if rng.random() < slip_rate else None
+            said.append(slip or place.due)
+            value = said[-1].value
+        return write_steps(said)
+
+    def _slip(self, place: Place, rng: random.Random) -> Stated | None:
+        """A slip of one of the kinds that are possible here; None where none is."""
+        weights = dict(self._slip_weights)
+        while weights:
+            (kind,) = rng.choices(list(weights), list(weights.values()))
+            if variants := mistakes_at(place, kind):
+                return rng.choice(variants)
+            del weights[kind]
+        return None
 
 
-def _labelled(terms: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-    return zip(ascii_lowercase, terms, strict=False)
+def _render(chain: Chain) -> str:
+    return chain.operation.mark + "".join(
+        f"{label}{operand}" for label, operand in zip(ascii_lowercase, chain.operands, strict=False)
+    )
 
 
 def _read_steps(text: str) -> tuple[list[Step], int]:

@@ -2,7 +2,7 @@
 
 Holds the data (`Step`, `Solution`) and the `Dialect` protocol. The dialects
 themselves live in `rewards.chain` and `rewards.tagged`; verifying an answer
-is left to `rewards.verify`.
+is left to `rewards.verifiers`.
 """
 
 import random
@@ -57,11 +57,29 @@ class Dialect(Protocol):
     def render_problem(self, task: Task) -> str:
         """Write the task as the learner sees it."""
 
+    def shown(self, question: str) -> str | None:
+        """What a question comes to when it is rendered: two tasks that show the same are one.
+
+        It fixes a task's identity and split. None if the dialect passes the question over.
+
+        Raises:
+            UserError: the dialect cannot pose this question.
+        """
+
     def parse_solution(self, text: str, *, truncated: bool) -> Solution:
         """Take any text apart; never raises."""
 
     def check_steps(self, task: Task, solution: Solution) -> tuple[bool, ...] | None:
         """Say per step whether it holds, given what was stated before; None if code cannot say."""
+
+    def right_step(self, task: Task, solution: Solution, index: int) -> str | None:
+        """The step that should stand at `index`, given what was stated before; None if unknown."""
+
+    def kind_of_mistake(self, task: Task, solution: Solution, index: int) -> str:
+        """Name what happened at a step that does not hold; "other" if nothing known fits.
+
+        It is only reported: nothing is rewarded by it.
+        """
 
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
         """Write a demonstration.

@@ -16,6 +16,7 @@ import re
 from data.errors import UserError
 from data.records import Task
 from rewards.arithmetic import equations_in
+from rewards.mistakes import OTHER
 from rewards.solution import Solution, Step
 
 _INSTRUCTION = """\
@@ -39,7 +40,11 @@ class TaggedDialect:
 
     def render_problem(self, task: Task) -> str:
         """Write the question and the form of the reply."""
-        return f"{task.question.strip()}\n\n{_INSTRUCTION}"
+        return f"{self.shown(task.question)}\n\n{_INSTRUCTION}"
+
+    def shown(self, question: str) -> str:
+        """The question itself; what is said of the form is the same for all."""
+        return question.strip()
 
     def parse_solution(self, text: str, *, truncated: bool) -> Solution:
         """Read the steps and the answer.
@@ -65,6 +70,13 @@ class TaggedDialect:
         if not any(stated):
             return None
         return tuple(all(equation.holds for equation in equations) for equations in stated)
+
+    def right_step(self, task: Task, solution: Solution, index: int) -> None:
+        """Nothing: what prose should have said has no procedure."""
+
+    def kind_of_mistake(self, task: Task, solution: Solution, index: int) -> str:
+        """Always "other": mistakes in prose have no closed list."""
+        return OTHER
 
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
         """Refuse: this dialect has no procedure to solve an arbitrary task.

@@ -7,8 +7,9 @@ Leaves out how the block is trained (a `Player` does that), and the reward's for
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from critic.flaws import plant
+from critic.flaws import SINGLE_FLAWS, plant
 from critic.reward import (
     CriticClassWeights,
     JudgedCritique,
@@ -82,9 +83,9 @@ class CriticGame:
         items = []
         for item in sound[:num]:
             task = item.task
-            flaw = plant(
-                task, item.solution.text, rng, lambda text, task=task: self._verdict(task, text)
-            )
+            text = item.solution.text
+            verify = partial(self._verdict, task)
+            flaw = plant(task, text, rng, verify, SINGLE_FLAWS)  # those that make the answer wrong
             if flaw is not None:
                 solution = self.referee.dialect.parse_solution(flaw.text, truncated=False)
                 items.append(CritiqueItem(task, solution, False, flaw.step_id, planted=True))

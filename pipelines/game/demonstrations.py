@@ -1,18 +1,29 @@
-"""What the cold start imitates: procedural solutions and critiques of them."""
+"""What the cold start imitates: procedural solutions and critiques of them.
+
+A criticised solution is right, or it is flawed in one of two ways: planted, by every kind of flaw
+as often as by any other, or slipped as the demonstrated solver slips, so that the critic knows both
+rare mistakes and the learner's own.
+"""
 
 import random
 from collections.abc import Sequence
 
-from critic.format import critique_dialect
+from critic.flaws import plant
+from critic.format import critique_dialect, true_critique
 from data.records import Task
 from pipelines.settings.tables import Settings
 from rewards.dialect import dialect
+from rewards.verdict import Verdict
+from rewards.verifiers import verify_exact
+
+PLANTED_SHARE = 0.5  # of the flawed solutions that the critic learns from
+LEAST_SLIP_RATE = 0.1  # or a solver that never slips would have no slip to criticise
 
 
 def demonstrations(settings: Settings, tasks: Sequence[Task]) -> list[dict[str, str]]:
     """Prompt and completion rows: solutions with slips, and true critiques of such solutions.
 
-    A criticised solution has slipped somewhere in about `flawed_share` of the rows.
+    About `flawed_share` of the criticised solutions hold a wrong step.
     """
     assert settings.sft is not None
     solver, judge = dialect(settings.tasks.dialect), critique_dialect(settings.tasks.dialect)
@@ -25,17 +36,29 @@ def demonstrations(settings: Settings, tasks: Sequence[Task]) -> list[dict[str, 
         text = _solution_to_judge(task, settings, rng)
         solution = solver.parse_solution(text, truncated=False)
         prompt = judge.render_prompt(solver.render_problem(task), text)
-        rows.append({"prompt": prompt, "completion": judge.write_critique(task, solution, rng)})
+        rows.append({"prompt": prompt, "completion": true_critique(task, solution, solver, rng)})
     rng.shuffle(rows)
     return rows
 
 
 def _solution_to_judge(task: Task, settings: Settings, rng: random.Random) -> str:
+    assert settings.sft is not None
     solver = dialect(settings.tasks.dialect)
-    wanted_flawed = rng.random() < settings.sft.flawed_share
-    for _ in range(8):  # a task without a carry cannot slip
-        text = solver.write_solution(task, rng, 0.4 if wanted_flawed else 0.0)
-        solution = solver.parse_solution(text, truncated=False)
-        if all(solver.check_steps(task, solution)) != wanted_flawed:
+    right = solver.write_solution(task, rng, 0.0)
+    if rng.random() >= settings.sft.flawed_share:
+        return right
+    if rng.random() < PLANTED_SHARE:
+        flaw = plant(task, right, rng, lambda text: _verdict(task, text, settings))
+        return right if flaw is None else flaw.text
+    slip_rate = max(settings.sft.slip_rate, LEAST_SLIP_RATE)
+    for _ in range(8):  # a solver that seldom slips needs several tries
+        text = solver.write_solution(task, rng, slip_rate)
+        if text != right:
             break
     return text
+
+
+def _verdict(task: Task, text: str, settings: Settings) -> Verdict:
+    """By comparing strings: what is demonstrated spells a number in one way only."""
+    solution = dialect(settings.tasks.dialect).parse_solution(text, truncated=False)
+    return verify_exact(task, solution)

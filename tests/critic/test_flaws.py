@@ -1,60 +1,118 @@
-"""Planted flaws: confirmed by the verifier, at a known place, and found there by the critic."""
+"""Planted flaws: of every kind, at a known place, confirmed, and found there by the critic."""
 
 import random
-from contextlib import closing
+from collections import Counter
 
-from critic_cases import RIGHT, TASK, WRONG, chain_solution, chain_task
+import pytest
+from critic_cases import (
+    CHAIN_TASKS,
+    RIGHT,
+    TASK,
+    WRONG,
+    chain_solution,
+    chain_task,
+    product_task,
+)  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
 
 from critic.critique import Critique
-from critic.flaws import plant
-from critic.format import critique_dialect
-from critic.meta import check_claims, known_first_bad
+from critic.flaws import FLAW_KINDS, FlawKind, PlantedFlaw, plant
+from critic.format import critique_dialect, true_critique
+from critic.meta import check_claims
 from critic.reward import JudgedCritique, critic_reward
 from data.records import Task
 from rewards.dialect import dialect
+from rewards.solution import first_bad_step
 from rewards.verdict import Verdict
-from rewards.verifiers import Verifiers
+from rewards.verifiers import verify_exact
 
-CHAIN = dialect("chain")
-TERMS = st.lists(st.integers(0, 99), min_size=1, max_size=9)
+CHAIN, CRITIQUES = dialect("chain"), critique_dialect("chain")
+LONG = {"sum": chain_task([7, 9, 48, 6, 15, 8, 9, 3]), "product": product_task([7, 9, 8, 6, 13, 8])}
 
 
 def verdict_on(task: Task, text: str) -> Verdict:
-    with closing(Verifiers(timeout_seconds=5)) as verifiers:
-        return verifiers.verify(task, chain_solution(text))
+    return verify_exact(task, chain_solution(text))
 
 
-@given(terms=TERMS, seed=st.integers(0, 1000))
-def test_a_planted_flaw_is_found_where_it_was_planted(terms: list[int], seed: int) -> None:
-    task, rng = chain_task(terms), random.Random(seed)
+def planted(task: Task, rng: random.Random, *kinds: FlawKind) -> PlantedFlaw | None:
     right = CHAIN.write_solution(task, rng, 0.0)
-    flaw = plant(task, right, rng, lambda text: verdict_on(task, text))
+    return plant(task, right, rng, lambda text: verdict_on(task, text), kinds or FLAW_KINDS)
+
+
+@given(task=CHAIN_TASKS, kind=st.sampled_from(FLAW_KINDS), seed=st.integers(0, 1000))
+def test_a_planted_flaw_is_found_where_it_was_planted(
+    task: Task, kind: FlawKind, seed: int
+) -> None:
+    rng = random.Random(seed)
+    flaw = planted(task, rng, kind)
+    if flaw is None:
+        return  # no room: the next test shows that this is rare
+    solution, right = chain_solution(flaw.text), CHAIN.write_solution(task, rng, 0.0)
+    assert solution.well_formed
+    assert verdict_on(task, flaw.text).passed == flaw.sound == (kind == "cancelling")
+    flags = CHAIN.check_steps(task, solution)
+    index = first_bad_step(flags)
+    assert index is not None and solution.steps[index].id == flaw.step_id
+    assert flaw.right_step == chain_solution(right).steps[index].text
+    assert flaw.right_step == CHAIN.right_step(task, solution, index)
+    if kind != "cancelling":
+        assert CHAIN.kind_of_mistake(task, solution, index) == kind == flaw.kind
+        assert (flags or ()).count(False) == 1
+
+
+@pytest.mark.parametrize("kind", FLAW_KINDS)
+@pytest.mark.parametrize("family", LONG)
+def test_every_kind_finds_room_in_a_long_chain(family: str, kind: FlawKind) -> None:
+    flaws = [planted(LONG[family], random.Random(seed), kind) for seed in range(20)]
+    assert all(flaw is not None and flaw.kind == kind for flaw in flaws)
+    if kind not in ("miscopied_answer", "early_answer"):  # the step of either is `>`
+        assert len({flaw.step_id for flaw in flaws if flaw}) > 2
+
+
+@given(task=CHAIN_TASKS, seed=st.integers(0, 1000))
+def test_the_critique_of_a_plant_needs_no_step_checks_and_is_true(task: Task, seed: int) -> None:
+    rng = random.Random(seed)
+    flaw = planted(task, rng)
     assert flaw is not None
-    assert verdict_on(task, right).passed
-    assert verdict_on(task, flaw.text).outcome == "incorrect"
     solution = chain_solution(flaw.text)
-    assert known_first_bad(task, solution, CHAIN) == flaw.step_id
-    assert sum(not ok for ok in CHAIN.check_steps(task, solution) or ()) == 1
-    text = critique_dialect("chain").write_critique(task, solution, rng)
-    critique = critique_dialect("chain").parse(text, solution, truncated=False)
-    assert isinstance(critique, Critique)
+    text = CRITIQUES.write_critique(solution, flaw.step_id, flaw.right_step, flaw.sound, rng)
+    by_code = true_critique(task, solution, CHAIN, rng)
+    assert text.partition("~")[0] == by_code.partition("~")[0]
+    critique = CRITIQUES.parse(text, solution, truncated=False)
+    assert isinstance(critique, Critique) and (critique.p_sound > 0.5) == flaw.sound
     claims = check_claims(task, solution, critique, CHAIN)
     assert [(claim.flaw.step, claim.status) for claim in claims] == [(flaw.step_id, "confirmed")]
-    reward = critic_reward(
-        JudgedCritique(critique=critique, claims=claims, sound=False, first_bad_step=flaw.step_id)
+
+
+def test_a_true_critique_of_a_plant_is_paid() -> None:
+    flaw = planted(TASK, random.Random(0), "forgotten_carry")
+    assert flaw is not None
+    solution = chain_solution(flaw.text)
+    text = CRITIQUES.write_critique(
+        solution, flaw.step_id, flaw.right_step, False, random.Random(1)
     )
-    assert reward > 0.95
+    critique = CRITIQUES.parse(text, solution, truncated=False)
+    assert isinstance(critique, Critique)
+    claims = check_claims(TASK, solution, critique, CHAIN)
+    judged = JudgedCritique(
+        critique=critique, claims=claims, sound=False, first_bad_step=flaw.step_id
+    )
+    assert critic_reward(judged) > 0.9
+
+
+@pytest.mark.parametrize("family", LONG)
+def test_kinds_are_planted_equally_often(family: str) -> None:
+    rng = random.Random(0)
+    found = Counter(flaw.kind for _ in range(400) if (flaw := planted(LONG[family], rng)))
+    assert set(found) == set(FLAW_KINDS)
+    assert min(found.values()) > 20  # of 40 expected: three standard deviations below
 
 
 def test_flaws_are_planted_everywhere_and_carries_are_forgotten() -> None:
-    planted = [
-        plant(TASK, RIGHT.text, random.Random(seed), lambda text: verdict_on(TASK, text))
-        for seed in range(200)
-    ]
-    assert {flaw.step_id for flaw in planted if flaw} == {"a", "b", "c", "d", ">"}
-    assert WRONG.text in {flaw.text for flaw in planted if flaw}
+    flaws = [planted(TASK, random.Random(seed)) for seed in range(200)]
+    assert {flaw.step_id for flaw in flaws if flaw} == {"a", "b", "c", "d", ">"}
+    assert WRONG.text in {flaw.text for flaw in flaws if flaw}
 
 
 def test_nothing_is_planted_in_a_wrong_or_malformed_solution() -> None:
@@ -73,13 +131,13 @@ def test_a_flaw_that_the_verifier_does_not_confirm_is_dropped() -> None:
     assert plant(TASK, RIGHT.text, random.Random(0), breaks_on_corruptions) is None
 
 
-@given(terms=TERMS, seed=st.integers(0, 1000))
-def test_a_truncated_solution_is_criticised_as_flawed(terms: list[int], seed: int) -> None:
-    task, rng = chain_task(terms), random.Random(seed)
+@given(task=CHAIN_TASKS, seed=st.integers(0, 1000))
+def test_a_truncated_solution_is_criticised_as_flawed(task: Task, seed: int) -> None:
+    rng = random.Random(seed)
     right = CHAIN.write_solution(task, rng, 0.0)
     cut = right[: rng.randrange(1, len(right))]
     solution = CHAIN.parse_solution(cut, truncated=True)
     assert solution.defect == "truncated"
-    critique = critique_dialect("chain").write_critique(task, solution, rng)
-    parsed = critique_dialect("chain").parse(critique, solution, truncated=False)
+    critique = true_critique(task, solution, CHAIN, rng)
+    parsed = CRITIQUES.parse(critique, solution, truncated=False)
     assert isinstance(parsed, Critique) and parsed.p_sound < 0.3

@@ -4,13 +4,14 @@ import json
 import random
 
 import pytest
-from critic_cases import RIGHT, TASK, WRONG, chain_solution, chain_task
+from critic_cases import CHAIN_TASKS, RIGHT, TASK, WRONG, chain_solution, product_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critic.critique import Critique, Flaw, ParseFailure
-from critic.format import critique_dialect
+from critic.format import critique_dialect, true_critique
 from data.errors import UserError
+from data.records import Task
 from rewards.dialect import dialect
 from rewards.solution import Solution
 
@@ -155,7 +156,7 @@ def test_an_unknown_dialect_names_the_nearest() -> None:
 
 def test_tagged_has_no_demonstrations() -> None:
     with pytest.raises(UserError, match="no procedural critiques"):
-        TAGGED.write_critique(TASK, TAGGED_SOLUTION, random.Random(0))
+        true_critique(TASK, TAGGED_SOLUTION, dialect("tagged"), random.Random(0))
 
 
 CRITIQUE_LIKE = st.text(alphabet="abcd>.x~0123456789\n", max_size=20)
@@ -193,20 +194,15 @@ def test_parsing_json_never_raises(
 
 
 @ROUND_TRIPS
-@given(
-    terms=st.lists(st.integers(0, 99), min_size=1, max_size=9),
-    seed=st.integers(0, 1000),
-    slip_rate=st.sampled_from([0.0, 0.5, 1.0]),
-)
-def test_demonstrations_parse_and_lean_the_right_way(
-    terms: list[int], seed: int, slip_rate: float
-) -> None:
-    task, rng = chain_task(terms), random.Random(seed)
-    solution = chain_solution(dialect("chain").write_solution(task, rng, slip_rate))
-    critique = CHAIN.parse(CHAIN.write_critique(task, solution, rng), solution, truncated=False)
+@given(task=CHAIN_TASKS, seed=st.integers(0, 1000), slip_rate=st.sampled_from([0.0, 0.3, 1.0]))
+def test_demonstrations_parse_and_say_what_is_true(task: Task, seed: int, slip_rate: float) -> None:
+    """A step that does not hold is marked; the confidence is that of the answer alone."""
+    solver, rng = dialect("chain"), random.Random(seed)
+    solution = chain_solution(solver.write_solution(task, rng, slip_rate))
+    critique = CHAIN.parse(true_critique(task, solution, solver, rng), solution, truncated=False)
     assert isinstance(critique, Critique)
+    assert bool(critique.flaws) == (not all(solver.check_steps(task, solution) or ()))
     right = solution.answer == task.reference
-    assert (critique.verdict == "sound") == right == (not critique.flaws)
     assert critique.p_sound > 0.7 if right else critique.p_sound < 0.3
 
 
@@ -214,5 +210,28 @@ def test_demonstrations_parse_and_lean_the_right_way(
 @given(text=st.text(alphabet="abc>=\n0123456789", max_size=24))
 def test_demonstrations_parse_whatever_the_solution(text: str) -> None:
     solution = chain_solution(text)
-    demonstration = CHAIN.write_critique(TASK, solution, random.Random(0))
+    demonstration = true_critique(TASK, solution, dialect("chain"), random.Random(0))
     assert isinstance(CHAIN.parse(demonstration, solution, truncated=False), Critique)
+
+
+@pytest.mark.parametrize("terms", [[4, 1], [10**15, 9]])
+def test_the_largest_values_can_be_recomputed(terms: list[int]) -> None:
+    solver, task = dialect("chain"), product_task(terms)
+    solution = chain_solution(f"a{terms[0]}={'9' * 16}\nb{terms[1]}={'9' * 16}>{'9' * 16}")
+    assert solution.well_formed
+    critique = true_critique(task, solution, solver, random.Random(0), sound=False)
+    assert isinstance(CHAIN.parse(critique, solution, truncated=False), Critique)
+
+
+def test_a_critique_is_written_without_asking_whether_a_step_holds() -> None:
+    """The caller's word counts: here it calls a right step wrong, and a wrong answer right."""
+    rng = random.Random(0)
+    assert CHAIN.write_critique(RIGHT, "b", "b1=60", True, rng)[:-1] == "a40.b60x~"
+    assert CHAIN.write_critique(WRONG, None, None, False, rng)[:-1] == "a40.b50.c20.d21.>21.~"
+    assert CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a40.b50.c21x~1"
+
+
+@pytest.mark.parametrize(("first_bad", "right_step"), [("c", None), ("e", "e1=22"), ("c", "c")])
+def test_a_flaw_that_cannot_be_shown_is_an_error(first_bad: str, right_step: str | None) -> None:
+    with pytest.raises(ValueError, match=f"step '?{first_bad}"):
+        CHAIN.write_critique(WRONG, first_bad, right_step, False, random.Random(0))

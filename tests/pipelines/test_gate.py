@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from critic_cases import chain_task
 
+from critic.format import true_critique
 from data.contamination import Contamination
 from data.dedup import DuplicateIndex
 from data.records import Record, Task
@@ -37,7 +38,7 @@ def _bout(referee: Referee, text: str, task: Task, criticised: bool = False) -> 
     solution, verdict = referee.read(task, sample)
     judged = None
     if criticised:
-        critique = referee.critiques.write_critique(task, solution, random.Random(0))
+        critique = true_critique(task, solution, referee.dialect, random.Random(0))
         judged = referee.check(
             task, solution, Sample(critique, [], [], False, weights_hash="critic")
         )

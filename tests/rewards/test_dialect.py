@@ -1,7 +1,6 @@
 """The learner's dialects: parsing is total, demonstrations are right, slips are found."""
 
 import random
-from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -10,15 +9,14 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from data.records import Generator, Task
 from rewards.arithmetic import equations_in, evaluate
-from rewards.chain import MAX_TERMS, chain_terms, decode_sum, due_sum, encode_sum, step_parts
+from rewards.chain import MAX_TERMS, chain_of, decode_sum, due_sum, encode_sum
 from rewards.dialect import dialect
-from rewards.puzzle_verifier import PuzzleVerifier
-from rewards.solution import Solution, first_bad_step
+from rewards.solution import Solution
 
 CHAIN = dialect("chain")
 TAGGED = dialect("tagged")
 
-terms_lists = st.lists(st.integers(0, 10), min_size=1, max_size=9)
+RESULT_ONLY = "Give only the result as your final answer."
 chain_like = st.text(alphabet="abcz0123456789=>\n ", max_size=60)
 tagged_like = st.lists(
     st.sampled_from(
@@ -84,34 +82,6 @@ def test_chain_writes_the_documented_example() -> None:
     assert [step.id for step in read(text).steps] == ["a", "b", "c", "d", ">"]
 
 
-@given(terms=terms_lists, seed=st.integers(0, 99))
-def test_a_demonstration_without_slips_is_valid_and_scores_full(
-    terms: list[int], seed: int
-) -> None:
-    task = chain_task(terms)
-    solution = read(CHAIN.write_solution(task, random.Random(seed), 0.0))
-    assert solution.well_formed
-    flags = CHAIN.check_steps(task, solution)
-    assert flags is not None and all(flags)
-    assert PuzzleVerifier().verify(task, solution).passed
-
-
-@given(terms=terms_lists, seed=st.integers(0, 99), rate=st.floats(0.1, 1))
-def test_the_first_bad_step_is_the_slip(terms: list[int], seed: int, rate: float) -> None:
-    task = chain_task(terms)
-    solution = read(CHAIN.write_solution(task, random.Random(seed), rate))
-    stated = [step_parts(step).stated_sum for step in solution.steps[:-1]]
-    wrong = [due != told for due, told in zip(accumulate(terms), stated, strict=True)]
-    expected = wrong.index(True) if any(wrong) else None
-    assert first_bad_step(CHAIN.check_steps(task, solution)) == expected
-    assert PuzzleVerifier().verify(task, solution).passed == (expected is None)
-
-
-def test_every_carry_slips_at_rate_one() -> None:
-    text = CHAIN.write_solution(chain_task([9, 9, 1, 2]), random.Random(0), 1.0)
-    assert text == "a9=90\nb9=80\nc1=90\nd2=10>10"
-
-
 @pytest.mark.parametrize(
     ("text", "defect"),
     [
@@ -152,6 +122,8 @@ def test_chain_checks_each_step_against_what_was_stated(text: str, flags: tuple[
 def test_due_sum_is_the_repair_of_a_step() -> None:
     task, solution = chain_task([4, 1, 7]), read("a4=40\nb1=60\nc8=41>41")
     assert [due_sum(task, solution, index) for index in range(4)] == [4, 5, None, 14]
+    repaired = [CHAIN.right_step(task, solution, index) for index in range(4)]
+    assert repaired == ["a4=40", "b1=50", "c7=31", ">41"]
 
 
 @given(value=st.integers(0, 10**8 - 1))
@@ -165,19 +137,49 @@ def test_reversed_digits_are_normalised() -> None:
 
 @pytest.mark.parametrize(
     "question",
-    ["", "Calculate 4 - 1.", "Calculate 4 + .", "Calculate (4 + 1).", "How many?", "1 + " * 9],
+    [
+        "",
+        "Calculate 4 - 1.",
+        "Calculate 4 + .",
+        "Calculate (4 + 1).",
+        "How many?",
+        "1 + " * 9,
+        "Calculate 4 + 1 * 3.",
+        f"Calculate 4 + 1. Then take 2. {RESULT_ONLY}",
+    ],
 )
 def test_chain_refuses_other_tasks(question: str) -> None:
     task = chain_task([1])
     foreign = Task(**{**vars(task), "question": question})
     with pytest.raises(UserError, match="operators"):
-        chain_terms(foreign)
+        chain_of(foreign)
 
 
 def test_chain_refuses_more_terms_than_labels() -> None:
-    assert len(chain_terms(chain_task([1] * MAX_TERMS))) == MAX_TERMS
-    with pytest.raises(UserError, match="max_terms"):
-        chain_terms(chain_task([1] * (MAX_TERMS + 1)))
+    assert len(chain_of(chain_task([1] * MAX_TERMS)).operands) == MAX_TERMS
+    for terms in ([1] * (MAX_TERMS + 1), [10**15] * 11):
+        with pytest.raises(UserError, match="max_terms"):
+            chain_of(chain_task(terms))
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        ("What is 4 + 1?", "a4b1"),
+        ("Evaluate: 4 + 1.", "a4b1"),
+        ("Calculate 04+1.", "a4b1"),
+        ("Calculate 4 * 1.", "*a4b1"),
+        ("Calculate 4.", "a4"),
+        (f"Solve the following multiplication: 4. {RESULT_ONLY}", "*a4"),
+        ("Calculate 4 + 0.", "a4b0"),
+        ("Calculate 4 * 0 * 7.", None),  # a zero swallows every mistake before it
+    ],
+)
+def test_what_the_model_sees_is_the_identity_of_a_question(
+    question: str, shown: str | None
+) -> None:
+    assert CHAIN.shown(question) == shown
+    assert TAGGED.shown(f" {question}\n") == question
 
 
 def test_slip_rate_is_a_probability() -> None:
@@ -192,6 +194,7 @@ def test_tagged_reads_steps_and_answer() -> None:
     assert (solution.answer, solution.defect) == ("13", None)
     assert [step.text for step in solution.steps] == ["4 + 1 = 5", "5 + 7 = 13\n   as shown"]
     assert TAGGED.check_steps(chain_task([4, 1, 7]), solution) == (True, False)
+    assert TAGGED.kind_of_mistake(chain_task([4, 1, 7]), solution, 1) == "other"
 
 
 def test_tagged_has_nothing_to_check_without_arithmetic() -> None:

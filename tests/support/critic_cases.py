@@ -1,5 +1,9 @@
 """Small chain tasks and solutions that the critic's tests share."""
 
+import math
+
+from hypothesis import strategies as st
+
 from data.records import Generator, Task, make_task
 from rewards.dialect import dialect
 from rewards.solution import Solution
@@ -14,6 +18,24 @@ def chain_task(terms: list[int]) -> Task:
         verifier="exact",
         generator=Generator(name="test", version="0", seed=0, difficulty=""),
     )
+
+
+def product_task(terms: list[int]) -> Task:
+    """A running product, asked as reasoning-gym's `products` asks."""
+    return make_task(
+        family="products",
+        question=f"Solve the following multiplication: {' * '.join(map(str, terms))}. Give only "
+        "the result as your final answer.",
+        reference=str(math.prod(terms)),
+        verifier="exact",
+        generator=Generator(name="test", version="0", seed=0, difficulty=""),
+    )
+
+
+# Tasks of both families: operands of one and two digits, products without a zero.
+CHAIN_TASKS = st.lists(st.integers(0, 99), min_size=1, max_size=12).map(chain_task) | st.lists(
+    st.integers(1, 9) | st.integers(10, 29), min_size=1, max_size=8
+).map(product_task)
 
 
 def chain_solution(text: str) -> Solution:

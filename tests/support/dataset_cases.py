@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from critic.format import critique_dialect
+from critic.format import critique_dialect, true_critique
 from data.dataset_folder import DatasetFolder
 from data.records import Record
 from pipelines.dataset import main
@@ -42,7 +42,7 @@ def demonstrations() -> list[tuple[str, str]]:
         rows += [(problem, right)] * 3 + [(problem, wrong)]
         for text in (right, wrong):
             solution = solver.parse_solution(text, truncated=False)
-            critique = judge.write_critique(task, solution, rng)
+            critique = true_critique(task, solution, solver, rng)
             rows += [(judge.render_prompt(problem, text), critique)] * 2
     return rows
 
