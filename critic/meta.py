@@ -17,7 +17,6 @@ Leaves out who knows the first flaw (`pipelines/game/`), executed counterexample
 another model.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 

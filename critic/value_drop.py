@@ -37,6 +37,9 @@ class Tally:
         return self.passed / self.tried if self.tried else None
 
 
+NOTHING = Tally()
+
+
 def probability_of_drop(others: Tally, same: Tally) -> float:
     """P(V(others) > V(same)) for two independent values with uniform priors.
 

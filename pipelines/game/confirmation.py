@@ -2,17 +2,17 @@
 
 Where no code can check a step, its fatality still shows: of the continuations from before it some
 that take another step pass, and none that take this one. The attempts of a group are continuations
-of each other's beginnings and cost nothing; the rest is sampled, `look` of them at a time, first from before the step (most
-claims end there), within a budget of tokens. Claims are tried in a random order that prefers the
-cheap. Leaves out the statistics (`critic/value_drop.py`) and confirmation by code
-(`game/pointing.py`).
+of each other's beginnings and cost nothing; the rest is sampled, `look` of them at a time, first
+from before the step (most claims end there), within a budget of tokens. Claims are tried in a
+random order that prefers the cheap. Leaves out the statistics (`critic/value_drop.py`) and
+confirmation by code (`game/pointing.py`).
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from critic.value_drop import Decision, Tally, decide
+from critic.value_drop import NOTHING, Decision, Tally, decide
 from pipelines.game.bout import Pointing
 from pipelines.game.pointing import Attempt
 from pipelines.game.referee import Referee
@@ -37,8 +37,8 @@ class Claim:
     attempt: Attempt
     index: int
     places: list[int]
-    others: Tally = Tally()
-    same: Tally = Tally()
+    others: Tally = NOTHING
+    same: Tally = NOTHING
     right_step: str | None = None
     decision: Decision = "unknown"
 
@@ -132,9 +132,7 @@ class Confirmation:
                 claim.see(*self.referee.read(claim.attempt.task, sample, start))
 
 
-def claims_of(
-    attempts: Sequence[Attempt], pointings: Sequence[Pointing | None]
-) -> list[Claim]:
+def claims_of(attempts: Sequence[Attempt], pointings: Sequence[Pointing | None]) -> list[Claim]:
     """The unknown pointings, those at the same step after the same beginning as one claim."""
     claims: dict[tuple[str, str], Claim] = {}
     for place, (attempt, pointing) in enumerate(zip(attempts, pointings, strict=True)):

@@ -86,7 +86,7 @@ class Pointer:
         own = range(attempt.first_own_step, len(attempt.solution.steps))
         if not attempt.failed or not own or self.table.source == "none":
             return None
-        chosen_by_chance = self.rng.random() < self.table.unchosen_share
+        chosen_by_chance = self.rng.random() < self.table.chance_share
         at_random = Pointing(self.rng.choice(own), "chance")  # drawn always: one stream of numbers
         source = self.table.source
         if source == "code" or (source == "cheapest" and self.table.step_checks):

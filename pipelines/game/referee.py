@@ -90,7 +90,8 @@ class Referee:
             index = first_bad_step(self.dialect.check_steps(bout.task, bout.solution))
             if index is not None:
                 step = bout.solution.steps[index].id
-                return replace(item, first_bad=step)
+                right = self.dialect.right_step(bout.task, bout.solution, index)
+                return replace(item, first_bad=step, right_step=right)
         if bout.located is None or bout.pointing is None:
             return item
         return replace(item, first_bad=bout.located.id, right_step=bout.pointing.right_step)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from data.records import Generator, Task
 from pipelines.game.bout import Bout, Start
-from pipelines.settings.tables import PointingTable
+from pipelines.settings.pointing_table import PointingTable
 
 UNTRIED = 0.1  # the weight of a state whose success nobody has tried; tried ones have 4 p (1 - p)
 

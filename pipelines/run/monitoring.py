@@ -88,8 +88,8 @@ def read_signals(
 
 def _proxy_gold_gap(bouts: Sequence[Bout]) -> float:
     """What the critic believes minus what the verifier says, where it was asked; else NaN."""
-    viewed = [(b.judged.view, b.verdict) for b in bouts if b.judged is not None]
-    known = [(view.p_sound, float(verdict.passed)) for view, verdict in viewed if view is not None]
+    viewed = [(b.judged.p_sound, b.verdict) for b in bouts if b.judged is not None]
+    known = [(p_sound, float(verdict.passed)) for p_sound, verdict in viewed if p_sound is not None]
     if not known:
         return math.nan
     proxy, gold = zip(*known, strict=True)
@@ -101,12 +101,12 @@ class Interventions:
     """What the monitor's orders have changed so far; each acts from the next round on.
 
     Attributes:
-        critic_weight: of the critic's view in the learner's reward.
+        critic_points: whether the critic may point at the learner's flaws.
         audit_factor: how many times the configured share of the audit set is used.
         retiring: whether tasks that a whole group solved are not drawn again.
     """
 
-    critic_weight: float
+    critic_points: bool = True
     audit_factor: float = 1.0
     retiring: bool = False
 
@@ -115,18 +115,9 @@ class Interventions:
         share = self.audit_factor * settings.evaluate.audit_share
         return RoundPlan(
             round=round_,
-            critic_weight=self.critic_weight,
-            step_weight=self._step_weight(round_, settings),
+            critic_points=self.critic_points and round_ >= settings.critic.warm_up_rounds,
             audit_share=min(1.0, share),
         )
-
-    def _step_weight(self, round_: int, settings: Settings) -> float:
-        """Alpha of the per-step advantages, decaying geometrically over the run (Tango)."""
-        first, last = settings.rewards.step_weight, settings.rewards.step_weight_final
-        if self.critic_weight == 0 or first == 0:
-            return 0.0
-        share = round_ / max(settings.run.rounds - 1, 1)
-        return first ** (1 - share) * last**share
 
     def apply(
         self, actions: Sequence[Action], learner: RoleTrainer, curriculum: Curriculum
@@ -137,8 +128,8 @@ class Interventions:
                 learner.set_temperature(min(learner.temperature + action.value, MAX_TEMPERATURE))
             elif action.kind == "retire_saturated":
                 self.retiring = True
-            elif action.kind == "critic_weight_zero":
-                self.critic_weight = action.value
+            elif action.kind == "silence_critic":
+                self.critic_points = False
             elif action.kind == "double_audit":
                 self.audit_factor *= action.value
             else:
@@ -151,5 +142,5 @@ class Interventions:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
-        self.critic_weight, self.retiring = state["critic_weight"], state["retiring"]
+        self.critic_points, self.retiring = state["critic_points"], state["retiring"]
         self.audit_factor = state["audit_factor"]
