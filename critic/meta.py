@@ -6,9 +6,10 @@ Every claim ends confirmed, refuted or uncheckable, by code alone:
     quote is empty or not in the step; no such step                  refuted
     chain: the step is right, or the recomputed sum is wrong         refuted
     chain: the step is wrong and the recomputed sum is right         confirmed
-    tagged, recompute: an equation of the step is false and the
-      payload is its value                                           confirmed
-    tagged, recompute: otherwise, where the step states equations    refuted
+    tagged, a value: an equation of the step is false and the
+      value is what it should have been                              confirmed
+    tagged, another value, where the step states equations           refuted
+    tagged, no value, and an equation of the step is false           confirmed
     tagged, anything else                                            uncheckable
 
 A right location with a wrong recomputation is refuted: the evidence is what is checked, and a
@@ -16,6 +17,7 @@ critic that points without being able to show why is not to be trusted. Leaves o
 counterexamples and judgement by another model.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,8 +26,9 @@ from critic.critique import Critique, Flaw, ParseFailure
 from critic.format_chain import right_sum
 from data.records import Task
 from rewards.aggregate import CriticView
-from rewards.arithmetic import Equation, equations_in, evaluate
+from rewards.arithmetic import Equation, equations_of_steps, evaluate
 from rewards.chain import ChainDialect
+from rewards.notation import plainly
 from rewards.solution import Dialect, Solution, first_bad_step
 
 ClaimStatus = Literal["confirmed", "refuted", "uncheckable"]
@@ -53,7 +56,7 @@ def check_claims(
         elif isinstance(dialect, ChainDialect):
             status = _check_chain(task, solution, index, flaw, dialect)
         else:
-            status = _check_arithmetic(solution.steps[index].text, flaw)
+            status = _check_arithmetic(task, solution, index, flaw)
         results.append(ClaimResult(flaw, status))
     return tuple(results)
 
@@ -96,18 +99,24 @@ def _check_chain(
     return "confirmed" if flaw.payload == str(right_sum(task, solution, index)) else "refuted"
 
 
-def _check_arithmetic(step_text: str, flaw: Flaw) -> ClaimStatus:
-    equations = equations_in(step_text)
-    if flaw.evidence_kind != "recompute" or not equations:
-        return "uncheckable"
-    recomputed = flaw.payload.rpartition("=")[2]  # "12", or "5 + 7 = 12"
-    value = evaluate(recomputed)
-    if value is None:
-        return "refuted"
-    decimals = _decimals(recomputed)
+def _check_arithmetic(task: Task, solution: Solution, index: int, flaw: Flaw) -> ClaimStatus:
+    texts = [step.text for step in solution.steps]
+    equations = equations_of_steps(task.question, texts)[index]
     wrong = [equation.left for equation in equations if not equation.holds]
-    found = any(Equation(left, value, decimals).holds for left in wrong)
+    if flaw.evidence_kind != "recompute":
+        return "confirmed" if wrong else "uncheckable"
+    recomputed = _stated_value(flaw.payload)
+    value = evaluate(recomputed)
+    if not equations or value is None:
+        return "uncheckable"
+    found = any(Equation(left, value, _decimals(recomputed)).holds for left in wrong)
     return "confirmed" if found else "refuted"
+
+
+def _stated_value(payload: str) -> str:
+    """The number of a payload: `12`, `5 + 7 = 12.`, `$12$`, `\\boxed{12}` or `12 apples`."""
+    value = plainly(payload).rpartition("=")[2].strip(" $.*\t")
+    return re.sub(r"(?<=[0-9)])[ \t]+[A-Za-z]+\Z", "", value)
 
 
 def _decimals(number: str) -> int | None:

@@ -8,10 +8,10 @@ repeat each other's entries.
 Kept is only what can be judged later from plain JSON. Passed over are an entry whose own gold
 answer does not score 1.0 once it went through JSON (a few in a thousand), an entry for which the
 family's scorer gives full marks to an answer that is plainly wrong (`NEGATIVE_CONTROLS`), and an
-entry that its generator fails to make (`FAILURES`). A family that would lose half of its first entries is
-refused: `arc_agi` and `rearc`, whose scorers compare tuples; `game_of_life_halting`, whose scorer
-takes any text; `coin_flip`, whose scorer takes "0" for 0.234; `complex_arithmetic`, whose scorer
-takes "nan".
+entry that its generator fails to make (`FAILURES`). A family that would lose half of its first
+entries is refused: `arc_agi` and `rearc`, whose scorers compare tuples; `game_of_life_halting`,
+whose scorer takes any text; `coin_flip`, whose scorer takes "0" for 0.234; `complex_arithmetic`,
+whose scorer takes "nan".
 """
 
 import dataclasses

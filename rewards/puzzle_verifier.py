@@ -9,6 +9,7 @@ the worker twice; once may be the machine's doing. `error` is left for an entry 
 judged at all.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 
@@ -60,7 +61,7 @@ class PuzzleVerifier:
             return Verdict("error", NAME, self._version, None, detail)
         return score_verdict(score, NAME, self._version)
 
-    def _ask(self, job: dict[str, object]) -> Reply:
+    def _ask(self, job: Mapping[str, object]) -> Reply:
         reply = self._worker.ask(job, self._timeout_seconds)
         if not reply.died:
             return reply
