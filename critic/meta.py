@@ -5,10 +5,10 @@
                                          the first claim, at another               refuted
                                          a further claim                           uncheckable
     that it passed                       any                                       refuted
-    that it failed                       recompute: an equation of the step is
-                                           false, and the payload is its value     confirmed
-                                         recompute: otherwise, where the step
-                                           states equations                        refuted
+    that it failed                       an equation of the step is false; where
+                                           the claim has a value, it is its value  confirmed
+                                         another value, where the step states
+                                           equations                               refuted
                                          anything else                             uncheckable
     anything                             the quote is empty or not in the step,
                                            or there is no such step                refuted
@@ -17,12 +17,14 @@ Leaves out who knows the first flaw (`pipelines/game/`), executed counterexample
 another model.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from critic.critique import Critique, Flaw
 from data.records import Task
-from rewards.arithmetic import Equation, equations_in, evaluate
+from rewards.arithmetic import Equation, equations_of_steps, evaluate
+from rewards.notation import plainly
 from rewards.solution import Dialect, Solution, first_bad_step
 
 ClaimStatus = Literal["confirmed", "refuted", "uncheckable"]
@@ -37,6 +39,7 @@ class ClaimResult:
 
 
 def check_claims(
+    task: Task,
     solution: Solution,
     critique: Critique,
     first_bad: str | None,
@@ -46,6 +49,7 @@ def check_claims(
     """Check every claim of a critique, in the order of the solution's steps.
 
     Args:
+        task: what was asked.
         solution: what is criticised.
         critique: of it.
         first_bad: id of the first flawed step, None where it is unknown.
@@ -66,7 +70,7 @@ def check_claims(
         elif sound:
             status = "refuted"
         elif checks_steps:
-            status = _check_arithmetic(solution.steps[index].text, flaw)
+            status = _check_arithmetic(task, solution, index, flaw)
         else:
             status = "uncheckable"
         results.append(ClaimResult(flaw, status))
@@ -79,18 +83,24 @@ def known_first_bad(task: Task, solution: Solution, dialect: Dialect) -> str | N
     return None if index is None else solution.steps[index].id
 
 
-def _check_arithmetic(step_text: str, flaw: Flaw) -> ClaimStatus:
-    equations = equations_in(step_text)
-    if flaw.evidence_kind != "recompute" or not equations:
-        return "uncheckable"
-    recomputed = flaw.payload.rpartition("=")[2]  # "12", or "5 + 7 = 12"
-    value = evaluate(recomputed)
-    if value is None:
-        return "refuted"
-    decimals = _decimals(recomputed)
+def _check_arithmetic(task: Task, solution: Solution, index: int, flaw: Flaw) -> ClaimStatus:
+    texts = [step.text for step in solution.steps]
+    equations = equations_of_steps(task.question, texts)[index]
     wrong = [equation.left for equation in equations if not equation.holds]
-    found = any(Equation(left, value, decimals).holds for left in wrong)
+    if flaw.evidence_kind != "recompute":
+        return "confirmed" if wrong else "uncheckable"
+    recomputed = _stated_value(flaw.payload)
+    value = evaluate(recomputed)
+    if not equations or value is None:
+        return "uncheckable"
+    found = any(Equation(left, value, _decimals(recomputed)).holds for left in wrong)
     return "confirmed" if found else "refuted"
+
+
+def _stated_value(payload: str) -> str:
+    """The number of a payload: `12`, `5 + 7 = 12.`, `$12$`, `\\boxed{12}` or `12 apples`."""
+    value = plainly(payload).rpartition("=")[2].strip(" $.*\t")
+    return re.sub(r"(?<=[0-9)])[ \t]+[A-Za-z]+\Z", "", value)
 
 
 def _decimals(number: str) -> int | None:

@@ -106,7 +106,7 @@ class Referee:
 
     def _claims(self, item: CritiqueItem, critique: Critique) -> tuple[ClaimResult, ...]:
         known = (item.first_bad, item.sound, self.settings.pointing.step_checks)
-        return check_claims(item.solution, critique, *known)
+        return check_claims(item.task, item.solution, critique, *known)
 
     def judge(self, item: CritiqueItem, sample: Sample) -> JudgedCritique:
         """Everything the critic's reward depends on, for one critique of a known solution."""
