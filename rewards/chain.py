@@ -151,6 +151,10 @@ class ChainDialect:
             for index, step in enumerate(solution.steps)
         )
 
+    def kind_of_mistake(self, task: Task, solution: Solution, index: int) -> str:
+        """Name the kind of mistake that step `index` makes."""
+        return "other"
+
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
         """Write a demonstration, with the human slip of a forgotten carry.
 

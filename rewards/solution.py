@@ -63,6 +63,9 @@ class Dialect(Protocol):
     def check_steps(self, task: Task, solution: Solution) -> tuple[bool, ...] | None:
         """Say per step whether it holds, given what was stated before; None if code cannot say."""
 
+    def kind_of_mistake(self, task: Task, solution: Solution, index: int) -> str:
+        """Name the kind of mistake that step `index`, which does not hold, makes."""
+
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
         """Write a demonstration.
 

@@ -66,6 +66,10 @@ class TaggedDialect:
             return None
         return tuple(all(equation.holds for equation in equations) for equations in stated)
 
+    def kind_of_mistake(self, task: Task, solution: Solution, index: int) -> str:
+        """Name the kind of mistake that step `index` makes."""
+        return "other"
+
     def write_solution(self, task: Task, rng: random.Random, slip_rate: float) -> str:
         """Refuse: this dialect has no procedure to solve an arbitrary task.
 

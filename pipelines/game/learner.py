@@ -80,7 +80,8 @@ class LearnerBlock:
             view = None if checked is None else checked.view
             reward = aggregate(verdict, critic=view, weight=self.plan.critic_weight)
             self.bouts.append(Bout(task, sample, solution, verdict, checked, reward))
-            scored.append(Scored(reward, step_signals(solution, verdict, checked)))
+            passed = verdict.passed if verdict.counted else None
+            scored.append(Scored(reward, step_signals(solution, verdict, checked), passed))
         if self.referee.settings.rewards.shuffled:
             self._rng.shuffle(scored)
         return scored

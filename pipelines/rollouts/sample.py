@@ -44,10 +44,15 @@ class StepSignal:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a game says of one completion: a reward (None: masked out) and step signals."""
+    """What a game says of one completion: a reward (None: masked out) and step signals.
+
+    Attributes:
+        passed: whether a rule accepts it; None where no rule judged it.
+    """
 
     reward: float | None
     steps: tuple[StepSignal, ...] = ()
+    passed: bool | None = None
 
 
 class Scorer(Protocol):
