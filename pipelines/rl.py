@@ -45,7 +45,7 @@ def self_play(settings: Settings, resume: bool) -> int:
             with timed("gate"):
                 records = run.gate(bouts, run.archive(), plan.round, run.temperature)
             with timed("probe and audit"):
-                probe = run.examiner.probe(plan)
+                probe = run.examiner.probe(plan, bouts)
             with timed("monitor"):
                 health = run.monitor.check(bouts, run.token_entropy(), probe)
             if health.halted:

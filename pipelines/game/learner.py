@@ -98,7 +98,9 @@ class LearnerBlock:
         found = list(zip(attempts, samples, asked, pointings, rewards, strict=True))
         self.bouts += [self._bout(*one) for one in found]
         self.spent["rollouts"] += sum(len(sample.token_ids) for sample in samples)
-        return [Scored(reward, flaw=self._flaw(a, p)) for a, _, _, p, reward in found]
+        return [
+            Scored(reward, flaw=self._flaw(a, p), passed=_passed(a)) for a, _, _, p, reward in found
+        ]
 
     def _attempt(self, index: int, sample: Sample) -> Attempt:
         start = self.starts[index]
@@ -162,3 +164,7 @@ class LearnerBlock:
             return None
         step, given = attempt.solution.steps[pointing.index], len(attempt.prefix)
         return (step.start - given, step.end - given)
+
+
+def _passed(attempt: Attempt) -> bool | None:
+    return attempt.verdict.passed if attempt.verdict.counted else None

@@ -51,11 +51,13 @@ class Scored:
         steps: rewards of single steps, which are added on the steps' own tokens.
         flaw: the characters [start, end) of the first flawed step, where it is located; it takes
             the place of the outcome.
+        passed: whether a rule accepts it; None where no rule judged it.
     """
 
     reward: float | None
     steps: tuple[StepSignal, ...] = ()
     flaw: tuple[int, int] | None = None
+    passed: bool | None = None
 
 
 class Scorer(Protocol):

@@ -15,6 +15,7 @@ from critic.monitor.decide import check
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
 from data.records import signature
+from pipelines.game.audit import CriticAudit
 from pipelines.game.bout import Bout, RoundPlan
 from pipelines.game.curriculum import Curriculum
 from pipelines.game.examiner import Probe
@@ -69,21 +70,28 @@ def read_signals(
         groups[bout.task.id].append(bout)
     answers = signals.answer_entropy([[b.solution.answer for b in g] for g in groups.values()])
     valid = [signature(b.task.question, b.sample.text) for b in bouts if b.solution.well_formed]
-    rewards = [[b.reward for b in g] for g in groups.values()]
+    outcomes = [
+        [b.verdict.passed if b.verdict.counted else None for b in g] for g in groups.values()
+    ]
     readings = {
         "token_entropy": token_entropy,
         "answer_entropy_across": answers.across,
         "answer_entropy_within": answers.within,
         "mutual_information": answers.mutual_information,
         "distinct_ratio": signals.distinct_ratio(valid),
-        "effective_groups": signals.effective_groups(rewards),
+        "effective_groups": signals.effective_groups(outcomes),
         "probe_gain": signals.probe_gain(probe.previous_nll, probe.nll),
         "probe_nll": probe.nll,
         "probe_mean_at_8": probe.evaluation.mean,
         "proxy_gold_gap": _proxy_gold_gap(bouts),
-        "critic_ece": math.nan if probe.audit is None else probe.audit.report.ece,
+        "critic_ece": _figure(probe.audit, "ece"),
     }
     return {name: value if math.isfinite(value) else None for name, value in readings.items()}
+
+
+def _figure(audit: CriticAudit | None, name: str) -> float:
+    found = None if audit is None else audit.measures.figures[name].value
+    return math.nan if found is None else found
 
 
 def _proxy_gold_gap(bouts: Sequence[Bout]) -> float:

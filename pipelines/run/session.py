@@ -115,6 +115,7 @@ class Run:
         last = self.checkpoints.last_round() if self.resuming else None
         if last is not None:  # before anything is written: this version may be unable to go on
             self.checkpoints.restore(last, self.roles.named(), self.parts())
+            self._load_audit_set()
             self.next_round = last + 1
         self.directory.create(self.settings)
         self._begun = True
@@ -128,6 +129,9 @@ class Run:
         self.directory.status("running", round=self.next_round)
         if self.next_round == 0:
             self._evaluate_cold_start()
+            self._load_audit_set()
+
+    def _load_audit_set(self) -> None:
         self.examiner.audited = load_audit(self.directory.path / "audit.json", self.referee)
 
     def _evaluate_cold_start(self) -> None:

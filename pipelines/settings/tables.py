@@ -223,7 +223,7 @@ class CriticTable(RoleTable):
     critiques_per_audit: int = Field(
         default=4,
         ge=1,
-        description="The number of critiques of each audited solution, whose mean is its score.",
+        description="The number of critiques of each audited solution; each counts on its own.",
     )
 
 
@@ -256,7 +256,7 @@ class EvaluateTable(Table):
         default=0.5,
         gt=0,
         le=1,
-        description="The share of the audit tasks that one round uses.",
+        description="The share of the audited solutions that a round uses, the same in each.",
     )
 
 

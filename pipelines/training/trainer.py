@@ -30,7 +30,7 @@ from pipelines.training.moe_losses import ExpertLoad, add_auxiliary_losses, bala
 from pipelines.training.policy_pass import PolicyPass, may_keep_graph
 from pipelines.training.role_spec import RoleSpec
 from pipelines.training.role_state import restore_role, role_state
-from pipelines.training.step_row import known_figures, stage_figures
+from pipelines.training.step_row import OutcomeCounts, known_figures, stage_figures
 
 OnStep = Callable[[dict[str, object]], None]
 
@@ -68,7 +68,7 @@ class RoleTrainer(GRPOTrainer):
         size = grpo.per_device_train_batch_size * grpo.steps_per_generation
         self.block = BlockRollouts(sampler, size, self.accelerator.num_processes, spec.draw_ahead)
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.block, -1
-        self.expert_load = ExpertLoad()
+        self.expert_load, self.outcomes = ExpertLoad(), OutcomeCounts(self.accelerator.gather)
         self.passes = self._policy_pass(policy)
         self._balance: dict[str, object] = {}  # of the last step
         self._scorer: Scorer | None = None
@@ -222,6 +222,7 @@ class RoleTrainer(GRPOTrainer):
             if found.logprobs_BT is None:  # importance correction was switched off
                 self._score_rollouts(batch)
         batch |= self.passes.finish_scoring(found, batch)
+        self.outcomes.add(self._scored, self.num_generations, self.accelerator.device)
         masked_B = rewards(self._scored).isnan().to(batch["completion_mask"].device)
         if masked_B.any():
             batch["completion_mask"] = batch["completion_mask"] * (~masked_B).int().unsqueeze(1)
@@ -313,7 +314,7 @@ class RoleTrainer(GRPOTrainer):
         row: dict[str, object] = {"kind": "step", "role": self.name, "step": self.num_steps}
         if self.block.replies is not None:
             row["block"] = "imitation"
-        row |= figures | {"rollout/staleness": self._staleness}
+        row |= figures | self.outcomes.take() | {"rollout/staleness": self._staleness}
         row |= self._balance | self.passes.take_figures()
         if sampler.engine.concurrency is not None:
             row["rollout/concurrency"] = sampler.engine.concurrency.take_lowest()
