@@ -39,11 +39,16 @@ class Referee:
 
     # -- prompts --------------------------------------------------------------------------------
 
-    def problem(self, task: Task) -> Prompt:
-        """The learner's prompt, after the configured examples as earlier turns."""
+    def problem(self, task: Task, prefix: str = "") -> Prompt:
+        """The learner's prompt, after the configured examples as earlier turns.
+
+        Args:
+            task: what is asked.
+            prefix: the start of a solution, which the learner is to continue.
+        """
         asked = self._as_prompt(self.dialect.render_problem(task))
         if isinstance(asked, str):
-            return asked
+            return asked + prefix
         turns: list[dict[str, str]] = []
         for example in self.settings.tasks.examples:
             shown = self.dialect.render_problem(replace(task, question=example.question))
@@ -51,7 +56,8 @@ class Referee:
                 {"role": "user", "content": shown},
                 {"role": "assistant", "content": example.reply},
             ]
-        return turns + asked
+        begun = [{"role": "assistant", "content": prefix}] if prefix else []
+        return turns + asked + begun
 
     def critique_prompt(self, task: Task, solution: Solution) -> Prompt:
         """The critic's prompt for one solution."""
