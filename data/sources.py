@@ -16,7 +16,14 @@ from data.errors import UserError, reason, unknown_name
 from data.puzzles import ReasoningGymSource
 from data.records import SPLITS, VERIFIER_NAMES, Generator, Split, Task, VerifierName, make_task
 
-__all__ = ["DatasetSource", "JsonlSource", "ReasoningGymSource", "TaskSource", "make_source"]
+__all__ = [
+    "DatasetSource",
+    "JsonlSource",
+    "ReasoningGymSource",
+    "TaskSource",
+    "draw_up_to",
+    "make_source",
+]
 
 TEXT_VERIFIERS = tuple(name for name in VERIFIER_NAMES if name != "puzzle")
 JSONL_FIELDS = ("question", "answer", "verifier")
@@ -124,6 +131,21 @@ def make_source(kind: str, **kwargs: object) -> TaskSource:
         if parameter.default is inspect.Parameter.empty and name not in kwargs:
             raise UserError(f'task source "{kind}" needs "{name}": add it')
     return SOURCES[kind](**kwargs)
+
+
+def draw_up_to(
+    source: TaskSource, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
+) -> list[Task]:
+    """Draw `num` tasks, or all there are where a source has fewer."""
+    tasks: list[Task] = []
+    step = num
+    while len(tasks) < num and step > 0:
+        step = min(step, num - len(tasks))
+        try:
+            tasks += source.draw(split, step, seed, exclude | {task.id for task in tasks})
+        except UserError:  # a source says so when it has not that many
+            step //= 2
+    return tasks
 
 
 # A question and answer as read, with where they stood: (place, question, answer, verifier).

@@ -44,7 +44,7 @@ class Referee:
 
         Args:
             task: what is asked.
-            prefix: the beginning of a solution, which the learner is to continue.
+            prefix: the start of a solution, which the learner is to continue.
         """
         asked = self._as_prompt(self.dialect.render_problem(task))
         if isinstance(asked, str):
@@ -56,7 +56,8 @@ class Referee:
                 {"role": "user", "content": shown},
                 {"role": "assistant", "content": example.reply},
             ]
-        return turns + asked + ([{"role": "assistant", "content": prefix}] if prefix else [])
+        begun = [{"role": "assistant", "content": prefix}] if prefix else []
+        return turns + asked + begun
 
     def critique_prompt(self, task: Task, solution: Solution) -> Prompt:
         """The critic's prompt for one solution."""

@@ -10,10 +10,10 @@ import torch
 from critic.format import critique_dialect, true_critique
 from data.dataset_folder import DatasetFolder
 from data.records import Record
+from data.sources import draw_up_to
 from pipelines.dataset import main
 from pipelines.game.curriculum import build_source
 from pipelines.settings.load import load_settings
-from pipelines.synthesis.generate import draw_up_to
 from rewards.chain import encode_sum
 from rewards.dialect import dialect
 
