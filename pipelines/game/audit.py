@@ -199,7 +199,7 @@ def audit_critic(
     k = referee.settings.critic.critiques_per_audit
     drawn = critic.sample(prompts, purpose, k, referee.settings.critic.temperature)
     critiques = [
-        measured(s.item, s.kind, referee.check(s.item.task, s.item.solution, sample))
+        measured(s.item, s.kind, referee.check(s.item, sample))
         for s, samples in zip(solutions, drawn, strict=True)
         for sample in samples
     ]

@@ -1,4 +1,4 @@
-"""What a game is made of: a round's plan, starts, pointings, bouts, critiques, items for the critic.
+"""What a game is made of: a round's plan, starts, pointings, bouts, critiques and items.
 
 Data only; the rules that judge it are the referee's.
 """

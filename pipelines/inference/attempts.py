@@ -71,10 +71,9 @@ class Solver:
         drawn = self.critic.sample(prompts, purpose)
         for index, (sample,) in zip(asked, drawn, strict=True):
             before = attempts[index]
-            checked = self.referee.check(before.task, before.solution, sample)
-            judged[index] = replace(
-                before, critique=checked.critique, critic_tokens=len(sample.token_ids)
-            )
+            parse, truncated = self.referee.critiques.parse, sample.truncated
+            critique = parse(sample.text, before.solution, truncated=truncated)
+            judged[index] = replace(before, critique=critique, critic_tokens=len(sample.token_ids))
         return judged
 
     def resume(self, begun: Sequence[tuple[Task, str]], purpose: str) -> list[Attempt]:

@@ -64,7 +64,11 @@ class RunMonitor:
 def read_signals(
     bouts: Sequence[Bout], token_entropy: float, probe: Probe
 ) -> dict[str, float | None]:
-    """All signals of both channels that a round gives; None where it gives none."""
+    """All signals of both channels that a round gives; None where it gives none.
+
+    Groups that continue an earlier failure are left out: they say little of the learner's own start.
+    """
+    bouts = [bout for bout in bouts if not bout.prefix]
     groups: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
         groups[bout.task.id].append(bout)

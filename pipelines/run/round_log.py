@@ -5,6 +5,7 @@ Leaves out the table at the end (`run/summary.py`) and the page (`report/`).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -138,10 +139,12 @@ def transcript(bout: Bout) -> dict[str, object]:
         "task": bout.task.id,
         "question": bout.task.question,
         "reference": bout.task.reference,
-        "solution": bout.sample.text,
+        "solution": bout.solution.text,
+        "begun_with": bout.prefix,
         "defect": bout.solution.defect,
         "outcome": bout.verdict.outcome,
         "reward": bout.reward,
+        "pointing": None if bout.pointing is None else asdict(bout.pointing),
         "critique": None if judged is None else judged.text,
         "critique_failure": judged.critique.reason
         if judged and isinstance(judged.critique, ParseFailure)

@@ -245,8 +245,8 @@ class RoleTrainer(GRPOTrainer):
         # Every process must give its advantages as many axes.
         has_steps = any(gather_object([any(own.steps or own.flaw for own in self._scored)]))
         ends_BT = ends_by_row(self.sampler.tokenizer, self._scored, ids_BT) if has_steps else None
-        penalty = self.spec.flaw_penalty
-        return advantages(outcome_B, self._scored, self.num_generations, penalty, ends_BT)
+        of = (self._scored, self.num_generations, self.spec.flaw_penalty)
+        return advantages(outcome_B, *of, ends_BT)
 
     def _score_rollouts(self, batch: dict[str, torch.Tensor]) -> None:
         """The policy's own pass over the rollouts, where TRL sees no need of one."""

@@ -84,7 +84,7 @@ def test_a_flip_costs_what_is_asked() -> None:
         critic_reward(MALFORMED, flip_penalty=2)
 
 
-# -- truthfulness, on advantages --------------------------------------------------------------------
+# -- truthfulness, on advantages -------------------------------------------------------------------
 
 
 def _advantages(rewards: Sequence[float], divided: bool) -> list[float]:
@@ -202,7 +202,7 @@ def test_rewards_stay_in_range(
     assert -1 <= rlcr_reward(case) <= 1
 
 
-# -- published presets ------------------------------------------------------------------------------
+# -- published presets -----------------------------------------------------------------------------
 
 
 def test_dsm2_multiplies() -> None:
