@@ -66,7 +66,7 @@ def read_signals(
 ) -> dict[str, float | None]:
     """All signals of both channels that a round gives; None where it gives none.
 
-    Groups that continue an earlier failure are left out: they say little of the learner's own start.
+    Groups that continue an earlier failure are left out: they begin elsewhere.
     """
     bouts = [bout for bout in bouts if not bout.prefix]
     groups: dict[str, list[Bout]] = defaultdict(list)

@@ -72,13 +72,12 @@ class RoleTrainer(GRPOTrainer):
         self.passes = self._policy_pass(policy)
         self._balance: dict[str, object] = {}  # of the last step
         self._scorer: Scorer | None = None
-        self._scored: list[Scored] = []  # of the current batch
+        self._scored: list[Scored] = []  # of the batch
         self._staleness = 0  # of the last batch when it was scored, in updates of the policy
         self.pending_state: dict[str, dict[str, object]] | None = None
 
     def _policy_pass(self, policy: Policy) -> PolicyPass:
-        args = self.args
-        reuse = args.steps_per_generation * self.num_iterations
+        args, reuse = self.args, self.args.steps_per_generation * self.num_iterations
         keeps_graph = may_keep_graph(
             policy,
             one_update=reuse == args.gradient_accumulation_steps == 1,
@@ -242,11 +241,11 @@ class RoleTrainer(GRPOTrainer):
         return sampler
 
     def _advantages(self, outcome_B: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
-        # Every process must give its advantages as many axes.
-        has_steps = any(gather_object([any(own.steps or own.flaw for own in self._scored)]))
+        has_steps = any(own.steps or own.flaw for own in self._scored)
+        has_steps = any(gather_object([has_steps]))  # every process gives as many axes
         ends_BT = ends_by_row(self.sampler.tokenizer, self._scored, ids_BT) if has_steps else None
-        of = (self._scored, self.num_generations, self.spec.flaw_penalty)
-        return advantages(outcome_B, *of, ends_BT)
+        scored, size, penalty = self._scored, self.num_generations, self.spec.flaw_penalty
+        return advantages(outcome_B, scored, size, penalty, ends_BT)
 
     def _score_rollouts(self, batch: dict[str, torch.Tensor]) -> None:
         """The policy's own pass over the rollouts, where TRL sees no need of one."""
