@@ -62,7 +62,11 @@ class Solver:
         self.seconds = StageSeconds()
 
     def sample(
-        self, prompts: Sequence[Prompt], purpose: str, num: int = 1, temperature: float | None = None
+        self,
+        prompts: Sequence[Prompt],
+        purpose: str,
+        num: int = 1,
+        temperature: float | None = None,
     ) -> list[list[Sample]]:
         self.num_asked += len(prompts) * num
         rng = random.Random(purpose)
@@ -191,9 +195,7 @@ def _confirm(
     referee = _referee(verifiers, WITHHELD, "pointing.continuation_budget=20", *overrides)
     confirmation = Confirmation(referee, Solver(slip_rate), random.Random(0))
     attempt = _attempt(referee, WRONG)
-    found = confirmation.confirm(
-        [attempt] * times, [Pointing(index, "critic")] * times, "test"
-    )
+    found = confirmation.confirm([attempt] * times, [Pointing(index, "critic")] * times, "test")
     return found, confirmation
 
 

@@ -49,9 +49,8 @@ class FaultyWorker(RolloutWorker):
         answer = super().take_routes(requests)
         fault = self.sync_fault
         told: list = answer["routes"]  # type: ignore[assignment]
-        if fault == "shifted routes":
-            tokens_T = np.roll(unpack(told[-1]["tokens"]), 1)
-            told[-1] |= {"tokens": pack(tokens_T)}
+        for one in told if fault == "shifted routes" else ():
+            one |= {"tokens": pack(np.roll(unpack(one["tokens"]), 1))}
         if fault == "swapped routes":
             told.append(told.pop(0))
         return answer
