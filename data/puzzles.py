@@ -36,11 +36,12 @@ from data.records import (
     DEFAULT_SHARES,
     SPLITS,
     Generator,
+    Shown,
     Split,
     Task,
     canonical_json,
+    identity,
     make_task,
-    signature,
     split_of,
 )
 
@@ -68,6 +69,7 @@ class ReasoningGymSource:
     Args:
         family: the family's name, such as `basic_arithmetic`.
         params: the family's own parameters (`min_terms`, ...), all but `seed` and `size`.
+        shown: how questions are rendered, which fixes each task's identity and split.
 
     Raises:
         UserError: the family or a parameter is unknown, a value is refused by the family, or
@@ -75,9 +77,12 @@ class ReasoningGymSource:
     """
 
     def __init__(
-        self, family: str = "basic_arithmetic", params: Mapping[str, object] | None = None
+        self,
+        family: str = "basic_arithmetic",
+        params: Mapping[str, object] | None = None,
+        shown: Shown | None = None,
     ) -> None:
-        self.family = family
+        self.family, self._shown = family, shown
         self.params: dict[str, object] = dict(params or {})
         _check_params(family, self.params)
         self._difficulty = canonical_json(self.params)
@@ -118,8 +123,10 @@ class ReasoningGymSource:
                         f"tasks: ask for fewer, or widen its params {self._difficulty}"
                     )
                 num_idle += 1
-                task_id = signature(self.family, entry["question"])
-                if task_id in tasks or task_id in exclude or split_of(task_id) != split:
+                task_id = identity(self.family, entry["question"], self._shown)
+                if task_id is None or task_id in tasks or task_id in exclude:
+                    continue
+                if split_of(task_id) != split:
                     continue
                 if _fault(chunk, entry) is None:
                     tasks[task_id] = self._task(_stored(entry), chunk_seed)
@@ -150,6 +157,7 @@ class ReasoningGymSource:
             reference=entry["answer"] or "",  # a few families have a scorer but no one gold answer
             verifier="puzzle",
             entry=entry,
+            shown=self._shown,
             generator=Generator(
                 name=f"reasoning_gym/{self.family}",
                 version=self._version,

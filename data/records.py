@@ -8,7 +8,7 @@ stores records (`data.corpus`).
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
@@ -19,6 +19,9 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 VerifierName = Literal["puzzle", "math", "exact"]
 VERIFIER_NAMES: tuple[VerifierName, ...] = get_args(VerifierName)
+
+# What a question comes to when a dialect renders it; None where the dialect passes it over.
+Shown = Callable[[str], str | None]
 
 LabelSource = Literal["rule", "consensus", "human"]
 
@@ -47,7 +50,7 @@ class Task:
     """One problem with its reference answer; build it with `make_task`.
 
     Attributes:
-        id: `signature(family, question)`, which also fixes the split.
+        id: `identity` of the question, which also fixes the split.
         reference: the gold answer.
         entry: the reasoning-gym entry, JSON-able; empty for other sources.
     """
@@ -197,6 +200,21 @@ def split_of(task_id: str, shares: Mapping[Split, float] = DEFAULT_SHARES) -> Sp
     return max(SPLITS, key=lambda split: shares[split])  # the shares' rounding error
 
 
+def identity(family: str, question: str, shown: Shown | None = None) -> str | None:
+    """A task's id: of what a model sees of it, so that no two splits show the same problem.
+
+    Args:
+        shown: how the question is rendered; without it, identity is that of family and question.
+
+    Returns:
+        The id, or None where the question is passed over.
+    """
+    if shown is None:
+        return signature(family, question)
+    rendered = shown(question)
+    return None if rendered is None else signature(rendered)
+
+
 def make_task(
     *,
     family: str,
@@ -205,9 +223,16 @@ def make_task(
     verifier: VerifierName,
     generator: Generator,
     entry: dict[str, object] | None = None,
+    shown: Shown | None = None,
 ) -> Task:
-    """Build a task, whose id and split follow from its family and question."""
-    task_id = signature(family, question)
+    """Build a task, whose id and split follow from `identity`.
+
+    Raises:
+        ValueError: the question is one to pass over.
+    """
+    task_id = identity(family, question, shown)
+    if task_id is None:
+        raise ValueError(f"the question {question!r:.80} is passed over: make no task of it")
     return Task(
         id=task_id,
         family=family,

@@ -1,7 +1,9 @@
-"""Where tasks come from: procedural puzzles, a JSONL file, or a dataset.
+"""Where tasks come from: procedural puzzles, mixtures of them, a JSONL file, or a dataset.
 
 Every source yields tasks whose split follows from the task's hash, so no two splits share a task
-and a task keeps its split when a file grows. Left out: what the loop asks for and when.
+and a task keeps its split when a file grows. A source that is given how a dialect shows questions
+hashes that, so that no two splits show a model the same problem either. Left out: what the loop
+asks for and when.
 """
 
 import hashlib
@@ -13,14 +15,27 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import UserError, reason, unknown_name
+from data.mixture import MixtureSource
 from data.puzzles import ReasoningGymSource
-from data.records import SPLITS, VERIFIER_NAMES, Generator, Split, Task, VerifierName, make_task
+from data.records import (
+    SPLITS,
+    VERIFIER_NAMES,
+    Generator,
+    Shown,
+    Split,
+    Task,
+    VerifierName,
+    identity,
+    make_task,
+)
 
 __all__ = [
     "DatasetSource",
     "JsonlSource",
+    "MixtureSource",
     "ReasoningGymSource",
     "TaskSource",
+    "WithoutExamples",
     "draw_up_to",
     "make_source",
 ]
@@ -31,8 +46,6 @@ JSONL_FIELDS = ("question", "answer", "verifier")
 
 class TaskSource(Protocol):
     """Anything that the loop can draw tasks from."""
-
-    family: str
 
     def draw(
         self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
@@ -48,16 +61,16 @@ class JsonlSource:
 
     Args:
         path: the file, UTF-8.
-        family: the family that its tasks belong to; part of each task's id.
+        family: the family that its tasks belong to.
+        shown: how questions are rendered, which fixes each task's identity and split.
 
     Raises:
         UserError: the file is missing or empty, or a line is malformed (names file and line).
     """
 
-    def __init__(self, path: Path | str, family: str = "jsonl") -> None:
-        self.family = family
+    def __init__(self, path: Path | str, family: str = "jsonl", shown: Shown | None = None) -> None:
         self._path = Path(path)
-        self._tasks = _distinct_tasks(_read_jsonl(self._path), family, name=self._path.name)
+        self._tasks = _distinct_tasks(_read_jsonl(self._path), family, self._path.name, shown)
 
     def draw(
         self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
@@ -75,7 +88,8 @@ class DatasetSource:
         question_field: column of the questions.
         answer_field: column of the answers.
         verifier: "math" or "exact".
-        family: the family that its tasks belong to; part of each task's id.
+        family: the family that its tasks belong to.
+        shown: how questions are rendered, which fixes each task's identity and split.
 
     Raises:
         UserError: the dataset, split or a column does not exist, or a row is malformed.
@@ -89,8 +103,8 @@ class DatasetSource:
         answer_field: str = "answer",
         verifier: VerifierName = "math",
         family: str = "dataset",
+        shown: Shown | None = None,
     ) -> None:
-        self.family = family
         self._where = f"{path_or_id} [{split}]"
         if verifier not in TEXT_VERIFIERS:
             raise UserError(unknown_name("verifier", verifier, TEXT_VERIFIERS))
@@ -99,7 +113,7 @@ class DatasetSource:
             _checked(f"{self._where} row {row}", question, answer, verifier)
             for row, (question, answer) in enumerate(zip(*columns, strict=True))
         )
-        self._tasks = _distinct_tasks(rows, family, name=Path(path_or_id).name)
+        self._tasks = _distinct_tasks(rows, family, Path(path_or_id).name, shown)
 
     def draw(
         self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
@@ -108,8 +122,28 @@ class DatasetSource:
         return _draw_listed(self._tasks, self._where, split, num, seed, exclude)
 
 
+class WithoutExamples:
+    """A source whose held-out splits lack what every prompt shows as a worked example.
+
+    Args:
+        source: the tasks.
+        examples: ids of the examples' questions.
+    """
+
+    def __init__(self, source: TaskSource, examples: frozenset[str]) -> None:
+        self._source, self._examples = source, examples
+
+    def draw(
+        self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
+    ) -> list[Task]:
+        """Return `num` tasks of `split`; see `TaskSource`."""
+        shown = frozenset[str]() if split == "train" else self._examples
+        return self._source.draw(split, num, seed, exclude | shown)
+
+
 SOURCES: dict[str, Callable[..., TaskSource]] = {
     "reasoning_gym": ReasoningGymSource,
+    "mixture": MixtureSource,
     "jsonl": JsonlSource,
     "dataset": DatasetSource,
 }
@@ -198,13 +232,16 @@ def _checked(place: str, question: object, answer: object, verifier: object) -> 
     return place, question, answer, verifier
 
 
-def _distinct_tasks(rows: Iterable[_Row], family: str, name: str) -> list[Task]:
+def _distinct_tasks(
+    rows: Iterable[_Row], family: str, name: str, shown: Shown | None
+) -> list[Task]:
     """Build the tasks of all rows; a repeated question must repeat its answer.
 
     Raises:
-        UserError: there are no rows, or two rows answer one question differently.
+        UserError: there are no rows, two rows answer one question differently, or a question
+            cannot be rendered.
     """
-    listed = list(rows)
+    listed = [row for row in rows if _can_be_shown(row, shown)]
     if not listed:
         raise UserError(f"{name} holds no tasks: give at least one question with its answer")
     content = "\n".join(f"{question}\n{answer}" for _, question, answer, _ in listed)
@@ -223,6 +260,7 @@ def _distinct_tasks(rows: Iterable[_Row], family: str, name: str) -> list[Task]:
             reference=answer,
             verifier=verifier,
             generator=generator,
+            shown=shown,
         )
         known = tasks.setdefault(task.id, task)
         first_place = places.setdefault(task.id, place)
@@ -233,6 +271,14 @@ def _distinct_tasks(rows: Iterable[_Row], family: str, name: str) -> list[Task]:
                 f"{verifier}): keep one"
             )
     return list(tasks.values())
+
+
+def _can_be_shown(row: _Row, shown: Shown | None) -> bool:
+    place, question, *_ = row
+    try:
+        return identity("", question, shown) is not None
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def _draw_listed(

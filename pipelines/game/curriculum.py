@@ -6,12 +6,15 @@ Leaves out where tasks come from (`data/sources.py`).
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
-from data.records import Split, Task
-from data.sources import TaskSource, make_source
+from data.mixture import Part
+from data.records import Split, Task, identity
+from data.sources import TaskSource, WithoutExamples, make_source
 from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.settings.tables import Settings
+from rewards.dialect import dialect
 
 
 class Curriculum:
@@ -59,13 +62,30 @@ class Curriculum:
 
 
 def build_source(settings: Settings) -> TaskSource:
-    """The task source that the `[tasks]` table describes."""
+    """The task source that the `[tasks]` table describes.
+
+    Its tasks are as distinct as what the dialect shows of them, and its held-out splits lack the
+    table's worked examples.
+    """
+    shown, examples = dialect(settings.tasks.dialect).shown, settings.tasks.examples
+    source = make_source(shown=shown, **_arguments(settings))
+    if not examples:
+        return source
+    ids = (identity("", example.question, shown) for example in examples)
+    return WithoutExamples(source, frozenset(task_id for task_id in ids if task_id is not None))
+
+
+def _arguments(settings: Settings) -> dict[str, Any]:
+    """The kind of source and what it needs."""
     tasks = settings.tasks
-    if tasks.source == "reasoning_gym":
-        return make_source("reasoning_gym", family=tasks.family, params=tasks.params)
     if tasks.source == "jsonl":
-        return make_source("jsonl", path=tasks.path)
-    return make_source(
-        "dataset", path_or_id=tasks.path, split=tasks.dataset_split,
-        question_field=tasks.question_field, answer_field=tasks.answer_field,
-    )  # fmt: skip
+        return {"kind": "jsonl", "path": tasks.path}
+    if tasks.source == "dataset":
+        return {
+            "kind": "dataset", "path_or_id": tasks.path, "split": tasks.dataset_split,
+            "question_field": tasks.question_field, "answer_field": tasks.answer_field,
+        }  # fmt: skip
+    if tasks.mixture:
+        parts = [Part(part.family, part.params, part.weight) for part in tasks.mixture]
+        return {"kind": "mixture", "parts": parts}
+    return {"kind": "reasoning_gym", "family": tasks.family, "params": tasks.params}

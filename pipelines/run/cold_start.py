@@ -1,6 +1,6 @@
 """The cold start: demonstrations of both formats, and TRL's SFTTrainer on them.
 
-Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`: forgotten carries), as
+Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`), as
 any text that people wrote does: the base imitates an unreliable solver, and RL has something to
 learn. TRL's SFTTrainer trains; the loss is on completions only.
 """

@@ -15,6 +15,7 @@ from pipelines.settings.library import LibraryTable
 from pipelines.settings.pointing_table import PointingTable
 from pipelines.settings.rollout_table import RolloutTable
 from pipelines.settings.table import Table
+from pipelines.settings.task_table import TaskTable
 
 
 class RunTable(Table):
@@ -42,54 +43,6 @@ class RunTable(Table):
     )
 
 
-class Example(Table):
-    """A worked reply, shown to an instruction-tuned model as an earlier turn."""
-
-    question: str = Field(description="The question as a task would ask it.")
-    reply: str = Field(description="The whole reply that a model should give to it.")
-
-
-class TaskTable(Table):
-    """Where tasks come from and how a solution to one is written."""
-
-    dialect: Literal["chain", "tagged"] = Field(
-        default="tagged",
-        description='How solutions and critiques are written: "tagged" is for chat models, "chain" '
-        "for the demo's sums.",
-    )
-    source: Literal["reasoning_gym", "jsonl", "dataset"] = Field(
-        default="reasoning_gym",
-        description="Tasks come from a reasoning-gym family, from a file of JSON lines, or from a "
-        "dataset that the datasets library loads.",
-    )
-    family: str = Field(
-        default="", description="The reasoning-gym family that yields the tasks; others ignore it."
-    )
-    path: str = Field(
-        default="",
-        description="The file of JSON lines, or the dataset's path or hub id; reasoning-gym "
-        "ignores it.",
-    )
-    question_field: str = Field(
-        default="question", description="The column of a dataset that holds the question."
-    )
-    answer_field: str = Field(
-        default="answer", description="The column of a dataset that holds the reference answer."
-    )
-    dataset_split: str = Field(
-        default="train", description="The split of a dataset that all tasks are taken from."
-    )
-    examples: tuple[Example, ...] = Field(
-        default=(),
-        description="Worked replies that precede every problem as earlier turns; only the tagged "
-        "dialect has turns.",
-    )
-    params: dict[str, object] = Field(
-        default_factory=dict,
-        description="Parameters of the reasoning-gym family, which set how hard its tasks are.",
-    )
-
-
 class SftTable(Table):
     """The cold start (`pipelines/sft.py`): procedural demonstrations, then TRL's SFTTrainer."""
 
@@ -110,8 +63,8 @@ class SftTable(Table):
         default=0.0,
         ge=0,
         lt=1,
-        description="The chance that a demonstrated step which carries forgets its carry; 0 "
-        "demonstrates no mistake.",
+        description="The chance that a demonstrated step is wrong, by a forgotten carry or another "
+        "slip (`rewards/mistakes.py`); 0 demonstrates no mistake.",
     )
     flawed_share: float = Field(
         default=0.5,
@@ -301,6 +254,21 @@ class Settings(Table):
             raise ValueError(
                 f"tasks.examples are turns of a conversation, which the {self.tasks.dialect} "
                 "dialect does not have: remove them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mixture(self) -> "Settings":
+        tasks = self.tasks
+        if tasks.mixture and (tasks.family or tasks.params):
+            raise ValueError(
+                "tasks.mixture lists the families: remove tasks.family and tasks.params, or give "
+                'tasks.family="" and tasks.params={} beside it'
+            )
+        if tasks.mixture and tasks.source != "reasoning_gym":
+            raise ValueError(
+                f"tasks.mixture mixes reasoning-gym families, but tasks.source is {tasks.source}: "
+                "remove one of them"
             )
         return self
 

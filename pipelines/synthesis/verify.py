@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from data.dataset_folder import Reader
 from data.records import (
     Record,
+    identity,
     record_digest,
     signature,
 )
@@ -44,7 +45,11 @@ def _difference(record: Record, parser: Dialect, verifiers: Verifiers) -> str:
     """What about a record does not hold, or ""."""
     if record.sha256 != record_digest(record):
         return "its contents do not match its sha256"
-    if record.task_id != signature(record.family, record.prompt):
+    try:
+        task_id = identity(record.family, record.prompt, parser.shown)
+    except UserError as error:
+        return str(error)
+    if record.task_id != task_id:
         return "its task_id is not that of its problem"
     if record.signature != signature(record.prompt, record.solution):
         return "its signature is not that of its problem and solution"

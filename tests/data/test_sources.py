@@ -18,6 +18,7 @@ from data.errors import UserError
 from data.puzzles import ReasoningGymSource
 from data.records import SPLITS, Split, split_of
 from data.sources import DatasetSource, JsonlSource, make_source
+from rewards.dialect import dialect
 from rewards.solution import Solution
 from rewards.verifiers import Verifiers
 
@@ -275,3 +276,28 @@ def test_a_broken_dataset_file_gives_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be loaded") as caught:
             DatasetSource(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("style", ["simple", "natural"])
+def test_no_two_splits_show_the_same_problem(style: str) -> None:
+    """Four spellings of a question are one problem to a dialect that shows the operands only."""
+    solver = dialect("chain")
+    source = ReasoningGymSource(
+        params={**ONE_DIGIT_SUMS, "max_terms": 3, "format_style": style}, shown=solver.shown
+    )
+    shown = {
+        split: {solver.render_problem(task) for task in source.draw(split, num, 0)}
+        for split, num in (("train", 800), ("test", 40), ("probe", 40), ("audit", 40))
+    }
+    assert [len(problems) for problems in shown.values()] == [800, 40, 40, 40]
+    assert len(set.union(*shown.values())) == 920
+
+
+def test_a_listed_problem_is_one_task_however_it_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [("What is 4 + 1?", 5), ("Evaluate: 4 + 1.", 5), ("Calculate 4 * 0.", 0), ("2 + 1", 3)]
+    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
+    tasks = JsonlSource(path, shown=dialect("chain").shown)._tasks
+    assert [task.question for task in tasks] == ["What is 4 + 1?", "2 + 1"]
+    with pytest.raises(UserError, match=r"t\.jsonl:1: the chain dialect reads sums"):
+        JsonlSource(write_jsonl(path, 3), shown=lambda q: dialect("chain").shown(q + " apples"))

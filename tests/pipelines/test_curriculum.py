@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from pipeline_cases import CONFIG
 
+from data.records import Split, Task
+from data.sources import TaskSource
+from pipelines.errors import UserError
 from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.settings.load import load_settings
+from rewards.dialect import dialect
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +32,56 @@ def test_every_source_can_be_configured(source: str, problems: Path) -> None:
     assert tasks == curriculum.draw(0, 8) != curriculum.draw(1, 8)
     held_out = {task.id for task in curriculum.held_out("test", 4)}
     assert held_out.isdisjoint(task.id for task in curriculum.draw(2, 40))
+
+
+MIXTURE = [
+    'tasks.family=""', "tasks.params={}",
+    "tasks.mixture=[{family = 'products', params = {min_terms = 3, max_terms = 4, max_digits = 1}},"
+    " {family = 'basic_arithmetic', weight = 2, params = {operators = ['+'], allow_parentheses = "
+    "false, allow_negation = false, max_digits = 1, format_style = 'natural'}}]",
+]  # fmt: skip
+
+
+def test_a_mixture_of_families_can_be_configured() -> None:
+    curriculum = Curriculum(build_source(load_settings(CONFIG, MIXTURE)), seed=0)
+    tasks = curriculum.draw(0, 60)
+    assert {task.family for task in tasks} == {"products", "basic_arithmetic"}
+    solver = dialect("chain")
+    problems = [solver.render_problem(task) for task in tasks]
+    held_out = [solver.render_problem(task) for task in curriculum.held_out("test", 20)]
+    assert len(set(problems) | set(held_out)) == 80
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (MIXTURE[1:], "remove tasks.family and tasks.params"),
+        ([*MIXTURE, "tasks.source=jsonl"], "tasks.source is jsonl"),
+        ([*MIXTURE[:2], "tasks.mixture=[{famly='products'}]"], 'did you mean "family"'),
+        ([*MIXTURE[:2], "tasks.mixture=[{family='products', weight=0}]"], "greater than 0"),
+    ],
+)
+def test_a_mixture_says_all_or_nothing(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_settings(CONFIG, overrides)
+
+
+def test_a_worked_example_is_in_no_held_out_split(problems: Path) -> None:
+    """A policy sees it in every prompt; in training that is no harm."""
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    plain = build_source(load_settings(CONFIG, given))
+    (held, *_), (trained, *_) = plain.draw("test", 4, 0), plain.draw("train", 4, 0)
+    examples = ", ".join(
+        f"{{question = '{task.question}', reply = ''}}" for task in (held, trained)
+    )
+    source = build_source(load_settings(CONFIG, [*given, f"tasks.examples=[{examples}]"]))
+    assert held not in draw_all(source, "test") and held in draw_all(plain, "test")
+    assert trained in draw_all(source, "train")
+
+
+def draw_all(source: TaskSource, split: Split) -> list[Task]:
+    tasks: list[Task] = []
+    with pytest.raises(UserError):
+        while True:
+            tasks = source.draw(split, len(tasks) + 1, 0)
+    return tasks

@@ -17,7 +17,8 @@ from critic.monitor.settings import MonitorSettings, SignalRule
 from pipelines.errors import UserError
 from pipelines.settings.load import apply_overrides, dump_settings, load_settings, parse_settings
 from pipelines.settings.rollout_table import RolloutTable
-from pipelines.settings.tables import Example, Settings
+from pipelines.settings.tables import Settings
+from pipelines.settings.task_table import Example
 
 SMALLEST = "[run]\ndirectory = 'x'\n[learner]\nmodel = 'm'\n[critic]\nmodel = 'm'\n"
 

@@ -1,0 +1,48 @@
+"""What the cold start imitates: mistakes of every kind, and critiques that are true of them."""
+
+from collections import Counter
+
+import pytest
+from pipeline_cases import CONFIG
+
+from critic.critique import Critique
+from critic.format import critique_dialect
+from critic.meta import check_claims
+from pipelines.game.curriculum import build_source
+from pipelines.game.demonstrations import demonstrations
+from pipelines.settings.load import load_settings
+from rewards.dialect import dialect
+from rewards.mistakes import MISTAKES
+from rewards.solution import first_bad_step
+
+CHAIN, CRITIQUES = dialect("chain"), critique_dialect("chain")
+PRODUCTS = ["tasks.family=products", "tasks.params={min_terms=4, max_terms=6, max_digits=1}"]
+
+
+@pytest.mark.parametrize("family", [[], PRODUCTS], ids=["sums", "products"])
+def test_criticised_solutions_hold_flaws_of_every_kind(family: list[str]) -> None:
+    counts = ["sft.num_solutions=50", "sft.num_critiques=600"]
+    settings = load_settings(CONFIG, [*family, *counts])
+    tasks = {
+        CHAIN.render_problem(task): task for task in build_source(settings).draw("train", 650, 0)
+    }
+    kinds, num_solutions, num_lucky = Counter[str](), 0, 0
+    for row in demonstrations(settings, list(tasks.values())):
+        problem, _, rest = row["prompt"].partition("\n")
+        task = tasks[problem + "\n"]
+        if not rest:
+            num_solutions += 1
+            assert CHAIN.parse_solution(row["completion"], truncated=False).well_formed
+            continue
+        solution = CHAIN.parse_solution(rest.removesuffix("\n!"), truncated=False)
+        critique = CRITIQUES.parse(row["completion"], solution, truncated=False)
+        assert isinstance(critique, Critique)
+        claims = check_claims(task, solution, critique, CHAIN)
+        assert all(claim.status == "confirmed" for claim in claims)
+        bad = first_bad_step(CHAIN.check_steps(task, solution))
+        assert (bad is None) == (not claims)
+        kinds["none" if bad is None else CHAIN.kind_of_mistake(task, solution, bad)] += 1
+        num_lucky += bad is not None and solution.answer == task.reference
+    assert num_solutions == 50 and num_lucky > 5
+    assert kinds["none"] == pytest.approx(300, abs=70)
+    assert set(kinds) - {"none"} == set(MISTAKES) - {"extra_term"}
