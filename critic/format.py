@@ -2,7 +2,7 @@
 
     grammar    solutions           text
     chain      tiny models' sums   a40.b50.c21x~0      (`format_chain`)
-    tagged     numbered lines      one JSON object     (`format_tagged`)
+    tagged     numbered lines      \\boxed{2}, fields   (`format_tagged`)
 
 Leaves out the truth of the claims (`meta`) and what they earn (`reward`).
 """

@@ -12,9 +12,8 @@ Every claim ends confirmed, refuted or uncheckable, by code alone:
     tagged, no value, and an equation of the step is false           confirmed
     tagged, anything else                                            uncheckable
 
-A right location with a wrong recomputation is refuted: the evidence is what is checked, and a
-critic that points without being able to show why is not to be trusted. Leaves out executed
-counterexamples and judgement by another model.
+A right location with a wrong recomputation is refuted: a claim is checked as a whole, and a critic
+that shows the wrong reason is not to be trusted. Leaves out judgement by another model.
 """
 
 import re
