@@ -217,8 +217,9 @@ def main() -> None:
     if path.exists():
         results = json.loads(path.read_text())["results"]
     if options.stage != "table":
+        rates = best_rates(results) if options.stage == "run" else {}
         wanted = [
-            job for job in jobs(options.stage, best_rates(results) if options.stage == "run" else {})
+            job for job in jobs(options.stage, rates)
             if job.family in options.families and job.arm in options.arms
             and job.name not in results
         ]  # fmt: skip

@@ -15,7 +15,7 @@ _FLAGS = re.IGNORECASE
 
 
 def _words(alternatives: str) -> re.Pattern[str]:
-    """Any of these whole words; `\s` stands for a space inside of one."""
+    r"""Any of these whole words; `\s` stands for a space inside of one."""
     return re.compile(rf"\b(?:{'|'.join(alternatives.split())})\b", _FLAGS)
 
 

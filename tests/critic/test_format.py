@@ -188,9 +188,18 @@ def test_an_unknown_dialect_names_the_nearest() -> None:
         critique_dialect("chian")
 
 
-def test_tagged_has_no_demonstrations() -> None:
-    with pytest.raises(UserError, match="no procedural critiques"):
-        true_critique(TASK, TAGGED_SOLUTION, dialect("tagged"), random.Random(0))
+@pytest.mark.parametrize(
+    ("first_bad", "sound", "verdict", "named"),
+    [("2", False, "flawed", ["2"]), (None, True, "sound", []), (None, False, "flawed", [])],
+)
+def test_a_written_tagged_critique_says_what_is_known(
+    first_bad: str | None, sound: bool, verdict: str, named: list[str]
+) -> None:
+    for seed in range(8):
+        rng = random.Random(seed)
+        critique = read_tagged(TAGGED.write_critique(TAGGED_SOLUTION, first_bad, None, sound, rng))
+        assert critique.verdict == verdict and (critique.p_sound > 0.5) == sound
+        assert [flaw.step for flaw in critique.flaws] == named
 
 
 CRITIQUE_LIKE = st.text(alphabet="abcd>.x~0123456789\n", max_size=20)
