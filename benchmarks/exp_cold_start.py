@@ -60,7 +60,7 @@ def measure(checkpoint: Path, seed: int) -> tuple[dict[str, float], Settings]:
     from pipelines.game.curriculum import Curriculum, build_source
     from pipelines.game.examiner import Examiner, HeldOutTasks
     from pipelines.game.referee import Referee
-    from pipelines.synthesis.origin import find_origin, load_samplers
+    from pipelines.run.origin import find_origin, load_samplers
     from rewards.verifiers import Verifiers
 
     origin = find_origin(checkpoint, CONFIG, (f"run.seed={seed}",), None, True)

@@ -1,15 +1,18 @@
-"""What a critique earns: the default reward and three published presets, as pure functions.
+"""What a critique earns: our reward and three published presets, as pure functions.
 
     preset          form
-    critic_reward   R_fmt [0.6 (1 - (p - g)^2) + 0.4 M] - 0.1 refuted, at least 0   (ours)
+    critic_reward   0.5 (1 - (p - g)^2) + 0.5 L - 0.5 [a claim is refuted]          (ours)
     dsm2_reward     R_fmt R_score R_meta                     (DeepSeekMath-V2, arXiv:2511.22570)
     tango_reward    class-weighted correctness + 0.8 format              (Tango, arXiv:2505.15034)
     rlcr_reward     1[correct] - (q - 1[correct])^2                       (RLCR, arXiv:2507.16806)
 
-p is the critic's `p_sound`, g the rule's verdict (1: the solution passed), M the worth of the
-claims. The default adds where DeepSeekMath-V2 multiplies: in a product the weight of calibration
-depends on g through M, and then the truthful p is not the best one. Leaves out who is asked, about
-what, and how rewards become advantages.
+p is the critic's `p_sound`, g the rule's verdict (1: the solution passed), L whether the critique
+locates the first flaw rightly. Ours adds, so that whatever is claimed the best p is the chance that
+the solution passes. A refuted claim costs all that calibration can earn, and nothing is cut off
+below: after a slip an accusation never pays better than a critique that contradicts itself, which
+earns 0. A proper reward stays proper only while no group's standard deviation divides it
+("Uncalibrated reasoning", arXiv:2508.11800): the critic trains with `scale_rewards = "none"`.
+Leaves out who is asked, about what, and how rewards become advantages.
 """
 
 from collections.abc import Sequence
@@ -18,11 +21,10 @@ from dataclasses import dataclass, replace
 from critic.critique import Critique, ParseFailure
 from critic.meta import ClaimResult
 
-CALIBRATION_WEIGHT = 0.6
-CLAIMS_WEIGHT = 0.4
-REFUTED_PENALTY = 0.1
+CALIBRATION_WEIGHT = 0.5
+LOCATION_WEIGHT = 0.5
+REFUTED_PENALTY = CALIBRATION_WEIGHT
 FLIP_PENALTY = 0.2
-MAX_UNCHECKABLE = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,7 @@ class JudgedCritique:
         critique: what the critic wrote, parsed.
         claims: its claims as `check_claims` returned them; empty after a parse failure.
         sound: g, the rule's verdict on the solution.
-        first_bad_step: id of the true first bad step where it is known (planted, or recomputed).
-        checkable: whether code can check any claim about this solution.
+        first_bad_step: id of the true first bad step, where it is known.
         flipped: whether the verdict changed because the solution carried an assertion of its own
             worth; only items with such an assertion can be flipped.
     """
@@ -43,21 +44,17 @@ class JudgedCritique:
     claims: Sequence[ClaimResult]
     sound: bool
     first_bad_step: str | None = None
-    checkable: bool = True
     flipped: bool = False
 
 
 def critic_reward(judged: JudgedCritique, *, flip_penalty: float = FLIP_PENALTY) -> float:
-    """Reward calibration and true claims, in a sum (the default).
-
-    Where nothing is checkable the calibration term stands alone, at its usual weight: a weight that
-    depended on g would make a biased `p_sound` the best one.
+    """Reward calibration and the right location, in a sum (the default).
 
     Args:
         flip_penalty: cost in [0, 1] of a verdict flipped by an assertion.
 
     Returns:
-        Reward in [0, 1]; 0 for a text that is not a critique.
+        Reward in [-0.5 - flip_penalty, 1]; 0 for a text that is not a critique.
 
     Raises:
         ValueError: `flip_penalty` lies outside [0, 1].
@@ -67,50 +64,33 @@ def critic_reward(judged: JudgedCritique, *, flip_penalty: float = FLIP_PENALTY)
     if isinstance(judged.critique, ParseFailure):
         return 0.0
     reward = CALIBRATION_WEIGHT * (1 - (judged.critique.p_sound - judged.sound) ** 2)
-    if judged.checkable:
-        reward += CLAIMS_WEIGHT * claims_score(judged)
-    reward -= REFUTED_PENALTY * num_refuted(judged.claims)
-    return max(0.0, reward - flip_penalty * judged.flipped)
+    reward += LOCATION_WEIGHT * locates(judged)
+    reward -= REFUTED_PENALTY * any(claim.status == "refuted" for claim in judged.claims)
+    return reward - flip_penalty * judged.flipped
 
 
-def claims_score(judged: JudgedCritique) -> float:
-    """Score the claims in [0, 1]: M of the default reward.
+def locates(judged: JudgedCritique) -> bool:
+    """Whether the critique says rightly where the first flaw is, or that there is none.
 
-    One uncheckable claim scores neither way; further ones count as refuted, else they would be
-    free. On a sound solution, claiming nothing scores 1, else the claims score their precision. On
-    a flawed one, precision counts only if the first confirmed flaw is the true first bad step (any
-    confirmed flaw where that is unknown), and claiming nothing scores 0.
+    Where a failed solution's flaw is unknown, only a claim that code confirmed counts.
     """
-    confirmed = [claim.flaw.step for claim in judged.claims if claim.status == "confirmed"]
-    num_counted = len(confirmed) + num_refuted(judged.claims)
-    if num_counted == 0:
-        return float(judged.sound)
-    precision = len(confirmed) / num_counted
-    if judged.sound:
-        return precision
-    if not confirmed or judged.first_bad_step not in (None, confirmed[0]):
-        return 0.0
-    return precision
-
-
-def num_refuted(claims: Sequence[ClaimResult]) -> int:
-    """Count the refuted claims, and the uncheckable ones beyond the one that is allowed."""
-    statuses = [claim.status for claim in claims]
-    return statuses.count("refuted") + max(0, statuses.count("uncheckable") - MAX_UNCHECKABLE)
+    if judged.first_bad_step is None and judged.sound:
+        return not judged.claims
+    return bool(judged.claims) and judged.claims[0].status == "confirmed"
 
 
 def dsm2_reward(judged: JudgedCritique) -> float:
     """Multiply format, score and meta-score (DeepSeekMath-V2, arXiv:2511.22570).
 
-    The score is 1 - |p - g|; our meta-score is `claims_score`, and 1 where nothing is checkable.
+    The score is 1 - |p - g|; our meta-score is `locates`. The score is linear in p, so that the
+    best p is 0 or 1: the side is truthful, the distance is not.
 
     Returns:
         Reward in [0, 1].
     """
     if isinstance(judged.critique, ParseFailure):
         return 0.0
-    score = 1 - abs(judged.critique.p_sound - judged.sound)
-    return score * (claims_score(judged) if judged.checkable else 1.0)
+    return (1 - abs(judged.critique.p_sound - judged.sound)) * locates(judged)
 
 
 def rlcr_reward(judged: JudgedCritique) -> float:

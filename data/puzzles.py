@@ -5,10 +5,13 @@ falls into the wanted split. The stream is cut into chunks of one generator seed
 lie a chunk apart, since most families give entry i the seed `seed + i`: neighbouring seeds would
 repeat each other's entries.
 
-Kept is only what can be judged later from plain JSON: an entry whose own gold answer does not
-score 1.0 once it went through JSON is passed over (a few in a thousand), and a family where none
-does (`arc_agi`, `rearc`: their scorers compare tuples) is refused. Passed over, too, is an entry
-that its generator fails to make (`FAILURES`).
+Kept is only what can be judged later from plain JSON. Passed over are an entry whose own gold
+answer does not score 1.0 once it went through JSON (a few in a thousand), an entry for which the
+family's scorer gives full marks to an answer that is plainly wrong (`NEGATIVE_CONTROLS`), and an
+entry that its generator fails to make (`FAILURES`). A family that would lose half of its first
+entries is refused: `arc_agi` and `rearc`, whose scorers compare tuples; `game_of_life_halting`,
+whose scorer takes any text; `coin_flip`, whose scorer takes "0" for 0.234; `complex_arithmetic`,
+whose scorer takes "nan".
 """
 
 import dataclasses
@@ -16,9 +19,10 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from typing import Any
 
@@ -45,6 +49,13 @@ CHUNK_SIZE = 1024
 LOOP_OWNED = ("seed", "size")
 # A draw gives up after this many entries without a new task, times what a new task costs to find.
 PATIENCE = 200
+NUM_TRIALS = 8  # first entries that decide whether a family can be used
+FULL_MARKS = 1 - 1e-9
+# What no scorer may take for right, unless it is the gold answer itself.
+NEGATIVE_CONTROLS = (
+    *("", "\0garbage", "abc", "no idea", "None", "null", "nan", "[]", "{}"),
+    *("0", "1", "-1", "True", "False"),
+)
 # How generators give up on an entry; basic_arithmetic also divides by zero now and then:
 # https://github.com/open-thought/reasoning-gym/issues/484
 FAILURES = (ArithmeticError, RuntimeError, ValueError)
@@ -77,12 +88,11 @@ class ReasoningGymSource:
         self._difficulty = canonical_json(self.params)
         self._version = version("reasoning-gym")
         with _guarded(0):
-            trial = [(chunk, entry) for _, chunk, entry in itertools.islice(self._entries(0), 3)]
-            if not any(_usable(chunk, entry) for chunk, entry in trial):
-                raise UserError(
-                    f'family "{family}" cannot be used: its gold answers do not score 1.0 after '
-                    "its entries were stored as JSON; choose another family"
-                )
+            trials = itertools.islice(self._entries(0), NUM_TRIALS)
+            faults = [_fault(chunk, entry) for _, chunk, entry in trials]
+        if 2 * sum(fault is not None for fault in faults) >= NUM_TRIALS:
+            found = "; ".join(sorted({fault for fault in faults if fault}))
+            raise UserError(f'family "{family}" cannot be used: {found}; choose another family')
 
     def draw(
         self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
@@ -118,9 +128,8 @@ class ReasoningGymSource:
                     continue
                 if split_of(task_id) != split:
                     continue
-                stored = _usable(chunk, entry)
-                if stored is not None:
-                    tasks[task_id] = self._task(stored, chunk_seed)
+                if _fault(chunk, entry) is None:
+                    tasks[task_id] = self._task(_stored(entry), chunk_seed)
                     num_idle = 0
         return list(tasks.values())
 
@@ -175,19 +184,51 @@ def _check_params(family: str, params: Mapping[str, object]) -> None:
         raise UserError(f"{family} refuses params {dict(params)}: {error}") from error
 
 
-def _usable(chunk: ProceduralDataset, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the entry as JSON gives it back, or None if it cannot be judged from that."""
-    try:
-        text = json.dumps(entry, default=str, allow_nan=False)
-    except ValueError:  # NaN or infinity
-        return None
-    stored: dict[str, Any] = json.loads(text)
-    gold = stored["answer"]
-    if gold is None:
-        return stored
-    if not isinstance(gold, str) or chunk.score_answer(gold, stored) < 1 - 1e-9:
-        return None
+def _stored(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry as JSON gives it back.
+
+    Raises:
+        ValueError: it holds NaN or infinity.
+    """
+    stored: dict[str, Any] = json.loads(json.dumps(entry, default=str, allow_nan=False))
     return stored
+
+
+def _fault(chunk: ProceduralDataset, entry: dict[str, Any]) -> str | None:
+    """Why answers to this entry cannot be judged from what JSON keeps of it; None if they can."""
+    unkept = "its gold answers do not score 1.0 after its entries were stored as JSON"
+    try:
+        stored = _stored(entry)
+    except ValueError:
+        return unkept
+    gold = stored["answer"]
+    if gold is not None and not (isinstance(gold, str) and _full_marks(chunk, gold, stored)):
+        return unkept
+    if type(chunk).score_answer is ProceduralDataset.score_answer:
+        return None  # compares strings
+    for wrong in NEGATIVE_CONTROLS:
+        if not _same(wrong, gold) and _full_marks(chunk, wrong, stored):
+            return f"its scorer gives full marks to the answer {wrong!r}"
+    return None
+
+
+def _full_marks(chunk: ProceduralDataset, answer: str, entry: dict[str, Any]) -> bool:
+    try:
+        return bool(chunk.score_answer(answer, entry) >= FULL_MARKS)
+    except Exception:  # the boundary to the library: a scorer that raises gives no marks
+        return False
+
+
+def _same(answer: str, gold: str | None) -> bool:
+    """Whether two answers are equal as text or as numbers; no answer equals a missing gold one."""
+    if gold is None:
+        return False
+    if answer.casefold() == gold.strip().casefold():
+        return True
+    try:
+        return math.isclose(float(answer), float(gold), abs_tol=1e-3)
+    except ValueError:
+        return False
 
 
 @contextmanager
@@ -195,6 +236,7 @@ def _guarded(seed: int) -> Iterator[None]:
     """Keep generators from disturbing the process, or from taking minutes over one entry.
 
     Some families use or reseed the global random generators: these are pinned, and restored after.
+    Some print: standard output stays clean for what the program itself has to say.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     find_divisors = basic_arithmetic.find_common_divisors
@@ -202,7 +244,8 @@ def _guarded(seed: int) -> Iterator[None]:
     np.random.seed(seed % 2**32)
     basic_arithmetic.find_common_divisors = _find_divisors_or_give_up(find_divisors)
     try:
-        yield
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
     finally:
         basic_arithmetic.find_common_divisors = find_divisors
         random.setstate(python_state)

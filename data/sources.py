@@ -36,6 +36,7 @@ __all__ = [
     "ReasoningGymSource",
     "TaskSource",
     "WithoutExamples",
+    "draw_up_to",
     "make_source",
 ]
 
@@ -164,6 +165,21 @@ def make_source(kind: str, **kwargs: object) -> TaskSource:
         if parameter.default is inspect.Parameter.empty and name not in kwargs:
             raise UserError(f'task source "{kind}" needs "{name}": add it')
     return SOURCES[kind](**kwargs)
+
+
+def draw_up_to(
+    source: TaskSource, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
+) -> list[Task]:
+    """Draw `num` tasks, or all there are where a source has fewer."""
+    tasks: list[Task] = []
+    step = num
+    while len(tasks) < num and step > 0:
+        step = min(step, num - len(tasks))
+        try:
+            tasks += source.draw(split, step, seed, exclude | {task.id for task in tasks})
+        except UserError:  # a source says so when it has not that many
+            step //= 2
+    return tasks
 
 
 # A question and answer as read, with where they stood: (place, question, answer, verifier).

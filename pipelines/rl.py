@@ -37,16 +37,15 @@ def self_play(settings: Settings, resume: bool) -> int:
         run.start()
         timed = run.stages.timed
         for plan in run.rounds():
-            tasks = run.curriculum.draw(plan.round, run.tasks_per_round)
             with timed("learner block"):
-                bouts = run.learner_game.play(tasks, plan)
-            items = run.critic_game.choose(bouts, plan)
+                bouts = run.learner_game.play(run.starts(plan), plan)
             with timed("critic block"):
-                run.critic_game.play(items, plan)
+                run.critic_game.imitate(bouts, plan)
+                run.critic_game.play(run.critic_game.choose(bouts, plan), plan)
             with timed("gate"):
                 records = run.gate(bouts, run.archive(), plan.round, run.temperature)
             with timed("probe and audit"):
-                probe = run.examiner.probe(plan)
+                probe = run.examiner.probe(plan, bouts)
             with timed("monitor"):
                 health = run.monitor.check(bouts, run.token_entropy(), probe)
             if health.halted:

@@ -36,12 +36,14 @@ class Reply:
     """What came of one question.
 
     `scored` has a score; `unreadable` means that the answer itself could not be read;
-    `timeout` and `error` mean that nothing was learned about the answer.
+    `timeout` and `error` mean that nothing was learned about the answer. `died` marks the
+    `error` of a process that ended instead of replying.
     """
 
     status: Status
     score: float | None = None
     detail: str = ""
+    died: bool = False
 
     def verdict(self, verifier: str, version: str) -> Verdict:
         """The verdict that this reply amounts to."""
@@ -118,7 +120,8 @@ class KillableWorker:
             self._stop(wait=False)
             return Reply("timeout", detail=f"no verdict within {timeout_seconds:g} s")
         except (EOFError, BrokenPipeError):
-            return Reply("error", detail=f"the {self._kind} worker died: {self._obituary()}")
+            detail = f"the {self._kind} worker died: {self._obituary()}"
+            return Reply("error", detail=detail, died=True)
         assert message["id"] == self._num_questions, f"reply {message} answers another question"
         return Reply(message["status"], message.get("score"), message.get("detail", ""))
 

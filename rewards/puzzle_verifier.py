@@ -3,8 +3,13 @@
 Families that only compare strings are scored in this process. The others bring scorers
 of their own, some of which `eval` the answer or hand it to SymPy; these run in a worker
 with a deadline.
+
+An answer on which the scorer raises is `invalid`: it is wrong, and is counted. So is one that ends
+the worker twice; once may be the machine's doing. `error` is left for an entry that cannot be
+judged at all.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 
@@ -14,7 +19,7 @@ from reasoning_gym.factory import DATASETS
 
 from data.errors import UserError
 from data.records import Task
-from rewards.killable_worker import KillableWorker
+from rewards.killable_worker import KillableWorker, Reply
 from rewards.solution import Solution
 from rewards.verdict import Verdict, score_verdict
 
@@ -48,13 +53,20 @@ class PuzzleVerifier:
             return Verdict("invalid", NAME, self._version, 0.0, f"malformed: {solution.defect}")
         if not _compares_strings(dataset):
             job = {"dataset": dataset, "entry": task.entry, "answer": solution.answer}
-            return self._worker.ask(job, self._timeout_seconds).verdict(NAME, self._version)
+            return self._ask(job).verdict(NAME, self._version)
         try:
             score = float(_scoring_dataset(dataset).score_answer(solution.answer, task.entry))
         except Exception as error:  # the boundary to the library: its failure is an outcome
             detail = f"{type(error).__name__}: {error}"
             return Verdict("error", NAME, self._version, None, detail)
         return score_verdict(score, NAME, self._version)
+
+    def _ask(self, job: Mapping[str, object]) -> Reply:
+        reply = self._worker.ask(job, self._timeout_seconds)
+        if not reply.died:
+            return reply
+        reply = self._worker.ask(job, self._timeout_seconds)
+        return Reply("unreadable", detail=reply.detail) if reply.died else reply
 
     def close(self) -> None:
         """End the worker, if there is one."""

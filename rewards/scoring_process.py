@@ -104,13 +104,28 @@ def _parse_math(text: str) -> list[object]:
 
 
 def _score_puzzle(job: Mapping[str, object]) -> dict[str, object]:
+    """Score with the family's own scorer.
+
+    Several scorers raise on an answer that they cannot read. That is the answer's fault, unless
+    the scorer fails on the entry's own gold answer as well.
+    """
     dataset, entry = str(job["dataset"]), job["entry"]
     if dataset in TUPLE_BOARDS:
         entry = _tuples(entry)
-    score = float(_puzzle_scorer(dataset)(job["answer"], entry))
-    if not 0 <= score <= 1:
-        raise ValueError(f"the scorer of {dataset} returned {score}, outside [0, 1]")
-    return {"status": "scored", "score": score}
+    scorer = _puzzle_scorer(dataset)
+    try:
+        return {"status": "scored", "score": _within_range(scorer(job["answer"], entry))}
+    except (Exception, SystemExit) as error:  # several scorers evaluate the answer as Python
+        gold = entry.get("answer") if isinstance(entry, dict) else None
+        if gold is not None:
+            _within_range(scorer(gold, entry))
+        return {"status": "unreadable", "detail": f"{type(error).__name__}: {error}"[:500]}
+
+
+def _within_range(score: float) -> float:
+    if not 0 <= float(score) <= 1:  # NaN, too
+        raise ValueError(f"the scorer returned {score}, outside [0, 1]")
+    return float(score)
 
 
 def _tuples(value: object) -> object:

@@ -15,7 +15,7 @@ import re
 
 from data.errors import UserError
 from data.records import Task
-from rewards.arithmetic import equations_in
+from rewards.arithmetic import equations_of_steps
 from rewards.mistakes import OTHER
 from rewards.solution import Solution, Step
 
@@ -66,7 +66,7 @@ class TaggedDialect:
         A step is False if an equation in it is wrong, True otherwise: also where it
         states none, as code knows nothing against it. None if no step states any.
         """
-        stated = [equations_in(step.text) for step in solution.steps]
+        stated = equations_of_steps(task.question, [step.text for step in solution.steps])
         if not any(stated):
             return None
         return tuple(all(equation.holds for equation in equations) for equations in stated)

@@ -54,6 +54,11 @@ class Verdict:
         """Whether the solution is correct."""
         return self.outcome == "correct"
 
+    @property
+    def reward(self) -> float | None:
+        """What the solution earns: 1 if it passed, else 0; None where it must be masked."""
+        return float(self.passed) if self.counted else None
+
 
 def score_verdict(score: float, verifier: str, version: str) -> Verdict:
     """Judge by a score in [0, 1]: correct only at full score, as partial credit solves nothing."""

@@ -24,7 +24,7 @@ ALLOWED = {
 # From the top; rooms of one floor do not know each other.
 FLOORS = (
     ("programs",),
-    ("synthesis",),
+    ("synthesis", "inference"),
     ("run",),
     ("game", "training"),
     ("rollouts",),
@@ -35,7 +35,7 @@ FLOORS = (
     ("process",),
     ("errors",),
 )
-PROGRAMS = ("rl", "sft", "dataset", "smollm2")
+PROGRAMS = ("rl", "sft", "dataset", "evaluate", "smollm2")
 MAX_ARROWS = 42
 SOURCE_FOLDERS = (*ALLOWED, "tests", "tools", "benchmarks")
 MAX_FILE_LINES = 350

@@ -39,7 +39,7 @@ from data.errors import unknown_name
 
 CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
     "N": ("raise_temperature", "retire_saturated"),
-    "E": ("verified_only", "raise_real_share", "critic_weight_zero"),
+    "E": ("verified_only", "raise_real_share", "silence_critic"),
 }
 LEARNING_SIGNAL = "probe_mean_at_8"
 
@@ -185,7 +185,7 @@ def _actions(
         "raise_temperature": settings.temperature_step,
         "retire_saturated": 1.0,
         "verified_only": 1.0,
-        "critic_weight_zero": 0.0,
+        "silence_critic": 0.0,
         "double_audit": settings.audit_factor,
         "raise_real_share": settings.real_share,
     }

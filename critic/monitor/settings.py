@@ -16,7 +16,7 @@ ActionKind = Literal[
     "raise_temperature",
     "retire_saturated",
     "verified_only",
-    "critic_weight_zero",
+    "silence_critic",
     "double_audit",
     "raise_real_share",
 ]
@@ -172,7 +172,7 @@ class MonitorSettings(BaseModel):
         description="The factor by which double_audit raises the share of audited tasks.",
     )
     offers: tuple[ActionKind, ...] = Field(
-        default=("raise_temperature", "retire_saturated", "critic_weight_zero", "double_audit"),
+        default=("raise_temperature", "retire_saturated", "silence_critic", "double_audit"),
         description="The actions that the loop can carry out; the monitor orders no other. "
         "Self-play's tasks are all verified, so verified_only and raise_real_share are for loops "
         "that also train on other data.",

@@ -61,17 +61,14 @@ def distinct_ratio(signatures: Sequence[str]) -> float:
     return len(set(signatures)) / len(signatures) if signatures else math.nan
 
 
-def effective_groups(rewards: Iterable[Sequence[float | None]]) -> float:
-    """Share of GRPO groups whose counted rewards differ: the others give no gradient.
+def effective_groups(outcomes: Iterable[Sequence[bool | None]]) -> float:
+    """Share of GRPO groups that hold both outcomes: in the others the rule prefers nothing.
 
     Args:
-        rewards: one sequence per group; None (masked) is not counted.
+        outcomes: one sequence per group, whether each solution passed; None (masked) is not
+            counted.
     """
-    flags = []
-    for group in rewards:
-        counted = [reward for reward in group if reward is not None]
-        flags.append(float(bool(counted) and max(counted) != min(counted)))
-    return _mean(flags)
+    return _mean([float({True, False} <= set(group)) for group in outcomes])
 
 
 def probe_gain(previous_nll: float | None, nll: float) -> float:

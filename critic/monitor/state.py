@@ -16,7 +16,7 @@ class Action(Frozen):
     """One intervention for the loop to carry out.
 
     `value` is: raise_temperature, the amount to add; raise_real_share, the least share;
-    double_audit, the factor on the audit rate; critic_weight_zero, the weight (0);
+    double_audit, the factor on the audit rate; silence_critic, the weight (0);
     retire_saturated and verified_only, 1 (on).
     """
 

@@ -1,17 +1,20 @@
-"""What a game is made of: a round's plan, a bout, a checked critique, an item for the critic.
+"""What a game is made of: a round's plan, starts, pointings, bouts, critiques and items.
 
 Data only; the rules that judge it are the referee's.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from critic.critique import Critique, ParseFailure
 from critic.meta import ClaimResult
 from data.records import Task
 from pipelines.rollouts.sample import Sample
-from rewards.aggregate import CriticView
-from rewards.solution import Solution
+from rewards.solution import Solution, Step
 from rewards.verdict import Verdict
+
+Source = Literal["code", "critic", "chance"]
+Status = Literal["confirmed", "refuted", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,12 @@ class RoundPlan:
 
     Attributes:
         round: its number, from 0.
-        critic_weight: of the critic's view in the learner's reward; 0 asks for no critique.
-        step_weight: of the critic's step signals in the learner's advantages, 0 to 1.
+        critic_points: whether the critic may point at the learner's flaws.
         audit_share: of the audit set that judges the critic, 0 to 1.
     """
 
     round: int
-    critic_weight: float
-    step_weight: float
+    critic_points: bool
     audit_share: float
 
     @property
@@ -37,22 +38,60 @@ class RoundPlan:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a group of samples begins with.
+
+    Attributes:
+        prefix: the part of a solution that is given, up to a step's beginning; "" for none.
+        version: the learner's weights version that wrote the prefix.
+    """
+
+    task: Task
+    prefix: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Where a failed solution is said to go wrong first.
+
+    Attributes:
+        index: of the step.
+        source: who says so.
+        status: what confirming it found.
+        value_before: share of continuations from before the step that passed; None if untried.
+        right_step: a step that stood there in a solution that passed; None where none is known.
+    """
+
+    index: int
+    source: Source
+    status: Status = "unknown"
+    value_before: float | None = None
+    right_step: str | None = None
+
+
+@dataclass(frozen=True)
 class CheckedCritique:
     """One critique of one solution, with its claims checked.
 
     Attributes:
         text: as the critic wrote it.
         critique: what it says, or why it could not be read.
-        claims: each claimed flaw and what code found.
-        view: what counts of it for the solution's reward; None where it could not be read.
+        claims: each claimed flaw and what was found about it.
         weights_hash: the hash of the critic's weights.
+        num_tokens: that the critic wrote.
     """
 
     text: str
     critique: Critique | ParseFailure
     claims: tuple[ClaimResult, ...]
-    view: CriticView | None
     weights_hash: str
+    num_tokens: int
+
+    @property
+    def p_sound(self) -> float | None:
+        """The critic's probability that the solution passes; None where it could not be read."""
+        return self.critique.p_sound if isinstance(self.critique, Critique) else None
 
 
 @dataclass(frozen=True)
@@ -60,8 +99,12 @@ class Bout:
     """One solution with everything that was said of it.
 
     Attributes:
+        sample: the completion: the solution without the given prefix.
+        solution: the whole of it.
         judged: the critique of it; None where none was asked for.
         reward: the learner's; None where it does not count or nothing was trained.
+        pointing: at its first flaw; None where nobody pointed.
+        prefix: what the group began with; "" but for a reset.
     """
 
     task: Task
@@ -70,6 +113,15 @@ class Bout:
     verdict: Verdict
     judged: CheckedCritique | None
     reward: float | None
+    pointing: Pointing | None = None
+    prefix: str = ""
+
+    @property
+    def located(self) -> Step | None:
+        """The first flawed step, where a pointing at it is confirmed."""
+        if self.pointing is None or self.pointing.status != "confirmed":
+            return None
+        return self.solution.steps[self.pointing.index]
 
 
 @dataclass(frozen=True)
@@ -78,12 +130,14 @@ class CritiqueItem:
 
     Attributes:
         sound: whether the verifier accepts it.
-        first_bad: id of the first bad step, where code finds it.
-        planted: whether its flaw was put there.
+        first_bad: id of the first bad step, where it is known.
+        planted: the kind of flaw that was put there; "" where none was.
+        right_step: a step that should have stood at `first_bad`, where one is known.
     """
 
     task: Task
     solution: Solution
     sound: bool
     first_bad: str | None
-    planted: bool = False
+    planted: str = ""
+    right_step: str | None = None

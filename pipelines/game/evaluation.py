@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from critic.resampling import Estimate, Floats, Interval, estimate, task_counts
 from data.records import Task
 from pipelines.game.bout import Bout
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player
-
-NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -27,20 +26,51 @@ class Evaluation:
     """mean@k over tasks with 95% bootstrap intervals (tasks resampled).
 
     Attributes:
-        mean: share of correct samples, averaged over tasks.
+        mean: share of correct samples; a masked one counts as wrong.
         well_formed: share of well-formed samples.
-        mean_well_formed: share of correct ones among the well-formed.
+        mean_well_formed: share of correct ones among the well-formed; None where none is.
         pass_at_k: share of tasks with at least one correct sample.
+        num_masked: samples that the verifier reached no judgement on (timeouts, errors).
+        correct_by_task: how many samples of each task are correct.
     """
 
     num_tasks: int
     num_samples: int
     mean: float
-    mean_interval: tuple[float, float]
+    mean_interval: Interval | None
     well_formed: float
-    mean_well_formed: float
-    mean_well_formed_interval: tuple[float, float]
+    mean_well_formed: float | None
+    mean_well_formed_interval: Interval | None
     pass_at_k: float
+    num_masked: int
+    correct_by_task: tuple[int, ...]
+
+    def row(self) -> dict[str, object]:
+        """The figures as one flat table."""
+        return {
+            "mean_at_k": self.mean,
+            "mean_at_k_interval": self.mean_interval,
+            "mean_well_formed": self.mean_well_formed,
+            "mean_well_formed_interval": self.mean_well_formed_interval,
+            "well_formed": self.well_formed,
+            "pass_at_k": self.pass_at_k,
+            "masked_samples": self.num_masked,
+            "num_tasks": self.num_tasks,
+            "num_samples": self.num_samples,
+        }
+
+
+@dataclass(frozen=True)
+class RolloutFigures:
+    """What the rule says of a round's training rollouts.
+
+    Attributes:
+        pass_rate: share of correct ones; a masked one counts as wrong. None without rollouts.
+        num_masked: those that the verifier reached no judgement on.
+    """
+
+    pass_rate: float | None
+    num_masked: int
 
 
 def play_unrewarded(
@@ -59,34 +89,46 @@ def play_unrewarded(
 
 
 def mean_at_k(groups: Sequence[Sequence[Bout]], seed: int = 0) -> Evaluation:
-    """Summarise groups of k bouts; timeouts and errors are left out of the shares."""
+    """Summarise groups of k bouts; a sample that could not be judged counts as wrong.
+
+    Raises:
+        ValueError: there is no group, or one is empty.
+    """
+    if not groups or not all(groups):
+        raise ValueError("mean@k needs at least one task, and samples of each")
     correct_NK = np.array([[b.verdict.passed for b in g] for g in groups], dtype=float)
     formed_NK = np.array([[b.solution.well_formed for b in g] for g in groups], dtype=float)
-    counted_NK = np.array([[b.verdict.counted for b in g] for g in groups], dtype=float)
-    picks = np.random.default_rng(seed).integers(len(groups), size=(NUM_RESAMPLES, len(groups)))
+    counts_RN = task_counts(len(groups), seed=seed)
 
-    def ratio(
-        numerator_NK: np.ndarray, denominator_NK: np.ndarray
-    ) -> tuple[float, tuple[float, float]]:
-        top_N, bottom_N = numerator_NK.sum(1), denominator_NK.sum(1)
-        if bottom_N.sum() == 0:
-            return math.nan, (math.nan, math.nan)
-        resampled = top_N[picks].sum(1) / np.maximum(bottom_N[picks].sum(1), 1)
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        return float(top_N.sum() / bottom_N.sum()), (float(low), float(high))
+    def ratio(top_N: Floats, bottom_N: Floats) -> Estimate:
+        bottom_R = counts_RN @ bottom_N
+        resampled_R = np.where(bottom_R > 0, counts_RN @ top_N, np.nan) / np.maximum(bottom_R, 1)
+        value = top_N.sum() / bottom_N.sum() if bottom_N.any() else math.nan
+        return estimate(float(value), resampled_R, len(groups))
 
-    mean, interval = ratio(correct_NK, counted_NK)
-    formed_mean, formed_interval = ratio(correct_NK * formed_NK, counted_NK * formed_NK)
+    correct_N = correct_NK.sum(1)
+    everything = ratio(correct_N, np.ones_like(correct_NK).sum(1))
+    formed = ratio((correct_NK * formed_NK).sum(1), formed_NK.sum(1))
+    assert everything.value is not None, "there are samples"
     return Evaluation(
         num_tasks=len(groups),
         num_samples=correct_NK.shape[1],
-        mean=mean,
-        mean_interval=interval,
+        mean=everything.value,
+        mean_interval=everything.interval,
         well_formed=float(formed_NK.mean()),
-        mean_well_formed=formed_mean,
-        mean_well_formed_interval=formed_interval,
+        mean_well_formed=formed.value,
+        mean_well_formed_interval=formed.interval,
         pass_at_k=float(correct_NK.any(1).mean()),
+        num_masked=sum(not b.verdict.counted for g in groups for b in g),
+        correct_by_task=tuple(int(num) for num in correct_N),
     )
+
+
+def rollout_figures(bouts: Sequence[Bout]) -> RolloutFigures:
+    """The pass rate of a round's rollouts, and how many of them were masked."""
+    passed = sum(bout.verdict.passed for bout in bouts)
+    masked = sum(not bout.verdict.counted for bout in bouts)
+    return RolloutFigures(passed / len(bouts) if bouts else None, masked)
 
 
 def probe_nll(referee: Referee, learner: Player, tasks: Sequence[Task]) -> float:

@@ -4,16 +4,29 @@ Leaves out how each figure is computed (`game/evaluation.py`, `game/audit.py`) a
 it (`run/monitoring.py`).
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from data.records import Task
-from pipelines.game.audit import AuditedSolution, CriticAudit, audit_critic, audit_set
-from pipelines.game.bout import RoundPlan
+from pipelines.game.audit import (
+    AuditedSolution,
+    CriticAudit,
+    audit_critic,
+    audit_rollouts,
+    audit_set,
+    audit_share,
+)
+from pipelines.game.bout import Bout, RoundPlan
 from pipelines.game.curriculum import Curriculum
-from pipelines.game.evaluation import Evaluation, mean_at_k, play_unrewarded, probe_nll
+from pipelines.game.evaluation import (
+    Evaluation,
+    RolloutFigures,
+    mean_at_k,
+    play_unrewarded,
+    probe_nll,
+    rollout_figures,
+)
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player
 from pipelines.settings.tables import EvaluateTable
@@ -52,17 +65,39 @@ class HeldOutTasks:
 
 @dataclass(frozen=True)
 class Probe:
-    """One round's gold readings: the learner on the probe split, the critic on the audit set.
+    """One round's readings: the learner on the probe split, the critic on two sets.
 
     Attributes:
         nll: of gold solutions under the learner, nats per token.
         previous_nll: that of the reading before.
+        audit: the critic on the fixed audit set.
+        fresh: the critic on the round's rollouts; None where they got no critiques.
+        rollouts: the rule on the round's rollouts.
     """
 
     nll: float
     previous_nll: float | None
     evaluation: Evaluation
     audit: CriticAudit | None
+    fresh: CriticAudit | None
+    rollouts: RolloutFigures
+
+    def row(self) -> dict[str, object]:
+        """The readings as metrics; what was measured of the critic under critic/."""
+        evaluation = self.evaluation
+        row: dict[str, object] = {
+            "probe/mean_at_8": evaluation.mean,
+            "probe/mean_at_8_interval": evaluation.mean_interval,
+            "probe/well_formed": evaluation.well_formed,
+            "probe/masked_samples": evaluation.num_masked,
+            "probe/nll": self.nll,
+            "reward/pass_rate": self.rollouts.pass_rate,
+            "reward/masked_samples": self.rollouts.num_masked,
+        }
+        for prefix, audit in (("critic", self.audit), ("critic/fresh", self.fresh)):
+            found = {} if audit is None else audit.row()
+            row |= {f"{prefix}/{name}": value for name, value in found.items()}
+        return row
 
 
 class Examiner:
@@ -100,7 +135,8 @@ class Examiner:
             draws_audit_set: whether the audit set is made now, of the learner's solutions.
 
         Returns:
-            "evaluation" and "audit" as tables.
+            "figures": everything in one flat table, named as in summary.json; "correct_by_task" and
+            "critiques": what they are of, for paired comparisons.
         """
         num = self.referee.settings.evaluate.num_samples
         groups = play_unrewarded(self.referee, self.learner, self.tasks.test, num, "test")
@@ -109,8 +145,9 @@ class Examiner:
             self.audited = self._draw_audit_set()
         audit = audit_critic(self.referee, self.critic, self.audited, when)
         return {
-            "evaluation": asdict(evaluation),
-            "audit": None if audit is None else asdict(audit),
+            "figures": evaluation.row() | ({} if audit is None else audit.row()),
+            "correct_by_task": evaluation.correct_by_task,
+            "critiques": {} if audit is None else audit.columns(),
         }
 
     def _draw_audit_set(self) -> list[AuditedSolution]:
@@ -123,14 +160,25 @@ class Examiner:
         """Take the first reading of the gold solutions' likelihood, before any round."""
         self._previous_nll = self._gold_nll()
 
-    def probe(self, plan: RoundPlan) -> Probe:
-        """The round's gold readings, the same in every process."""
+    def probe(self, plan: RoundPlan, bouts: Sequence[Bout]) -> Probe:
+        """The round's readings, the same in every process.
+
+        Args:
+            plan: the round's.
+            bouts: its rollouts, of all processes.
+        """
         purpose = f"probe {plan.round}"
         num = self.referee.settings.evaluate.num_samples
         groups = play_unrewarded(self.referee, self.learner, self.tasks.probe, num, purpose)
-        audited = self.audited[: math.ceil(plan.audit_share * len(self.audited))]
-        audit = audit_critic(self.referee, self.critic, audited, purpose)
-        own = Probe(self._gold_nll(), self._previous_nll, mean_at_k(groups), audit)
+        audited = audit_share(self.audited, plan.audit_share)
+        own = Probe(
+            nll=self._gold_nll(),
+            previous_nll=self._previous_nll,
+            evaluation=mean_at_k(groups),
+            audit=audit_critic(self.referee, self.critic, audited, purpose),
+            fresh=audit_rollouts(self.referee, bouts),
+            rollouts=rollout_figures(bouts),
+        )
         probe = self.agree(own)
         self._previous_nll = probe.nll
         return probe

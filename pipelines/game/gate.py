@@ -35,7 +35,7 @@ class Gate:
         rates = _pass_rates(bouts)
         records = []
         for bout in bouts:
-            question, solution = bout.task.question, bout.sample.text
+            question, solution = bout.task.question, bout.solution.text
             overlap = self.contamination.overlap(question) or self.contamination.overlap(solution)
             reason = _reject_reason(bout) or duplicates.find(question, solution)
             reason = reason or ("contaminated" if overlap else "")
@@ -69,7 +69,9 @@ def _reject_reason(bout: Bout) -> str:
         return f"malformed: {bout.solution.defect}"
     if not bout.verdict.passed:
         return f"verifier: {bout.verdict.outcome}"
-    if bout.judged is not None and bout.judged.view is not None and bout.judged.view.confirmed_flaw:
+    if bout.prefix:
+        return "continues another sample"
+    if bout.judged is not None and any(c.status == "confirmed" for c in bout.judged.claims):
         return "critic: confirmed flaw"
     return ""
 
@@ -77,7 +79,7 @@ def _reject_reason(bout: Bout) -> str:
 def _pass_rates(bouts: Sequence[Bout]) -> dict[str, float | None]:
     passed: dict[str, list[bool]] = defaultdict(list)
     for bout in bouts:
-        if bout.verdict.counted:
+        if bout.verdict.counted and not bout.prefix:
             passed[bout.task.id].append(bout.verdict.passed)
     rates = {task: sum(group) / len(group) for task, group in passed.items()}
     return {bout.task.id: rates.get(bout.task.id) for bout in bouts}

@@ -1,113 +1,170 @@
-"""The learner's game: it solves tasks and is rewarded by the rule, shaded by the critic.
+"""The learner's game: it solves tasks, the verifier pays, and whoever can points at first flaws.
 
-Leaves out how the block is trained (a `Player` does that), and the rules themselves (`rewards/`,
-`critic/`).
+    completions -> verdicts -> critiques -> pointings -> confirmed ones -> rewards and flaws
+
+The reward is the rule's alone. Leaves out how the block is trained (a `Player` does that), the
+rules themselves (`rewards/`, `critic/`), and how a pointing is made (`game/pointing.py`) and
+confirmed (`game/confirmation.py`).
 """
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from data.records import Task
-from pipelines.game.bout import Bout, CheckedCritique, RoundPlan
+from pipelines.game.bout import Bout, Pointing, RoundPlan, Start
+from pipelines.game.confirmation import Confirmation
+from pipelines.game.pointing import Attempt, Pointer
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Player, Sample, Scored, StepSignal
-from rewards.aggregate import aggregate, step_rewards
-from rewards.solution import Solution
-from rewards.verdict import Verdict
+from pipelines.rollouts.sample import Player, Sample, Scored
 
 Gather = Callable[[list[Bout]], list[Bout]]
 
 
 class LearnerGame:
-    """Solutions, verdicts, critiques, one reward each.
+    """Solutions, verdicts, pointings, one reward each.
 
     Args:
         referee: judges them.
         learner: solves.
         critic: criticises; None for no critiques.
         gather: the bouts of all processes, given one's own.
+
+    Attributes:
+        spent: tokens that this process generated over the run, by what for.
     """
 
     def __init__(
         self, referee: Referee, learner: Player, critic: Player | None, gather: Gather = list
     ) -> None:
         self.referee, self.learner, self.critic, self.gather = referee, learner, critic, gather
+        self.spent: Counter[str] = Counter()
 
-    def play(self, tasks: Sequence[Task], plan: RoundPlan) -> list[Bout]:
-        """Train one block on the tasks.
+    def play(self, starts: Sequence[Start], plan: RoundPlan) -> list[Bout]:
+        """Train one block, a group for each start.
 
         Returns:
             Every bout of it, of all processes, groups adjacent.
         """
-        block = LearnerBlock(self.referee, self.learner, self.critic, tasks, plan)
-        prompts = [self.referee.problem(task) for task in tasks]
-        self.learner.play(prompts, block, plan.purpose, plan.step_weight)
+        block = LearnerBlock(self.referee, self.learner, self.critic, starts, plan)
+        prompts = [self.referee.problem(start.task, start.prefix) for start in starts]
+        self.learner.play(prompts, block, plan.purpose)
+        self.spent.update(block.spent)
         return self.gather(block.bouts)
+
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on."""
+        return dict(self.spent)
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken."""
+        self.spent = Counter(state)
 
 
 @dataclass
 class LearnerBlock:
-    """One block's scorer: verifies, criticises and aggregates, and carries the bouts.
+    """One block's scorer: verifies, lets flaws be pointed at, and carries the bouts.
 
     Attributes:
         bouts: those scored so far, of this process.
+        spent: tokens generated so far, by what for.
     """
 
     referee: Referee
     learner: Player
     critic: Player | None
-    tasks: Sequence[Task]
+    starts: Sequence[Start]
     plan: RoundPlan
     bouts: list[Bout] = field(default_factory=list)
+    spent: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         place = f"{self.plan.purpose}/{self.learner.process_index}"
         self._rng = random.Random(f"{self.referee.settings.run.seed}/{place}")
+        self._pointer = Pointer(self.referee, self._rng)
+        self._confirmation = Confirmation(self.referee, self.learner, self._rng)
 
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
         """Score completions; the `Scorer` of the learner's block."""
-        tasks = [self.tasks[index] for index in indices]
-        read = [
-            self.referee.read(task, sample) for task, sample in zip(tasks, samples, strict=True)
-        ]
-        critiques = self._criticise(tasks, [solution for solution, _ in read])
-        scored = []
-        for task, sample, (solution, verdict), checked in zip(
-            tasks, samples, read, critiques, strict=True
-        ):
-            view = None if checked is None else checked.view
-            reward = aggregate(verdict, critic=view, weight=self.plan.critic_weight)
-            self.bouts.append(Bout(task, sample, solution, verdict, checked, reward))
-            scored.append(Scored(reward, step_signals(solution, verdict, checked)))
+        attempts = [self._attempt(*pair) for pair in zip(indices, samples, strict=True)]
+        asked = self._criticise(attempts)
+        attempts = [self._with_critique(*pair) for pair in zip(attempts, asked, strict=True)]
+        pointings = self._point(attempts)
+        rewards = [attempt.verdict.reward for attempt in attempts]
         if self.referee.settings.rewards.shuffled:
-            self._rng.shuffle(scored)
-        return scored
+            self._rng.shuffle(rewards)
+            pointings = [None] * len(attempts)
+        found = list(zip(attempts, samples, asked, pointings, rewards, strict=True))
+        self.bouts += [self._bout(*one) for one in found]
+        self.spent["rollouts"] += sum(len(sample.token_ids) for sample in samples)
+        return [
+            Scored(reward, flaw=self._flaw(a, p), passed=_passed(a)) for a, _, _, p, reward in found
+        ]
 
-    def _criticise(
-        self, tasks: Sequence[Task], solutions: Sequence[Solution]
-    ) -> list[CheckedCritique | None]:
+    def _attempt(self, index: int, sample: Sample) -> Attempt:
+        start = self.starts[index]
+        solution, verdict = self.referee.read(start.task, sample, start.prefix)
+        return Attempt(index, start.task, start.prefix, solution, verdict, len(sample.token_ids))
+
+    def _criticise(self, attempts: Sequence[Attempt]) -> list[Sample | None]:
+        """A critique of each distinct solution, where a critic may point."""
+        wanted = self.plan.critic_points and self._pointer.asks_critic
         with self.learner.timed("critique"):
-            if self.critic is None or self.plan.critic_weight == 0:
-                return [None] * len(tasks)
+            if self.critic is None or not wanted:
+                return [None] * len(attempts)
             purpose = f"{self.plan.purpose}/{self.learner.num_steps}/critique"
             ask = functools.partial(self.critic.sample, purpose=purpose)
-            return self.referee.criticise(tasks, solutions, ask)
+            tasks, solutions = [a.task for a in attempts], [a.solution for a in attempts]
+            asked = self.referee.criticise(tasks, solutions, ask)
+        distinct = {id(sample): len(sample.token_ids) for sample in asked if sample is not None}
+        self.spent["critiques"] += sum(distinct.values())
+        return asked
+
+    def _with_critique(self, attempt: Attempt, asked: Sample | None) -> Attempt:
+        if asked is None:
+            return attempt
+        critique = self.referee.critiques.parse(
+            asked.text, attempt.solution, truncated=asked.truncated
+        )
+        return replace(attempt, critique=critique)
+
+    def _point(self, attempts: Sequence[Attempt]) -> list[Pointing | None]:
+        pointings = self._pointer.point(attempts, self.plan.critic_points)
+        if not any(p is not None and p.status == "unknown" for p in pointings):
+            return pointings
+        purpose = f"{self.plan.purpose}/{self.learner.num_steps}/continuations"
+        with self.learner.timed("confirm"):
+            before = self._confirmation.num_tokens
+            pointings = self._confirmation.confirm(attempts, pointings, purpose)
+            self.spent["continuations"] += self._confirmation.num_tokens - before
+        return pointings
+
+    def _bout(
+        self,
+        attempt: Attempt,
+        sample: Sample,
+        asked: Sample | None,
+        pointing: Pointing | None,
+        reward: float | None,
+    ) -> Bout:
+        bout = Bout(
+            attempt.task, sample, attempt.solution, attempt.verdict, None, reward,
+            pointing, attempt.prefix,
+        )  # fmt: skip
+        if asked is None:
+            return bout
+        return replace(bout, judged=self.referee.check(self.referee.lesson(bout), asked))
+
+    def _flaw(self, attempt: Attempt, pointing: Pointing | None) -> tuple[int, int] | None:
+        """The confirmed first flaw's characters in the completion, where credit is given for it."""
+        if pointing is None or pointing.status != "confirmed":
+            return None
+        if not self.referee.settings.pointing.credit:
+            return None
+        step, given = attempt.solution.steps[pointing.index], len(attempt.prefix)
+        return (step.start - given, step.end - given)
 
 
-def step_signals(
-    solution: Solution, verdict: Verdict, checked: CheckedCritique | None
-) -> tuple[StepSignal, ...]:
-    """The critic's step rewards, as far as its claims survived the meta-check."""
-    if checked is None or checked.view is None or not verdict.counted:
-        return ()
-    confirmed = {claim.flaw.step for claim in checked.claims if claim.status == "confirmed"}
-    first_bad = next((i for i, s in enumerate(solution.steps) if s.id in confirmed), None)
-    if first_bad is None and not verdict.passed:
-        return ()  # the critic missed the flaw: it has nothing to say about the steps
-    values = step_rewards(len(solution.steps), first_bad, not verdict.passed)
-    return tuple(
-        StepSignal(step.start, step.end, value)
-        for step, value in zip(solution.steps, values, strict=True)
-    )
+def _passed(attempt: Attempt) -> bool | None:
+    return attempt.verdict.passed if attempt.verdict.counted else None

@@ -8,16 +8,16 @@ and with their claims checked by code. Leaves out what is done with a judgement:
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from critic.critique import ParseFailure
+from critic.critique import Critique, ParseFailure
 from critic.format import CritiqueDialect, critique_dialect
-from critic.meta import check_claims, critic_view, is_checkable, known_first_bad
+from critic.meta import ClaimResult, check_claims, known_first_bad
 from critic.reward import JudgedCritique
 from data.records import Task
-from pipelines.game.bout import CheckedCritique, CritiqueItem
+from pipelines.game.bout import Bout, CheckedCritique, CritiqueItem
 from pipelines.rollouts.sample import Prompt, Sample
 from pipelines.settings.tables import Settings
 from rewards.dialect import Dialect, dialect
-from rewards.solution import Solution
+from rewards.solution import Solution, first_bad_step
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
@@ -39,11 +39,16 @@ class Referee:
 
     # -- prompts --------------------------------------------------------------------------------
 
-    def problem(self, task: Task) -> Prompt:
-        """The learner's prompt, after the configured examples as earlier turns."""
+    def problem(self, task: Task, prefix: str = "") -> Prompt:
+        """The learner's prompt, after the configured examples as earlier turns.
+
+        Args:
+            task: what is asked.
+            prefix: the start of a solution, which the learner is to continue.
+        """
         asked = self._as_prompt(self.dialect.render_problem(task))
         if isinstance(asked, str):
-            return asked
+            return asked + prefix
         turns: list[dict[str, str]] = []
         for example in self.settings.tasks.examples:
             shown = self.dialect.render_problem(replace(task, question=example.question))
@@ -51,7 +56,8 @@ class Referee:
                 {"role": "user", "content": shown},
                 {"role": "assistant", "content": example.reply},
             ]
-        return turns + asked
+        begun = [{"role": "assistant", "content": prefix}] if prefix else []
+        return turns + asked + begun
 
     def critique_prompt(self, task: Task, solution: Solution) -> Prompt:
         """The critic's prompt for one solution."""
@@ -64,50 +70,64 @@ class Referee:
 
     # -- judgements -----------------------------------------------------------------------------
 
-    def read(self, task: Task, sample: Sample) -> tuple[Solution, Verdict]:
-        """Parse and verify one completion."""
-        solution = self.dialect.parse_solution(sample.text, truncated=sample.truncated)
+    def read(self, task: Task, sample: Sample, prefix: str = "") -> tuple[Solution, Verdict]:
+        """Parse and verify one completion, after the beginning that it continues."""
+        text = prefix + sample.text
+        solution = self.dialect.parse_solution(text, truncated=sample.truncated)
         return solution, self.verifiers.verify(task, solution)
 
-    def check(self, task: Task, solution: Solution, sample: Sample) -> CheckedCritique:
-        """Parse a critique of the solution and check its claims."""
-        critique = self.critiques.parse(sample.text, solution, truncated=sample.truncated)
-        if isinstance(critique, ParseFailure):
-            return CheckedCritique(sample.text, critique, (), None, sample.weights_hash)
-        claims = check_claims(task, solution, critique, self.dialect)
-        view = critic_view(critique, claims, solution)
-        return CheckedCritique(sample.text, critique, claims, view, sample.weights_hash)
+    def item(self, task: Task, solution: Solution, sound: bool) -> CritiqueItem:
+        """A solution that measures the critic, with its first bad step where code finds it.
 
-    def item(
-        self, task: Task, solution: Solution, sound: bool, planted: bool = False
-    ) -> CritiqueItem:
-        """A solution for the critic, with its first bad step where code finds it."""
+        Code finds it even where step checks are withheld from training: nothing is learned here.
+        """
         first_bad = None if sound else known_first_bad(task, solution, self.dialect)
-        return CritiqueItem(task, solution, sound, first_bad, planted)
+        return CritiqueItem(task, solution, sound, first_bad)
+
+    def lesson(self, bout: Bout) -> CritiqueItem:
+        """A solution that trains the critic, with what training may know of its first flaw."""
+        item = CritiqueItem(bout.task, bout.solution, bout.verdict.passed, None)
+        if self.settings.pointing.step_checks:
+            index = first_bad_step(self.dialect.check_steps(bout.task, bout.solution))
+            if index is not None:
+                step = bout.solution.steps[index].id
+                right = self.dialect.right_step(bout.task, bout.solution, index)
+                return replace(item, first_bad=step, right_step=right)
+        if bout.located is None or bout.pointing is None:
+            return item
+        return replace(item, first_bad=bout.located.id, right_step=bout.pointing.right_step)
+
+    def check(self, item: CritiqueItem, sample: Sample) -> CheckedCritique:
+        """Parse a critique of a solution and check its claims against what is known of it."""
+        solution = item.solution
+        critique = self.critiques.parse(sample.text, solution, truncated=sample.truncated)
+        claims = () if isinstance(critique, ParseFailure) else self._claims(item, critique)
+        num_tokens = len(sample.token_ids)
+        return CheckedCritique(sample.text, critique, claims, sample.weights_hash, num_tokens)
+
+    def _claims(self, item: CritiqueItem, critique: Critique) -> tuple[ClaimResult, ...]:
+        known = (item.first_bad, item.sound, self.settings.pointing.step_checks)
+        return check_claims(item.task, item.solution, critique, *known)
 
     def judge(self, item: CritiqueItem, sample: Sample) -> JudgedCritique:
         """Everything the critic's reward depends on, for one critique of a known solution."""
-        checked = self.check(item.task, item.solution, sample)
+        checked = self.check(item, sample)
         return JudgedCritique(
             critique=checked.critique,
             claims=checked.claims,
             sound=item.sound,
             first_bad_step=item.first_bad,
-            checkable=is_checkable(item.task, item.solution, self.dialect),
         )
 
     def criticise(
         self, tasks: Sequence[Task], solutions: Sequence[Solution], ask: Ask
-    ) -> list[CheckedCritique | None]:
-        """One critique of each distinct well-formed solution, shared by its copies."""
+    ) -> list[Sample | None]:
+        """One critique, unread, of each distinct well-formed solution, shared by its copies."""
         distinct = {
             (task.id, solution.text): (task, solution)
             for task, solution in zip(tasks, solutions, strict=True)
             if solution.well_formed
         }
         drawn = ask([self.critique_prompt(*pair) for pair in distinct.values()])
-        found = {
-            key: self.check(task, solution, samples[0])
-            for (key, (task, solution)), samples in zip(distinct.items(), drawn, strict=True)
-        }
+        found = {key: samples[0] for key, samples in zip(distinct, drawn, strict=True)}
         return [found.get((t.id, s.text)) for t, s in zip(tasks, solutions, strict=True)]

@@ -133,6 +133,10 @@ def chat_ids(
 ) -> list[int]:
     """Token ids of a conversation as the tokenizer's model is prompted with it.
 
+    A last turn of the assistant is the start of the reply: its text follows the generation prompt,
+    as the model wrote it. The template's own `continue_final_message` would not do, since a
+    template may trim the text, and may open a reply otherwise than it shows a past one.
+
     Args:
         tokenizer: has a chat template.
         turns: tables of "role" and "content".
@@ -142,10 +146,13 @@ def chat_ids(
         UserError: there is no chat template, or it refuses the conversation.
     """
     what = f"{tokenizer.name_or_path} cannot be prompted with a conversation"
+    begun = turns[-1]["content"] if turns[-1]["role"] == "assistant" else ""
+    asked = turns[:-1] if begun else turns
     with as_user_error(what, ValueError, TemplateError):
-        return tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=True, **template
-        )["input_ids"]
+        text = tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, tokenize=False, **template
+        )
+    return tokenizer(text + begun, add_special_tokens=False)["input_ids"]
 
 
 def load_policy(path: str, role: RoleTable) -> Policy:

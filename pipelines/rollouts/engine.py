@@ -19,7 +19,7 @@ from pipelines.sync.push import Receiver
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample; the full distribution at a temperature, never truncated."""
+    """How to sample; the full distribution at a temperature, never truncated; 0 is greedy."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -32,7 +32,8 @@ class Completion:
 
     Attributes:
         token_ids: sampled ids, the end-of-sequence id included when it was reached.
-        logprobs: log-probability (nats) of each id under the sampler, after temperature.
+        logprobs: log-probability (nats) of each id under the sampler, after temperature; where
+            that is 0, at temperature 1.
         truncated: the token limit ended it.
         routes: the experts of the prompt's and the completion's tokens, where they were asked for.
     """

@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class StepSignal:
-    """A step's reward on the completion's characters [start, end)."""
+    """A step's or turn's own reward, on the completion's characters [start, end)."""
 
     start: int
     end: int
@@ -44,10 +44,20 @@ class StepSignal:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a game says of one completion: a reward (None: masked out) and step signals."""
+    """What a game says of one completion.
+
+    Attributes:
+        reward: of the outcome; None masks the completion out.
+        steps: rewards of single steps, which are added on the steps' own tokens.
+        flaw: the characters [start, end) of the first flawed step, where it is located; it takes
+            the place of the outcome.
+        passed: whether a rule accepts it; None where no rule judged it.
+    """
 
     reward: float | None
     steps: tuple[StepSignal, ...] = ()
+    flaw: tuple[int, int] | None = None
+    passed: bool | None = None
 
 
 class Scorer(Protocol):
@@ -79,17 +89,28 @@ class Player(Protocol):
         """How many prompts a block of optimizer steps consumes, over all processes."""
         ...
 
-    def play(
-        self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str, step_weight: float = 0.0
-    ) -> None:
+    def play(self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str) -> None:
         """Train one block: sample a group per prompt, score the samples, update.
 
         Args:
             prompts: those of the block, in the order in which they are sampled.
             scorer: the game's judge.
             purpose: names the block in the seeds.
-            step_weight: the share of the step signals in each token's advantage, 0 to 1.
         """
+        ...
+
+    def imitate(self, prompts: Sequence[Prompt], replies: Sequence[str], purpose: str) -> None:
+        """Train one block on given replies: raise the likelihood of each, token by token.
+
+        Args:
+            prompts: those of `replies_per_block(steps)` for some number of steps.
+            replies: one per prompt.
+            purpose: names the block in the log.
+        """
+        ...
+
+    def replies_per_block(self, steps: int) -> int:
+        """How many replies a block of optimizer steps imitates, over all processes."""
         ...
 
     def sample(

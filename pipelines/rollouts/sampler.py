@@ -107,11 +107,15 @@ class Sampler:
         num: int = 1,
         temperature: float | None = None,
     ) -> list[list[Sample]]:
-        """Sample `num` completions per prompt; `purpose` names the call in their seeds."""
+        """Sample `num` completions per prompt; `purpose` names the call in their seeds.
+
+        Temperature 0 takes the likeliest token each time; None is the sampler's own.
+        """
         if not prompts:
             return []
         each = [ids for ids in self.tokenize(prompts) for _ in range(num)]
-        sampling = Sampling(self.max_tokens, temperature or self.temperature)
+        chosen = self.temperature if temperature is None else temperature
+        sampling = Sampling(self.max_tokens, chosen)
         rollouts = self.draw(each, sampling, purpose, num)
         if self.ledger is not None:
             self.ledger.record("used", rollouts.request.groups)
@@ -119,7 +123,7 @@ class Sampler:
         return [samples[i : i + num] for i in range(0, len(samples), num)]
 
     def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of prompts; the model is about to speak after those of a conversation."""
+        """Token ids of prompts; the model is about to speak, or to go on with a begun reply."""
         return [self._token_ids(prompt) for prompt in prompts]
 
     def tokenize_replies(self, replies: Sequence[str]) -> list[list[int]]:

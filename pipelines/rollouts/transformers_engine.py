@@ -64,7 +64,8 @@ class TransformersEngine:
     ) -> list[Completion]:
         ids_BT, mask_BT = self._padded(prompts)
         width = ids_BT.shape[1]
-        training = self.policy.training
+        training, greedy = self.policy.training, sampling.temperature == 0
+        choice = {} if greedy else {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         self.policy.eval()
         moe = moe_of(self.policy) if sampling.routes else None
         record = {} if moe is None else {"record": True}
@@ -77,10 +78,8 @@ class TransformersEngine:
                 attention_mask=mask_BT,
                 past_key_values=cache,
                 max_new_tokens=sampling.max_tokens,
-                do_sample=True,
-                temperature=sampling.temperature,
-                top_k=0,
-                top_p=1.0,
+                do_sample=not greedy,
+                **choice,
                 eos_token_id=self.eos_id,
                 pad_token_id=self.pad_id,
                 use_cache=True,
@@ -90,7 +89,7 @@ class TransformersEngine:
             )
         self.policy.train(training)
         new_BT = out.sequences[:, width:]
-        logits_BTV = torch.stack(out.logits, dim=1).float() / sampling.temperature
+        logits_BTV = torch.stack(out.logits, dim=1).float() / (sampling.temperature or 1.0)
         logprobs_BT = logits_BTV.log_softmax(-1).gather(-1, new_BT.unsqueeze(-1)).squeeze(-1)
         done = [
             self._trim(ids, lps)

@@ -37,7 +37,7 @@ from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.run.checks import check_context
 from pipelines.run.trainer_options import trainer_options
-from pipelines.settings.tables import RoleTable, Settings
+from pipelines.settings.tables import CriticTable, RoleTable, Settings
 from pipelines.sync.push import WeightSync
 from pipelines.training.trainer import OnStep, RoleSpec, RoleTrainer
 
@@ -195,13 +195,17 @@ def _sampler(
 
 def _spec(name: str, settings: Settings, role: RoleTable) -> RoleSpec:
     """What a role is; its batches must hold whole groups, its blocks whole batches."""
+    steps_per_round = role.steps_per_round
+    if isinstance(role, CriticTable):
+        steps_per_round += role.imitation_steps
     spec = RoleSpec(
         name=name,
         grpo=_grpo_config(name, settings, role),
-        run_steps=settings.run.rounds * role.steps_per_round,
+        run_steps=settings.run.rounds * steps_per_round,
         router_bias_rate=role.router_bias_rate,
         routing_replay=settings.rollout.routing_replay,
         draw_ahead=settings.rollout.max_staleness > 0,
+        flaw_penalty=settings.pointing.flaw_penalty,
     )
     spec.prompts_per_block(role.steps_per_round)
     return spec
@@ -223,7 +227,9 @@ def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
         "disable_tqdm": True,
         "max_steps": 1,
     }
-    config = trainer_options(f"{name}.grpo", GRPOConfig, role.grpo, owned)
+    # A proper reward stays proper only while no group's standard deviation divides it.
+    proper = {"scale_rewards": "none"} if isinstance(role, CriticTable) else {}
+    config = trainer_options(f"{name}.grpo", GRPOConfig, proper | role.grpo, owned)
     local = config.per_device_train_batch_size * config.steps_per_generation
     if local % config.num_generations:
         raise UserError(

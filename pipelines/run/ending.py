@@ -14,9 +14,10 @@ from pipelines.game.bout import Bout, RoundPlan
 from pipelines.game.examiner import Probe
 from pipelines.report.write import write_report
 from pipelines.rollouts.ledger import balance
+from pipelines.run.final_table import table
 from pipelines.run.round_log import transcript
 from pipelines.run.session import Run
-from pipelines.run.summary import summary, table
+from pipelines.run.summary import summary
 
 
 def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health: Health) -> None:

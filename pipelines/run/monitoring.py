@@ -15,6 +15,7 @@ from critic.monitor.decide import check
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
 from data.records import signature
+from pipelines.game.audit import CriticAudit
 from pipelines.game.bout import Bout, RoundPlan
 from pipelines.game.curriculum import Curriculum
 from pipelines.game.examiner import Probe
@@ -63,33 +64,44 @@ class RunMonitor:
 def read_signals(
     bouts: Sequence[Bout], token_entropy: float, probe: Probe
 ) -> dict[str, float | None]:
-    """All signals of both channels that a round gives; None where it gives none."""
+    """All signals of both channels that a round gives; None where it gives none.
+
+    Groups that continue an earlier failure are left out: they begin elsewhere.
+    """
+    bouts = [bout for bout in bouts if not bout.prefix]
     groups: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
         groups[bout.task.id].append(bout)
     answers = signals.answer_entropy([[b.solution.answer for b in g] for g in groups.values()])
     valid = [signature(b.task.question, b.sample.text) for b in bouts if b.solution.well_formed]
-    rewards = [[b.reward for b in g] for g in groups.values()]
+    outcomes = [
+        [b.verdict.passed if b.verdict.counted else None for b in g] for g in groups.values()
+    ]
     readings = {
         "token_entropy": token_entropy,
         "answer_entropy_across": answers.across,
         "answer_entropy_within": answers.within,
         "mutual_information": answers.mutual_information,
         "distinct_ratio": signals.distinct_ratio(valid),
-        "effective_groups": signals.effective_groups(rewards),
+        "effective_groups": signals.effective_groups(outcomes),
         "probe_gain": signals.probe_gain(probe.previous_nll, probe.nll),
         "probe_nll": probe.nll,
         "probe_mean_at_8": probe.evaluation.mean,
         "proxy_gold_gap": _proxy_gold_gap(bouts),
-        "critic_ece": math.nan if probe.audit is None else probe.audit.report.ece,
+        "critic_ece": _figure(probe.audit, "ece"),
     }
     return {name: value if math.isfinite(value) else None for name, value in readings.items()}
 
 
+def _figure(audit: CriticAudit | None, name: str) -> float:
+    found = None if audit is None else audit.measures.figures[name].value
+    return math.nan if found is None else found
+
+
 def _proxy_gold_gap(bouts: Sequence[Bout]) -> float:
     """What the critic believes minus what the verifier says, where it was asked; else NaN."""
-    viewed = [(b.judged.view, b.verdict) for b in bouts if b.judged is not None]
-    known = [(view.p_sound, float(verdict.passed)) for view, verdict in viewed if view is not None]
+    viewed = [(b.judged.p_sound, b.verdict) for b in bouts if b.judged is not None]
+    known = [(p_sound, float(verdict.passed)) for p_sound, verdict in viewed if p_sound is not None]
     if not known:
         return math.nan
     proxy, gold = zip(*known, strict=True)
@@ -101,12 +113,12 @@ class Interventions:
     """What the monitor's orders have changed so far; each acts from the next round on.
 
     Attributes:
-        critic_weight: of the critic's view in the learner's reward.
+        critic_points: whether the critic may point at the learner's flaws.
         audit_factor: how many times the configured share of the audit set is used.
         retiring: whether tasks that a whole group solved are not drawn again.
     """
 
-    critic_weight: float
+    critic_points: bool = True
     audit_factor: float = 1.0
     retiring: bool = False
 
@@ -115,18 +127,9 @@ class Interventions:
         share = self.audit_factor * settings.evaluate.audit_share
         return RoundPlan(
             round=round_,
-            critic_weight=self.critic_weight,
-            step_weight=self._step_weight(round_, settings),
+            critic_points=self.critic_points and round_ >= settings.critic.warm_up_rounds,
             audit_share=min(1.0, share),
         )
-
-    def _step_weight(self, round_: int, settings: Settings) -> float:
-        """Alpha of the per-step advantages, decaying geometrically over the run (Tango)."""
-        first, last = settings.rewards.step_weight, settings.rewards.step_weight_final
-        if self.critic_weight == 0 or first == 0:
-            return 0.0
-        share = round_ / max(settings.run.rounds - 1, 1)
-        return first ** (1 - share) * last**share
 
     def apply(
         self, actions: Sequence[Action], learner: RoleTrainer, curriculum: Curriculum
@@ -137,8 +140,8 @@ class Interventions:
                 learner.set_temperature(min(learner.temperature + action.value, MAX_TEMPERATURE))
             elif action.kind == "retire_saturated":
                 self.retiring = True
-            elif action.kind == "critic_weight_zero":
-                self.critic_weight = action.value
+            elif action.kind == "silence_critic":
+                self.critic_points = False
             elif action.kind == "double_audit":
                 self.audit_factor *= action.value
             else:
@@ -151,5 +154,5 @@ class Interventions:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
-        self.critic_weight, self.retiring = state["critic_weight"], state["retiring"]
+        self.critic_points, self.retiring = state["critic_points"], state["retiring"]
         self.audit_factor = state["audit_factor"]

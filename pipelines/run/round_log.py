@@ -5,6 +5,7 @@ Leaves out the table at the end (`run/summary.py`) and the page (`report/`).
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -97,6 +98,7 @@ def console_line(row: Row) -> str:
     """One optimizer step in one line."""
     numbers = {
         "reward": row.get("reward/mean"),
+        "passed": row.get("reward/pass_rate"),
         "entropy": row.get("rollout/token_entropy"),
         "length": row.get("rollout/mean_length"),
         "logprob gap": row.get("rollout/mismatch_max"),
@@ -117,12 +119,10 @@ def round_row(
     records: Sequence[Record],
 ) -> dict[str, object]:
     """The metrics row of a finished round: its examination, the monitor's verdict, the gate."""
-    row: dict[str, object] = {
+    return {
         "kind": "round",
         "round": round_,
-        "probe/mean_at_8": probe.evaluation.mean,
-        "probe/well_formed": probe.evaluation.well_formed,
-        "probe/nll": probe.nll,
+        **probe.row(),
         "monitor/state": health.state,
         "monitor/signals": dict(readings),
         "monitor/reasons": list(health.reasons),
@@ -130,11 +130,6 @@ def round_row(
         "gate/admitted": sum(r.accepted for r in records),
         "gate/rejected": reject_counts(records),
     }
-    if probe.audit is not None:
-        row |= {"critic/auroc": probe.audit.report.auroc, "critic/ece": probe.audit.report.ece}
-        row |= {"critic/first_flaw_accuracy": probe.audit.report.first_flaw_accuracy}
-        row |= {"critic/parsed": probe.audit.parsed}
-    return row
 
 
 def transcript(bout: Bout) -> dict[str, object]:
@@ -144,10 +139,12 @@ def transcript(bout: Bout) -> dict[str, object]:
         "task": bout.task.id,
         "question": bout.task.question,
         "reference": bout.task.reference,
-        "solution": bout.sample.text,
+        "solution": bout.solution.text,
+        "begun_with": bout.prefix,
         "defect": bout.solution.defect,
         "outcome": bout.verdict.outcome,
         "reward": bout.reward,
+        "pointing": None if bout.pointing is None else asdict(bout.pointing),
         "critique": None if judged is None else judged.text,
         "critique_failure": judged.critique.reason
         if judged and isinstance(judged.critique, ParseFailure)

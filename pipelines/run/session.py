@@ -22,13 +22,15 @@ from data.corpus import Corpus
 from data.dedup import DuplicateIndex
 from data.records import Record
 from pipelines.game.audit import load_audit, save_audit
-from pipelines.game.bout import Bout, RoundPlan
+from pipelines.game.bout import Bout, RoundPlan, Start
+from pipelines.game.coverage import coverage
 from pipelines.game.critic import CriticGame
 from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.game.examiner import Examiner, HeldOutTasks, Probe
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.learner import LearnerGame
 from pipelines.game.referee import Referee
+from pipelines.game.resets import Resets
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.ledger import Ledger
@@ -77,9 +79,10 @@ class Run:
         self.curriculum.draw(0, self.tasks_per_round)  # a source too small for one round fails now
         self.learner_game = LearnerGame(self.referee, learner, critic, gather_object)
         self.critic_game = CriticGame(self.referee, critic, self.round_log.remark)
+        self.resets = Resets(settings.pointing, settings.run.seed)
         self.examiner = Examiner(self.referee, learner, critic, held_out, agreed)
         self.monitor = RunMonitor(settings.monitor)
-        self.interventions = Interventions(settings.rewards.critic_weight)
+        self.interventions = Interventions()
         self.gate = Gate(Contamination([task.question for task in held_out.all()]))
         self.gate_counts = GateCounts()
         self.corpus = Corpus(self.directory.path / "corpus")
@@ -91,7 +94,9 @@ class Run:
         """What a commit holds beside the roles, the corpus and the ledger."""
         return {
             "curriculum": self.curriculum,
+            "learner_game": self.learner_game,
             "critic_game": self.critic_game,
+            "resets": self.resets,
             "examiner": self.examiner,
             "monitor": self.monitor,
             "interventions": self.interventions,
@@ -110,6 +115,7 @@ class Run:
         last = self.checkpoints.last_round() if self.resuming else None
         if last is not None:  # before anything is written: this version may be unable to go on
             self.checkpoints.restore(last, self.roles.named(), self.parts())
+            self._load_audit_set()
             self.next_round = last + 1
         self.directory.create(self.settings)
         self._begun = True
@@ -123,6 +129,9 @@ class Run:
         self.directory.status("running", round=self.next_round)
         if self.next_round == 0:
             self._evaluate_cold_start()
+            self._load_audit_set()
+
+    def _load_audit_set(self) -> None:
         self.examiner.audited = load_audit(self.directory.path / "audit.json", self.referee)
 
     def _evaluate_cold_start(self) -> None:
@@ -207,8 +216,10 @@ class Run:
                 self.corpus.admit(accepted)
                 write_transcripts(self.directory.path, plan.round, bouts)
             self.curriculum.learn_from(bouts)
+            self.resets.collect(bouts, self.roles.learner.sampler.version)
             self.interventions.apply(health.actions, self.roles.learner, self.curriculum)
-            self.log_round(plan, probe, health, records, self._agreed_weights())
+            facts = self._agreed_weights() | coverage(self.referee, bouts)
+            self.log_round(plan, probe, health, records, facts)
             clean = self.monitor.state.last_clean_check
             self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), keep=clean)
         self.directory.status("running", round=plan.round + 1, monitor=health.state)
@@ -229,8 +240,19 @@ class Run:
             row["moe/load"] = [load_E.tolist() for load_E in load.values()]
         if learner.sampler.sync is not None:
             row["rollout/probe_difference"] = learner.sampler.sync.agreement_difference
+        row |= {f"tokens/{what}": num for what, num in self._tokens().items()}
         times = {f"time/{name}": spent for name, spent in self.stages.take_round().items()}
         self.directory.log(row | times | facts)
+
+    def starts(self, plan: RoundPlan) -> list[Start]:
+        """The round's fresh tasks, a share of them replaced by states that wait."""
+        tasks = self.curriculum.draw(plan.round, self.tasks_per_round)
+        return self.resets.starts(tasks, plan.round, self.roles.learner.sampler.version)
+
+    def _tokens(self) -> Counter[str]:
+        """Tokens generated for training over the run, by all processes, by what for."""
+        own = self.learner_game.spent + self.critic_game.spent
+        return sum(gather_object([own]), Counter())
 
     def _agreed_weights(self) -> dict[str, object]:
         """Both policies' weights hashes, one per process; they must be equal on all of them."""

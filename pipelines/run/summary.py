@@ -1,12 +1,23 @@
-"""The table a run ends with, and the numbers in it."""
+"""The numbers a run ends with: before, after, and what changed beyond its interval.
+
+Figures have one name everywhere: in before.json, after.json, summary.json and, under critic/ and
+critic/fresh/, in the round rows of metrics.jsonl. Leaves out how they are shown
+(`run/final_table.py`, `report/`).
+"""
 
 import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from critic.calibration import FIGURES, LOWER_IS_BETTER, compare
+from critic.resampling import Change, Estimate, change, paired_mean, unpaired
+from pipelines.game.audit import critiques_of
 from pipelines.run.round_log import ROUND_STAGES, Stages, number
+
+FRESH = "critic/fresh/"
 
 
 def summary(
@@ -17,24 +28,26 @@ def summary(
     monitor: str,
     total_seconds: float,
 ) -> dict[str, object]:
-    """Before and after in one JSON object, from before.json, after.json and the metrics."""
-    result: dict[str, object] = {}
-    for when in ("before", "after"):
-        parts = json.loads((directory / f"{when}.json").read_text())
-        evaluation, audit = parts["evaluation"], parts["audit"]
-        result[when] = {
-            "mean_at_k": evaluation["mean"],
-            "mean_at_k_interval": evaluation["mean_interval"],
-            "mean_well_formed": evaluation["mean_well_formed"],
-            "mean_well_formed_interval": evaluation["mean_well_formed_interval"],
-            "well_formed": evaluation["well_formed"],
-            "pass_at_k": evaluation["pass_at_k"],
-            "num_tasks": evaluation["num_tasks"],
-            "num_samples": evaluation["num_samples"],
-        } | (_audit_numbers(audit) if audit else {})
+    """Before and after in one JSON object, from before.json, after.json and the metrics.
+
+    Returns:
+        "before" and "after" as flat tables of figures, the learner's on the test split and the
+        critic's on its fixed audit; "change", paired; "fresh", the critic on the rollouts of the
+        first round and of the last; then the gate's counts, the monitor's level and the seconds.
+    """
+    before, after = (
+        json.loads((directory / f"{when}.json").read_text()) for when in ("before", "after")
+    )
+    rounds = [row for row in rows if row["kind"] == "round"]
+    masked = sum(number(row, "reward/masked_samples", 0.0) for row in rounds)
     admitted = counts.get("admitted", 0)
     rejected = {reason: n for reason, n in counts.items() if reason != "admitted"}
-    return result | {
+    return {
+        "before": before["figures"],
+        "after": after["figures"],
+        "change": _plain(paired_changes(before, after)),
+        "fresh": fresh_figures(rounds),
+        "masked_rollouts": int(masked),
         "sync": sync_costs(rows),
         "admitted": admitted,
         "rejected": rejected,
@@ -42,6 +55,56 @@ def summary(
         "stages": {name: round(s, 1) for name, s in stages.items()},
         "seconds": round(total_seconds, 1),
     }
+
+
+def paired_changes(before: Mapping, after: Mapping) -> dict[str, Change]:
+    """What changed on the same tasks and the same audited solutions.
+
+    Args:
+        before: content of before.json.
+        after: of after.json.
+    """
+    k = before["figures"]["num_samples"]
+    shares = [[n / k for n in found["correct_by_task"]] for found in (before, after)]
+    learner = {"mean_at_k": change(paired_mean(*shares), lower_is_better=False)}
+    critic = compare(critiques_of(before["critiques"]), critiques_of(after["critiques"]))
+    return learner | critic
+
+
+def fresh_figures(rounds: Sequence[Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """The critic on the rollouts of the first round that has critiques and of the last.
+
+    Their items differ, so that "change" is not paired; without critiques there is nothing.
+    """
+    found = [_under(FRESH, row) for row in rounds if f"{FRESH}num_critiques" in row]
+    if not found:
+        return {}
+    first, last = found[0], found[-1]
+    changes = {
+        name: change(
+            unpaired(_estimate(first, name), _estimate(last, name)),
+            lower_is_better=name in LOWER_IS_BETTER,
+        )
+        for name in FIGURES
+    }
+    return {"first": first, "last": last, "change": _plain(changes if len(found) > 1 else {})}
+
+
+def _under(prefix: str, row: Mapping[str, object]) -> dict[str, object]:
+    return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+
+
+def _estimate(row: Mapping[str, object], name: str) -> Estimate:
+    value, interval = row.get(name), row.get(f"{name}_interval")
+    assert value is None or isinstance(value, float | int), f"{name} = {value!r} is not a number"
+    if not isinstance(interval, list | tuple):
+        return Estimate(value, None)
+    low, high = interval
+    return Estimate(value, (low, high))
+
+
+def _plain(changes: Mapping[str, Change]) -> dict[str, object]:
+    return {name: asdict(found) for name, found in changes.items()}
 
 
 def sync_costs(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
@@ -72,98 +135,3 @@ def sync_costs(rows: Sequence[Mapping[str, object]]) -> dict[str, float]:
         / total(rounds, *ROUND_STAGES),
         **{name: median(name) for name in ("transfer_ns_per_parameter", "proof_ns_per_parameter")},
     }
-
-
-def _sync_line(costs: Mapping[str, float]) -> list[str]:
-    if not costs:
-        return []
-    moved, proven = costs["transfer_ns_per_parameter"], costs["proof_ns_per_parameter"]
-    return [
-        f"weight sync: {100 * costs['share_of_steps']:.1f}% of the steps; name coverage and probes "
-        f"{100 * costs['proof_share_of_rounds']:.2f}% of the rounds; each parameter takes "
-        f"{moved:.0f} ns to move and {proven:.0f} ns to prove"
-    ]
-
-
-def _audit_numbers(audit: Mapping[str, object]) -> dict[str, object]:
-    report = audit["report"]
-    assert isinstance(report, dict), "asdict of a dataclass"
-    return {
-        "auroc": report["auroc"],
-        "auroc_interval": report["auroc_interval"],
-        "ece": report["ece"],
-        "first_flaw_accuracy": report["first_flaw_accuracy"],
-        "audited": report["num"],
-        "critiques_parsed": audit["parsed"],
-        "auroc_length_baseline": audit["length_auroc"],
-        "auroc_logprob_baseline": audit["logprob_auroc"],
-    }
-
-
-def table(found: Mapping[str, object], directory: Path) -> str:
-    """The table a run ends with."""
-    before, after = found["before"], found["after"]
-    rejected, stages = found["rejected"], found["stages"]
-    assert isinstance(before, dict) and isinstance(after, dict), "summary() made them"
-    assert isinstance(rejected, dict) and isinstance(stages, dict), "summary() made them"
-    k = before["num_samples"]
-    rows = [
-        (f"learner mean@{k} ({before['num_tasks']} test tasks)", _mean, "mean_at_k"),
-        ("  of well-formed answers", _mean, "mean_well_formed"),
-        ("  well-formed", _percent, "well_formed"),
-        (f"critic AUROC ({before.get('audited', 0)} audited solutions)", _auroc, "auroc"),
-        ("  solution-length baseline", _number, "auroc_length_baseline"),
-        ("  mean-log-probability baseline", _number, "auroc_logprob_baseline"),
-        ("critic ECE", _number, "ece"),
-        ("critic first-flaw accuracy", _number, "first_flaw_accuracy"),
-    ]
-    width = max(len(name) for name, _, _ in rows)
-    lines = ["", f"{'':<{width}}  {'cold start':<24}{'after self-play':<24}"]
-    lines += [
-        f"{name:<{width}}  {show(before, key):<24}{show(after, key):<24}"
-        for name, show, key in rows
-    ]
-    gain = 100 * (after["mean_at_k"] - before["mean_at_k"])
-    worst_first = sorted(rejected.items(), key=lambda item: -item[1])
-    reasons = ", ".join(f"{num} {reason}" for reason, num in worst_first)
-    rejections = f"{sum(rejected.values())} ({reasons})"
-    outer = {name: seconds for name, seconds in stages.items() if ":" not in name}
-    inner = {name: seconds for name, seconds in stages.items() if ":" in name}
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"gain: {gain:+.1f} points of mean@{k}",
-            f"samples admitted: {found['admitted']}; rejected: {rejections}",
-            f"monitor: {found['monitor']}",
-            f"seconds: {found['seconds']:.0f} in all; {_seconds(outer)}",
-            f"  inside the blocks: {_seconds(inner)}",
-            *_sync_line(found["sync"]),  # type: ignore[arg-type]
-            f"report: {directory / 'report.html'}",
-        ]
-    )
-
-
-def _seconds(stages: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {s:.0f}" for name, s in stages.items() if s >= 0.5)
-
-
-def _percent(part: Mapping[str, object], key: str) -> str:
-    return f"{100 * part[key]:.1f}%"  # type: ignore[operator]
-
-
-def _mean(part: Mapping[str, object], key: str) -> str:
-    low, high = part[f"{key}_interval"]  # type: ignore[misc]
-    return f"{100 * part[key]:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"  # type: ignore[operator]
-
-
-def _auroc(part: Mapping[str, object], key: str) -> str:
-    if part.get(key) is None:
-        return "-"
-    low, high = part[f"{key}_interval"]  # type: ignore[misc]
-    return f"{part[key]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _number(part: Mapping[str, object], key: str) -> str:
-    value = part.get(key)
-    return "-" if value is None else f"{value:.3f}"

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from critic.monitor.settings import MonitorSettings
 from pipelines.settings.library import LibraryTable
+from pipelines.settings.pointing_table import PointingTable
 from pipelines.settings.rollout_table import RolloutTable
 from pipelines.settings.table import Table
 from pipelines.settings.task_table import TaskTable
@@ -127,28 +128,8 @@ class RoleTable(Table):
 
 
 class RewardTable(Table):
-    """How verdicts and critiques become one reward."""
+    """What the verifier pays."""
 
-    critic_weight: float = Field(
-        default=0.2,
-        ge=0,
-        le=0.45,
-        description="The critic's share of the learner's reward, so small that a wrong solution "
-        "never earns more than a right one.",
-    )
-    step_weight: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="The share of the critic's judgement of single steps in the learner's "
-        "advantages, in the first round; 0 leaves it out.",
-    )
-    step_weight_final: float = Field(
-        default=0.001,
-        ge=0,
-        le=1,
-        description="The same share in the last round; it falls geometrically in between.",
-    )
     timeout_seconds: float = Field(
         default=5.0,
         gt=0,
@@ -169,16 +150,33 @@ class CriticTable(RoleTable):
         description="How a critique is rewarded: our default, or as in DeepSeekMath-V2, Tango or "
         "RLCR (`critic/reward.py` has the formulas).",
     )
+    imitation_steps: int = Field(
+        default=4,
+        ge=0,
+        description="The number of optimizer steps per round in which the critic imitates true "
+        "critiques, before those in which it is rewarded; 0 leaves them out.",
+    )
+    warm_up_rounds: int = Field(
+        default=0,
+        ge=0,
+        description="The number of first rounds in which the critic learns and does not point yet.",
+    )
+    balance_classes: bool = Field(
+        default=True,
+        description="Whether the critic sees as many sound solutions as flawed ones; otherwise it "
+        "sees them as the learner writes them, and nothing planted.",
+    )
     planted_share: float = Field(
         default=0.25,
         ge=0,
-        le=1,
-        description="The share of criticised solutions that are right ones with a planted flaw.",
+        le=0.5,
+        description="The least share of the critic's solutions that are right ones with a planted "
+        "flaw.",
     )
     critiques_per_audit: int = Field(
         default=4,
         ge=1,
-        description="The number of critiques of each audited solution, whose mean is its score.",
+        description="The number of critiques of each audited solution; each counts on its own.",
     )
 
 
@@ -211,7 +209,7 @@ class EvaluateTable(Table):
         default=0.5,
         gt=0,
         le=1,
-        description="The share of the audit tasks that one round uses.",
+        description="The share of the audited solutions that a round uses, the same in each.",
     )
 
 
@@ -225,8 +223,10 @@ class Settings(Table):
     )
     learner: RoleTable = Field(description="The policy that solves.")
     critic: CriticTable = Field(description="The policy that judges solutions.")
-    rewards: RewardTable = Field(
-        default=RewardTable(), description="How verdicts and critiques become one reward."
+    rewards: RewardTable = Field(default=RewardTable(), description="What the verifier pays.")
+    pointing: PointingTable = Field(
+        default=PointingTable(),
+        description="Who points at the first flaw of a failed solution, and what follows from it.",
     )
     rollout: RolloutTable = Field(
         default=RolloutTable(), description="The sampler, and the proof of its weights."
@@ -238,6 +238,15 @@ class Settings(Table):
         default_factory=MonitorSettings,
         description="When the entropy monitor warns, intervenes and halts.",
     )
+
+    @model_validator(mode="after")
+    def _check_pointing(self) -> "Settings":
+        if self.pointing.source == "code" and not self.pointing.step_checks:
+            raise ValueError(
+                'pointing.source = "code", but pointing.step_checks = false withholds what code '
+                "points with: change one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_examples(self) -> "Settings":

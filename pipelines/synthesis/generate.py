@@ -28,7 +28,7 @@ from data.dataset_folder import (
 from data.dedup import DuplicateIndex
 from data.errors import unknown_name
 from data.records import SPLITS, Record, Split, Task
-from data.sources import TaskSource
+from data.sources import TaskSource, draw_up_to
 from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
@@ -36,7 +36,7 @@ from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sampler import Sampler
 from pipelines.run.directory import versions
-from pipelines.synthesis.origin import Origin, find_origin, load_samplers
+from pipelines.run.origin import Origin, find_origin, load_samplers
 from rewards.verifiers import Verifiers
 
 MAX_BARREN_BATCHES = 8
@@ -225,21 +225,6 @@ class Generation:
 
 class OutOfTasks(UserError):
     """The task source and the learner cannot yield what was asked for."""
-
-
-def draw_up_to(
-    source: TaskSource, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
-) -> list[Task]:
-    """Draw `num` tasks, or all there are where a source has fewer."""
-    tasks: list[Task] = []
-    step = num
-    while len(tasks) < num and step > 0:
-        step = min(step, num - len(tasks))
-        try:
-            tasks += source.draw(split, step, seed, exclude | {task.id for task in tasks})
-        except UserError:  # a source says so when it has not that many
-            step //= 2
-    return tasks
 
 
 def _held_out_questions(referee: Referee, source: TaskSource) -> list[str]:

@@ -1,8 +1,14 @@
 """From what a game says of a batch to the advantage of each completion or token.
 
-TRL has normalised the outcomes' rewards within their groups, as its options say. `advantages` makes
-groups without signal exactly 0 and blends in the steps. Pure functions; leaves out that
-normalisation and the loss (TRL's), and the rewards themselves (`game/`).
+    reward             outcome   TRL's, normalised within the group; exactly 0 without signal
+    first flaw         -penalty  on the flawed step's tokens; 0 before and after it
+    rewards of steps   + (r - b) on each step's own tokens; b is the group's mean
+
+The verifier pays, the critic points: a located first flaw takes the place of a failure's outcome,
+so that a sound prefix is not punished and a group that failed whole still carries signal (after
+VPPO, arXiv:2601.18984). The penalty is a constant for each token of the flawed step, whatever the
+number of steps: splitting or padding them does not pay. Pure functions; leaves out TRL's
+normalisation and loss, who may locate a flaw (`game/pointing.py`), and the rewards (`game/`).
 
 Axes: B completions, groups adjacent; T tokens of a completion; N groups; G completions of a group.
 """
@@ -14,36 +20,46 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from pipelines.rollouts.sample import Scored
+from pipelines.rollouts.sample import Scored, StepSignal
 
 
 def advantages(
     outcome_B: Tensor,
     scored: Sequence[Scored],
     group_size: int,
-    step_weight: float = 0.0,
+    flaw_penalty: float = 1.0,
     token_ends_BT: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
-    """A = (1 - alpha) A_out + alpha A_step per token (Tango, arXiv:2505.15034).
+    """Outcome, first flaw and steps in one advantage.
 
     Args:
         outcome_B: the outcomes' advantages.
         scored: what the game says of each completion.
         group_size: G.
-        step_weight: alpha, 0 to 1.
-        token_ends_BT: `token_ends` of each completion; None leaves the steps out.
+        flaw_penalty: what each token of a located first flaw loses, 0 or more.
+        token_ends_BT: `token_ends` of each completion; None where no completion has steps.
 
     Returns:
-        [B], or [B, T] with steps; 0 where a reward is masked or all of a group are equal.
+        [B], or [B, T] with `token_ends_BT`; 0 where a reward is masked, and where all rewards of a
+        group are equal and no flaw is located.
     """
     rewards_B = rewards(scored).to(outcome_B.device)
     is_flat_N = spread(rewards_B.view(-1, group_size)) == 0
-    is_silent_B = is_flat_N.repeat_interleave(group_size) | rewards_B.isnan()
+    is_masked_B = rewards_B.isnan()
+    is_silent_B = is_flat_N.repeat_interleave(group_size) | is_masked_B
     outcome_B = outcome_B.masked_fill(is_silent_B, 0.0)
     if token_ends_BT is None:
         return outcome_B
-    steps_BT = step_advantages(scored, group_size, token_ends_BT).to(outcome_B.device)
-    return blend(outcome_B, steps_BT, step_weight).masked_fill(is_silent_B.unsqueeze(1), 0.0)
+    result_BT = outcome_B.unsqueeze(1).repeat(1, len(token_ends_BT[0]))
+    baselines_N = step_baselines(scored, group_size)
+    for row, (own, ends) in enumerate(zip(scored, token_ends_BT, strict=True)):
+        if own.flaw is not None:
+            result_BT[row] = 0.0
+            result_BT[row, tokens_of(own.flaw, ends)] = -flaw_penalty
+        for step in own.steps:
+            value = step.value - baselines_N[row // group_size]
+            result_BT[row, tokens_of((step.start, step.end), ends)] += value
+    return result_BT.masked_fill(is_masked_B.unsqueeze(1), 0.0)
 
 
 def rewards(scored: Sequence[Scored]) -> Tensor:
@@ -58,33 +74,39 @@ def spread(rewards_NG: Tensor) -> Tensor:
     return torch.where(high > low, high - low, torch.zeros_like(high))
 
 
-def blend(outcome_B: Tensor, steps_BT: Tensor, step_weight: float) -> Tensor:
-    """The weighted sum, except that no token of a failed completion gets a positive advantage.
+def step_baselines(scored: Sequence[Scored], group_size: int) -> list[float]:
+    """Each group's mean step reward, in which a solution counts once whatever its number of steps.
 
-    The critic may shape, it never overturns a rule's failure. Shape [B, T].
+    Equal rewards are their own mean exactly, so that they carry no signal.
     """
-    outcome_B1 = outcome_B.unsqueeze(1)
-    blended_BT = (1 - step_weight) * outcome_B1 + step_weight * steps_BT
-    return torch.where(outcome_B1 < 0, blended_BT.clamp(max=0.0), blended_BT)
-
-
-def step_advantages(
-    scored: Sequence[Scored], group_size: int, token_ends_BT: Sequence[Sequence[int]]
-) -> Tensor:
-    """Step signals, normalised over all steps of a group, on their own tokens. Shape [B, T]."""
-    steps_BT = torch.zeros(len(scored), len(token_ends_BT[0]))
+    baselines = []
     for first in range(0, len(scored), group_size):
-        group = scored[first : first + group_size]
-        values = torch.tensor([signal.value for own in group for signal in own.steps])
-        if values.numel() < 2 or values.max() == values.min():
-            continue
-        mean, std = values.mean().item(), values.std().item()
-        for row, own in enumerate(group, start=first):
-            ends = token_ends_BT[row]
-            for signal in own.steps:
-                tokens = [t for t, end in enumerate(ends) if signal.start < end <= signal.end]
-                steps_BT[row, tokens] = (signal.value - mean) / (std + 1e-4)
-    return steps_BT
+        means = [_mean(own.steps) for own in scored[first : first + group_size] if own.steps]
+        equal = bool(means) and min(means) == max(means)
+        baselines.append(means[0] if equal else math.fsum(means) / max(len(means), 1))
+    return baselines
+
+
+def _mean(steps: Sequence[StepSignal]) -> float:
+    values = [step.value for step in steps]
+    return values[0] if min(values) == max(values) else math.fsum(values) / len(values)
+
+
+def tokens_of(span: tuple[int, int], ends: Sequence[int]) -> list[int]:
+    """The tokens that write any of the characters [start, end)."""
+    start, end = span
+    starts = [0, *ends]
+    return [t for t, last in enumerate(ends) if starts[t] < end and last > max(start, starts[t])]
+
+
+def ends_by_row(
+    tokenizer: PreTrainedTokenizerBase, scored: Sequence[Scored], ids_BT: Tensor
+) -> list[list[int]]:
+    """`token_ends` of the completions that have steps or a flaw; zeros for the others."""
+    rows = zip(scored, ids_BT.tolist(), strict=True)
+    return [
+        token_ends(tokenizer, ids) if own.steps or own.flaw else [0] * len(ids) for own, ids in rows
+    ]
 
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:

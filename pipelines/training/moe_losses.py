@@ -4,7 +4,7 @@ TRL computes its losses from the backbone's hidden states, and of auxiliary loss
 Mixtral's, from router logits. Ours come with the backbone's output, already weighted: they are
 taken from there and added to TRL's loss. Where there are labels, as in the cold start, the
 multi-token layers get them, and their loss is one of these; GRPO has none and leaves those layers
-as they are. Leaves out the selection bias, which `training/trainer.py` moves.
+as they are. The selection bias moves after each step.
 
 Axes: E experts, B sequences, T tokens.
 """
@@ -19,7 +19,7 @@ from transformers import Trainer
 
 from model.decoder import DecoderOutput
 from model.modeling import SparringMoeForCausalLM
-from pipelines.policy.moe import moe_of
+from pipelines.policy.moe import Policy, moe_of
 
 LOSSES = ("aux_loss", "indexer_loss")  # fields of DecoderOutput
 
@@ -118,6 +118,23 @@ class ExpertLoad:
         """The loads, [E] by layer, and count anew."""
         taken, self.by_layer = self.by_layer, {}
         return taken
+
+
+def balance_experts(policy: Policy, load: ExpertLoad, bias_rate: float) -> dict[str, object]:
+    """After an optimizer step: count the tokens per expert, and move the biases towards balance.
+
+    Returns:
+        How even the load was; empty without experts.
+    """
+    moe = moe_of(policy)
+    if moe is None:
+        return {}
+    balance = summarised_balance(moe.balance_metrics())
+    load.add(moe.router_load())
+    if bias_rate > 0:
+        moe.update_router_bias(bias_rate)
+    moe.reset_router_load()
+    return balance
 
 
 def summarised_balance(layers: Mapping[int, Mapping[str, float]]) -> dict[str, object]:

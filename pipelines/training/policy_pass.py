@@ -81,6 +81,8 @@ class PolicyPass:
 
     Attributes:
         figures: what the last step's row says of sampler against policy.
+        given_replies: whether the rollouts are given replies, which no sampler drew: there is
+            nothing to compare with, and no routes to replay.
     """
 
     policy: Policy
@@ -91,6 +93,7 @@ class PolicyPass:
     routing_replay: bool
     load: ExpertLoad
     figures: dict[str, object] = field(default_factory=dict)
+    given_replies: bool = False
 
     def __post_init__(self) -> None:
         self._scored: ScoredRollouts | None = None  # while rollouts are scored
@@ -117,6 +120,10 @@ class PolicyPass:
             batch: TRL's, in the rollouts' order.
         """
         assert found.logprobs_BT is not None, "the policy's own pass comes first"
+        ids_BT = batch["completion_ids"]
+        rows = {"row": torch.arange(len(ids_BT), device=ids_BT.device)}
+        if self.given_replies:
+            return rows
         self.figures |= logprob_mismatch(
             found.logprobs_BT,
             batch["sampling_per_token_logps"],
@@ -124,8 +131,7 @@ class PolicyPass:
             self.processes.gather,
         )
         self._routes = found.routes if self.routing_replay else None
-        ids_BT = batch["completion_ids"]
-        return {"row": torch.arange(len(ids_BT), device=ids_BT.device)}
+        return rows
 
     @contextmanager
     def learning_from(self, micro_batch: Mapping[str, Tensor]) -> Iterator[None]:
@@ -191,7 +197,7 @@ class PolicyPass:
     def _replaying(self, model: nn.Module, input_ids_BT: Tensor) -> LengthSorted | Replaying:
         """The model for a micro-batch, on the routes of its rows where they are replayed."""
         by_length = self._by_length(model)
-        if self._rows_B is None or not self.routing_replay:
+        if self._rows_B is None or not self.routing_replay or self.given_replies:
             return by_length
         assert self._routes is not None, "rollouts without routes are refused when they are scored"
         return Replaying(by_length, self._routes.of(self._rows_B, input_ids_BT))
@@ -210,7 +216,7 @@ class PolicyPass:
         assert found is not None, "scoring() comes first"
         routes = [completion.routes for completion in self.block.current.completions]
         moe, by_length = moe_of(self.policy), self._by_length(model)
-        if moe is None or not (self.routing_replay or any(routes)):
+        if moe is None or self.given_replies or not (self.routing_replay or any(routes)):
             scored = run(by_length, ids_BT, mask_BT, *args, **kwargs)
         else:
             routes_BTLK = lay_out(routes, ids_BT, mask_BT)

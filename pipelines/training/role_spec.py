@@ -21,6 +21,7 @@ class RoleSpec:
         router_bias_rate: gamma of aux-loss-free balancing (arXiv:2408.15664); 0 freezes the bias.
         routing_replay: update on the experts that the sampler chose.
         draw_ahead: draw each batch while the one before is scored and learned from.
+        flaw_penalty: what each token of a located first flaw loses; see `training/advantages.py`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class RoleSpec:
     router_bias_rate: float = 0.0
     routing_replay: bool = False
     draw_ahead: bool = False
+    flaw_penalty: float = 1.0
 
     def prompts_per_block(self, steps: int) -> int:
         """How many prompts a block of optimizer steps consumes, over all processes.

@@ -1,13 +1,18 @@
 """The metrics row of an optimizer step: TRL's figures under our names, and our own beside them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pipelines.rollouts.sample import Scored
 
 # TRL's name and ours.
 NAMES = {
     "reward": "reward/mean",
     "reward_std": "reward/std",
-    "frac_reward_zero_std": "reward/zero_std_groups",
     "entropy": "rollout/token_entropy",
     "completions/mean_length": "rollout/mean_length",
     "completions/clipped_ratio": "rollout/truncated",
@@ -45,3 +50,42 @@ def stage_figures(
     """Seconds by stage, and what the syncs cost."""
     row = {f"time/{stage}": round(spent, 4) for stage, spent in seconds.items()}
     return row | {f"time/sync/{name}": cost for name, cost in sync_costs.items()}
+
+
+class OutcomeCounts:
+    """Counts a step's outcomes over all processes, from what the rule says and not from rewards.
+
+    Args:
+        gather: the tensors of all processes, given one's own.
+    """
+
+    def __init__(self, gather: Callable[[Tensor], Tensor]) -> None:
+        self.gather, self._counts = gather, Counter[str]()
+
+    def add(self, scored: Sequence[Scored], group_size: int, device: torch.device) -> None:
+        """Count a batch, groups adjacent."""
+        groups = [scored[n : n + group_size] for n in range(0, len(scored), group_size)]
+        own = {
+            "passed": sum(one.passed is True for one in scored),
+            "judged": sum(one.passed is not None for one in scored),
+            "masked": sum(one.reward is None for one in scored),
+            "samples": len(scored),
+            "effective": sum({True, False} <= {one.passed for one in group} for group in groups),
+            "groups": len(groups),
+        }
+        counts_PC = self.gather(torch.tensor([list(own.values())], device=device))
+        self._counts.update(dict(zip(own, counts_PC.sum(0).tolist(), strict=True)))
+
+    def take(self) -> dict[str, float]:
+        """The figures since the last call; nothing where no batch was scored.
+
+        The pass rate counts masked samples as wrong. Without a rule's judgement there is no rate.
+        """
+        found, self._counts = self._counts, Counter()
+        if not found["samples"]:
+            return {}
+        row: dict[str, float] = {"reward/masked_samples": found["masked"]}
+        if found["judged"]:
+            row["reward/pass_rate"] = found["passed"] / found["samples"]
+            row["reward/effective_groups"] = found["effective"] / found["groups"]
+        return row

@@ -20,16 +20,17 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from pipelines.errors import UserError, as_user_error
-from pipelines.policy.moe import Policy, freeze_multi_token_layers, moe_of
+from pipelines.policy.moe import Policy, freeze_multi_token_layers
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.rollouts.sample import Prompt, Sample, Scored, Scorer
 from pipelines.rollouts.sampler import Sampler
-from pipelines.training.advantages import advantages, rewards, token_ends
+from pipelines.training.advantages import advantages, ends_by_row, rewards
 from pipelines.training.block_rollouts import BlockRollouts
-from pipelines.training.moe_losses import ExpertLoad, add_auxiliary_losses, summarised_balance
+from pipelines.training.moe_losses import ExpertLoad, add_auxiliary_losses, balance_experts
 from pipelines.training.policy_pass import PolicyPass, may_keep_graph
 from pipelines.training.role_spec import RoleSpec
-from pipelines.training.step_row import known_figures, stage_figures
+from pipelines.training.role_state import restore_role, role_state
+from pipelines.training.step_row import OutcomeCounts, known_figures, stage_figures
 
 OnStep = Callable[[dict[str, object]], None]
 
@@ -67,19 +68,16 @@ class RoleTrainer(GRPOTrainer):
         size = grpo.per_device_train_batch_size * grpo.steps_per_generation
         self.block = BlockRollouts(sampler, size, self.accelerator.num_processes, spec.draw_ahead)
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.block, -1
-        self.expert_load = ExpertLoad()
+        self.expert_load, self.outcomes = ExpertLoad(), OutcomeCounts(self.accelerator.gather)
         self.passes = self._policy_pass(policy)
         self._balance: dict[str, object] = {}  # of the last step
         self._scorer: Scorer | None = None
-        self._scored: list[Scored] = []  # of the current batch
-        self._step_weight = 0.0
+        self._scored: list[Scored] = []  # of the batch
         self._staleness = 0  # of the last batch when it was scored, in updates of the policy
-        self._fates: dict[str, list[int]] = {"used": [], "discarded": []}
-        self._pending_state: dict[str, dict[str, object]] | None = None
+        self.pending_state: dict[str, dict[str, object]] | None = None
 
     def _policy_pass(self, policy: Policy) -> PolicyPass:
-        args = self.args
-        reuse = args.steps_per_generation * self.num_iterations
+        args, reuse = self.args, self.args.steps_per_generation * self.num_iterations
         keeps_graph = may_keep_graph(
             policy,
             one_update=reuse == args.gradient_accumulation_steps == 1,
@@ -110,44 +108,65 @@ class RoleTrainer(GRPOTrainer):
         """How many prompts a block of optimizer steps consumes, over all processes."""
         return self.spec.prompts_per_block(steps)
 
-    def play(
-        self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str, step_weight: float = 0.0
-    ) -> None:
+    def replies_per_block(self, steps: int) -> int:
+        """How many replies a block of optimizer steps imitates, over all processes."""
+        return self.spec.prompts_per_block(steps) * self.num_generations
+
+    def play(self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str) -> None:
         """Train one block: sample groups for the prompts, score them, update.
 
         Args:
             prompts: exactly `prompts_per_block(steps)` of them for some number of steps.
             scorer: the game's judge.
             purpose: names the block in the sampling seeds.
-            step_weight: alpha of the step signals, 0 to 1; see `advantages`.
 
         Raises:
-            UserError: the prompts are not a whole number of generation batches.
+            UserError: there are other numbers of prompts.
         """
-        per_batch = self.args.generation_batch_size // self.num_generations
+        self._scorer = scorer
+        self._train_block(prompts, None, purpose)
+
+    def imitate(self, prompts: Sequence[Prompt], replies: Sequence[str], purpose: str) -> None:
+        """Train one block on given replies, with the loss and the optimizer of every other block.
+
+        A reply's tokens have advantage 1 and importance ratio 1, and then the gradient of TRL's
+        loss is that of the cross-entropy.
+
+        Args:
+            prompts: exactly `replies_per_block(steps)` of them for some number of steps.
+            replies: one per prompt, without an end token.
+            purpose: names the block.
+
+        Raises:
+            UserError: there are other numbers of prompts.
+        """
+        self._scorer = lambda indices, samples: [Scored(1.0)] * len(indices)
+        self._train_block(prompts, replies, purpose)
+
+    def _train_block(
+        self, prompts: Sequence[Prompt], replies: Sequence[str] | None, purpose: str
+    ) -> None:
+        copies = self.num_generations if replies is None else 1  # of each prompt
+        per_batch = self.args.generation_batch_size // copies
         if not prompts or len(prompts) % per_batch:
             raise UserError(
                 f"{self.name}: a block got {len(prompts)} prompts, which is not a positive "
                 f"multiple of the {per_batch} prompts of a generation batch"
             )
-        self._scorer, self._step_weight = scorer, step_weight
-        self.block.begin_block(prompts, purpose)
+        self.block.begin_block(prompts, purpose, replies)
+        self.passes.given_replies = replies is not None
         self.train_dataset = Dataset.from_list(
             [{"prompt": p, "row": i} for i, p in enumerate(prompts)]
         )
-        generations = len(prompts) // per_batch
-        reuse = self.args.steps_per_generation * self.num_iterations
-        self.args.max_steps = generations * reuse // self.args.gradient_accumulation_steps
+        micro = len(prompts) // per_batch * self.args.steps_per_generation * self.num_iterations
+        self.args.max_steps = micro // self.args.gradient_accumulation_steps
         self._step, self._buffered_inputs = 0, None
         self.sampler.seconds.clear()
-        self._fates = {"used": [], "discarded": []}
         try:
             self.train()
+            self.block.note_fates()
         finally:
             self.block.end_block()
-        if (ledger := self.sampler.ledger) is not None:
-            ledger.record("used", self._fates["used"])
-            ledger.record("discarded", self._fates["discarded"], reason="every reward masked")
 
     def sample(
         self,
@@ -202,21 +221,31 @@ class RoleTrainer(GRPOTrainer):
             if found.logprobs_BT is None:  # importance correction was switched off
                 self._score_rollouts(batch)
         batch |= self.passes.finish_scoring(found, batch)
+        self.outcomes.add(self._scored, self.num_generations, self.accelerator.device)
         masked_B = rewards(self._scored).isnan().to(batch["completion_mask"].device)
         if masked_B.any():
             batch["completion_mask"] = batch["completion_mask"] * (~masked_B).int().unsqueeze(1)
         batch["num_items_in_batch"] = self.accelerator.gather(batch["completion_mask"].sum()).sum()
+        if self.block.replies is not None:
+            return batch | {"advantages": torch.ones_like(batch["advantages"])}
         batch["advantages"] = self._advantages(batch["advantages"], batch["completion_ids"])
-        self._note_fates(masked_B.view(-1, self.num_generations).all(1).tolist())
+        self.block.learn_from(masked_B.view(-1, self.num_generations).all(1).tolist())
         return batch
 
+    def _get_train_sampler(self, dataset=None):  # type: ignore[no-untyped-def]
+        """TRL's, which repeats each prompt for its group; a reply that is imitated comes once."""
+        sampler = super()._get_train_sampler(dataset)
+        if self.block.replies is not None:
+            sampler.mini_repeat_count = 1
+            sampler.batch_size = self.args.generation_batch_size
+        return sampler
+
     def _advantages(self, outcome_B: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
-        # Every process must give its advantages as many axes.
-        has_steps = any(gather_object([any(own.steps for own in self._scored)]))
-        ends_BT = None
-        if self._step_weight > 0 and has_steps:
-            ends_BT = [token_ends(self.sampler.tokenizer, ids) for ids in ids_BT.tolist()]
-        return advantages(outcome_B, self._scored, self.num_generations, self._step_weight, ends_BT)
+        has_steps = any(own.steps or own.flaw for own in self._scored)
+        has_steps = any(gather_object([has_steps]))  # every process gives as many axes
+        ends_BT = ends_by_row(self.sampler.tokenizer, self._scored, ids_BT) if has_steps else None
+        scored, size, penalty = self._scored, self.num_generations, self.spec.flaw_penalty
+        return advantages(outcome_B, scored, size, penalty, ends_BT)
 
     def _score_rollouts(self, batch: dict[str, torch.Tensor]) -> None:
         """The policy's own pass over the rollouts, where TRL sees no need of one."""
@@ -242,13 +271,6 @@ class RoleTrainer(GRPOTrainer):
         given = (model, inputs, return_outputs, num_items_in_batch)
         return add_auxiliary_losses(self, super().compute_loss, *given)
 
-    def _note_fates(self, masked_N: Sequence[bool]) -> None:
-        """Note which of the batch's groups the update will use, once the block is through."""
-        groups = self.block.current.request.groups
-        if self.sampler.ledger is not None:
-            for group, masked in zip(groups, masked_N, strict=True):
-                self._fates["discarded" if masked else "used"].append(group)
-
     # -- TRL's hooks: steps over blocks -----------------------------------------------------------
 
     def _init_training_state(self, max_steps: int, *args: object) -> tuple[int, int]:
@@ -267,10 +289,10 @@ class RoleTrainer(GRPOTrainer):
 
     def _prepare_for_training(self, *args: object):  # type: ignore[no-untyped-def]
         prepared = super()._prepare_for_training(*args)
-        if self._pending_state is not None:  # only now does the prepared optimizer exist
-            self.optimizer.load_state_dict(self._pending_state["optimizer"])
-            self.lr_scheduler.load_state_dict(self._pending_state["scheduler"])
-            self._pending_state = None
+        if self.pending_state is not None:  # only now does the prepared optimizer exist
+            self.optimizer.load_state_dict(self.pending_state["optimizer"])
+            self.lr_scheduler.load_state_dict(self.pending_state["scheduler"])
+            self.pending_state = None
         return prepared
 
     def training_step(self, model, inputs, num_items_in_batch):  # type: ignore[no-untyped-def]
@@ -289,7 +311,9 @@ class RoleTrainer(GRPOTrainer):
         if "loss" not in logs:
             return
         row: dict[str, object] = {"kind": "step", "role": self.name, "step": self.num_steps}
-        row |= figures | {"rollout/staleness": self._staleness}
+        if self.block.replies is not None:
+            row["block"] = "imitation"
+        row |= figures | self.outcomes.take() | {"rollout/staleness": self._staleness}
         row |= self._balance | self.passes.take_figures()
         if sampler.engine.concurrency is not None:
             row["rollout/concurrency"] = sampler.engine.concurrency.take_lowest()
@@ -300,43 +324,20 @@ class RoleTrainer(GRPOTrainer):
 
     def finish_step(self) -> None:
         """After the optimizer step: balance the experts, and note that the weights changed."""
-        moe = moe_of(self.policy)
-        if moe is not None:
-            self._balance = summarised_balance(moe.balance_metrics())
-            self.expert_load.add(moe.router_load())
-            if self.spec.router_bias_rate > 0:
-                moe.update_router_bias(self.spec.router_bias_rate)
-            moe.reset_router_load()
+        self._balance = balance_experts(self.policy, self.expert_load, self.spec.router_bias_rate)
         self.sampler.weights_changed()
 
     # -- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, object]:
         """What a round boundary must keep beside the weights."""
-        trained = self.optimizer is not None
-        return {
-            "global_step": self.state.global_step,
-            "num_input_tokens_seen": self.state.num_input_tokens_seen,
-            "weights_version": self.sampler.version,
-            "temperature": self.temperature,
-            "optimizer": self.optimizer.state_dict() if trained else None,
-            "scheduler": self.lr_scheduler.state_dict() if trained else None,
-        }
+        return role_state(self)
 
     def load_state_dict(
         self, state: dict[str, object], tensors: Iterable[tuple[str, torch.Tensor]]
     ) -> None:
         """Restore a round boundary: weights now, the optimizer when the next block prepares it."""
-        own = self.policy.state_dict()
-        for name, tensor in tensors:
-            own[name].copy_(tensor)
-        self.state.global_step = state["global_step"]
-        self.state.num_input_tokens_seen = state["num_input_tokens_seen"]
-        if state["temperature"] != self.temperature:
-            self.set_temperature(state["temperature"])
-        self.sampler.restore(state["weights_version"])
-        if state["optimizer"] is not None:
-            self._pending_state = {"optimizer": state["optimizer"], "scheduler": state["scheduler"]}
+        restore_role(self, state, tensors)
 
 
 class _StepEnd(TrainerCallback):

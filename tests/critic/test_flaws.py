@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from critic.critique import Critique
 from critic.flaws import FLAW_KINDS, FlawKind, PlantedFlaw, plant
 from critic.format import critique_dialect, true_critique
-from critic.meta import check_claims
+from critic.meta import check_claims, known_first_bad
 from critic.reward import JudgedCritique, critic_reward
 from data.records import Task
 from rewards.dialect import dialect
@@ -81,7 +81,8 @@ def test_the_critique_of_a_plant_needs_no_step_checks_and_is_true(task: Task, se
     assert text.partition("~")[0] == by_code.partition("~")[0]
     critique = CRITIQUES.parse(text, solution, truncated=False)
     assert isinstance(critique, Critique) and (critique.p_sound > 0.5) == flaw.sound
-    claims = check_claims(task, solution, critique, CHAIN)
+    claims = check_claims(task, solution, critique, flaw.step_id, flaw.sound)
+    assert known_first_bad(task, solution, CHAIN) == flaw.step_id
     assert [(claim.flaw.step, claim.status) for claim in claims] == [(flaw.step_id, "confirmed")]
 
 
@@ -94,7 +95,7 @@ def test_a_true_critique_of_a_plant_is_paid() -> None:
     )
     critique = CRITIQUES.parse(text, solution, truncated=False)
     assert isinstance(critique, Critique)
-    claims = check_claims(TASK, solution, critique, CHAIN)
+    claims = check_claims(TASK, solution, critique, flaw.step_id, sound=False)
     judged = JudgedCritique(
         critique=critique, claims=claims, sound=False, first_bad_step=flaw.step_id
     )

@@ -7,9 +7,9 @@ from critic_cases import CHAIN_TASKS, RIGHT, TASK, WRONG, chain_solution
 from hypothesis import given
 from hypothesis import strategies as st
 
-from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure
+from critic.critique import Critique, EvidenceKind, Flaw
 from critic.format import critique_dialect, true_critique
-from critic.meta import ClaimStatus, check_claims, critic_view, is_checkable, known_first_bad
+from critic.meta import ClaimStatus, check_claims, known_first_bad
 from data.records import Task
 from rewards.dialect import dialect
 from rewards.solution import Solution
@@ -25,18 +25,20 @@ def tagged_solution(*lines: str) -> Solution:
 def chain_status(text: str, solution: Solution) -> list[ClaimStatus]:
     critique = critique_dialect("chain").parse(text, solution, truncated=False)
     assert isinstance(critique, Critique), critique
-    return [claim.status for claim in check_claims(TASK, solution, critique, CHAIN)]
+    first_bad = known_first_bad(TASK, solution, CHAIN)
+    claims = check_claims(TASK, solution, critique, first_bad, sound=first_bad is None)
+    return [claim.status for claim in claims]
 
 
 def tagged_status(line: str, quote: str, kind: EvidenceKind, payload: str) -> ClaimStatus:
     critique = Critique((), (Flaw("1", quote, "", kind, payload),), "flawed", 0.5)
-    (claim,) = check_claims(TASK, tagged_solution(line), critique, TAGGED)
+    (claim,) = check_claims(TASK, tagged_solution(line), critique, None, sound=False)
     return claim.status
 
 
 def test_chain_claims() -> None:
     assert chain_status("a40.b50.c21x~0", WRONG) == ["confirmed"]
-    assert chain_status("a40.b50.c31x~0", WRONG) == ["refuted"]  # right place, wrong recomputation
+    assert chain_status("a40.b50.c31x~0", WRONG) == ["confirmed"]  # the place is what counts
     assert chain_status("a40.b60x~0", WRONG) == ["refuted"]
     assert chain_status("a40.b50.c20.d21x~0", WRONG) == ["refuted"]  # wrong, but only because c was
     assert chain_status("a40.b50.c20.d21.>21.~0", WRONG) == []
@@ -51,7 +53,7 @@ def test_chain_claims() -> None:
         ("a4=40\nb1=50\nc7=21\nd10=22>32", "a40.b50.c21.d22.>22x~0"),  # a miscopied total
     ],
 )
-def test_every_kind_of_wrong_chain_step_has_one_right_sum(text: str, claim: str) -> None:
+def test_a_wrong_chain_step_has_one_right_value(text: str, claim: str) -> None:
     solution = chain_solution(text)
     assert chain_status(claim, solution) == ["confirmed"]
     demonstration = true_critique(TASK, solution, CHAIN, random.Random(0))
@@ -65,12 +67,19 @@ def test_every_kind_of_wrong_chain_step_has_one_right_sum(text: str, claim: str)
         ("So 5 + 7 = 13.", "5 + 7", "recompute", "5 + 7 = 12", "confirmed"),
         ("1 / 3 = 0.43", "0.43", "recompute", "0.33", "confirmed"),
         ("5 + 7 = 13", "13", "recompute", "14", "refuted"),
-        ("5 + 7 = 13", "13", "recompute", "a dozen", "refuted"),
+        ("5 + 7 = 13", "13", "recompute", "a dozen", "uncheckable"),
         ("5 + 7 = 12", "12", "recompute", "12", "refuted"),
         ("5 + 7 = 13", "5 + 8", "recompute", "12", "refuted"),
         ("5 + 7 = 13", "", "recompute", "12", "refuted"),
         ("x is even", "x is even", "recompute", "12", "uncheckable"),
-        ("5 + 7 = 13", "13", "rule", "12", "uncheckable"),
+        ("5 + 7 = 13", "13", "rule", "", "confirmed"),  # it is wrong, whatever the reason given
+        ("5 + 7 = 12", "12", "rule", "", "uncheckable"),
+        *(
+            ("5 + 7 = 13", "13", "recompute", value, "confirmed")
+            for value in ("$12$", "12.", " 12 ", "5+7=12", "\\boxed{12}", "12 apples", "**12**")
+        ),
+        ("so \\(5 \\times 7 = 36\\)", "36", "recompute", "35", "confirmed"),
+        ("17 / 5 = 3 remainder 2", "3", "recompute", "3.4", "uncheckable"),
         ("5 + 7 = 12", "12", "counterexample", "x = 3", "uncheckable"),
     ],
 )
@@ -83,32 +92,34 @@ def test_tagged_claims(
 def test_claims_come_back_in_the_order_of_the_steps() -> None:
     solution = tagged_solution("1 + 1 = 3", "2 + 2 = 5")
     flaws = tuple(Flaw(step, "=", "", "recompute", "0") for step in ("2", "9", "1"))
-    claims = check_claims(TASK, solution, Critique((), flaws, "flawed", 0.5), TAGGED)
+    claims = check_claims(TASK, solution, Critique((), flaws, "flawed", 0.5), "1", sound=False)
     assert [claim.flaw.step for claim in claims] == ["1", "2", "9"]
+    assert [claim.status for claim in claims] == ["confirmed", "uncheckable", "refuted"]
+
+
+@pytest.mark.parametrize(
+    ("first_bad", "sound", "checks_steps", "status"),
+    [
+        ("1", False, True, "confirmed"),
+        ("2", False, True, "refuted"),
+        (None, True, True, "refuted"),  # it passed: nothing went wrong
+        (None, False, True, "confirmed"),  # code sees a false equation, and its value
+        (None, False, False, "uncheckable"),  # code may not look
+    ],
+)
+def test_what_is_known_of_a_solution_decides_over_a_claim(
+    first_bad: str | None, sound: bool, checks_steps: bool, status: ClaimStatus
+) -> None:
+    flaw = Flaw("1", "1 + 1 = 3", "", "recompute", "2")
+    critique, solution = Critique((), (flaw,), "flawed", 0.5), tagged_solution("1 + 1 = 3", "so")
+    (claim,) = check_claims(TASK, solution, critique, first_bad, sound, checks_steps)
+    assert claim.status == status
 
 
 def test_where_code_can_look() -> None:
     assert known_first_bad(TASK, WRONG, CHAIN) == "c"
     assert known_first_bad(TASK, RIGHT, CHAIN) is None
-    vague = tagged_solution("x is even")
-    assert not is_checkable(TASK, vague, TAGGED) and is_checkable(TASK, RIGHT, CHAIN)
-    assert known_first_bad(TASK, vague, TAGGED) is None
-
-
-def view(text: str, solution: Solution) -> tuple[float, float, bool] | None:
-    critique = critique_dialect("chain").parse(text, solution, truncated=False)
-    claims = (
-        () if isinstance(critique, ParseFailure) else check_claims(TASK, solution, critique, CHAIN)
-    )
-    seen = critic_view(critique, claims, solution)
-    return None if seen is None else (seen.p_sound, seen.sound_share, seen.confirmed_flaw)
-
-
-def test_the_learner_is_only_judged_by_confirmed_flaws() -> None:
-    assert view("a40.b50.c21x~1", WRONG) == (0.15, 2 / 5, True)
-    assert view("a40.b50.c31x~1", WRONG) == (0.15, 0.0, False)
-    assert view("a40.b50.c20.d21.>21.~9", WRONG) == (0.95, 0.0, False)
-    assert view("nonsense", WRONG) is None
+    assert known_first_bad(TASK, tagged_solution("x is even"), TAGGED) is None
 
 
 @given(task=CHAIN_TASKS, seed=st.integers(0, 1000), slip_rate=st.sampled_from([0.0, 0.3, 1.0]))
@@ -120,16 +131,17 @@ def test_demonstrations_claim_the_first_bad_step_and_are_confirmed(
     text = true_critique(task, solution, CHAIN, rng)
     critique = critique_dialect("chain").parse(text, solution, truncated=False)
     assert isinstance(critique, Critique)
-    claims = check_claims(task, solution, critique, CHAIN)
+    first_bad = known_first_bad(task, solution, CHAIN)
+    claims = check_claims(task, solution, critique, first_bad, sound=first_bad is None)
     assert all(claim.status == "confirmed" for claim in claims)
     first = claims[0].flaw.step if claims else None
-    assert first == known_first_bad(task, solution, CHAIN)
+    assert first == first_bad
 
 
 @given(task=CHAIN_TASKS, index=st.integers(0, 9), value=st.integers(0, 999))
 def test_any_claim_about_a_right_step_is_refuted(task: Task, index: int, value: int) -> None:
     solution = chain_solution(CHAIN.write_solution(task, random.Random(0), 0.0))
     step = solution.steps[index % len(solution.steps)]
-    flaw = Flaw(step.id, step.text, "sum", "recompute", str(value))
-    (claim,) = check_claims(task, solution, Critique((), (flaw,), "flawed", 0.5), CHAIN)
+    flaw = Flaw(step.id, step.text, "value", "recompute", str(value))
+    (claim,) = check_claims(task, solution, Critique((), (flaw,), "flawed", 0.5), None, sound=True)
     assert claim.status == "refuted"

@@ -128,7 +128,7 @@ def test_errors_alone_intervene_then_halt_after_two_more_checks() -> None:
     assert [health.state for health in verdicts[4:]] == ["warn", "intervene", "intervene", "halt"]
     assert verdicts[5].channels == ("E",)
     assert {a.kind: a.value for a in verdicts[5].actions} == {
-        "critic_weight_zero": 0.0,
+        "silence_critic": 0.0,
     }
     assert not verdicts[6].actions  # cooling down
     all_kinds = MonitorSettings(offers=get_args(ActionKind))
@@ -136,7 +136,7 @@ def test_errors_alone_intervene_then_halt_after_two_more_checks() -> None:
     assert {a.kind: a.value for a in ordered} == {
         "verified_only": 1.0,
         "raise_real_share": 0.3,
-        "critic_weight_zero": 0.0,
+        "silence_critic": 0.0,
     }
 
 

@@ -35,8 +35,8 @@ def test_mutual_information_is_between_0_and_the_entropy(groups: list[list[str |
         assert -1e-9 <= entropy.across - entropy.within <= entropy.across <= math.log(3) + 1e-9
 
 
-def test_effective_groups_ignore_masked_rewards() -> None:
-    assert effective_groups([[1.0, 0.0], [1.0, 1.0], [1.0, None], [None]]) == 0.25
+def test_effective_groups_ignore_masked_outcomes() -> None:
+    assert effective_groups([[True, False], [True, True], [True, None], [None]]) == 0.25
 
 
 def test_ratios_and_differences() -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from contextlib import closing
 from pathlib import Path
 
 import datasets
@@ -11,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reasoning_gym.arithmetic import basic_arithmetic
-from reasoning_gym.factory import create_dataset
+from reasoning_gym.factory import DATASETS, create_dataset
 
 from data.errors import UserError
 from data.puzzles import ReasoningGymSource
 from data.records import SPLITS, Split, split_of
 from data.sources import DatasetSource, JsonlSource, make_source
 from rewards.dialect import dialect
+from rewards.solution import Solution
+from rewards.verifiers import Verifiers
 
 ONE_DIGIT_SUMS = {
     "operators": ["+"],
@@ -95,6 +98,38 @@ def test_drawing_leaves_the_process_as_it_was() -> None:
     assert basic_arithmetic.find_common_divisors is find_divisors
 
 
+def test_entries_that_a_wrong_answer_solves_are_passed_over() -> None:
+    family = "polynomial_multiplication"  # a product of 0 is solved by "False"
+    scorer = create_dataset(family, seed=0, size=1)
+    for task in ReasoningGymSource(family).draw("train", 40, 1):
+        assert scorer.score_answer("False", task.entry) < 1
+
+
+@pytest.mark.parametrize("family", ["codeio", "bf"])
+def test_drawing_prints_nothing(family: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert ReasoningGymSource(family).draw("train", 5, 2)
+    print("shown")
+    assert capfd.readouterr().out == "shown\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(DATASETS.keys() - {"composite"}))
+def test_no_family_gives_nonsense_full_marks(family: str) -> None:
+    """Every family is refused, or judges three of its tasks as it should."""
+    try:
+        tasks = ReasoningGymSource(family).draw("train", 3, 2)
+    except UserError as error:
+        assert "cannot be used" in str(error)
+        return
+    with closing(Verifiers(timeout_seconds=20)) as verifiers:
+        for task in tasks:
+            gold = verifiers.verify(task, Solution("", (), task.reference, None))
+            assert gold.passed or not task.reference, gold
+            for answer in ("\0garbage", "no idea", "[[1", "{", "x" * 3000):
+                verdict = verifiers.verify(task, Solution("", (), answer, None))
+                assert verdict.outcome in ("incorrect", "invalid"), (answer, verdict)
+
+
 def test_an_exhausted_family_says_so() -> None:
     source = ReasoningGymSource(params={**ONE_DIGIT_SUMS, "min_terms": 2, "max_terms": 2})
     with pytest.raises(UserError, match=r"only \d+ of 50 distinct \"test\" tasks.*widen"):
@@ -109,7 +144,10 @@ def test_an_exhausted_family_says_so() -> None:
         ({"params": {"min_terms": 0}}, "min_terms must be positive"),
         ({"params": {"min_terms": "a"}}, "refuses params"),
         ({"params": {"seed": 3}}, "the draw sets it"),
-        ({"family": "rearc"}, "choose another family"),
+        ({"family": "rearc"}, "do not score 1.0 .*choose another family"),
+        ({"family": "game_of_life_halting"}, r"full marks to the answer '\\x00garbage'"),
+        ({"family": "coin_flip"}, "full marks to the answer '0'"),
+        ({"family": "complex_arithmetic"}, "full marks to the answer 'nan'"),
         ({"famly": "x"}, 'did you mean "family"'),
     ],
 )

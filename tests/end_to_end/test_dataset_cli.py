@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from data.dataset_folder import SURPLUS, DatasetFolder, cut_surplus
 from data.records import record_digest
-from data.sources import JsonlSource
+from data.sources import JsonlSource, draw_up_to
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.dataset import main
@@ -38,9 +38,8 @@ from pipelines.errors import UserError
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.run.origin import Origin, find_origin, load_samplers
 from pipelines.settings.load import dump_settings, load_settings
-from pipelines.synthesis.generate import draw_up_to
-from pipelines.synthesis.origin import Origin, find_origin, load_samplers
 
 # -- generate -----------------------------------------------------------------------------------
 

@@ -1,31 +1,46 @@
-"""Advantages as they are optimised: what carries no signal, what a step may do, on which tokens."""
+"""Advantages as they are optimised: what carries no signal, what a flaw costs, on which tokens.
+
+The properties are those of the game: no correct solution is pushed down by a critic, splitting or
+padding steps does not pay, and a critic that says nothing changes nothing.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.sample import Scored, StepSignal
 from pipelines.training.advantages import (
     advantages,
-    blend,
+    ends_by_row,
     rewards,
     spread,
-    step_advantages,
+    step_baselines,
     token_ends,
+    tokens_of,
 )
 
-STEP_WEIGHT = 0.5
 TOKENIZER = character_tokenizer()
+PENALTY = 1.0
 reward_groups = st.lists(st.none() | st.floats(-2, 6, width=32), min_size=4, max_size=4)
 
 
 def _outcome(group: Sequence[float | None]) -> torch.Tensor:
     """Any normalisation of a group's rewards will do here: TRL's own is tested by its trainer."""
     return torch.arange(1.0, len(group) + 1)
+
+
+def normalised(group: Sequence[float]) -> torch.Tensor:
+    """TRL's default: less the group's mean, divided by its standard deviation."""
+    rewards_G = torch.tensor(group)
+    return (rewards_G - rewards_G.mean()) / (rewards_G.std() + 1e-4)
+
+
+# -- outcomes ------------------------------------------------------------------------------------
 
 
 @given(value=st.floats(0, 6, width=32), size=st.integers(2, 9))
@@ -54,55 +69,113 @@ def test_groups_do_not_mix() -> None:
     assert spread(rewards(scored).view(-1, 2)).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("reward", [None, 0.5])
-def test_steps_give_no_signal_where_the_outcome_has_none(reward: float | None) -> None:
-    signals = (StepSignal(0, 5, 1.0), StepSignal(6, 11, -1.0))
-    scored = [Scored(reward, signals)] * 2
-    ends_BT = [list(range(1, 12))] * 2
-    assert (advantages(torch.ones(2), scored, 2, STEP_WEIGHT, ends_BT) == 0).all()
-
+# -- first flaws ---------------------------------------------------------------------------------
 
 TEXTS = ("a4=40\nb1=50>50", "a4=40\nb1=60>60", "a4=50\nb1=60>60", "a3=30\nb1=40>41")
-STEPS = tuple(tuple((m, m + 5) for m in (0, 6)) for _ in TEXTS)  # "a4=40" and "b1=50"
-values = st.floats(-1, 1, allow_nan=False, width=32)
+FIRST, SECOND = (0, 5), (6, 11)  # "a4=40" and "b1=50", one token a character
 
 
-def _scored(signals: Sequence[Sequence[float]]) -> list[Scored]:
-    return [
-        Scored(0.0, tuple(StepSignal(a, b, v) for (a, b), v in zip(spans, row, strict=False)))
-        for spans, row in zip(STEPS, signals, strict=True)
-    ]
+def _ends(texts: Sequence[str]) -> list[list[int]]:
+    rows = [TOKENIZER(text)["input_ids"] for text in texts]
+    width = max(map(len, rows))
+    padded = [[*row, *[TOKENIZER.pad_token_id] * (width - len(row))] for row in rows]
+    return [token_ends(TOKENIZER, ids) for ids in padded]
 
 
-def _blend(scored: list[Scored], outcome: Sequence[float], order: Sequence[int]) -> torch.Tensor:
-    ids_BT = torch.tensor([TOKENIZER(TEXTS[i])["input_ids"] for i in order])
-    advantages_B = torch.tensor([outcome[i] for i in order])
-    own = [scored[i] for i in order]
-    ends_BT = [token_ends(TOKENIZER, ids) for ids in ids_BT.tolist()]
-    return blend(advantages_B, step_advantages(own, len(own), ends_BT), STEP_WEIGHT)
+def test_a_flaw_costs_its_own_tokens_and_nothing_else() -> None:
+    scored = [Scored(0.0, flaw=SECOND), Scored(0.0), Scored(0.0, flaw=FIRST), Scored(0.0)]
+    found_BT = advantages(torch.zeros(4), scored, 4, PENALTY, _ends(TEXTS))
+    assert (found_BT[0, 6:11] == -PENALTY).all(), "a group that failed whole carries signal"
+    assert (found_BT[0, :6] == 0).all(), "the sound prefix is not punished"
+    assert (found_BT[2, 5:] == 0).all(), "what follows a flaw carries nothing"
+    assert (found_BT[[1, 3]] == 0).all(), "nobody pointed at these"
 
 
-@settings(max_examples=60)
 @given(
-    signals=st.lists(st.lists(values, min_size=0, max_size=2), min_size=4, max_size=4),
-    outcome=st.lists(values, min_size=4, max_size=4),
-    order=st.permutations(range(4)),
+    passed=st.lists(st.booleans(), min_size=4, max_size=4),
+    flaws=st.lists(st.none() | st.sampled_from([FIRST, SECOND]), min_size=4, max_size=4),
 )
-def test_steps_shape_but_never_overturn_the_outcome(
-    signals: list[list[float]], outcome: list[float], order: list[int]
+def test_no_correct_solution_is_pushed_down_and_no_failure_up(
+    passed: list[bool], flaws: list[tuple[int, int] | None]
 ) -> None:
-    scored = _scored(signals)
-    blended_BT = _blend(scored, outcome, range(4))
-    for row, advantage in zip(blended_BT, outcome, strict=True):
-        if advantage < 0:
-            assert (row <= 0).all(), "a failed solution's token got a positive advantage"
-    assert torch.allclose(_blend(scored, outcome, order), blended_BT[order], atol=1e-5)
+    """Whatever is pointed at among the failures: judged after normalisation, as it is optimised."""
+    outcome_B = normalised([float(one) for one in passed])
+    scored = [
+        Scored(float(one), flaw=None if one else flaw)
+        for one, flaw in zip(passed, flaws, strict=True)
+    ]
+    silent = [replace(own, flaw=None) for own in scored]
+    found_BT = advantages(outcome_B, scored, 4, PENALTY, _ends(TEXTS))
+    unpointed_BT = advantages(outcome_B, silent, 4, PENALTY, _ends(TEXTS))
+    for row, one in enumerate(passed):
+        assert (found_BT[row] >= 0).all() if one else (found_BT[row] <= 0).all()
+        if flaws[row] is None or one:
+            assert torch.equal(found_BT[row], unpointed_BT[row]), "a silent critic changes nothing"
 
 
-def test_a_steps_signal_lands_on_its_own_tokens() -> None:
-    """One token a character here: "b1=60" of the second text is tokens 6 to 10."""
-    scored = _scored([[0.5, 0.5], [0.5, -0.5], [0.5, 0.5], [0.5, 0.5]])
-    blended_BT = _blend(scored, [0.0] * 4, range(4))
-    assert (blended_BT[1, 6:11] < 0).all()
-    assert (blended_BT[1, :5] > 0).all()
-    assert blended_BT[1, 5] == 0 and (blended_BT[1, 11:] == 0).all()
+def test_neither_splitting_nor_padding_steps_pays() -> None:
+    """The flawed step keeps its whole penalty in a longer solution, and when it is a longer one."""
+    short, padded = "a4=40\nb1=60>60", "a4=40\nb1=60\nc0=60\nd0=60\ne0=60>60"
+    ends = _ends([short, padded])
+    scored = [Scored(0.0, flaw=SECOND), Scored(0.0, flaw=SECOND)]
+    found_BT = advantages(torch.zeros(2), scored, 2, PENALTY, ends)
+    assert torch.equal(found_BT[0], found_BT[1])
+    longer = advantages(torch.zeros(2), [Scored(0.0, flaw=(6, 18))] * 2, 2, PENALTY, ends)
+    assert longer[1].sum() < found_BT[1].sum(), "more of a flawed step is not cheaper"
+
+
+def test_a_masked_completion_has_no_flaw() -> None:
+    scored = [Scored(None, flaw=SECOND), Scored(0.0, flaw=SECOND)]
+    found_BT = advantages(torch.zeros(2), scored, 2, PENALTY, _ends(TEXTS[:2]))
+    assert (found_BT[0] == 0).all() and (found_BT[1] != 0).any()
+
+
+# -- rewards of steps ----------------------------------------------------------------------------
+
+
+def _signals(*values: float) -> tuple[StepSignal, ...]:
+    return tuple(StepSignal(*span, v) for span, v in zip((FIRST, SECOND), values, strict=False))
+
+
+def test_a_steps_reward_lands_on_its_own_tokens() -> None:
+    scored = [Scored(0.0, _signals(1.0, 0.0)), Scored(0.0, _signals(0.0, 0.0))]
+    found_BT = advantages(torch.zeros(2), scored, 2, PENALTY, _ends(TEXTS[:2]))
+    assert found_BT[0, :5].tolist() == [0.75] * 5 and found_BT[0, 6:11].tolist() == [-0.25] * 5
+    assert found_BT[1, :5].tolist() == [-0.25] * 5
+    assert (found_BT[:, 11:] == 0).all() and (found_BT[:, 5] == 0).all()
+
+
+@given(value=st.floats(-1, 1, width=32), sizes=st.lists(st.integers(1, 2), min_size=2, max_size=4))
+def test_equal_step_rewards_carry_no_signal(value: float, sizes: list[int]) -> None:
+    """Exactly none, whatever the number of steps: a longer solution is not better for it."""
+    scored = [Scored(0.0, _signals(*[value] * size)) for size in sizes]
+    ends = _ends(TEXTS[: len(sizes)])
+    assert (advantages(torch.zeros(len(sizes)), scored, len(sizes), 1.0, ends) == 0).all()
+
+
+def test_a_solution_counts_once_in_the_baseline() -> None:
+    """Two steps of one solution weigh as much as the one step of another."""
+    scored = [Scored(0.0, _signals(1.0, 1.0)), Scored(0.0, _signals(0.0)), Scored(0.0)]
+    assert step_baselines(scored, 3) == [0.5]
+
+
+# -- tokens --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ends", "tokens"),
+    [
+        ([1, 2, 3, 4], [1, 2]),
+        ([2, 4], [0, 1]),  # tokens of two characters, each of which touches the span
+        ([1, 1, 3, 3], [2]),  # tokens that decode to nothing, such as the end token
+        ([0, 0], []),
+    ],
+)
+def test_a_token_belongs_to_a_span_that_it_writes_into(ends: list[int], tokens: list[int]) -> None:
+    assert tokens_of((1, 3), ends) == tokens
+
+
+def test_only_completions_with_something_on_steps_are_decoded() -> None:
+    ids_BT = torch.tensor([TOKENIZER(text)["input_ids"] for text in TEXTS[:2]])
+    ends = ends_by_row(TOKENIZER, [Scored(0.0), Scored(0.0, flaw=FIRST)], ids_BT)
+    assert set(ends[0]) == {0} and ends[1] == list(range(1, len(TEXTS[1]) + 1))

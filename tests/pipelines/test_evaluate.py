@@ -1,6 +1,6 @@
 """Held-out measurements: what is counted, what is left out, and that measuring changes nothing."""
 
-import math
+import json
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,10 +12,19 @@ from critic_cases import chain_task
 from pipeline_cases import CONFIG, SHORT_RUN, learner_role
 
 from data.records import Task
-from pipelines.game.audit import audit_critic, audit_set
+from pipelines.game.audit import (
+    audit_critic,
+    audit_set,
+    critiques_of,
+)
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
-from pipelines.game.evaluation import mean_at_k, play_unrewarded, probe_nll
+from pipelines.game.evaluation import (
+    mean_at_k,
+    play_unrewarded,
+    probe_nll,
+    rollout_figures,
+)
 from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.rollouts.sample import Sample
@@ -66,12 +75,28 @@ def test_mean_at_k_counts_what_was_judged(referee: Referee) -> None:
     assert found.mean_interval == (0.0, 0.5), "tasks are resampled, not samples"
 
 
-def test_a_timeout_is_no_failure(referee: Referee) -> None:
+def test_a_masked_sample_counts_as_wrong_and_is_counted(referee: Referee) -> None:
+    """Finding 3.3: 4 right and 4 timeouts are mean@8 = 0.5, and never 1.0."""
     right, wrong = _bout(referee, RIGHT), _bout(referee, WRONG)
-    found = mean_at_k([[right, _timeout(wrong)], [wrong, _timeout(right)]])
-    assert found.mean == 1 / 2
-    nothing = mean_at_k([[_timeout(right)]])
-    assert math.isnan(nothing.mean) and math.isnan(nothing.mean_interval[0])
+    found = mean_at_k([[right] * 4 + [_timeout(right)] * 4])
+    assert found.mean == found.mean_well_formed == 0.5 and found.num_masked == 4
+    assert found.row()["masked_samples"] == 4 and found.correct_by_task == (4,)
+    mixed = mean_at_k([[right, _timeout(wrong)], [wrong, _timeout(right)]])
+    assert mixed.mean == 1 / 4 and mixed.num_masked == 2
+    assert rollout_figures([right, wrong, _timeout(right), right]).pass_rate == 1 / 2
+    assert rollout_figures([right, _timeout(right)]).num_masked == 1
+    assert rollout_figures([]).pass_rate is None
+
+
+def test_one_task_one_sample_or_nothing_well_formed(referee: Referee) -> None:
+    alone = mean_at_k([[_bout(referee, RIGHT)]])
+    assert alone.mean == alone.pass_at_k == 1 and alone.mean_interval is None
+    malformed = mean_at_k([[_bout(referee, "50")], [_bout(referee, "51")]])
+    assert malformed.mean == malformed.well_formed == 0
+    assert malformed.mean_well_formed is malformed.mean_well_formed_interval is None
+    for nothing in ([], [[]]):
+        with pytest.raises(ValueError, match="at least one task"):
+            mean_at_k(nothing)
 
 
 def test_the_interval_is_that_of_the_tasks(referee: Referee) -> None:
@@ -154,15 +179,13 @@ def test_measuring_changes_nothing_and_ignores_the_training_temperature(
     assert weights_hash(learner.policy) == before and learner.num_steps == 0
     assert torch.equal(torch.get_rng_state(), random_state)
 
-    assert report is not None and report.report.num == len(audited)
-    assert report.report.num_sound == len(audited) / 2
-    assert 0 < report.parsed <= 1
+    assert report is not None and report.measures.num_solutions == len(audited)
+    assert report.measures.num_sound == len(audited) / 2
+    assert 0 < report.measures.figures["parsed"].value <= 1
+    stored = json.loads(json.dumps(report.columns()))
+    assert tuple(critiques_of(stored)) == report.critiques
     assert report.length_auroc is not None and report.length_auroc >= 0.5
     assert report.logprob_auroc is not None and report.logprob_auroc >= 0.5
-
-
-def _texts(groups: list[list[Bout]]) -> list[list[str]]:
-    return [[bout.sample.text for bout in group] for group in groups]
 
 
 def test_nothing_to_audit_is_no_report(referee: Referee, learner: RoleTrainer) -> None:

@@ -168,17 +168,35 @@ def test_a_killed_worker_is_replaced() -> None:
         assert verifier.verify(task_of("1", "math"), answered("1")).passed
 
 
+def puzzle(family: str, seed: int = 1) -> Task:
+    entry = json.loads(json.dumps(reasoning_gym.create_dataset(family, size=1, seed=seed)[0]))
+    return task_of(entry["answer"] or "", "puzzle", entry)
+
+
 @pytest.mark.parametrize(
     ("answer", "detail"), [("exit()", "SystemExit"), ("__import__('os')._exit(3)", "status 3")]
 )
-def test_a_scorer_that_ends_its_process_is_an_error(answer: str, detail: str) -> None:
-    # spiral_matrix evaluates the answer as Python.
-    entry = json.loads(json.dumps(reasoning_gym.create_dataset("spiral_matrix", size=1, seed=1)[0]))
-    task = task_of(entry["answer"], "puzzle", entry)
+def test_an_answer_that_ends_the_scorer_is_wrong(answer: str, detail: str) -> None:
+    task = puzzle("spiral_matrix")  # its scorer evaluates the answer as Python
     with closing(PuzzleVerifier(timeout_seconds=20)) as verifier:
         verdict = verifier.verify(task, answered(answer))
-        assert verdict.outcome == "error" and detail in verdict.detail
-        assert verifier.verify(task, answered(entry["answer"])).passed
+        assert verdict.outcome == "invalid" and detail in verdict.detail
+        assert verdict.counted and verdict.score == 0
+        assert verifier.verify(task, answered(task.reference)).passed
+
+
+@pytest.mark.parametrize("family", ["prime_factorization", "boxnet", "game_of_life"])
+def test_an_answer_on_which_the_scorer_raises_is_wrong(family: str, verifiers: Verifiers) -> None:
+    answers = ["2 * 3", "I do not know", "2 x 3", "2, 3", "2 \u00d7 x", "[[", '{"a": 1}', "nan"]
+    for answer in answers:
+        verdict = verifiers.verify(puzzle(family), Solution("", (), answer, None))
+        assert verdict.outcome in ("incorrect", "invalid"), (answer, verdict)
+
+
+def test_an_entry_that_no_scorer_can_read_is_an_error(verifiers: Verifiers) -> None:
+    entry = {"answer": "2 x 3", "metadata": {"source_dataset": "prime_factorization"}}
+    verdict = verifiers.verify(task_of("2 x 3", "puzzle", dict(entry)), answered("2 x 3"))
+    assert verdict.outcome == "error"
 
 
 def test_closing_ends_the_worker() -> None:

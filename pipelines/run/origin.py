@@ -1,7 +1,8 @@
 """Samplers straight from saved checkpoints: no trainer, no sync, the engine loads the weights.
 
-Finds out what `sparring-data generate FROM` means (a run directory or a checkpoint), loads learner
-and critic, and fingerprints their weights as the trainer does. Leaves out what is sampled and kept.
+Finds out what the FROM of `sparring-data generate` and `sparring-evaluate` means (a run, one of its
+rounds, a checkpoint, a hub id), loads learner and critic, and fingerprints their weights as the
+trainer does. Leaves out what is sampled and kept.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pipelines.policy.checkpoint import (
     check_vocabulary,
     load_policy,
     load_tokenizer,
+    local_folder,
     role_path,
 )
 from pipelines.policy.fingerprint import WeightsId
@@ -68,7 +70,8 @@ def find_origin(
     """Read what FROM stands for, and refuse what cannot be sampled before anything is loaded.
 
     Args:
-        source: a run directory, or a checkpoint directory.
+        source: a run directory, one of its rounds (`RUN/checkpoints/round_00003`), a checkpoint
+            directory, or a hub id.
         config: the TOML configuration that a checkpoint needs; a run has its own.
         critic: judge with this checkpoint instead.
         criticise: False leaves out the critic.
@@ -76,19 +79,24 @@ def find_origin(
     Raises:
         UserError: what is wrong with which of them.
     """
+    source = Path(local_folder(str(source)))
     if not source.is_dir():
         raise UserError(
             f"{source} is not a directory: give a run directory (made by rl.py) or a checkpoint"
         )
-    if _is_run(source):
+    run = source.absolute().parents[1] if _is_round(source) else source
+    if _is_run(run):
         if config is not None:
             raise UserError(
-                f"{source} is a run with settings of its own: leave out --config, and change "
+                f"{run} is a run with settings of its own: leave out --config, and change "
                 "single settings by table.key=value"
             )
-        tables = load_run(source).model_dump(mode="json")
+        tables = load_run(run).model_dump(mode="json")
         settings = parse_settings(apply_overrides(tables, overrides))
-        learner, own_critic = _run_checkpoints(source, settings)
+        if run is source:
+            learner, own_critic = _run_checkpoints(source, settings)
+        else:
+            learner, own_critic = str(source / "learner"), str(source / "critic")
     else:
         check_checkpoint("FROM", str(source))
         if config is None:
@@ -97,7 +105,7 @@ def find_origin(
                 "configs/NAME.toml"
             )
         settings, learner, own_critic = load_settings(config, overrides), str(source), str(source)
-    chosen = str(critic) if critic is not None else own_critic
+    chosen = local_folder(str(critic)) if critic is not None else own_critic
     origin = Origin(settings, learner, chosen if criticise else None)
     if settings.rollout.engine == "vllm":
         require_vllm()
@@ -145,6 +153,11 @@ def _is_run(source: Path) -> bool:
     """Both kinds of directory have a config.json; a run's holds our tables."""
     config = source / "config.json"
     return config.is_file() and "run" in read_table(config)
+
+
+def _is_round(source: Path) -> bool:
+    """Whether it is a round's folder within a run, which holds both roles' checkpoints."""
+    return source.absolute().parent.name == "checkpoints" and (source / "learner").is_dir()
 
 
 def _is_adapter(path: Path) -> bool:

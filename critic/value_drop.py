@@ -1,0 +1,73 @@
+"""Is a step fatal? Continuations that take another step there against those that take this one.
+
+The value of a step is the chance that what continues from it passes the verifier. A step is the
+flaw that ends a solution where its value falls below that of the other steps that the policy takes
+at its place: V(others) > V(same). Both are estimated by counts, under uniform priors; the test is
+sequential, and nothing is sampled after a decision.
+Leaves out the sampling (`pipelines/game/confirmation.py`).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Decision = Literal["confirmed", "refuted", "unknown"]
+CONFIRMS = 0.95  # probability of a drop, at the first look; two looks share the error
+CONFIRMS_LAST = 0.9
+REFUTES = 0.5
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many continuations of one state passed."""
+
+    passed: int = 0
+    tried: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.passed <= self.tried:
+            raise ValueError(f"{self.passed} of {self.tried} continuations cannot have passed")
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.passed + other.passed, self.tried + other.tried)
+
+    @property
+    def value(self) -> float | None:
+        """The share that passed; None where nothing was tried."""
+        return self.passed / self.tried if self.tried else None
+
+
+NOTHING = Tally()
+
+
+def probability_of_drop(others: Tally, same: Tally) -> float:
+    """P(V(others) > V(same)) for two independent values with uniform priors.
+
+    The sum over i < a of B(c + i, d + b) / ((b + i) B(1 + i, b) B(c, d)), where the values are
+    Beta(a, b) for the others and Beta(c, d) for the same, a = passed + 1 and b = failed + 1.
+    """
+    a, b = others.passed + 1, others.tried - others.passed + 1
+    c, d = same.passed + 1, same.tried - same.passed + 1
+    terms = (
+        math.exp(_log_beta(c + i, d + b) - _log_beta(1 + i, b) - _log_beta(c, d)) / (b + i)
+        for i in range(a)
+    )
+    return min(1.0, math.fsum(terms))
+
+
+def decide(others: Tally, same: Tally, is_last_look: bool) -> Decision:
+    """What the counts say of the step.
+
+    Where no other step passes either, the solution was lost before, or success is too rare to tell:
+    unknown.
+    """
+    if others.passed == 0 or same.tried == 0:
+        return "unknown"
+    drop = probability_of_drop(others, same)
+    if drop >= (CONFIRMS_LAST if is_last_look else CONFIRMS):
+        return "confirmed"
+    return "refuted" if same.passed and drop <= REFUTES else "unknown"
+
+
+def _log_beta(a: int, b: int) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

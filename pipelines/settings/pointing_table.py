@@ -1,0 +1,67 @@
+"""The `[pointing]` table: who points at first flaws, how a pointing is confirmed, what it does."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipelines.settings.table import Table
+
+
+class PointingTable(Table):
+    """Who points at the first flaw of a failed solution, and what follows from it."""
+
+    source: Literal["cheapest", "code", "critic", "chance", "none"] = Field(
+        default="cheapest",
+        description="Who points: code, the critic, chance, nobody, or the cheapest that can: code "
+        "where it can check steps, else the critic, with a share left to chance.",
+    )
+    step_checks: bool = Field(
+        default=True,
+        description="Whether code may check single steps for training; false withholds that, so "
+        "that it only measures.",
+    )
+    confirm: bool = Field(
+        default=True,
+        description="Whether a pointing must be confirmed, by code or by continuations, before it "
+        "counts; false believes every one, as a control.",
+    )
+    credit: bool = Field(
+        default=True,
+        description="Whether a confirmed first flaw alone carries the penalty of its solution.",
+    )
+    flaw_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="What the advantage of each token of a confirmed first flaw is, below 0.",
+    )
+    chance_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="The share of failed solutions at which chance points instead of the critic, "
+        "so that the critic's blind spots are found.",
+    )
+    look: int = Field(
+        default=4,
+        ge=1,
+        description="The number of continuations from each side of a step that one look samples; "
+        "a claim gets two looks at most.",
+    )
+    continuation_budget: float = Field(
+        default=0.5,
+        ge=0,
+        description="The most tokens that may be spent on continuations, as a multiple of the "
+        "learner's own.",
+    )
+    reset_share: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="The share of a round's groups that begin before a flaw of an earlier round; 0 "
+        "begins all of them at the problem.",
+    )
+    reset_max_age: int = Field(
+        default=24,
+        ge=1,
+        description="How many updates old the weights may be that wrote such a beginning.",
+    )
