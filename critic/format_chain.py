@@ -1,17 +1,17 @@
 """The compact critique grammar of tiny models, for solutions of the chain dialect.
 
     critique   = step* "~" bucket
-    step       = id sum "."      the step is right: it states the recomputed sum
-               | id sum "x"      the first wrong step: it does not; the walk ends here
-    sum        = digits          the running value recomputed from the one stated before, written
-                                 as in the dialect (reversed, two digits or more)
+    step       = id value "."    the step is right: it states the recomputed value
+               | id value "x"    the first wrong step: it does not; the walk ends here
+    value      = digits          recomputed from the running value stated before, written as in the
+                                 dialect (reversed, two digits or more)
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
 `a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x~0` says that step c should have reached 12. A
 step marked wrong makes the verdict `flawed`, while p_sound is the chance that the *answer* passes:
 of an answer that is right by wrong steps a true critique marks the step and ends in `~9`. The
 critic recomputes before it judges: a tiny model compares two numbers that it can see far better
-than it adds and compares in one token. A step marked right though the recomputed sum differs is a
+than it adds and compares in one token. A step marked right though the recomputed value differs is a
 parse failure. Every step up to the first wrong one must be judged, in order. Of a malformed
 solution only the steps that the solution parser recovered can be judged, and the walk may end after
 any of them.
@@ -23,23 +23,13 @@ import random
 import re
 
 from critic.critique import Critique, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
-from data.records import Task
-from rewards.chain import chain_of, decode_sum, encode_sum, place_of, step_parts
+from rewards.chain import decode_value, encode_value, step_parts
 from rewards.operations import MAX_DIGITS
 from rewards.solution import Solution
 
 MAX_RECOMPUTED_DIGITS = 2 * MAX_DIGITS  # the product of the largest value and operand
 _VALUE = re.compile(r"[=>]([0-9]+)")
 _JUDGEMENT = re.compile(r"([0-9]+)([.x])")
-
-
-def right_sum(task: Task, solution: Solution, index: int) -> int:
-    """Recompute what step `index` should state, given the value stated just before it.
-
-    Unlike `due_sum` this always has an answer, so that every wrong step can be refuted with one:
-    that of the step which should have stood there (`ChainDialect.right_step`).
-    """
-    return place_of(chain_of(task), solution, index).due.value
 
 
 class ChainCritique:
@@ -102,7 +92,7 @@ class ChainCritique:
                     raise ValueError(f"step {first_bad} is wrong, but {right_step!r} is no step")
                 walk += f"{step.id}{value[1]}x"
                 break
-            walk += f"{step.id}{step_parts(step).sum_text}."
+            walk += f"{step.id}{step_parts(step).value_text}."
         else:
             if first_bad is not None:
                 raise ValueError(f"the solution has no step {first_bad!r}: {solution.text!r:.200}")
@@ -123,26 +113,26 @@ def _parse_walk(
         if not walk.startswith(step.id, position):
             return ParseFailure("unexpected_step")
         judgement = _JUDGEMENT.match(walk, position + len(step.id))
-        value = None if judgement is None else _parse_sum(judgement[1])
+        value = None if judgement is None else _parse_value(judgement[1])
         if judgement is None or value is None:
             return ParseFailure("bad_judgement")
         position, ok = judgement.end(), judgement[2] == "."
-        if ok and value != step_parts(step).stated_sum:
+        if ok and value != step_parts(step).stated_value:
             return ParseFailure("contradiction")
         steps.append(StepJudgement(step.id, ok))
         if not ok:
-            flaw = Flaw(step.id, step.text, "sum", "recompute", str(value))
+            flaw = Flaw(step.id, step.text, "value", "recompute", str(value))
             return ParseFailure("trailing_text") if walk[position:] else (tuple(steps), (flaw,))
     if position < len(walk):
         return ParseFailure("unexpected_step")
     return tuple(steps), ()
 
 
-def _parse_sum(digits: str) -> int | None:
+def _parse_value(digits: str) -> int | None:
     if not _is_digits(digits) or not 2 <= len(digits) <= MAX_RECOMPUTED_DIGITS:
         return None
-    value = decode_sum(digits)
-    return value if encode_sum(value) == digits else None  # a sum has one spelling
+    value = decode_value(digits)
+    return value if encode_value(value) == digits else None  # a number has one spelling
 
 
 def _is_digits(text: str) -> bool:

@@ -45,9 +45,9 @@ SLIP_WEIGHTS: Mapping[Mistake, float] = {
 
 _NUMBER = rf"(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
 # Two digits, or more with no zero at the end: a number has exactly one spelling.
-_SUM = rf"(?:[0-9]{{2,{MAX_DIGITS - 1}}}[1-9]|[0-9]{{2}})"
-_STEP = re.compile(rf"([a-z])({_NUMBER})=({_SUM})")
-_FINAL = re.compile(rf">({_SUM})")
+_RUNNING = rf"(?:[0-9]{{2,{MAX_DIGITS - 1}}}[1-9]|[0-9]{{2}})"
+_STEP = re.compile(rf"([a-z])({_NUMBER})=({_RUNNING})")
+_FINAL = re.compile(rf">({_RUNNING})")
 _TERM = rf"[0-9]{{1,{MAX_DIGITS}}}"
 _SYMBOLS = "[" + "".join(operation.symbol for operation in OPERATIONS) + "]"
 _QUESTION = re.compile(
@@ -62,23 +62,23 @@ class StepParts:
 
     label: str | None
     operand: int | None
-    sum_text: str
+    value_text: str
 
     @property
-    def stated_sum(self) -> int:
+    def stated_value(self) -> int:
         """The running value this step states, as a number."""
-        return decode_sum(self.sum_text)
+        return decode_value(self.value_text)
 
 
-def encode_sum(value: int) -> str:
+def encode_value(value: int) -> str:
     """Write a running value reversed, at least two digits: 3 is `30`, 105 is `501`."""
     if value < 0:
         raise ValueError(f"a chain's running value must be 0 or more, got {value}")
     return f"{value:02d}"[::-1]
 
 
-def decode_sum(text: str) -> int:
-    """Read what `encode_sum` wrote."""
+def decode_value(text: str) -> int:
+    """Read what `encode_value` wrote."""
     return int(text[::-1])
 
 
@@ -133,17 +133,17 @@ def step_parts(step: Step) -> StepParts:
 def stated(step: Step) -> Stated:
     """What a parsed step says, as numbers."""
     parts = step_parts(step)
-    return Stated(parts.operand, parts.stated_sum)
+    return Stated(parts.operand, parts.stated_value)
 
 
 def place_of(chain: Chain, solution: Solution, index: int) -> Place:
     """Where step `index` stands, given what was stated just before it."""
     before = solution.steps[index - 1] if index else None
-    previous = chain.operation.identity if before is None else step_parts(before).stated_sum
+    previous = chain.operation.identity if before is None else step_parts(before).stated_value
     return Place(chain, index, previous)
 
 
-def due_sum(task: Task, solution: Solution, index: int) -> int | None:
+def due_value(task: Task, solution: Solution, index: int) -> int | None:
     """The value that step `index` should state, given the one stated just before it.
 
     None where no value can repair the step: a wrong operand, a step beyond the last term, or a
@@ -158,8 +158,8 @@ def due_sum(task: Task, solution: Solution, index: int) -> int | None:
 def write_step(index: int, stated: Stated) -> str:
     """The text of one step."""
     if stated.operand is None:
-        return FINAL_STEP + encode_sum(stated.value)
-    return f"{ascii_lowercase[index]}{stated.operand}={encode_sum(stated.value)}"
+        return FINAL_STEP + encode_value(stated.value)
+    return f"{ascii_lowercase[index]}{stated.operand}={encode_value(stated.value)}"
 
 
 def write_steps(said: list[Stated]) -> str:
@@ -209,7 +209,7 @@ class ChainDialect:
             position = final.end()
             steps.append(Step(FINAL_STEP, final.start(), final.end(), final[0]))
         defect = _defect(text, steps, position, truncated)
-        answer = str(decode_sum(final[1])) if final is not None and defect is None else None
+        answer = str(decode_value(final[1])) if final is not None and defect is None else None
         return Solution(text, tuple(steps), answer, defect)
 
     def check_steps(self, task: Task, solution: Solution) -> tuple[bool, ...]:
@@ -219,7 +219,7 @@ class ChainDialect:
         final step is valid iff it repeats the last stated value and every term was used.
         """
         return tuple(
-            due_sum(task, solution, index) == step_parts(step).stated_sum
+            due_value(task, solution, index) == step_parts(step).stated_value
             for index, step in enumerate(solution.steps)
         )
 

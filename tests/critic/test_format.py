@@ -48,7 +48,7 @@ def test_chain_critique_of_a_right_solution() -> None:
 def test_chain_critique_of_a_wrong_step() -> None:
     critique = CHAIN.parse("a40.b50.c21x~0", WRONG, truncated=False)
     assert isinstance(critique, Critique)
-    assert critique.flaws == (Flaw("c", "c7=20", "sum", "recompute", "12"),)
+    assert critique.flaws == (Flaw("c", "c7=20", "value", "recompute", "12"),)
     assert [step.ok for step in critique.steps] == [True, True, False]
     assert (critique.verdict, critique.p_sound) == ("flawed", 0.05)
 

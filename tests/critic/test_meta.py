@@ -141,6 +141,6 @@ def test_demonstrations_claim_the_first_bad_step_and_are_confirmed(
 def test_any_claim_about_a_right_step_is_refuted(task: Task, index: int, value: int) -> None:
     solution = chain_solution(CHAIN.write_solution(task, random.Random(0), 0.0))
     step = solution.steps[index % len(solution.steps)]
-    flaw = Flaw(step.id, step.text, "sum", "recompute", str(value))
+    flaw = Flaw(step.id, step.text, "value", "recompute", str(value))
     (claim,) = check_claims(task, solution, Critique((), (flaw,), "flawed", 0.5), None, sound=True)
     assert claim.status == "refuted"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from data.records import Generator, Task
 from rewards.arithmetic import equations_in, evaluate
-from rewards.chain import MAX_TERMS, chain_of, decode_sum, due_sum, encode_sum
+from rewards.chain import MAX_TERMS, chain_of, decode_value, due_value, encode_value
 from rewards.dialect import dialect
 from rewards.solution import Solution
 
@@ -121,14 +121,14 @@ def test_chain_checks_each_step_against_what_was_stated(text: str, flags: tuple[
 
 def test_due_sum_is_the_repair_of_a_step() -> None:
     task, solution = chain_task([4, 1, 7]), read("a4=40\nb1=60\nc8=41>41")
-    assert [due_sum(task, solution, index) for index in range(4)] == [4, 5, None, 14]
+    assert [due_value(task, solution, index) for index in range(4)] == [4, 5, None, 14]
     repaired = [CHAIN.right_step(task, solution, index) for index in range(4)]
     assert repaired == ["a4=40", "b1=50", "c7=31", ">41"]
 
 
 @given(value=st.integers(0, 10**8 - 1))
-def test_sums_have_one_spelling(value: int) -> None:
-    assert decode_sum(encode_sum(value)) == value
+def test_values_have_one_spelling(value: int) -> None:
+    assert decode_value(encode_value(value)) == value
 
 
 def test_reversed_digits_are_normalised() -> None:

@@ -14,7 +14,7 @@ from data.sources import draw_up_to
 from pipelines.dataset import main
 from pipelines.game.curriculum import build_source
 from pipelines.settings.load import load_settings
-from rewards.chain import encode_sum
+from rewards.chain import encode_value
 from rewards.dialect import dialect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def demonstrations() -> list[tuple[str, str]]:
     rows = []
     for task in draw_up_to(build_source(settings), "train", 200, 0):
         right, problem = solver.write_solution(task, rng, 0.0), solver.render_problem(task)
-        stated, off = (encode_sum(int(task.reference) + error) for error in (0, 1))
+        stated, off = (encode_value(int(task.reference) + error) for error in (0, 1))
         wrong = right.replace(f"={stated}>{stated}", f"={off}>{off}")
         rows += [(problem, right)] * 3 + [(problem, wrong)]
         for text in (right, wrong):
