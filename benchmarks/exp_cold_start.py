@@ -32,8 +32,8 @@ ARMS: dict[str, list[str]] = {
     "by_length": ["sft.trainer.train_sampling_strategy=group_by_length"],
 }
 FIGURES = (
-    "mean_at_8", "well_formed", "critiques_parsed", "auroc", "first_flaw_accuracy",
-    "sound_accused", "ece", "brier", "seconds",
+    "mean_at_k", "well_formed", "parsed", "auroc", "location_accuracy", "processbench_f1",
+    "false_accusations", "ece", "brier", "seconds",
 )  # fmt: skip
 
 
@@ -74,19 +74,7 @@ def measure(checkpoint: Path, seed: int) -> tuple[dict[str, float], Settings]:
         referee = Referee(settings, verifiers)
         examiner = Examiner(referee, learner, critic, tasks, agree=lambda own: own)
         found = examiner.evaluate("before", draws_audit_set=True)
-    evaluation, audit = found["evaluation"], found["audit"]
-    report = audit["report"]
-    figures = {
-        "mean_at_8": evaluation["mean"],
-        "well_formed": evaluation["well_formed"],
-        "critiques_parsed": audit["parsed"],
-        "auroc": report["auroc"],
-        "first_flaw_accuracy": report["first_flaw_accuracy"],
-        "sound_accused": report["hallucinated_flaw_rate"],
-        "ece": report["ece"],
-        "brier": report["brier"],
-    }
-    return figures, settings
+    return {name: found["figures"][name] for name in FIGURES if name != "seconds"}, settings
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -8,7 +8,7 @@ and the truth of the claims (`meta`).
 from dataclasses import dataclass
 from typing import Literal
 
-EvidenceKind = Literal["recompute", "counterexample", "rule"]
+EvidenceKind = Literal["recompute", "rule"]
 SoundOrFlawed = Literal["sound", "flawed"]
 
 

@@ -2,7 +2,7 @@
 
     grammar    solutions           text
     chain      tiny models'        a40.b50.c21x~0      (`format_chain`)
-    tagged     numbered lines      one JSON object     (`format_tagged`)
+    tagged     numbered lines      \\boxed{2}, fields   (`format_tagged`)
 
 A critique speaks of two things: its flaws of the steps, its p_sound of the answer, whose chance to
 pass the verifier it is. A true critique of an answer that is right by wrong steps therefore marks

@@ -204,7 +204,7 @@ def _doubtful(equation: Equation, stated: _Stated, text: str, context: str) -> b
     noun = _FIRST_WORD.match(after)
     if noun is not None and not doubt.connects(after):
         before = f"{context}\n{stated.earlier}{stated.left}"
-        if "/" in left_text or not doubt.same_things(noun[1], after.strip(), before, left, right):
+        if not doubt.same_things(noun[1], after.strip(), before, left, right):
             return True
     return (
         doubt.hedged(stated.sentence, _in_sentence(stated))

@@ -14,8 +14,9 @@ from fractions import Fraction
 _FLAGS = re.IGNORECASE
 
 
-def _words(*alternatives: str) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(alternatives)})\b", _FLAGS)
+def _words(alternatives: str) -> re.Pattern[str]:
+    r"""Any of these whole words; `\s` stands for a space inside of one."""
+    return re.compile(rf"\b(?:{'|'.join(alternatives.split())})\b", _FLAGS)
 
 
 def _listed(words: str) -> frozenset[str]:
@@ -36,29 +37,23 @@ _OTHER_ARITHMETIC = re.compile(
     _FLAGS,
 )
 _HEDGED = _words(
-    *("approx(?:imate(?:ly)?)?", "about", "around", "roughly", "nearly", "almost", "close to"),
-    *(
-        r"estimat\w*",
-        r"round\w*",
-        "nearest",
-        r"truncat\w*",
-        "floor",
-        r"ceil\w*",
-        "integer division",
-    ),
-    *("integer part", "whole number", r"wrong\w*", r"incorrect\w*", "false", r"mistake\w*"),
-    *(r"error\w*", "typo", r"absurd\w*", r"contradict\w*", "impossible", "instead", "invalid"),
-    *("remainder", "remaining", "left ?over", "inclusive", "including", "counting", "version"),
-    *("release", r"v\d[\d.]*", "pages?", "chapters?", "verses?", "sections?", "ratio", "odds"),
-    *("upside", "mirrored", "not (?:true|right|correct|equal)", "untrue", "ignoring", "negligible"),
-    *("quotient", "exchange", "convert(?:ed|s|ing)?", "conversion", "interest", "tax", "discount"),
+    r"""
+    approx(?:imate(?:ly)?)? about around roughly nearly almost close\sto estimat\w* round\w* nearest
+    truncat\w* floor ceil\w* integer\sdivision integer\spart whole\snumber quotient remainder
+    left\s?over convert\w* conversion exchange inclusive including counting ignoring negligible
+    wrong\w* incorrect\w* untrue false mistake\w* error\w* typo absurd\w* contradict\w* impossible
+    invalid instead cannot (?:is|are|was|does|do|did|can|could|will|would)(?:\snot|n't)
+    not\s(?:true|right|correct|equal) upside mirrored version release v\d[\d.]* sections? ratio odds
+    """
 )
 _SUPPOSED = _words(
-    *("not", r"\w+n't", "never", "cannot", "if", r"suppos\w*", r"assum\w*", "imagine", "pretend"),
-    *("unless", "whether", "either", "neither", "nor", r"claim\w*", "says?", "said", "wrote"),
-    *("writes?", "written", "thinks?", "thought", r"believ\w*", "answered", "told", "guess\\w*"),
-    *("would (?:mean|imply|require|need|give)", "puzzle", "pattern", "no way", "without", "rather"),
-    *("swap\\w*", "replac\\w*", "student", "pupil", "proposed", "alleged\\w*"),
+    r"""
+    not \w+n't never cannot if suppos\w* assum\w* imagine pretend unless whether either neither nor
+    claim\w* says? said wrote writes? written thinks? thought believ\w* answered told guess\w*
+    would\s(?:mean|imply|require|need|give) puzzle pattern no\sway without rather according\sto
+    \w+'s\s(?:answer|claim|work|solution|equation) try trying tests? swap\w* replac\w* student
+    pupil proposed alleged\w*
+    """
 )
 # A word right before the left side that changes what the side is worth.
 _MODIFIERS = _listed(
@@ -80,75 +75,37 @@ _NUMBER_WORDS = _listed(
 )
 # Units that others are converted to, and words that stand for numbers.
 _UNITS = _words(
-    *(
-        "hours?",
-        "hrs?",
-        "h",
-        "minutes?",
-        "mins?",
-        "seconds?",
-        "secs?",
-        "days?",
-        "weeks?",
-        "months?",
-    ),
-    *(
-        "years?",
-        "decades?",
-        "century",
-        "centuries",
-        "dollars?",
-        "cents?",
-        "euros?",
-        "pounds?",
-        "yen",
-    ),
-    *("pence", "quarters?", "dimes?", "nickels?", "penn(?:y|ies)", "rupees?", "yuan", "k?m", "cm"),
-    *(
-        "mm",
-        "met(?:er|re)s?",
-        r"\w+met(?:er|re)s?",
-        "miles?",
-        "yards?",
-        "feet",
-        "foot",
-        "inch(?:es)?",
-    ),
-    *("k?g", "mg", "grams?", r"\w+grams?", "kilos?", "tons?", "tonnes?", "ounces?", "oz", "lbs?"),
-    *("m?l", r"lit(?:er|re)s?", r"\w+lit(?:er|re)s?", "gallons?", "pints?", "cups?", "quarts?"),
-    *("dozens?", "pairs?", "degrees?", "radians?", "percent", "percentage", "hundreds?", "tens"),
-    *(
-        "thousands?",
-        "millions?",
-        "billions?",
-        "k",
-        "bytes?",
-        "bits?",
-        "[kmg]b",
-        "stones?",
-        "acres?",
-    ),
-    *("packs?", "packets?", "boxes", "box", "sets?", "groups?", "teams?", "rows?", "scores?"),
+    r"""
+    hours? hrs? h minutes? mins? seconds? secs? days? weeks? months? years? decades? century
+    centuries dollars? cents? euros? pounds? yen pence quarters? dimes? nickels? penn(?:y|ies)
+    rupees? yuan k?m cm mm \w*met(?:er|re)s? miles? yards? feet foot inch(?:es)? k?g mg \w*grams?
+    kilos? tons? tonnes? ounces? oz lbs? m?l \w*lit(?:er|re)s? gallons? pints? cups? quarts? stones?
+    acres? dozens? pairs? degrees? radians? percent percentage tens hundreds? thousands? millions?
+    billions? k bytes? bits? [kmg]b packs? packets? box(?:es)? sets? groups? teams? rows? scores?
+    """
 )
 _FACTORS = frozenset(
     {2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 25, 30, 36, 50, 52, 60, 100, 144, 360, 365, 1000}
     | {1024, 1440, 3600, 5280, 10_000, 86_400, 100_000, 1_000_000, 10**9}
 )
 _CYCLES = (
-    (7, _words(r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?", "weekdays?", "weeks?", "days?")),
-    (12, _words("hours?", "time", "months?", r"[ap]\.?m", "noon", "midnight", "octaves?")),
-    (24, _words("hours?", "time", r"[ap]\.?m", "noon", "midnight")),
-    (60, _words("hours?", "minutes?", "seconds?", "time")),
-    (26, _words("alphabet", "letters?", "cipher", "shift\\w*", "caesar")),
-    (180, _words("degrees?", "angles?", "bearing", "heading", "rotat\\w*", "turn\\w*")),
-    (30, _words("dates?", "january|april|june|september|november", "months?", "days?")),
-    (31, _words("dates?", "march|may|july|august|october|december", "months?", "days?")),
-    (28, _words("dates?", "february", "months?", "days?")),
+    (7, _words(r"(?:mon|tues|wednes|thurs|fri|satur|sun)days? weekdays? weeks? days?")),
+    (9, _words("digital digits? nines")),
+    (10, _words(r"carr\w* borrow\w* digits? ones tens units place column")),
+    (12, _words(r"hours? time months? [ap]\.?m noon midnight octaves?")),
+    (24, _words(r"hours? time [ap]\.?m noon midnight")),
+    (26, _words(r"alphabet letters? cipher shift\w* caesar")),
+    (28, _words("dates? february months? days?")),
+    (30, _words("dates? april june september november months? days?")),
+    (31, _words("dates? january march may july august october december months? days?")),
+    (60, _words("hours? minutes? seconds? time")),
+    (180, _words("degrees? angles?")),
+    (360, _words(r"degrees? angles? bearing heading rotat\w* turn\w*")),
 )
-_TIMES = _words("hours?", "minutes?", "time", r"[ap]\.?m", "midnight", "noon", "feet", "oz")
+_TIMES = _words(r"hours? minutes? time [ap]\.?m midnight noon feet oz")
 _DATES = _words(
-    *("dates?", "days?", "weeks?", "months?", "deadline", "due", "january", "february", "march"),
-    *("april", "june", "july", "august", "september", "october", "november", "december"),
+    "dates? days? weeks? months? deadline due january february march april june july august "
+    "september october november december"
 )
 
 
@@ -236,9 +193,9 @@ def running(right_text: str, left: Fraction) -> bool:
 def wrapped(left: Fraction, right: Fraction, text: str) -> bool:
     """Whether the sides differ by whole weeks, clocks, alphabets or turns, in a text on these."""
     gap = left - right
-    if gap.denominator != 1 or gap == 0:
-        return False
-    return any(gap % cycle == 0 and words.search(text) for cycle, words in _CYCLES)
+    return gap.denominator == 1 and any(
+        gap % cycle == 0 and 0 <= right <= cycle and words.search(text) for cycle, words in _CYCLES
+    )
 
 
 def converted(left: Fraction, right: Fraction, text: str) -> bool:

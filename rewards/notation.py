@@ -10,6 +10,7 @@ import re
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"<<[^<>]{0,80}>>", ""),  # GSM8K's notes to a calculator
         (r"\{,\}", ","),
         (r"\\(?:cdot|times|ast)(?![A-Za-z])|[\u00d7\u00b7\u22c5\u2217]", " * "),
         (r"\\div(?![A-Za-z])|\u00f7", " / "),

@@ -226,13 +226,17 @@ def measured(item: CritiqueItem, kind: str | None, checked: CheckedCritique) -> 
     """A critique beside the truth about the solution."""
     critique = checked.critique
     parsed = not isinstance(critique, ParseFailure)
-    claims = [claim.flaw.step for claim in checked.claims]  # in the order of the steps
+    place = {step.id: index for index, step in enumerate(item.solution.steps)}
+    named = sorted(
+        (flaw.step for flaw in critique.flaws) if parsed else (),
+        key=lambda step: place.get(step, len(place)),
+    )
     return MeasuredCritique(
         task=item.task.id,
         solution=hashlib.sha256(item.solution.text.encode()).hexdigest()[:16],
         sound=item.sound,
         p_sound=critique.p_sound if parsed else UNREAD_P_SOUND,
-        named=claims[0] if claims else None,
+        named=named[0] if named else None,
         first_bad=item.first_bad,
         kind=kind,
         parsed=parsed,

@@ -11,11 +11,30 @@ LABELS = {
     "mean_at_k": "Learner mean@k, test",
     "mean_well_formed": "Learner mean@k, well-formed answers",
     "well_formed": "Well-formed answers",
-    "auroc": "Critic AUROC",
-    "ece": "Critic ECE",
+    "masked_samples": "Masked samples (counted as wrong)",
+    "false_accusations": "Critic: sound solutions falsely accused",
+    "location_accuracy": "Critic: location accuracy",
+    "processbench_f1": "Critic: ProcessBench F1",
+    "auroc": "Critic: AUROC",
+    "brier": "Critic: Brier score",
+    "ece": "Critic: ECE",
+    "ece_perfect": "Critic: ECE if perfectly calibrated, mean",
+    "ece_perfect_p95": "Critic: ECE if perfectly calibrated, 95% lie below",
+    "parsed": "Critic: critiques parsed",
 }
-SHARES = {"mean_at_k", "mean_well_formed", "well_formed"}
-LOWER_IS_BETTER = {"ece", "brier", "nll"}
+SHARES = {
+    "mean_at_k",
+    "mean_well_formed",
+    "well_formed",
+    "pass_at_k",
+    "false_accusations",
+    "location_accuracy",
+    "parsed",
+    "share",
+}
+LOWER_IS_BETTER = {"masked_samples", "false_accusations", "ece", "brier", "nll"}
+NEITHER_IS_BETTER = {"ece_perfect", "ece_perfect_p95"}
+TONES = {"worse": "down", "better": "up"}
 
 
 def _cut(text: str) -> str:
@@ -84,22 +103,43 @@ def _measure(key: str, values: Row) -> str:
     if value is None:
         return escape(_text(values[key])) if key in values else ""
     scale, digits, unit = (100, 1, "%") if key in SHARES else (1, 3, "")
-    text = f"{scale * value:.{digits}f}{unit}"
-    interval = values.get(f"{key}_interval")
-    if isinstance(interval, list) and len(interval) == 2:
-        ends = [number({"end": end}, "end") for end in interval]
-        if None not in ends:
-            shown = ", ".join(f"{scale * end:.{digits}f}" for end in ends if end is not None)
-            text += f' <span class="muted small">[{shown}]</span>'
-    return text
+    if value == int(value) and key not in LABELS and key not in SHARES:
+        digits = 0  # a count
+    shown = f"{scale * value:.{digits}f}{unit}"
+    return shown + _interval(values.get(f"{key}_interval"), scale, f".{digits}f")
 
 
-def _change(key: str, before: float | None, after: float | None) -> str:
-    if before is None or after is None:
+def _interval(interval: object, scale: float, form: str) -> str:
+    if not isinstance(interval, list) or len(interval) != 2:
         return ""
-    delta = after - before
-    text = f"{100 * delta:+.1f} points" if key in SHARES else f"{delta:+.3f}"
+    ends = [end for each in interval if (end := number({"end": each}, "end")) is not None]
+    if len(ends) < 2:
+        return ""
+    shown = ", ".join(f"{scale * end:{form}}" for end in ends)
+    return f' <span class="muted small">[{shown}]</span>'
+
+
+def _change(key: str, before: Row, after: Row, judged: Row) -> str:
+    """How a measurement changed; "worse" and "better" are said only beyond the interval.
+
+    Args:
+        key: its name.
+        before: holds its first value.
+        after: holds its last.
+        judged: the change as the run judged it, with an interval; empty if it did not.
+    """
+    first, last = number(before, key), number(after, key)
+    if first is None or last is None:
+        return ""
+    paired = number(judged, "value")
+    delta = last - first if paired is None else paired
+    scale, form, unit = (100, "+.1f", " points") if key in SHARES else (1, "+.3f", "")
+    text = f"{scale * delta:{form}}{unit}" + _interval(judged.get("interval"), scale, form)
+    if paired is not None:
+        verdict = str(judged.get("verdict"))
+        word = f" <b>{verdict}</b>" if verdict in TONES else ""
+        return f'<span class="{TONES.get(verdict, "muted")}">{text}{word}</span>'
     better = delta < 0 if key in LOWER_IS_BETTER else delta > 0
-    known = key in LABELS or key in LOWER_IS_BETTER
+    known = (key in LABELS or key in LOWER_IS_BETTER) and key not in NEITHER_IS_BETTER
     tone = ("up" if better else "down") if delta and known else "muted"
     return f'<span class="{tone}">{text}</span>'

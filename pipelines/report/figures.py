@@ -6,6 +6,7 @@ out: reading (`report/read.py`), the page (`report/page.py`).
 """
 
 import base64
+import functools
 import io
 import re
 from collections.abc import Callable
@@ -24,6 +25,12 @@ ROLE_COLOURS = {"learner": "#2563eb", "critic": "#d97706"}
 STATE_COLOURS = {"warn": "#fde68a", "intervene": "#fdba74", "halt": "#fca5a5"}
 TEST_COLOUR, MUTED, GRID = "#047857", "#64748b", "#e2e8f0"
 STAGE_COLOURS = ["#2563eb", "#d97706", "#0d9488", "#9333ea", "#64748b", "#dc2626", "#84cc16"]
+CRITIC_LINES = {
+    "auroc": ("AUROC", "#d97706"),
+    "location_accuracy": ("location accuracy", "#2563eb"),
+    "false_accusations": ("false accusations", "#dc2626"),
+    "ece": ("ECE", "#64748b"),
+}
 MAX_LAYERS = 12
 STYLE: "dict[RcKeyType, object]" = {
     "axes.axisbelow": True,
@@ -165,6 +172,10 @@ def draw_rewards(run: RunData) -> "Figure | None":
             axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
             axes.plot(x, [mean for _, mean, _ in points], color=colour, label=f"{role}: mean ± std")
             drawn = True
+    steps = step_positions(run.steps("learner"))
+    read = [(x, number(row, "reward/pass_rate")) for x, row in steps]
+    if rates := [(x, rate) for x, rate in read if rate is not None]:
+        axes.plot(*_columns(rates), color=TEST_COLOUR, ls="--", label="learner: rule's pass rate")
     _on_rounds(axes, run, "reward")
     _legend(figure, axes)
     return figure if drawn else None
@@ -203,18 +214,17 @@ def draw_entropies(run: RunData) -> "Figure | None":
     return figure
 
 
-def draw_critic(run: RunData) -> "Figure | None":
+def draw_critic(run: RunData, prefix: str, with_ends: bool) -> "Figure | None":
     figure = _figure()
     axes = figure.subplots()
     drawn = False
-    for key, name, colour in (("auroc", "AUROC", "#d97706"), ("ece", "ECE", "#64748b")):
-        x, y = series(run.rounds, f"critic/{key}")
+    for key, (name, colour) in CRITIC_LINES.items():
+        x, y = series(run.rounds, f"{prefix}{key}")
         if x:
-            axes.plot(x, y, "o-", color=colour, label=f"{name}, each round")
-        ends = _draw_before_after(axes, run, key, f"{name}, before and after", colour)
+            axes.plot(x, y, "o-", color=colour, label=name)
+        ends = with_ends and _draw_before_after(axes, run, key, f"{name}, before and after", colour)
         drawn = drawn or bool(x) or ends
-    axes.axhline(0.5, color=MUTED, lw=0.9, ls=":", label="AUROC of chance")
-    _on_rounds(axes, run, "AUROC, ECE")
+    _on_rounds(axes, run, "critic")
     axes.set_ylim(0, 1)
     _legend(figure, axes)
     return figure if drawn else None
@@ -298,7 +308,8 @@ PLOTS = (
     ),
     Plot(
         "Rewards",
-        "One aggregated reward per completion: the mean of each step, and one standard deviation.",
+        "One reward per completion: the mean of each step, and one standard deviation; beside it "
+        "the share that the rule passes, masked samples counted as wrong.",
         "reward/mean in step rows",
         draw_rewards,
     ),
@@ -310,11 +321,17 @@ PLOTS = (
         draw_entropies,
     ),
     Plot(
-        "Critic",
-        "How well the critic's p(sound) ranks (AUROC, higher is better) and how far it is from the "
-        "true share (ECE, lower is better), on the audit split.",
-        "critic/auroc or critic/ece in round rows, or auroc and ece in summary.json",
-        draw_critic,
+        "Critic on the fixed audit",
+        "By single critiques: how well p(sound) ranks (AUROC, 0.5 by chance), how often the first "
+        "bad step is named, how many sound solutions are accused, how far p(sound) is off (ECE).",
+        "critic/auroc, … in round rows, or auroc, … in summary.json",
+        functools.partial(draw_critic, prefix="critic/", with_ends=True),
+    ),
+    Plot(
+        "Critic on fresh rollouts",
+        "The same for the critiques of each round's own rollouts, at their natural base rate.",
+        "critic/fresh/auroc, … in round rows",
+        functools.partial(draw_critic, prefix="critic/fresh/", with_ends=False),
     ),
     Plot(
         "Expert load",

@@ -1,7 +1,7 @@
 """The report's HTML: sections built as strings, everything from the run escaped.
 
 No script, no external resource: the page can be mailed and read offline. Left out: reading
-(`report/read.py`), drawing (`report/figures.py`).
+(`report/read.py`), the measurements (`report/measures.py`), drawing (`report/figures.py`).
 """
 
 import json
@@ -11,16 +11,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pipelines.report.cells import (
-    LABELS,
     _card,
-    _change,
     _count,
     _cut,
     _lines,
-    _measure,
     _number,
     _pill,
-    _seconds,
     _table,
     _text,
 )
@@ -70,37 +66,6 @@ def notes_box(run: RunData) -> str:
         return ""
     items = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
     return f'<div class="card notes"><b>Not in this run directory</b><ul>{items}</ul></div>'
-
-
-def final_table(run: RunData) -> str:
-    """Measurements before and after self-play, with their change, and seconds per stage."""
-    before, after = table(run.summary, "before"), table(run.summary, "after")
-    keys = [key for key in dict.fromkeys([*before, *after]) if not key.endswith("_interval")]
-    ordered = [k for k in LABELS if k in keys] + [k for k in keys if k not in LABELS]
-    rows = [
-        [
-            escape(LABELS.get(key, key)),
-            _measure(key, before),
-            _measure(key, after),
-            _change(key, number(before, key), number(after, key)),
-        ]
-        for key in ordered
-    ]
-    stages = table(run.summary, "stages")
-    times = [[escape(stage), _seconds(number(stages, stage))] for stage in stages]
-    rest = [
-        [escape(key), escape(_text(value))]
-        for key, value in run.summary.items()
-        if key not in {"before", "after", "stages"}
-    ]
-    cards = [
-        _card(_table(["", "before self-play", "after self-play", "change"], rows)) if rows else "",
-        _card(_table(["stage", "seconds"], times)) if times else "",
-        _card(_table(["also recorded", ""], rest, numeric=False)) if rest else "",
-    ]
-    if not any(cards):
-        return ""
-    return f'<h2>Result</h2>\n<div class="grid">{"".join(cards)}</div>'
 
 
 def plots(drawn: Sequence[tuple[str, str, str, str | None]]) -> str:

@@ -9,7 +9,7 @@ Left out: measuring anything. What the page shows, the run has recorded.
 from pathlib import Path
 
 from data.atomic import write_text_atomic
-from pipelines.report import figures, page
+from pipelines.report import figures, measures, page
 from pipelines.report.read import read_run
 
 
@@ -29,7 +29,8 @@ def write_report(run_directory: Path) -> Path:
     sections = (
         page.header(run),
         page.notes_box(run),
-        page.final_table(run),
+        measures.final_table(run),
+        measures.fresh_tables(run),
         page.plots(drawn),
         page.gate_table(run),
         page.monitor_table(run),

@@ -123,6 +123,9 @@ class PolicyPass:
         ids_BT = batch["completion_ids"]
         rows = {"row": torch.arange(len(ids_BT), device=ids_BT.device)}
         if self.given_replies:
+            mask_BT = batch["completion_mask"]
+            nll = -(found.logprobs_BT * mask_BT).sum() / mask_BT.sum()
+            self.figures["imitation/nll"] = self.processes.gather(nll.view(1)).mean().item()
             return rows
         self.figures |= logprob_mismatch(
             found.logprobs_BT,

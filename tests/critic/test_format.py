@@ -1,6 +1,5 @@
 """Critique formats: total parsers, exact grammars, demonstrations that parse."""
 
-import json
 import random
 
 import pytest
@@ -20,20 +19,10 @@ ROUND_TRIPS = settings(deadline=None, max_examples=60)
 
 
 TAGGED_SOLUTION = dialect("tagged").parse_solution(
-    "<think>\n1. 4 + 1 = 5\n2. 5 + 7 = 13\n</think>\n<answer>13</answer>", truncated=False
+    "<think>\n1. 4 + 1 = 5\n2. 5 + 7 = 13\n3. So 13.\n</think>\n<answer>13</answer>",
+    truncated=False,
 )
-
-
-def tagged_text(**changes: object) -> str:
-    flaw = {
-        "step": "2",
-        "quote": "5 + 7 = 13",
-        "type": "arithmetic",
-        "evidence": {"kind": "recompute", "payload": "12"},
-    }
-    steps = [{"id": "1", "ok": True}, {"id": "2", "ok": False}]
-    whole: dict[str, object] = {"steps": steps, "flaws": [flaw]}
-    return json.dumps({**whole, "verdict": "flawed", "p_sound": 0.1, **changes})
+POINTED = "Step 2 is wrong.\n\\boxed{2}\nshould be: 12\nconfidence: 0.9"
 
 
 def failure(text: str, solution: Solution, name: str, truncated: bool = False) -> str:
@@ -98,7 +87,7 @@ def test_chain_failures_are_named(text: str, reason: str) -> None:
 
 def test_truncated_critiques_fail_even_if_they_would_parse() -> None:
     assert failure("a40.b50.c21.d22.>22.~9", RIGHT, "chain", truncated=True) == "truncated"
-    assert failure(tagged_text(), TAGGED_SOLUTION, "tagged", truncated=True) == "truncated"
+    assert failure(POINTED, TAGGED_SOLUTION, "tagged", truncated=True) == "truncated"
 
 
 def test_a_malformed_solution_is_judged_on_the_steps_recovered() -> None:
@@ -108,45 +97,90 @@ def test_a_malformed_solution_is_judged_on_the_steps_recovered() -> None:
     assert failure("a40.b50.c21.~0", cut, "chain") == "unexpected_step"
 
 
-def test_tagged_critique_after_thinking_uses_the_last_object() -> None:
-    text = f'First {{x}}, then {{"p_sound": 1}}.\n{tagged_text(p_sound=0.25)} done'
+def read_tagged(text: str) -> Critique:
     critique = TAGGED.parse(text, TAGGED_SOLUTION, truncated=False)
-    assert isinstance(critique, Critique)
-    assert critique.p_sound == 0.25
+    assert isinstance(critique, Critique), critique
+    return critique
+
+
+def test_tagged_pointer_judges_every_step_up_to_it() -> None:
+    critique = read_tagged(POINTED)
+    assert [(step.id, step.ok) for step in critique.steps] == [("1", True), ("2", False)]
     assert critique.flaws == (Flaw("2", "5 + 7 = 13", "arithmetic", "recompute", "12"),)
+    assert (critique.verdict, critique.p_sound) == ("flawed", pytest.approx(0.1))
+
+
+def test_tagged_without_a_mistake_judges_every_step() -> None:
+    critique = read_tagged("All is well. \\boxed{-1} confidence: 80%")
+    assert [step.ok for step in critique.steps] == [True, True, True]
+    assert (critique.flaws, critique.verdict) == ((), "sound")
+    assert read_tagged("\\boxed{\u22121}\nConfidence: 80%.").p_sound == 0.8
+
+
+def test_tagged_may_doubt_the_answer_alone() -> None:
+    critique = read_tagged("The answer does not follow.\n\\boxed{answer}\nconfidence: 0.7")
+    assert [step.ok for step in critique.steps] == [True, True, True]
+    assert (critique.flaws, critique.verdict) == ((), "flawed")
+    assert critique.p_sound == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "step", "payload", "p_sound"),
+    [
+        ("\\boxed{2}", "2", "", 0.25),
+        ("$\\boxed{ Step 2 }$.\n**should be:** $12$\n**Confidence:** 1.0", "2", "$12$", 0.0),
+        ("\\boxed{-1} at first, then\n\\boxed{1}\nconfidence: .6.", "1", "", 0.4),
+        ("\\boxed{3}\nbecause: \\frac{2}{1} is \\sqrt{4}", "3", "\\frac{2}{1} is \\sqrt{4}", 0.25),
+        ("\\boxed{2}\nshould be = \\sqrt{2}\nand that is all", "2", "\\sqrt{2}", 0.25),
+    ],
+)
+def test_tagged_is_read_as_models_write_it(
+    text: str, step: str, payload: str, p_sound: float
+) -> None:
+    critique = read_tagged(text)
+    (flaw,) = critique.flaws
+    assert (flaw.step, flaw.payload) == (step, payload)
+    assert critique.p_sound == pytest.approx(p_sound)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("no object", "no_json"),
-        ("{" * 100, "too_many_braces"),
-        ('{"a":' * 15 + "[" * 10_000, "too_deep"),
+        ("", "no_box"),
+        ("no box: {2}, boxed{2}", "no_box"),
         ("x" * 30_000, "too_long"),
-        (tagged_text(steps=3), "bad_steps"),
-        (tagged_text(steps=[3]), "bad_steps"),
-        (tagged_text(steps=[{"id": "9", "ok": True}]), "unknown_step"),
-        (tagged_text(steps=[{"id": "2", "ok": "no"}]), "bad_ok"),
-        (tagged_text(steps=[{"id": "1", "ok": True}] * 2), "repeated_step"),
-        (tagged_text(steps=[{"id": "2", "ok": True}]), "flaw_on_ok_step"),
-        (tagged_text(flaws=[{"step": "2"}]), "bad_evidence"),
-        (tagged_text(flaws=[{}] * 9), "too_many_flaws"),
-        (tagged_text(verdict="perhaps"), "bad_verdict"),
-        (tagged_text(verdict="sound"), "sound_with_flaws"),
-        (tagged_text(p_sound=1.01), "bad_p_sound"),
-        (tagged_text(p_sound=10**400), "bad_p_sound"),
-        (tagged_text(p_sound=float("nan")), "bad_p_sound"),
-        (tagged_text(p_sound=True), "bad_p_sound"),
-        (tagged_text(p_sound=None), "bad_p_sound"),
+        ("\\boxed{}", "bad_box"),
+        ("\\boxed{first}", "bad_box"),
+        ("\\boxed{1, 2}", "bad_box"),
+        ("\\boxed{\u0662}", "bad_box"),
+        ("\\boxed{0}", "unknown_step"),
+        ("\\boxed{4}", "unknown_step"),
+        ("\\boxed{-2}", "unknown_step"),
+        ("\\boxed{2}\nconfidence: 0.9\nconfidence: 0.8", "repeated_field"),
+        ("\\boxed{2}\nshould be: 12\nshould be: 14", "repeated_field"),
+        ("\\boxed{2}\nshould be:", "bad_value"),
+        ("\\boxed{2}\nbecause: " + "x" * 600, "bad_value"),
+        ("\\boxed{-1}\nshould be: 12", "value_without_step"),
+        ("\\boxed{answer}\nshould be: 12", "value_without_step"),
+        ("\\boxed{2}\nconfidence:", "bad_confidence"),
+        ("\\boxed{2}\nconfidence: high", "bad_confidence"),
+        ("\\boxed{2}\nconfidence: 1.01", "bad_confidence"),
+        ("\\boxed{2}\nconfidence: 120%", "bad_confidence"),
+        ("\\boxed{2}\nconfidence: nan", "bad_confidence"),
+        ("\\boxed{2}\nconfidence: -0.9", "bad_confidence"),
+        ("\\boxed{2}\nconfidence: 0.5", "confidence_against_verdict"),
+        ("\\boxed{-1}\nconfidence: 0.05", "confidence_against_verdict"),
     ],
 )
 def test_tagged_failures_are_named(text: str, reason: str) -> None:
     assert failure(text, TAGGED_SOLUTION, "tagged") == reason
 
 
-def test_a_true_claim_cannot_be_repeated() -> None:
-    flaws = json.loads(tagged_text())["flaws"]
-    assert failure(tagged_text(flaws=flaws * 2), TAGGED_SOLUTION, "tagged") == "repeated_flaw"
+def test_tagged_prompt_asks_for_what_is_parsed() -> None:
+    prompt = TAGGED.render_prompt("What is 4 + 1 + 7?", TAGGED_SOLUTION.text)
+    assert TAGGED_SOLUTION.text in prompt and "What is 4 + 1 + 7?" in prompt
+    example = prompt.partition("An example:")[2]
+    assert read_tagged(example).flaws[0].payload == "12"
 
 
 def test_an_unknown_dialect_names_the_nearest() -> None:
@@ -154,28 +188,47 @@ def test_an_unknown_dialect_names_the_nearest() -> None:
         critique_dialect("chian")
 
 
-def test_tagged_has_no_demonstrations() -> None:
-    with pytest.raises(UserError, match="no procedural critiques"):
-        true_critique(TASK, TAGGED_SOLUTION, dialect("tagged"), random.Random(0))
+@pytest.mark.parametrize(
+    ("first_bad", "sound", "verdict", "named"),
+    [("2", False, "flawed", ["2"]), (None, True, "sound", []), (None, False, "flawed", [])],
+)
+def test_a_written_tagged_critique_says_what_is_known(
+    first_bad: str | None, sound: bool, verdict: str, named: list[str]
+) -> None:
+    for seed in range(8):
+        rng = random.Random(seed)
+        critique = read_tagged(TAGGED.write_critique(TAGGED_SOLUTION, first_bad, None, sound, rng))
+        assert critique.verdict == verdict and (critique.p_sound > 0.5) == sound
+        assert [flaw.step for flaw in critique.flaws] == named
 
 
 CRITIQUE_LIKE = st.text(alphabet="abcd>.x~0123456789\n", max_size=20)
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["1", "2", "sound"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["id", "ok", "step", "quote", "type", "evidence", "kind", "payload"]),
-            inner,
-            max_size=4,
-        )
+BOX_LIKE = st.lists(
+    st.sampled_from(
+        [
+            "\\boxed{",
+            "}",
+            "-1",
+            "2",
+            "answer",
+            "\n",
+            "confidence",
+            "should be",
+            ": ",
+            "0.9",
+            "80%",
+            ".",
+        ]
     ),
-    max_leaves=8,
-)
+    max_size=14,
+).map("".join)
 
 
 @ROUND_TRIPS
-@given(text=st.text() | CRITIQUE_LIKE, solution_text=st.text() | st.just(WRONG.text))
+@given(
+    text=st.text() | CRITIQUE_LIKE | BOX_LIKE,
+    solution_text=st.text() | st.sampled_from([WRONG.text, TAGGED_SOLUTION.text]),
+)
 def test_parsing_never_raises(text: str, solution_text: str) -> None:
     for name in ("chain", "tagged"):
         solution = dialect(name).parse_solution(solution_text, truncated=False)
@@ -184,13 +237,15 @@ def test_parsing_never_raises(text: str, solution_text: str) -> None:
 
 
 @ROUND_TRIPS
-@given(steps=JSON_VALUES, flaws=JSON_VALUES, verdict=JSON_VALUES, p_sound=JSON_VALUES)
-def test_parsing_json_never_raises(
-    steps: object, flaws: object, verdict: object, p_sound: object
-) -> None:
-    text = tagged_text(steps=steps, flaws=flaws, verdict=verdict, p_sound=p_sound)
+@given(text=BOX_LIKE.map(lambda tail: "\\boxed{" + tail))
+def test_tagged_verdict_probability_and_flaws_agree(text: str) -> None:
     critique = TAGGED.parse(text, TAGGED_SOLUTION, truncated=False)
-    assert isinstance(critique, Critique | ParseFailure)
+    if isinstance(critique, Critique):
+        assert (critique.p_sound > 0.5) == (critique.verdict == "sound")
+        assert not (critique.flaws and critique.verdict == "sound")
+        wrong = [step.id for step in critique.steps if not step.ok]
+        assert wrong == [flaw.step for flaw in critique.flaws]
+        assert wrong or len(critique.steps) == len(TAGGED_SOLUTION.steps)
 
 
 @ROUND_TRIPS

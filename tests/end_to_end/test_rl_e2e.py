@@ -124,7 +124,7 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
 
     process, reference = whole
     assert process.wait(timeout=200) == 0, (reference.parent / "log").read_text()[-3000:]
-    assert len(rows(reference)) == ROUNDS * 4
+    assert len(rows(reference)) == ROUNDS * 5  # two steps, an imitation, a critic's step, the round
     assert _outcome(directory) == _outcome(reference)
 
 

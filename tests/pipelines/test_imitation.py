@@ -58,6 +58,8 @@ def test_the_gradient_is_that_of_the_cross_entropy(checkpoint: Path, options: di
     for name, gradient in expected.items():
         assert torch.allclose(role.gradients[name], gradient, rtol=1e-3, atol=1e-6), name
     assert {row["block"] for row in rows} == {"imitation"}
+    likelihood = -sum(map(sum, role.score(PROMPTS, REPLIES)))
+    assert 0 < float(str(rows[-1]["imitation/nll"])) < likelihood
     assert not any(name.startswith("rollout/mismatch") for row in rows for name in row)
 
 

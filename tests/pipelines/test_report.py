@@ -31,6 +31,7 @@ def step_rows(round_: int) -> list[JsonRow]:
             "step": 4 * round_ + index,
             "reward/mean": level + 0.03 * round_ + 0.005 * index,
             "reward/std": 0.2,
+            **({"reward/pass_rate": level} if role == "learner" else {}),
             "rollout/token_entropy": 0.5 - 0.03 * round_ - 0.004 * index,
             "policy/loss": 0.01,
             "time/generate": 1.1,
@@ -70,6 +71,8 @@ def metrics(num_rounds: int = 8) -> list[JsonRow]:
                 "probe/nll": signals["probe_nll"],
                 "critic/auroc": 0.6 + 0.03 * t,
                 "critic/ece": 0.25 - 0.02 * t,
+                "critic/false_accusations": 0.04 + 0.02 * t,
+                "critic/fresh/location_accuracy": 0.5 - 0.02 * t,
                 "monitor/state": health.state,
                 "monitor/signals": signals,
                 "monitor/alarms": list(health.alarms),
@@ -93,8 +96,33 @@ def write_run(folder: Path) -> Path:
         "config": {"run": {"seed": 0, "rounds": 8}, "learner": {"model": ""}},
         "versions": {"torch": "2.13.0", "trl": "1.16.0", "commit": "abc1234"},
         "summary": {
-            "before": {"mean_at_k": 0.352, "mean_at_k_interval": [0.32, 0.38], "ece": 0.25},
-            "after": {"mean_at_k": 0.511, "mean_at_k_interval": [0.48, 0.54], "ece": 0.11},
+            "before": {"mean_at_k": 0.352, "mean_at_k_interval": [0.32, 0.38], "ece": 0.25}
+            | {"false_accusations": 0.04, "brier": 0.088, "by_kind": {}, "ece_perfect": 0.0625},
+            "after": {"mean_at_k": 0.511, "mean_at_k_interval": [0.48, 0.54], "ece": 0.11}
+            | {"false_accusations": 0.403, "brier": 0.188, "by_kind": {}, "ece_perfect": 0.0625},
+            "change": {
+                "mean_at_k": {"value": 0.159, "interval": [0.12, 0.19], "verdict": "better"},
+                "false_accusations": {"value": 0.363, "interval": [0.3, 0.4], "verdict": "worse"},
+                "brier": {"value": 0.1, "interval": [-0.01, 0.2], "verdict": "unchanged"},
+            },
+            "fresh": {
+                "first": {"location_accuracy": 0.734},
+                "last": {
+                    "location_accuracy": 0.321,
+                    "parsed": 0.987,
+                    "by_kind": {
+                        "carry <b>": {
+                            "share": 0.62,
+                            "num": 1240,
+                            "location_accuracy": 0.1111,
+                            "location_accuracy_interval": [0.05, 0.17],
+                        },
+                    },
+                },
+                "change": {
+                    "location_accuracy": {"value": -0.413, "interval": None, "verdict": "unknown"}
+                },
+            },
             "stages": {"cold start": 101.25, "self-play": 240.5},
             "monitor": "halt",
         },
@@ -159,13 +187,29 @@ def test_report_of_a_full_run(tmp_path: Path) -> None:
     assert "alert(1)" in html and "script" not in page.tags
     assert "transcripts/round%200.jsonl" in page.links
     assert "transcript of round 2" in html and "transcript of round 4" not in html
-    accuracy, rewards, entropies, critic, load, times = drawings(page)
+    accuracy, rewards, entropies, critic, fresh, load, times = drawings(page)
     assert "gold probe, each round" in accuracy and "0.511" in accuracy
     assert "learner: mean" in rewards and "critic: mean" in rewards
     assert "token entropy" in entropies and "monitor: halt" in entropies
-    assert "AUROC, each round" in critic and "ECE, each round" in critic
+    assert "rule's pass rate" in rewards
+    assert "AUROC" in critic and "ECE" in critic and "false accusations" in critic
+    assert "location accuracy" in fresh and "AUROC" not in fresh
     assert "MoE layer 1" in load
     assert all(stage in times for stage in STAGES)
+
+
+def test_the_page_says_in_words_what_got_worse(tmp_path: Path) -> None:
+    html = write_report(write_run(tmp_path)).read_text()
+    assert "Worse beyond its interval:</b> Critic: sound solutions falsely accused</p>" in html
+    assert re.search(
+        r"class=\"down\">\+36.3 points <span[^>]*>\[\+30.0, \+40.0\]</span> <b>worse", html
+    )
+    assert re.search(r"class=\"muted\">\+0.100 <span[^>]*>\[-0.010, \+0.200\]</span></span>", html)
+    assert "Critic: ECE if perfectly calibrated, mean</td><td class=n>0.062<" in html
+    for cell in ("4.0%", "40.3%", "73.4%", "32.1%", "98.7%", "-41.3 points"):
+        assert cell in html
+    assert "carry &lt;b&gt;</td><td class=n>62.0%</td><td class=n>1,240</td>" in html
+    assert "11.1%" in html and "[5.0, 17.0]" in html
 
 
 def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
@@ -190,7 +234,7 @@ def test_an_empty_directory_says_what_is_missing(tmp_path: Path) -> None:
     html = write_report(tmp_path).read_text()
     for name in ("metrics.jsonl", "status.json", "config.json", "versions.json", "summary.json"):
         assert f"{name} is missing" in html
-    assert html.count("No data: needs") == len(PLOTS) + 2
+    assert html.count("No data: needs") == len(PLOTS) + 3
     assert not Page(html).loads
 
 

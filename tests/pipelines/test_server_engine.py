@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faulty_worker import FAULTS
+from faulty_worker import FAULTS, break_all
 from pipeline_cases import learner_role, random_moe, save
 from weights import make_weights_matter
 
@@ -240,10 +240,10 @@ def test_weights_that_changed_during_a_batch_void_its_answers(servers: Servers) 
 @pytest.mark.parametrize("fault", ["shifted routes", "swapped routes"])
 def test_routes_of_other_tokens_stop_the_run(servers: Servers, fault: str) -> None:
     servers.push()
-    servers.engine.replicas[1].call("sync_break", fault=fault)
+    break_all(servers.engine.replicas, fault)
     with pytest.raises(UnprovenSyncError, match=r"the routes of request .* shifted or swapped"):
         servers.engine.generate(PROMPTS, LONG, SEEDS)
-    servers.engine.replicas[1].call("sync_break", fault="")
+    break_all(servers.engine.replicas, "")
 
 
 def test_a_step_trains_on_the_routes_that_servers_tell(servers: Servers) -> None:

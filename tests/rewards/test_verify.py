@@ -241,12 +241,12 @@ def test_no_worker_outlives_a_parent_that_forgets_to_close() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_busy_worker_outlives_a_parent_that_is_ended(number: signal.Signals) -> None:
-    parent, pid = start_parent(HANG, "1")
+    parent, pid = start_parent(HANG, "10")  # longer than a busy machine takes for what follows
     time.sleep(0.3)
     assert alive(pid)
     parent.send_signal(number)
     assert parent.wait(20) != 0
-    assert gone_within(pid, 8)  # after SIGKILL: its own alarm, deadline plus grace
+    assert gone_within(pid, 20)  # after SIGKILL: its own alarm, deadline plus grace
 
 
 def test_a_timeout_must_be_positive() -> None:
@@ -255,9 +255,7 @@ def test_a_timeout_must_be_positive() -> None:
 
 
 def test_neither_the_parent_nor_the_worker_imports_torch() -> None:
-    check = (
-        "import sys, rewards.verifiers, rewards.scoring_process, rewards.aggregate, math_verify\n"
-    )
+    check = "import sys, rewards.verifiers, rewards.scoring_process, math_verify\n"
     check += "sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", check], env=environment).returncode == 0

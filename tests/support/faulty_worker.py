@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from pipelines.policy.fingerprint import NamedTensors
 from pipelines.rollouts.recorder import pack, unpack
 from pipelines.rollouts.worker import RolloutWorker
 from pipelines.sync import receive
+
+if TYPE_CHECKING:  # a server's worker does not need it
+    from pipelines.rollouts.servers.replica import Server
 
 BIAS = "e_score_correction_bias"
 # By fault: what the sync says of it.
@@ -49,9 +53,8 @@ class FaultyWorker(RolloutWorker):
         answer = super().take_routes(requests)
         fault = self.sync_fault
         told: list = answer["routes"]  # type: ignore[assignment]
-        if fault == "shifted routes":
-            tokens_T = np.roll(unpack(told[-1]["tokens"]), 1)
-            told[-1] |= {"tokens": pack(tokens_T)}
+        for one in told if fault == "shifted routes" else ():
+            one |= {"tokens": pack(np.roll(unpack(one["tokens"]), 1))}
         if fault == "swapped routes":
             told.append(told.pop(0))
         return answer
@@ -71,6 +74,12 @@ class FaultyWorker(RolloutWorker):
             os.kill(os.getpid(), signal.SIGKILL)
         every = [(name, tensor.clone()) for name, tensor in tensors]
         super().sync_load(corrupted(self.sync_fault, every))
+
+
+def break_all(replicas: "Sequence[Server]", fault: str) -> None:
+    """Choose the fault of every server: which of them answers what depends on their speed."""
+    for replica in replicas:
+        replica.call("sync_break", fault=fault)
 
 
 def corrupted(fault: str, tensors: list) -> NamedTensors:

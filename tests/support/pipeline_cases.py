@@ -63,6 +63,7 @@ SHORT_RUN = (
     *TASKS,
     "learner.steps_per_round=2",
     "critic.steps_per_round=1",
+    "critic.imitation_steps=1",
     "learner.max_completion_length=32",
     "learner.grpo.per_device_train_batch_size=16",
     "critic.grpo.per_device_train_batch_size=8",

@@ -1,0 +1,239 @@
+"""What is a pointer worth? Learners with and without one, at equal steps, tokens and seconds.
+
+    python benchmarks/exp_pointing.py sweep    each deciding arm at three learning rates
+    python benchmarks/exp_pointing.py run      every arm, at its best rate of the sweep
+    python benchmarks/exp_pointing.py table    what there is so far
+
+Step checks are withheld from training but for the oracle: they only measure. Each seed has a cold
+start of its own, shared by its arms. Runs go two at a time, one thread each; a finished run is
+kept and a killed one resumed, and benchmarks/results/pointing.json is written after each. Every arm
+is configs/tiny.toml with the overrides below. Leaves out how a run is played (`pipelines/`).
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import ROOT, context, mean_interval, write_result
+
+RATES = ("3e-5", "1e-4", "3e-4")
+DECIDING = ("verifier", "ours", "oracle")
+WITHHELD = "pointing.step_checks=false"
+NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
+NO_RESETS = "pointing.reset_share=0"
+ARMS: Mapping[str, Sequence[str]] = {
+    "verifier": ("pointing.source=none", NO_RESETS, *NO_CRITIC),
+    "ours": (WITHHELD,),
+    "oracle": ("pointing.source=code", *NO_CRITIC),
+    "random": (WITHHELD, "pointing.source=chance", *NO_CRITIC),
+    "random_unconfirmed": (
+        WITHHELD, "pointing.source=chance", "pointing.confirm=false", *NO_CRITIC
+    ),
+    "frozen": (WITHHELD, "pointing.source=critic", *NO_CRITIC),
+    "credit": (WITHHELD, NO_RESETS),
+    "resets": (WITHHELD, "pointing.credit=false"),
+    "shuffled": (WITHHELD, "rewards.shuffled=true"),
+    "no_imitation": (WITHHELD, "critic.imitation_steps=0"),
+    "no_rl": (WITHHELD, "critic.steps_per_round=0"),
+    "no_balance": (WITHHELD, "critic.balance_classes=false"),
+    "dsm2": (WITHHELD, "critic.reward=dsm2"),
+    "tango": (WITHHELD, "critic.reward=tango"),
+    "rlcr": (WITHHELD, "critic.reward=rlcr"),
+}  # fmt: skip
+FAMILIES: Mapping[str, Sequence[str]] = {
+    "sums": (
+        "tasks.family=basic_arithmetic",
+        'tasks.params={min_terms=8, max_terms=12, min_digits=1, max_digits=1, operators=["+"], '
+        "allow_parentheses=false, allow_negation=false}",
+    ),
+    "products": (
+        "tasks.family=products",
+        "tasks.params={min_terms=6, max_terms=8, min_digits=1, max_digits=1}",
+    ),
+}
+SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
+SWEPT_SEEDS = (100, 101)  # others than those of the comparison
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one arm."""
+
+    family: str
+    arm: str
+    rate: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder, and its key in the results."""
+        return f"{self.family}/{self.arm}/{self.rate}/{self.seed}"
+
+
+def call(program: str, arguments: Sequence[str], log: Path) -> None:
+    """Run one of the project's programs on one thread; its output goes to a log.
+
+    Raises:
+        SystemExit: it failed; the log is named.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / "pipelines" / program), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("a") as stream:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, check=False
+        )
+    if done.returncode not in (0, 3):  # 3: halted by the monitor, a result like any other
+        raise SystemExit(f"{' '.join(command)} failed with status {done.returncode}: see {log}")
+
+
+def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
+    """One run, from its cold start on; returns what is compared."""
+    base, directory = folder / "base" / job.family / str(job.seed), folder / job.name
+    log = folder / "logs" / f"{job.name.replace('/', '-')}.log"
+    common = [
+        "--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={job.seed}",
+        f"sft.directory={base}", *FAMILIES[job.family], *more,
+    ]  # fmt: skip
+    if not (directory / "summary.json").exists():
+        if (directory / "config.json").exists():
+            call("rl.py", ["--resume", str(directory)], log)
+        else:
+            rate = f"learner.grpo.learning_rate={job.rate}"
+            call("rl.py", [*common, f"run.directory={directory}", rate, *ARMS[job.arm]], log)
+    return outcome(directory)
+
+
+def cold_start(family: str, seed: int, folder: Path, more: Sequence[str]) -> None:
+    """The cold start that a seed's arms share."""
+    base = folder / "base" / family / str(seed)
+    if not (base / "cold_start.json").exists():
+        arguments = ["--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={seed}"]
+        arguments += [f"sft.directory={base}", *FAMILIES[family], *more]
+        call("sft.py", arguments, folder / "logs" / f"base-{family}-{seed}.log")
+
+
+def outcome(directory: Path) -> dict[str, object]:
+    """A run's curve by round, and its examinations before and after."""
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    rounds = [row for row in map(json.loads, lines) if row["kind"] == "round"]
+    found: dict[str, object] = {"rounds": [curve_point(row) for row in rounds]}
+    for when in ("before", "after", "status"):
+        path = directory / f"{when}.json"
+        if path.exists():
+            found[when] = json.loads(path.read_text())
+    return found
+
+
+def curve_point(row: Mapping[str, object]) -> dict[str, object]:
+    """What a round's row says of the comparison."""
+    kept = ("probe/", "tokens/", "pointing/", "critic/", "rollouts/", "monitor/state", "run/")
+    return {name: value for name, value in row.items() if name.startswith(kept)}
+
+
+def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
+    """The runs of a stage, the most telling first."""
+    if stage == "sweep":
+        for seed in SWEPT_SEEDS:
+            for family in FAMILIES:
+                for arm in DECIDING:
+                    yield from (Job(family, arm, rate, seed) for rate in RATES)
+        return
+    for family, (deciding, others) in SEEDS.items():
+        for seed in range(deciding):
+            for arm in ARMS:
+                if arm in DECIDING or seed < others:
+                    rate = rates[f"{family}/{arm if arm in DECIDING else 'ours'}"]
+                    yield Job(family, arm, rate, seed)
+
+
+def accuracy(point: Mapping[str, object]) -> float:
+    """Held-out mean@k of a round."""
+    return float(point["probe/mean_at_8"])  # type: ignore[arg-type]
+
+
+def best_rates(results: Mapping[str, Mapping]) -> dict[str, str]:
+    """Each deciding arm's rate with the best mean accuracy over the sweep's rounds."""
+    best: dict[str, tuple[float, str]] = {}
+    for name, found in results.items():
+        family, arm, rate, seed = name.split("/")
+        if int(seed) not in SWEPT_SEEDS or not found["rounds"]:
+            continue
+        others = [
+            found_["rounds"] for name_, found_ in results.items()
+            if name_.rsplit("/", 1)[0] == f"{family}/{arm}/{rate}" and found_["rounds"]
+        ]  # fmt: skip
+        means = [math.fsum(map(accuracy, points)) / len(points) for points in others]
+        score = (math.fsum(means) / len(means), rate)
+        best[f"{family}/{arm}"] = max(best.get(f"{family}/{arm}", (-1.0, "")), score)
+    return {arm: rate for arm, (_, rate) in best.items()}
+
+
+def table(results: Mapping[str, Mapping]) -> str:
+    """Arms as rows: held-out accuracy with its interval over seeds, and what it cost."""
+    lines = ["| arm | rate | seeds | start | half way | end | tokens (thousand) | seconds |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    groups: dict[tuple[str, str, str], list[Mapping]] = {}
+    for name, found in results.items():
+        family, arm, rate, _ = name.split("/")
+        if found["rounds"]:
+            groups.setdefault((family, arm, rate), []).append(found)
+    for (family, arm, rate), runs in groups.items():
+        points = [run["rounds"] for run in runs]
+        start = [run["before"]["evaluation"]["mean"] for run in runs]
+        half = [accuracy(each[len(each) // 2]) for each in points]
+        end = [accuracy(each[-1]) for each in points]
+        tokens = [sum(v for k, v in e[-1].items() if k.startswith("tokens/")) for e in points]
+        seconds = [e[-1].get("run/seconds", float("nan")) for e in points]
+        cells = [shown(start), shown(half), shown(end)]
+        cells += [f"{sum(tokens) / len(tokens) / 1000:.0f}", f"{sum(seconds) / len(seconds):.0f}"]
+        lines.append(f"| {family}: {arm} | {rate} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shown(values: Sequence[float]) -> str:
+    """Mean with its 95% interval over seeds."""
+    found = mean_interval(values)
+    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=["sweep", "run", "table"])
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "pointing")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--overrides", nargs="*", default=[], help="table.key=value, for every run")
+    options = parser.parse_args()
+    path = ROOT / "benchmarks" / "results" / "pointing.json"
+    results: dict[str, Mapping] = {}
+    if path.exists():
+        results = json.loads(path.read_text())["results"]
+    if options.stage != "table":
+        rates = best_rates(results) if options.stage == "run" else {}
+        wanted = [
+            job for job in jobs(options.stage, rates)
+            if job.family in options.families and job.arm in options.arms
+            and job.name not in results
+        ]  # fmt: skip
+        with ThreadPoolExecutor(2) as pool:
+            bases = dict.fromkeys((job.family, job.seed) for job in wanted)
+            list(pool.map(lambda b: cold_start(*b, options.folder, options.overrides), bases))
+            found = pool.map(lambda job: play(job, options.folder, options.overrides), wanted)
+            for job, result in zip(wanted, found, strict=True):
+                results[job.name] = result
+                seeds = {"sweep": len(SWEPT_SEEDS), **{f: n for f, (n, _) in SEEDS.items()}}
+                write_result("pointing", {"context": context(seeds), "results": results})
+                print(f"{job.name}: done", flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""A learner's block, where later groups begin, what the critic is taught, what is covered."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from pipeline_cases import CONFIG
+from pointing_cases import (
+    CHAIN,
+    RIGHT,
+    TASK,
+    WITHHELD,
+    WRONG,
+    Solver,
+    block_of,
+    referee_of,
+    samples_of,
+    sum_task,
+)
+
+from critic.format import true_critique
+from pipelines.game.bout import Bout, Pointing, Start
+from pipelines.game.coverage import coverage
+from pipelines.game.lessons import Lessons
+from pipelines.game.resets import Resets
+from pipelines.settings.load import load_settings
+from rewards.verifiers import Verifiers
+
+
+@pytest.fixture(scope="module")
+def verifiers() -> Iterator[Verifiers]:
+    with closing(Verifiers(timeout_seconds=20)) as verifiers:
+        yield verifiers
+
+
+# -- a block of the learner -----------------------------------------------------------------------
+
+
+def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
+    """The reward is the outcome's whatever the critic says; the flaw is the flawed step's span."""
+    referee = referee_of(verifiers, "pointing.source=critic")
+    block = block_of(referee, Solver(writes="a40.b50.c21x~0"), [Start(TASK)])
+    right, wrong, unread = block([0, 0, 0], samples_of(RIGHT, WRONG, "a4=4"))
+    assert [right.reward, wrong.reward, unread.reward] == [1.0, 0.0, 0.0]
+    assert right.flaw is None and unread.flaw is None
+    assert wrong.flaw is not None and WRONG[slice(*wrong.flaw)] == "c7=20"
+    judged = [bout.judged for bout in block.bouts]
+    assert judged[0] is not None and [c.status for c in judged[0].claims] == ["refuted"]
+    assert judged[1] is not None and [c.status for c in judged[1].claims] == ["confirmed"]
+    assert judged[2] is None
+    assert block.spent["rollouts"] == len(RIGHT) + len(WRONG) + 4
+    assert block.spent["critiques"] == 2 * len("a40.b50.c21x~0")
+
+
+@pytest.mark.parametrize("critique", ["a40.b50.c21.~0", "nonsense", "a40.b60x~0"])
+def test_a_failed_or_refuted_critique_changes_nothing(verifiers: Verifiers, critique: str) -> None:
+    asked = referee_of(verifiers, "pointing.source=critic")
+    silent = referee_of(verifiers, "pointing.source=none")
+    texts = (RIGHT, WRONG, RIGHT, WRONG)
+    pointed = block_of(asked, Solver(writes=critique), [Start(TASK)])([0] * 4, samples_of(*texts))
+    assert pointed == block_of(silent, None, [Start(TASK)])([0] * 4, samples_of(*texts))
+
+
+def test_a_completion_is_judged_with_its_beginning(verifiers: Verifiers) -> None:
+    """A reset: the span of the flaw counts from where the completion begins."""
+    prefix = WRONG[: WRONG.index("c7")]
+    block = block_of(referee_of(verifiers), None, [Start(TASK, prefix)])
+    wrong, right = block([0, 0], samples_of(WRONG[len(prefix) :], RIGHT[len(prefix) :]))
+    assert (wrong.reward, right.reward) == (0.0, 1.0)
+    assert wrong.flaw == (0, len("c7=20"))
+    assert block.bouts[0].solution.text == WRONG and block.bouts[0].prefix == prefix
+
+
+def test_shuffled_rewards_point_at_nothing(verifiers: Verifiers) -> None:
+    block = block_of(referee_of(verifiers, "rewards.shuffled=true"), None, [Start(TASK)])
+    scored = block([0] * 4, samples_of(RIGHT, WRONG, WRONG, WRONG))
+    assert sorted(one.reward for one in scored) == [0, 0, 0, 1]
+    assert all(one.flaw is None for one in scored)
+
+
+# -- resets ---------------------------------------------------------------------------------------
+
+
+def _bouts(verifiers: Verifiers, *texts: str, overrides: Sequence[str] = ()) -> list[Bout]:
+    block = block_of(referee_of(verifiers, *overrides), None, [Start(TASK)])
+    block([0] * len(texts), samples_of(*texts))
+    return block.bouts
+
+
+def _resets(share: float = 0.5, max_age: int = 10) -> Resets:
+    overrides = [f"pointing.reset_share={share}", f"pointing.reset_max_age={max_age}"]
+    return Resets(load_settings(CONFIG, overrides).pointing, 0)
+
+
+def test_the_beginning_before_a_flaw_starts_a_later_group_once(verifiers: Verifiers) -> None:
+    resets = _resets()
+    resets.collect(_bouts(verifiers, WRONG, WRONG, RIGHT), version=3)
+    tasks = [sum_task(1, 2, n) for n in range(4)]
+    starts = resets.starts(tasks, 1, version=4)
+    begun = [start for start in starts if start.prefix]
+    assert begun == [Start(TASK, "a4=40\nb1=50\n", 3)]
+    assert [s.task for s in starts if not s.prefix] == [t for t in tasks if t in
+                                                        [s.task for s in starts]]  # fmt: skip
+    assert all(not start.prefix for start in resets.starts(tasks, 2, version=5)), "used up"
+
+
+def test_what_is_too_old_or_not_asked_for_starts_nothing(verifiers: Verifiers) -> None:
+    tasks = [sum_task(1, 2, n) for n in range(4)]
+    for resets, version in ((_resets(max_age=2), 6), (_resets(share=0.0), 3)):
+        resets.collect(_bouts(verifiers, WRONG), version=3)
+        assert resets.starts(tasks, 1, version) == [Start(task) for task in tasks]
+
+
+def test_a_refuted_pointing_and_a_first_step_start_nothing(verifiers: Verifiers) -> None:
+    (bout,) = _bouts(verifiers, WRONG)
+    for pointing in (Pointing(2, "critic", "refuted"), Pointing(0, "code", "confirmed"), None):
+        resets = _resets()
+        resets.collect([replace(bout, pointing=pointing)], version=0)
+        assert resets.waiting == []
+
+
+def test_states_that_succeed_half_of_the_time_go_first(verifiers: Verifiers) -> None:
+    (bout,) = _bouts(verifiers, WRONG)
+    taken = []
+    for round_ in range(200):
+        resets = _resets(share=0.5)
+        for value, index in ((0.5, 2), (0.02, 1)):
+            pointing = Pointing(index, "critic", "confirmed", value)
+            resets.collect([replace(bout, pointing=pointing)], version=0)
+        (state,) = [
+            s for s in resets.starts([sum_task(1, 2), sum_task(2, 2)], round_, 0) if s.prefix
+        ]
+        taken.append(state.prefix == "a4=40\nb1=50\n")
+    assert 0.8 < sum(taken) / len(taken) < 1
+
+
+def test_waiting_states_survive_a_commit(verifiers: Verifiers) -> None:
+    resets, again = _resets(), _resets()
+    resets.collect(_bouts(verifiers, WRONG), version=3)
+    again.load_state_dict(resets.state_dict())
+    assert again.waiting == resets.waiting and len(again.waiting) == 1
+
+
+# -- the critic's lessons -------------------------------------------------------------------------
+
+
+def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> None:
+    """With and without step checks: each reply reads as a true critique of its solution."""
+    for overrides in ((), (WITHHELD,)):
+        referee = referee_of(verifiers, *overrides)
+        bouts = _bouts(verifiers, RIGHT, WRONG, overrides=overrides)
+        prompts, replies = Lessons(referee).to_imitate(bouts, 40, random.Random(0))
+        assert len(prompts) == len(replies) == 40
+        sound = 0
+        for prompt, reply in zip(prompts, replies, strict=True):
+            _, _, text = str(prompt).removesuffix("\n!").partition("\n")
+            solution = CHAIN.parse_solution(text, truncated=False)
+            expected = true_critique(TASK, solution, CHAIN, random.Random(0))
+            assert reply.partition("~")[0] == expected.partition("~")[0]
+            sound += solution.answer == TASK.reference
+        assert 20 <= sound < 30, "half of them, and a few that are right by wrong steps"
+
+
+def test_a_flaw_that_nobody_located_teaches_no_place(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD)
+    bouts = _bouts(verifiers, WRONG, overrides=(WITHHELD, "pointing.source=none"))
+    assert Lessons(referee).to_imitate(bouts, 8, random.Random(0)) == ([], [])
+    items = Lessons(referee).items(bouts, 8, random.Random(0))
+    assert {(item.sound, item.first_bad) for item in items} == {(False, None)}
+
+
+# -- coverage -------------------------------------------------------------------------------------
+
+
+def test_coverage_counts_by_kind_what_is_confirmed_rightly(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD)
+    bouts = _bouts(verifiers, WRONG, WRONG, RIGHT, "a4=40\nb1=60\nc7=31\nd6=91>91")
+    pointings = [Pointing(2, "critic", "confirmed"), Pointing(1, "chance", "confirmed"), None, None]
+    row = coverage(referee, [replace(b, pointing=p) for b, p in zip(bouts, pointings, strict=True)])
+    assert row["pointing/failed"] == 3
+    assert row["pointing/critic"] == row["pointing/chance"] == pytest.approx(1 / 3)
+    assert row["pointing/confirmed"] == pytest.approx(2 / 3)
+    assert row["pointing/precision"] == 0.5 and row["pointing/coverage"] == pytest.approx(1 / 3)
+    kinds = row["pointing/kinds"]
+    assert isinstance(kinds, dict)
+    assert kinds["forgotten_carry"] == {"share": pytest.approx(2 / 3), "coverage": 0.5}
+    assert coverage(referee, []) == {"pointing/failed": 0}

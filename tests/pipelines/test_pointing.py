@@ -1,0 +1,162 @@
+"""Who points, and what confirms it.
+
+The learner that continues is a procedural solver with a known chance of a slip: what is true of
+each step is known, and so is what a test of it should find.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from pointing_cases import RIGHT, WITHHELD, WRONG, Solver, attempt_of, referee_of, sum_task
+
+from pipelines.errors import UserError
+from pipelines.game.bout import Pointing
+from pipelines.game.confirmation import Confirmation, add_siblings, claims_of
+from pipelines.game.pointing import Attempt, Pointer
+from pipelines.game.referee import Referee
+from rewards.verifiers import Verifiers
+
+
+@pytest.fixture(scope="module")
+def verifiers() -> Iterator[Verifiers]:
+    with closing(Verifiers(timeout_seconds=20)) as verifiers:
+        yield verifiers
+
+
+# -- who points -----------------------------------------------------------------------------------
+
+
+def _point(referee: Referee, attempt: Attempt, critic_points: bool = True) -> Pointing | None:
+    return Pointer(referee, random.Random(0)).point([attempt], critic_points)[0]
+
+
+def test_code_points_where_it_may_check_steps(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers)
+    assert _point(referee, attempt_of(referee, WRONG)) == Pointing(2, "code", "confirmed")
+    assert _point(referee, attempt_of(referee, RIGHT)) is None, "nothing to point at"
+    assert _point(referee, attempt_of(referee, "a4=40\nb")) is None, "not a readable solution"
+
+
+@pytest.mark.parametrize(
+    ("critique", "pointing"),
+    [
+        ("a40.b50.c21x~0", Pointing(2, "critic", "confirmed")),
+        ("a40.b60x~0", Pointing(1, "critic", "refuted")),
+        ("a40.b50.c20.d80.>80.~9", None),  # it finds nothing wrong
+        ("a40.b50.c21.~0", None),  # it contradicts itself
+        (None, None),  # it was not asked
+    ],
+)
+def test_the_critic_points_and_code_confirms(
+    verifiers: Verifiers, critique: str | None, pointing: Pointing | None
+) -> None:
+    referee = referee_of(verifiers, "pointing.source=critic")
+    attempt = attempt_of(referee, WRONG, critique=critique)
+    assert _point(referee, attempt) == pointing
+    assert _point(referee, attempt, critic_points=False) is None, "it is not to point yet"
+
+
+def test_code_says_nothing_where_step_checks_are_withheld(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD, "pointing.chance_share=0")
+    attempt = attempt_of(referee, WRONG, critique="a40.b50.c21x~0")
+    assert _point(referee, attempt) == Pointing(2, "critic", "unknown")
+    believing = referee_of(verifiers, WITHHELD, "pointing.chance_share=0", "pointing.confirm=false")
+    assert _point(believing, attempt) == Pointing(2, "critic", "confirmed")
+
+
+def test_a_share_is_left_to_chance(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD, "pointing.chance_share=0.25")
+    attempts = [attempt_of(referee, WRONG, critique="a40.b50.c21x~0")] * 400
+    found = Pointer(referee, random.Random(0)).point(attempts, critic_points=True)
+    by_chance = [p for p in found if p is not None and p.source == "chance"]
+    assert len(found) / 5 < len(by_chance) < len(found) / 3
+    assert {p.index for p in by_chance} == {0, 1, 2, 3, 4}, "every step may be chosen"
+
+
+def test_nobody_points_into_a_given_beginning(verifiers: Verifiers) -> None:
+    """The flaw stands in the prefix, which this completion did not write."""
+    prefix = WRONG[: WRONG.index("d6")]
+    referee = referee_of(verifiers)
+    assert _point(referee, attempt_of(referee, WRONG, prefix=prefix)) is None
+    blind = referee_of(verifiers, WITHHELD, "pointing.source=chance")
+    attempts = [attempt_of(blind, WRONG, prefix=prefix)] * 50
+    found = Pointer(blind, random.Random(0)).point(attempts, critic_points=True)
+    assert {p.index for p in found if p is not None} == {3, 4}
+
+
+def test_settings_that_contradict_each_other_are_refused(verifiers: Verifiers) -> None:
+    with pytest.raises(UserError, match="withholds what code points with"):
+        referee_of(verifiers, WITHHELD, "pointing.source=code")
+
+
+# -- confirmation by continuations ----------------------------------------------------------------
+
+
+def _confirm(
+    verifiers: Verifiers, index: int, slip_rate: float, *overrides: str, times: int = 1
+) -> tuple[list[Pointing | None], Confirmation]:
+    referee = referee_of(verifiers, WITHHELD, "pointing.continuation_budget=20", *overrides)
+    confirmation = Confirmation(referee, Solver(slip_rate), random.Random(0))
+    attempt = attempt_of(referee, WRONG)
+    found = confirmation.confirm([attempt] * times, [Pointing(index, "critic")] * times, "test")
+    return found, confirmation
+
+
+@pytest.mark.parametrize(
+    ("index", "status"), [(0, "refuted"), (1, "refuted"), (2, "confirmed"), (3, "unknown")]
+)
+def test_only_the_fatal_step_is_confirmed(verifiers: Verifiers, index: int, status: str) -> None:
+    """Before it the same steps pass too; after it nothing does."""
+    found, _ = _confirm(verifiers, index, slip_rate=0.15)
+    (pointing,) = found
+    assert pointing is not None
+    if status == "confirmed":
+        assert pointing.status == "confirmed"
+        assert pointing.right_step == "c7=21", "the lesson that a continuation taught"
+        assert pointing.value_before is not None and pointing.value_before > 0.2
+    else:
+        assert pointing.status != "confirmed"
+
+
+def test_where_nothing_ever_passes_nothing_is_known(verifiers: Verifiers) -> None:
+    found, confirmation = _confirm(verifiers, 2, slip_rate=1.0)
+    assert found[0] is not None and found[0].status == "unknown"
+    assert confirmation.num_tokens > 0
+
+
+def test_copies_of_a_claim_are_tested_once(verifiers: Verifiers) -> None:
+    found, confirmation = _confirm(verifiers, 2, slip_rate=0.15, times=8)
+    assert confirmation.num_tested == 1
+    assert len(set(found)) == 1 and found[0] is not None and found[0].status == "confirmed"
+
+
+@pytest.mark.parametrize(("budget", "spends"), [("0", False), ("0.5", True), ("2", True)])
+def test_continuations_keep_to_their_budget(
+    verifiers: Verifiers, budget: str, spends: bool
+) -> None:
+    """The order of the claims costs a little more than was estimated, or less, never much."""
+    referee = referee_of(verifiers, WITHHELD, f"pointing.continuation_budget={budget}")
+    solver = Solver(0.2)
+    confirmation = Confirmation(referee, solver, random.Random(0))
+    tasks = [sum_task(4, 1, 7, 6, term) for term in range(10)]
+    texts = [f"a4=40\nb1=50\nc7=20\nd6=80\ne{t}={f'{8 + t:02d}'[::-1]}>{f'{8 + t:02d}'[::-1]}"
+             for t in range(10)]  # fmt: skip
+    attempts = [attempt_of(referee, text, task) for text, task in zip(texts, tasks, strict=True)]
+    pointings = [Pointing(2, "critic")] * len(attempts)
+    confirmation.confirm(attempts, pointings, "test")
+    allowed = float(budget) * sum(attempt.num_tokens for attempt in attempts)
+    assert confirmation.num_tokens <= 2.2 * allowed
+    assert (confirmation.num_tokens > 0) == spends
+
+
+def test_siblings_are_evidence_that_costs_nothing(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD)
+    texts = [WRONG, RIGHT, RIGHT, WRONG.replace("80", "90"), "a4=50\nb1=60>60"]
+    attempts = [attempt_of(referee, text) for text in texts]
+    (claim,) = claims_of(attempts, [Pointing(2, "critic"), None, None, None, None])
+    add_siblings(claim, attempts)
+    assert (claim.others.passed, claim.others.tried) == (2, 2)
+    assert (claim.same.passed, claim.same.tried) == (0, 1), "it took the same step and failed"
+    assert claim.right_step == "c7=21"
