@@ -24,11 +24,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from critic.resampling import NUM_RESAMPLES, Change, Estimate, Floats, change, estimate, task_counts
+from critic.measured import MeasuredCritique
+from critic.resampling import (
+    NUM_RESAMPLES,
+    Change,
+    Estimate,
+    Floats,
+    change,
+    estimate,
+    share_estimate,
+    task_counts,
+)
 
 Item = TypeVar("Item")
 NUM_BINS = 10
-UNREAD_P_SOUND = 0.5
 FIGURES = (
     "location_accuracy",
     "processbench_f1",
@@ -41,40 +50,12 @@ FIGURES = (
 LOWER_IS_BETTER = frozenset({"false_accusations", "brier", "ece"})
 
 
-@dataclass(frozen=True)
-class MeasuredCritique:
-    """One critique of one solution, beside the truth.
-
-    Attributes:
-        task: the task's id; critiques of one task are resampled together.
-        solution: names the solution, the same before and after.
-        sound: the rule's verdict on it.
-        p_sound: the critic's probability that it is sound; `UNREAD_P_SOUND` if it was not read.
-        named: id of the first step that it claims to be wrong; None if it claims no flaw.
-        first_bad: id of the true first bad step; None if sound or unknown.
-        kind: the kind of that mistake; None if sound.
-        parsed: whether it could be read.
-    """
-
-    task: str
-    solution: str
-    sound: bool
-    p_sound: float
-    named: str | None
-    first_bad: str | None
-    kind: str | None
-    parsed: bool
-
-    @property
-    def accuses(self) -> bool:
-        """Whether it claims a flaw."""
-        return self.named is not None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p_sound <= 1:
-            raise ValueError(f"p_sound must lie in [0, 1], got {self.p_sound}: check the parser")
-        if self.sound and (self.first_bad is not None or self.kind is not None):
-            raise ValueError(f"a sound solution has no mistake, got {self.first_bad!r}")
+# Of which critiques a figure is a share.
+SHARES: Mapping[str, Callable[[MeasuredCritique], bool]] = {
+    "location_accuracy": lambda c: c.first_bad is not None,
+    "false_accusations": lambda c: c.sound,
+    "parsed": lambda c: True,
+}
 
 
 @dataclass(frozen=True)
@@ -140,8 +121,8 @@ def measure(
     solutions = {(c.task, c.solution): c.sound for c in critiques}
     return Measures(
         figures={
-            name: estimate(float(value), resampled_R, len(tasks))
-            for name, (value, resampled_R) in _values(critiques, tasks, counts_RN).items()
+            name: _estimate(name, critiques, found, len(tasks))
+            for name, found in _values(critiques, tasks, counts_RN).items()
         },
         ece_perfect=None if perfect is None else float(perfect.mean()),
         ece_perfect_p95=None if perfect is None else float(np.quantile(perfect, 0.95)),
@@ -247,6 +228,15 @@ def _values(
     return found
 
 
+def _estimate(
+    name: str, critiques: Sequence[MeasuredCritique], found: tuple[float, Floats], num_tasks: int
+) -> Estimate:
+    """With an interval: of a share by the tasks that it is of."""
+    if name not in SHARES:
+        return estimate(*found, num_tasks)
+    return share_estimate(*found, len({c.task for c in critiques if SHARES[name](c)}))
+
+
 def _by_kind(
     critiques: Sequence[MeasuredCritique], tasks: Sequence[str], counts_RN: Floats
 ) -> dict[str, KindOfMistake]:
@@ -260,7 +250,8 @@ def _by_kind(
         )
         sums_NC = _sum_by_task(own, tasks, columns_DC)
         value = float(_ratio(sums_NC.sum(0, keepdims=True))[0])
-        accuracy = estimate(value, _ratio(counts_RN @ sums_NC), len({c.task for c in own}))
+        num_tasks = len({c.task for c in own if c.first_bad is not None})
+        accuracy = share_estimate(value, _ratio(counts_RN @ sums_NC), num_tasks)
         found[kind] = KindOfMistake(len(own) / len(flawed), len(own), accuracy)
     return found
 

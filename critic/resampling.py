@@ -67,6 +67,18 @@ def estimate(value: float, resampled_R: Floats, num_tasks: int) -> Estimate:
     return Estimate(value, (float(low), float(high)))
 
 
+def share_estimate(value: float, resampled_R: Floats, num_tasks: int) -> Estimate:
+    """As `estimate`, for a share; where all tasks agree on 0 or 1, with the exact bound of N tasks.
+
+    Resampling tasks that all agree shows no spread, but 0 of 20 does not mean never.
+    """
+    found = estimate(value, resampled_R, num_tasks)
+    if found.interval is None or value not in (0.0, 1.0):
+        return found
+    miss = 1 - QUANTILES[0] ** (1 / num_tasks)
+    return Estimate(value, (0.0, miss) if value == 0 else (1 - miss, 1.0))
+
+
 def change(found: Estimate, *, lower_is_better: bool) -> Change:
     """Judge a difference (after minus before) by its interval."""
     if found.value is None or found.interval is None:

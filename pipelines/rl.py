@@ -40,8 +40,7 @@ def self_play(settings: Settings, resume: bool) -> int:
             with timed("learner block"):
                 bouts = run.learner_game.play(run.starts(plan), plan)
             with timed("critic block"):
-                run.critic_game.imitate(bouts, plan)
-                run.critic_game.play(run.critic_game.choose(bouts, plan), plan)
+                run.critic_game.train(bouts, plan)
             with timed("gate"):
                 records = run.gate(bouts, run.archive(), plan.round, run.temperature)
             with timed("probe and audit"):

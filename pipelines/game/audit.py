@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from critic.calibration import (
-    UNREAD_P_SOUND,
-    MeasuredCritique,
     Measures,
     auroc,
     class_balance,
     measure,
 )
 from critic.critique import ParseFailure
+from critic.measured import UNREAD_P_SOUND, MeasuredCritique
 from critic.meta import known_first_bad
 from data.atomic import write_text_atomic
 from data.records import Generator, Task

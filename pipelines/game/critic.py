@@ -1,8 +1,9 @@
 """The critic's game: it imitates true critiques of known solutions, then is rewarded for its own.
 
 Imitation teaches what is true of the learner's latest solutions; the reward then sharpens location,
-verdict and calibration. Leaves out how the blocks are trained (a `Player` does that), what is known
-of a solution (`game/lessons.py`), and the reward's formulas (`critic/reward.py`).
+verdict and calibration. A round's training stays unless it made the critic worse
+(`game/champion.py`). Leaves out how the blocks are trained (a `Player` does that), what is known of
+a solution (`game/lessons.py`), and the reward's formulas (`critic/reward.py`).
 """
 
 import random
@@ -19,6 +20,7 @@ from critic.reward import (
     tango_reward,
 )
 from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
+from pipelines.game.champion import Agree, Champion
 from pipelines.game.lessons import Lessons
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Sample, Scored
@@ -31,6 +33,7 @@ class CriticGame:
         referee: knows the truth about them.
         critic: judges.
         remark: receives what a reader of the run should know.
+        agree: rank 0's list in every process, given one's own.
 
     Attributes:
         weights: of the two classes, which the "tango" reward balances.
@@ -38,12 +41,30 @@ class CriticGame:
     """
 
     def __init__(
-        self, referee: Referee, critic: Player, remark: Callable[[str], None] = lambda text: None
+        self,
+        referee: Referee,
+        critic: Player,
+        remark: Callable[[str], None] = lambda text: None,
+        agree: Agree = lambda own: own,
     ) -> None:
         self.referee, self.critic, self.remark = referee, critic, remark
+        self.champion = Champion(referee, critic, agree)
         self.lessons = Lessons(referee)
         self.weights = CriticClassWeights()
         self.spent: Counter[str] = Counter()
+
+    def train(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
+        """A round's training: imitation, reward, and the trial of whether its result stays."""
+        champion = self.champion.weights(bouts)
+        self.imitate(bouts, plan)
+        self.play(self.choose(bouts, plan), plan)
+        if champion is None:
+            return
+        worse = self.champion.lost(bouts, plan)
+        self.spent["trials"] += self.champion.take_tokens()
+        if worse:
+            self.critic.put_back(champion)
+            self.remark(f"the critic's training was taken back: {', '.join(worse)} got worse")
 
     def imitate(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
         """Train one block on true critiques of the round's solutions and of planted flaws."""

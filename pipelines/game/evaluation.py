@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critic.resampling import Estimate, Floats, Interval, estimate, task_counts
+from critic.resampling import Estimate, Floats, Interval, share_estimate, task_counts
 from data.records import Task
 from pipelines.game.bout import Bout
 from pipelines.game.referee import Referee
@@ -104,7 +104,7 @@ def mean_at_k(groups: Sequence[Sequence[Bout]], seed: int = 0) -> Evaluation:
         bottom_R = counts_RN @ bottom_N
         resampled_R = np.where(bottom_R > 0, counts_RN @ top_N, np.nan) / np.maximum(bottom_R, 1)
         value = top_N.sum() / bottom_N.sum() if bottom_N.any() else math.nan
-        return estimate(float(value), resampled_R, len(groups))
+        return share_estimate(float(value), resampled_R, int((bottom_N > 0).sum()))
 
     correct_N = correct_NK.sum(1)
     everything = ratio(correct_N, np.ones_like(correct_NK).sum(1))

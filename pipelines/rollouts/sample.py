@@ -4,11 +4,12 @@ Imports neither torch nor a trainer, so that games do not either. Leaves out how
 (`rollouts/sampler.py`) and what is learned from them (`training/trainer.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+Weights = Mapping[str, object]  # tensors, which a game hands back as it got them
 Prompt = str | list[dict[str, str]]  # bare text, or the turns of a conversation
 
 
@@ -125,6 +126,14 @@ class Player(Protocol):
 
     def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
         """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
+        ...
+
+    def weights_copy(self) -> Weights:
+        """A copy of the policy's weights, by name."""
+        ...
+
+    def put_back(self, weights: Weights) -> None:
+        """Give the policy the weights of an earlier copy; its optimizer stays as it is."""
         ...
 
     def timed(self, stage: str) -> AbstractContextManager[None]:

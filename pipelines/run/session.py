@@ -78,7 +78,7 @@ class Run:
         self.tasks_per_round = learner.prompts_per_block(settings.learner.steps_per_round)
         self.curriculum.draw(0, self.tasks_per_round)  # a source too small for one round fails now
         self.learner_game = LearnerGame(self.referee, learner, critic, gather_object)
-        self.critic_game = CriticGame(self.referee, critic, self.round_log.remark)
+        self.critic_game = CriticGame(self.referee, critic, self.round_log.remark, agreed)
         self.resets = Resets(settings.pointing, settings.run.seed)
         self.examiner = Examiner(self.referee, learner, critic, held_out, agreed)
         self.monitor = RunMonitor(settings.monitor)

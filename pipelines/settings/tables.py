@@ -161,6 +161,11 @@ class CriticTable(RoleTable):
         ge=0,
         description="The number of first rounds in which the critic learns and does not point yet.",
     )
+    champion: bool = Field(
+        default=True,
+        description="Whether a round's training of a critic that points is taken back where the "
+        "critic got worse on the round's solutions.",
+    )
     balance_classes: bool = Field(
         default=True,
         description="Whether the critic sees as many sound solutions as flawed ones; otherwise it "

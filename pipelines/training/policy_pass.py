@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from trl import GRPOTrainer
 
 from model.modeling import SparringMoeForCausalLM
 from pipelines.policy.moe import Policy, moe_of
@@ -249,6 +250,22 @@ class PolicyPass:
         """The figures since the last call."""
         taken, self.figures = self.figures, {}
         return taken
+
+
+def pass_of(
+    trainer: GRPOTrainer, policy: Policy, block: BlockRollouts, replay: bool, load: ExpertLoad
+) -> PolicyPass:
+    """The passes of a trainer's policy over a block's rollouts, as its options allow."""
+    args = trainer.args
+    reuse = args.steps_per_generation * trainer.num_iterations
+    keeps_graph = may_keep_graph(
+        policy,
+        one_update=reuse == args.gradient_accumulation_steps == 1,
+        scores_always=trainer.vllm_importance_sampling_correction,
+        plain=not args.gradient_checkpointing and not trainer.aux_loss_enabled,
+    )
+    how = (keeps_graph, args.bf16 or args.fp16, replay)
+    return PolicyPass(policy, trainer.accelerator, block, *how, load)
 
 
 def may_keep_graph(policy: Policy, *, one_update: bool, scores_always: bool, plain: bool) -> bool:

@@ -22,12 +22,12 @@ from trl.trainer.utils import add_fused_lm_head
 from pipelines.errors import UserError, as_user_error
 from pipelines.policy.moe import Policy, freeze_multi_token_layers
 from pipelines.policy.scoring import policy_logprobs
-from pipelines.rollouts.sample import Prompt, Sample, Scored, Scorer
+from pipelines.rollouts.sample import Prompt, Sample, Scored, Scorer, Weights
 from pipelines.rollouts.sampler import Sampler
 from pipelines.training.advantages import advantages, ends_by_row, rewards
 from pipelines.training.block_rollouts import BlockRollouts
 from pipelines.training.moe_losses import ExpertLoad, add_auxiliary_losses, balance_experts
-from pipelines.training.policy_pass import PolicyPass, may_keep_graph
+from pipelines.training.policy_pass import pass_of
 from pipelines.training.role_spec import RoleSpec
 from pipelines.training.role_state import restore_role, role_state
 from pipelines.training.step_row import OutcomeCounts, known_figures, stage_figures
@@ -69,23 +69,12 @@ class RoleTrainer(GRPOTrainer):
         self.block = BlockRollouts(sampler, size, self.accelerator.num_processes, spec.draw_ahead)
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.block, -1
         self.expert_load, self.outcomes = ExpertLoad(), OutcomeCounts(self.accelerator.gather)
-        self.passes = self._policy_pass(policy)
+        self.passes = pass_of(self, policy, self.block, spec.routing_replay, self.expert_load)
         self._balance: dict[str, object] = {}  # of the last step
         self._scorer: Scorer | None = None
         self._scored: list[Scored] = []  # of the batch
         self._staleness = 0  # of the last batch when it was scored, in updates of the policy
         self.pending_state: dict[str, dict[str, object]] | None = None
-
-    def _policy_pass(self, policy: Policy) -> PolicyPass:
-        args, reuse = self.args, self.args.steps_per_generation * self.num_iterations
-        keeps_graph = may_keep_graph(
-            policy,
-            one_update=reuse == args.gradient_accumulation_steps == 1,
-            scores_always=self.vllm_importance_sampling_correction,
-            plain=not args.gradient_checkpointing and not self.aux_loss_enabled,
-        )
-        how = (keeps_graph, args.bf16 or args.fp16, self.spec.routing_replay)
-        return PolicyPass(policy, self.accelerator, self.block, *how, self.expert_load)
 
     # -- as a game sees it ----------------------------------------------------------------------
 
@@ -184,6 +173,15 @@ class RoleTrainer(GRPOTrainer):
         whole = [[*before, *after] for before, after in zip(asked, said, strict=True)]
         scores = policy_logprobs(self.policy, whole)
         return [row[len(before) - 1 :] for row, before in zip(scores, asked, strict=True)]
+
+    def weights_copy(self) -> Weights:
+        """A copy of the policy's weights, by name."""
+        return {name: tensor.clone() for name, tensor in self.policy.state_dict().items()}
+
+    def put_back(self, weights: Weights) -> None:
+        """Give the policy the weights of an earlier copy; its optimizer stays as it is."""
+        self.policy.load_state_dict(dict(weights))
+        self.sampler.weights_changed()
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Add what happens within the block to a stage's seconds."""

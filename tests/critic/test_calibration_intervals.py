@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from critique_cases import critique
 
-from critic.calibration import MeasuredCritique, compare, measure
+from critic.calibration import compare, measure
+from critic.measured import MeasuredCritique
 
 
 def graded_critic(

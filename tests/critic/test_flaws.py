@@ -81,8 +81,8 @@ def test_the_critique_of_a_plant_needs_no_step_checks_and_is_true(task: Task, se
     assert text.partition("~")[0] == by_code.partition("~")[0]
     critique = CRITIQUES.parse(text, solution, truncated=False)
     assert isinstance(critique, Critique) and (critique.p_sound > 0.5) == flaw.sound
-    first_bad = known_first_bad(task, solution, CHAIN)
-    claims = check_claims(task, solution, critique, first_bad, sound=flaw.sound)
+    claims = check_claims(task, solution, critique, flaw.step_id, flaw.sound)
+    assert known_first_bad(task, solution, CHAIN) == flaw.step_id
     assert [(claim.flaw.step, claim.status) for claim in claims] == [(flaw.step_id, "confirmed")]
 
 

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from critic.resampling import Estimate, change, estimate, paired_mean, task_counts, unpaired
+from critic.resampling import (
+    Estimate,
+    change,
+    estimate,
+    paired_mean,
+    share_estimate,
+    task_counts,
+    unpaired,
+)
 
 
 def test_a_resample_draws_as_many_tasks_as_there_are() -> None:
@@ -66,3 +74,19 @@ def test_an_unpaired_difference_comes_from_the_two_intervals() -> None:
     assert found.interval == pytest.approx((0.3 - 1.96 * 0.05, 0.3 + 1.96 * 0.05))
     assert unpaired(before, Estimate(0.8, None)).interval is None
     assert unpaired(Estimate(None, None), after) == Estimate(None, None)
+
+
+@pytest.mark.parametrize(("num_tasks", "bound"), [(2, 0.8419), (20, 0.1684), (75, 0.0480)])
+def test_a_share_that_all_tasks_agree_on_is_not_certain(num_tasks: int, bound: float) -> None:
+    """0 of 20: the exact (Clopper-Pearson) interval ends at 0.168, resampling's at 0."""
+    agreed = np.zeros(100)
+    never = share_estimate(0.0, agreed, num_tasks).interval
+    always = share_estimate(1.0, agreed + 1, num_tasks).interval
+    assert never == pytest.approx((0.0, bound), abs=1e-4)
+    assert always == pytest.approx((1 - bound, 1.0), abs=1e-4)
+
+
+def test_any_other_share_has_the_resampled_interval() -> None:
+    resampled = np.linspace(0.2, 0.6, 41)
+    assert share_estimate(0.4, resampled, 5) == estimate(0.4, resampled, 5)
+    assert share_estimate(0.0, resampled, 1) == Estimate(0.0, None)

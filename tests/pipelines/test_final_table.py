@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from critique_cases import UNREAD, critique
 
-from critic.calibration import FIGURES, MeasuredCritique, measure
+from critic.calibration import FIGURES, measure
+from critic.measured import MeasuredCritique
 from pipelines.game.audit import CriticAudit
 from pipelines.game.evaluation import Evaluation, RolloutFigures
 from pipelines.game.examiner import Probe

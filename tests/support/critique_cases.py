@@ -1,6 +1,6 @@
 """Measured critiques made by hand, for the tests of the critic's figures."""
 
-from critic.calibration import MeasuredCritique
+from critic.measured import MeasuredCritique
 
 
 def critique(
