@@ -10,10 +10,11 @@ import pytest
 from critic_cases import chain_task
 
 from critic.format import true_critique
+from critic.meta import known_first_bad
 from data.contamination import Contamination
 from data.dedup import DuplicateIndex
 from data.records import Record, Task
-from pipelines.game.bout import Bout
+from pipelines.game.bout import Bout, CritiqueItem
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Sample
@@ -39,9 +40,9 @@ def _bout(referee: Referee, text: str, task: Task, criticised: bool = False) -> 
     judged = None
     if criticised:
         critique = true_critique(task, solution, referee.dialect, random.Random(0))
-        judged = referee.check(
-            task, solution, Sample(critique, [], [], False, weights_hash="critic")
-        )
+        first_bad = known_first_bad(task, solution, referee.dialect)
+        item = CritiqueItem(task, solution, verdict.passed, first_bad)
+        judged = referee.check(item, Sample(critique, [], [], False, weights_hash="critic"))
     return Bout(task, sample, solution, verdict, judged, reward=None)
 
 
@@ -123,7 +124,8 @@ def test_records_carry_their_provenance(referee: Referee) -> None:
 def test_a_critique_that_does_not_parse_is_noted_and_vetoes_nothing(referee: Referee) -> None:
     task = chain_task([4, 1, 7, 10])
     bout = _bout(referee, RIGHT, task)
-    judged = referee.check(task, bout.solution, Sample("gibberish", [], [], False))
+    item = referee.item(task, bout.solution, bout.verdict.passed)
+    judged = referee.check(item, Sample("gibberish", [], [], False))
     (record,) = _admit([Bout(task, bout.sample, bout.solution, bout.verdict, judged, None)])
     assert record.accepted
     assert record.critiques[0].meta_check.startswith("unparsed: ")

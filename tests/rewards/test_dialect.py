@@ -119,7 +119,7 @@ def test_chain_checks_each_step_against_what_was_stated(text: str, flags: tuple[
     assert CHAIN.check_steps(chain_task([4, 1, 7]), read(text)) == flags
 
 
-def test_due_sum_is_the_repair_of_a_step() -> None:
+def test_the_due_value_is_the_repair_of_a_step() -> None:
     task, solution = chain_task([4, 1, 7]), read("a4=40\nb1=60\nc8=41>41")
     assert [due_value(task, solution, index) for index in range(4)] == [4, 5, None, 14]
     repaired = [CHAIN.right_step(task, solution, index) for index in range(4)]
