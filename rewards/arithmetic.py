@@ -59,7 +59,7 @@ def equations_in(text: str, context: str = "") -> tuple[Equation, ...]:
     reported, and the first of them is false.
 
     Args:
-        context: what was said before, such as the question: it may name a base, a unit or a clock.
+        context: what is said elsewhere, such as in the question: a base, a unit or a clock.
     """
     if len(text) > MAX_LINE_CHARS:
         return ()
