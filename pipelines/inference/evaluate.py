@@ -160,12 +160,12 @@ def _qualities(pool: Pool) -> list[Quality]:
     found = [quality("pool", [a for group in pool.attempts_NK for a in group])]
     if pool.greedy_N:
         found.append(quality("greedy", pool.greedy_N))
-    if len(pool.rounds) > 1:
-        found.append(quality("redone", [s.attempt for s in pool.rounds[-1]]))
-    if len(pool.shuffled_rounds) > 1:
-        found.append(
-            quality("redone, shuffled critiques", [s.attempt for s in pool.shuffled_rounds[-1]])
-        )
+    for name, rounds in (
+        ("after redos", pool.rounds), ("after redos, shuffled critiques", pool.shuffled_rounds),
+    ):  # fmt: skip
+        if len(rounds) > 1:
+            # Without critiques: those of what was redone are gone, the others prove nothing.
+            found.append(quality(name, [replace(s.attempt, critique=None) for s in rounds[-1]]))
     return found
 
 

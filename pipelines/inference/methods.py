@@ -229,7 +229,7 @@ def _majority(pool: Pool) -> list[_Point]:
 
 
 def _best_of(pool: Pool, shuffle: random.Random | None) -> list[_Point]:
-    """The solution with the highest p_sound; shuffled, another solution's p_sound."""
+    """The solution with the highest p_sound of two or more; shuffled, another's p_sound."""
     every = [attempt for group in pool.attempts_NK for attempt in group]
     well_formed = [index for index, a in enumerate(every) if a.solution.well_formed]
     ranks = [_rank(every[index]) for index in well_formed]
@@ -238,7 +238,7 @@ def _best_of(pool: Pool, shuffle: random.Random | None) -> list[_Point]:
     scores = dict(zip(well_formed, ranks, strict=True))
     num, critic_tokens = pool.num_samples, _mean([a.critic_tokens for a in every])
     points = []
-    for k in budgets(num):
+    for k in [k for k in budgets(num) if k > 1]:
         values = []
         for n, group in enumerate(pool.attempts_NK):
             own = [scores.get(n * num + j, MALFORMED) for j in range(num)]

@@ -79,7 +79,7 @@ def test_the_command_prints_a_table_and_writes_what_the_function_returns(
     assert report.row("majority", 1).accuracy.value == pytest.approx(mean.accuracy.value, abs=1e-9)
     assert best.learner_tokens == 4 * mean.learner_tokens and best.critic_tokens > 0
     assert {quality.name for quality in report.qualities} == {
-        "pool", "greedy", "redone", "redone, shuffled critiques"
+        "pool", "greedy", "after redos", "after redos, shuffled critiques"
     }  # fmt: skip
 
 
