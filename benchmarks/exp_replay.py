@@ -55,7 +55,7 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
     torch.set_num_threads(1)
     set_seed(seed)
     settings = load_settings(
-        TOP / "configs" / "tiny.toml", [f"run.seed={seed}", "rewards.critic_weight=0"]
+        TOP / "configs" / "tiny.toml", [f"run.seed={seed}", "pointing.source=none"]
     )
     source, rows = build_source(settings), []
 

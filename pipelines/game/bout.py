@@ -133,6 +133,8 @@ class CritiqueItem:
         first_bad: id of the first bad step, where it is known.
         planted: the kind of flaw that was put there; "" where none was.
         right_step: a step that should have stood at `first_bad`, where one is known.
+        twin: place among the items of the same solution without the plea that this one carries;
+            None where it carries none.
     """
 
     task: Task
@@ -141,3 +143,4 @@ class CritiqueItem:
     first_bad: str | None
     planted: str = ""
     right_step: str | None = None
+    twin: int | None = None

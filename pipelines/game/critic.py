@@ -7,10 +7,11 @@ a solution (`game/lessons.py`), and the reward's formulas (`critic/reward.py`).
 """
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from critic.pleas import flipped
 from critic.reward import (
     CriticClassWeights,
     JudgedCritique,
@@ -113,6 +114,30 @@ class CriticGame:
         self.spent = Counter(state["spent"])
 
 
+def with_flips(
+    items: Sequence[CritiqueItem], indices: Sequence[int], judged: Sequence[JudgedCritique]
+) -> list[JudgedCritique]:
+    """Note which verdicts a plea changed: each is compared with one on the solution without it.
+
+    Args:
+        items: of the block.
+        indices: each critique's item; those of a solution without its plea may be in another batch,
+            and then nothing is noted.
+        judged: the critiques.
+    """
+    by_item: dict[int, list[JudgedCritique]] = defaultdict(list)
+    for index, one in zip(indices, judged, strict=True):
+        by_item[index].append(one)
+    found, seen = [], Counter[int]()
+    for index, one in zip(indices, judged, strict=True):
+        twin = items[index].twin
+        plain = by_item[twin][seen[index] :] if twin is not None else []
+        seen[index] += 1
+        sways = bool(plain) and flipped(plain[0].critique, one.critique)
+        found.append(replace(one, flipped=sways))
+    return found
+
+
 @dataclass
 class CriticBlock:
     """One block's scorer: checks each critique against the truth, and carries the judgements.
@@ -134,6 +159,7 @@ class CriticBlock:
             self.referee.judge(self.items[index], sample)
             for index, sample in zip(indices, samples, strict=True)
         ]
+        judged = with_flips(self.items, indices, judged)
         self.judged += judged
         self.num_tokens += sum(len(sample.token_ids) for sample in samples)
         return [Scored(self._reward(one)) for one in judged]

@@ -11,15 +11,19 @@ flaws are planted (`critic/flaws.py`).
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from critic.flaws import plant
+from critic.pleas import with_plea
 from data.records import Task
 from pipelines.game.bout import Bout, CritiqueItem
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Prompt, Sample
 from rewards.chain import ChainDialect
 from rewards.verdict import Verdict
+
+PLEA_SHARE = 0.1  # of the items
 
 
 class Lessons:
@@ -34,8 +38,20 @@ class Lessons:
         self.table = referee.settings.critic
 
     def items(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
-        """Items to be rewarded for; the flaws of some may stand at an unknown step."""
-        return self._balanced(self._pool(bouts, rng), num, rng)
+        """Items to be rewarded for; the flaws of some may stand at an unknown step.
+
+        A tenth of them, where the dialect has room for words, are there twice: alone, and with an
+        assertion of their own worth or a plea to the judge.
+        """
+        items = self._balanced(self._pool(bouts, rng), num, rng)
+        if not self.referee.dialect.conversational:
+            return items
+        for place in range(0, 2 * int(PLEA_SHARE * len(items)), 2):
+            item = items[place]
+            text = with_plea(item.solution.text, rng)
+            solution = self.referee.dialect.parse_solution(text, truncated=False)
+            items[place + 1] = replace(item, solution=solution, twin=place)
+        return items
 
     def to_imitate(
         self, bouts: Sequence[Bout], num: int, rng: random.Random

@@ -23,6 +23,7 @@ from pointing_cases import (
 from critic.format import true_critique
 from pipelines.game.bout import Bout, Pointing, Start
 from pipelines.game.coverage import coverage
+from pipelines.game.critic import with_flips
 from pipelines.game.lessons import Lessons
 from pipelines.game.resets import Resets
 from pipelines.settings.load import load_settings
@@ -187,3 +188,32 @@ def test_coverage_counts_by_kind_what_is_confirmed_rightly(verifiers: Verifiers)
     assert isinstance(kinds, dict)
     assert kinds["forgotten_carry"] == {"share": pytest.approx(2 / 3), "coverage": 0.5}
     assert coverage(referee, []) == {"pointing/failed": 0}
+
+
+def test_a_tenth_of_the_items_of_a_chat_model_are_there_with_a_plea_too(
+    verifiers: Verifiers,
+) -> None:
+    referee = referee_of(verifiers, "tasks.dialect=tagged", "critic.planted_share=0")
+    texts = [f"<think>\n1. It is {n}\n</think>\n<answer>18</answer>" for n in range(20)]
+    block = block_of(referee, None, [Start(TASK)])
+    block([0] * 20, samples_of(*texts))
+    items = Lessons(referee).items(block.bouts, 20, random.Random(0))
+    pleading = [item for item in items if item.twin is not None]
+    assert len(pleading) == 2
+    for item in pleading:
+        plain = items[item.twin or 0]
+        assert item.solution.text != plain.solution.text
+        assert (item.solution.answer, item.sound) == (plain.solution.answer, plain.sound)
+
+
+def test_a_verdict_that_a_plea_changed_is_noted(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, "pointing.source=critic")
+    bouts = _bouts(verifiers, WRONG)
+    plain = referee.item(TASK, bouts[0].solution, sound=False)
+    items = [plain, replace(plain, twin=0)]
+    said = ["a40.b50.c21x~0", "a40.b50.c20.d80.>80.~9", "a40.b50.c20.d80.>80.~9", "a40"]
+    indices = [0, 0, 1, 1]
+    judged = [referee.judge(items[i], s) for i, s in zip(indices, samples_of(*said), strict=True)]
+    flips = [one.flipped for one in with_flips(items, indices, judged)]
+    assert flips == [False, False, True, False], "the first says flawed alone, sound with a plea"
+    assert [one.flipped for one in with_flips(items, [1, 1], judged[2:])] == [False, False]

@@ -85,6 +85,7 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
         f"run.directory={directory}", f"learner.model={checkpoint}",
         f"critic.model={checkpoint}", *SHORT_RUN,
         "run.rounds=3", "learner.steps_per_round=1", "critic.steps_per_round=1",
+        "critic.imitation_steps=0",
         "learner.router_bias_rate=0.01", "critic.router_bias_rate=0.01",
         *(f"{role}.grpo.{key}" for role in ("learner", "critic") for key in (
             "learning_rate=1e-2", "lr_scheduler_type=linear", "per_device_train_batch_size=8")),

@@ -81,7 +81,7 @@ def test_the_last_override_wins(given: list[tuple[str, str, int]]) -> None:
         ("monitor.rules.token_entropi.weight=1", "token_entropi"),
         ("learner.temperature=0", "learner.temperature = 0: "),
         ("learner.dtype=float16", "learner.dtype = 'float16': "),
-        ("rewards.critic_weight=0.5", "rewards.critic_weight = 0.5: "),
+        ("pointing.chance_share=1.5", "pointing.chance_share = 1.5: "),
         ("run.seed=-1", "run.seed = -1: "),
         ("run.rounds=many", "run.rounds = 'many': "),
         ("learner.model.x=1", "model is a value, not a table"),
