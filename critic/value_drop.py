@@ -69,5 +69,18 @@ def decide(others: Tally, same: Tally, is_last_look: bool) -> Decision:
     return "refuted" if same.passed and drop <= REFUTES else "unknown"
 
 
+def expected_value(pass_rate: float, share_done: float) -> float:
+    """A guess of V for a sound beginning that nobody has continued yet.
+
+    If each part of a solution is as hard as any other, the chance to finish from where a share f
+    is written is the whole's to the power 1 - f.
+
+    Args:
+        pass_rate: of whole solutions, above 0.
+        share_done: f, 0 to 1.
+    """
+    return float(pass_rate ** (1 - share_done))
+
+
 def _log_beta(a: int, b: int) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

@@ -4,17 +4,17 @@ Where no code can check a step, its fatality still shows: of the continuations f
 that take another step pass, and none that take this one. The attempts of a group are continuations
 of each other's beginnings and cost nothing; the rest is sampled, `look` of them at a time, first
 from before the step (most claims end there), within a budget of tokens. Claims are tried in a
-random order that prefers the cheap. Leaves out the statistics (`critic/value_drop.py`) and
-confirmation by code (`game/pointing.py`).
+random order that prefers those that are cheap and likely to show a success. Leaves out the
+statistics (`critic/value_drop.py`) and confirmation by code (`game/pointing.py`).
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from critic.value_drop import NOTHING, Decision, Tally, decide
+from critic.value_drop import NOTHING, Decision, Tally, decide, expected_value
 from pipelines.game.bout import Pointing
-from pipelines.game.pointing import Attempt
+from pipelines.game.pointing import Attempt, pass_rate
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Prompt
 from rewards.solution import Solution
@@ -59,8 +59,13 @@ class Claim:
     def cost(self) -> float:
         """Tokens of one continuation from before the step, about."""
         length = max(1, len(self.attempt.solution.text) - len(self.attempt.prefix))
-        remaining = len(self.attempt.solution.text) - len(self.attempt.before(self.index))
+        remaining = (1 - self.share_done) * len(self.attempt.solution.text)
         return max(1.0, self.attempt.num_tokens * remaining / length)
+
+    @property
+    def share_done(self) -> float:
+        """Of the solution's characters, those before the step."""
+        return len(self.attempt.before(self.index)) / len(self.attempt.solution.text)
 
 
 class Confirmation:
@@ -95,8 +100,9 @@ class Confirmation:
         for claim in claims:
             add_siblings(claim, attempts)
         budget = self.table.continuation_budget * sum(a.num_tokens for a in attempts)
+        rate = pass_rate([attempt.verdict for attempt in attempts if not attempt.prefix])
         for look in range(LOOKS):
-            tested = self._affordable(_undecided(claims, look), budget)
+            tested = self._affordable(_undecided(claims, look), budget, rate)
             spent = self.num_tokens
             self._sample(tested, f"{purpose}/look {look}/before", before=True)
             hopeful = [claim for claim in tested if claim.others.passed]
@@ -107,9 +113,13 @@ class Confirmation:
             self.num_tested += len(tested) if look == 0 else 0
         return with_decisions(pointings, claims)
 
-    def _affordable(self, claims: Sequence[Claim], budget: float) -> list[Claim]:
-        """As many claims as the budget holds, in a random order that prefers the cheap."""
-        order = sorted(claims, key=lambda claim: self.rng.random() ** claim.cost, reverse=True)
+    def _affordable(self, claims: Sequence[Claim], budget: float, rate: float) -> list[Claim]:
+        """As many claims as the budget holds, in a random order that prefers likely successes."""
+
+        def rank(claim: Claim) -> float:
+            return self.rng.random() ** (claim.cost / expected_value(rate, claim.share_done))
+
+        order = sorted(claims, key=rank, reverse=True)
         chosen = []
         for claim in order:
             budget -= self.table.look * claim.cost

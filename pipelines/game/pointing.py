@@ -10,7 +10,7 @@ A pointing is a claim. Code confirms it where it may check steps, else continuat
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from critic.critique import Critique, ParseFailure
@@ -118,6 +118,12 @@ class Pointer:
 
     def _first_bad(self, attempt: Attempt) -> int | None:
         return first_bad_step(self.referee.dialect.check_steps(attempt.task, attempt.solution))
+
+
+def pass_rate(verdicts: Iterable[Verdict]) -> float:
+    """The share that passed, with half a success and half a failure more, so that it is never 0."""
+    passed = [verdict.passed for verdict in verdicts if verdict.counted]
+    return (sum(passed) + 0.5) / (len(passed) + 1)
 
 
 def _claimed(attempt: Attempt) -> int | None:

@@ -3,19 +3,21 @@
 The text before a flagged step is a state that the learner really comes to and fails from. A group
 of continuations from there is verified like any other, and only the continuation is learned from:
 whoever chose the state, the objective stays the verifier's (SRPO, arXiv:2605.25507). States that
-succeed about half of the time teach most; untried ones are taken at `UNTRIED`. Leaves out who
-flags (`game/pointing.py`).
+succeed about half of the time teach most and are taken first; the success of an untried one is
+guessed from the pass rate of whole solutions. Leaves out who flags (`game/pointing.py`).
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from critic.value_drop import expected_value
 from data.records import Generator, Task
 from pipelines.game.bout import Bout, Start
+from pipelines.game.pointing import pass_rate
 from pipelines.settings.pointing_table import PointingTable
 
-UNTRIED = 0.1  # the weight of a state whose success nobody has tried; tried ones have 4 p (1 - p)
+LEAST_WEIGHT = 0.01
 
 
 class Resets:
@@ -26,12 +28,12 @@ class Resets:
         seed: the run's.
 
     Attributes:
-        waiting: each with the share of continuations from it that passed; None where untried.
+        waiting: each with the chance that a continuation from it passes, counted or guessed.
     """
 
     def __init__(self, table: PointingTable, seed: int) -> None:
         self.table, self.seed = table, seed
-        self.waiting: list[tuple[Start, float | None]] = []
+        self.waiting: list[tuple[Start, float]] = []
 
     def starts(self, tasks: Sequence[Task], round_: int, version: int) -> list[Start]:
         """A block's starts: the tasks, a share of them replaced by waiting states.
@@ -62,14 +64,18 @@ class Resets:
     def collect(self, bouts: Sequence[Bout], version: int) -> None:
         """Note the states before the steps that were pointed at, each once."""
         known = {(start.task.id, start.prefix) for start, _ in self.waiting}
+        rate = pass_rate(bout.verdict for bout in bouts if not bout.prefix)
         for bout in bouts:
             pointing = bout.pointing
             if pointing is None or pointing.status == "refuted" or pointing.index == 0:
                 continue
             prefix = bout.solution.text[: bout.solution.steps[pointing.index].start]
-            if (bout.task.id, prefix) not in known and pointing.value_before != 1:
+            value = pointing.value_before
+            if value is None:
+                value = expected_value(rate, len(prefix) / len(bout.solution.text))
+            if (bout.task.id, prefix) not in known:
                 known.add((bout.task.id, prefix))
-                self.waiting.append((Start(bout.task, prefix, version), pointing.value_before))
+                self.waiting.append((Start(bout.task, prefix, version), value))
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
@@ -80,8 +86,8 @@ class Resets:
         self.waiting = [(_start(row), value) for row, value in state["waiting"]]
 
 
-def _weight(value: float | None) -> float:
-    return UNTRIED if value is None else max(4 * value * (1 - value), UNTRIED / 10)
+def _weight(value: float) -> float:
+    return max(4 * value * (1 - value), LEAST_WEIGHT)
 
 
 def _spread(num: int, of: int) -> list[int]:
