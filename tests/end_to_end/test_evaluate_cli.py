@@ -173,7 +173,8 @@ def test_a_continuation_has_the_room_that_its_start_leaves(solver: Solver) -> No
         found = Solver(referee, solver.learner, None).resume([(task, p) for p in prefixes], "tight")
     finally:
         solver.learner.engine.max_model_len = table.max_model_len  # type: ignore[attr-defined]
-    for attempt, prefix in zip(found, prefixes, strict=True):
+    found += solver.resume([(task, p) for p in prefixes], "ample")
+    for attempt, prefix in zip(found, prefixes * 2, strict=True):
         assert attempt.solution.text.startswith(prefix)
         assert 0 < attempt.learner_tokens <= limit - len(prefix)
 
