@@ -7,14 +7,15 @@
                                  dialect (reversed, two digits or more)
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
-`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x~0` says that step c should have reached 12. A
-step marked wrong makes the verdict `flawed`, while p_sound is the chance that the *answer* passes:
-of an answer that is right by wrong steps a true critique marks the step and ends in `~9`. The
-critic recomputes before it judges: a tiny model compares two numbers that it can see far better
-than it adds and compares in one token. A step marked right though the recomputed value differs is a
-parse failure. Every step up to the first wrong one must be judged, in order. Of a malformed
-solution only the steps that the solution parser recovered can be judged, and the walk may end after
-any of them.
+`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x~0` says that step c should have reached 12. What
+counts is the value: the first step whose recomputed value differs from the stated one is the one
+that the critic calls wrong, whatever mark it wrote, and the rest of the walk is beside the point. A
+tiny model recomputes well and compares badly: asked to do both, nearly half of its critiques
+contradicted themselves. The mark `x` alone calls a step wrong whose value is right. Such a step
+makes the verdict `flawed`, while p_sound is the chance that the *answer* passes: of an answer that
+is right by wrong steps a true critique marks the step and ends in `~9`. Every step up to the first
+wrong one must be judged, in order. Of a malformed solution only the steps that the solution parser
+recovered can be judged, and the walk may end after any of them.
 
 Leaves out whether a claim is true (`meta`) and how the truth is found (`format.true_critique`).
 """
@@ -116,13 +117,12 @@ def _parse_walk(
         value = None if judgement is None else _parse_value(judgement[1])
         if judgement is None or value is None:
             return ParseFailure("bad_judgement")
-        position, ok = judgement.end(), judgement[2] == "."
-        if ok and value != step_parts(step).stated_value:
-            return ParseFailure("contradiction")
+        position = judgement.end()
+        ok = judgement[2] == "." and value == step_parts(step).stated_value
         steps.append(StepJudgement(step.id, ok))
-        if not ok:
+        if not ok:  # what follows of the walk is beside the point
             flaw = Flaw(step.id, step.text, "value", "recompute", str(value))
-            return ParseFailure("trailing_text") if walk[position:] else (tuple(steps), (flaw,))
+            return tuple(steps), (flaw,)
     if position < len(walk):
         return ParseFailure("unexpected_step")
     return tuple(steps), ()

@@ -241,8 +241,9 @@ class ChainDialect:
         Args:
             task: a sum or a product.
             rng: chooses where it slips, and how.
-            slip_rate: chance in [0, 1] that a step, the final one included, slips in one of the
-                ways that are possible there; later steps continue from the wrong value.
+            slip_rate: chance in [0, 1] that a step after the first, the final one included, slips
+                in one of the ways that are possible there; later steps continue from the wrong
+                value.
 
         Raises:
             UserError: the task is not a chain.
@@ -254,7 +255,7 @@ class ChainDialect:
         value, said = chain.operation.identity, list[Stated]()
         for index in range(len(chain.operands) + 1):
             place = Place(chain, index, value)
-            slip = self._slip(place, rng) if rng.random() < slip_rate else None
+            slip = self._slip(place, rng) if index and rng.random() < slip_rate else None
             said.append(slip or place.due)
             value = said[-1].value
         return write_steps(said)

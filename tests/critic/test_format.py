@@ -77,8 +77,7 @@ def test_chain_low_confidence_is_a_verdict_without_a_claim() -> None:
         ("a40.b50.c21~0", "bad_judgement"),
         ("a40.b50.c2x~0", "bad_judgement"),
         ("a40.b50.c210x~0", "bad_judgement"),
-        ("a40.b50.c31.~0", "contradiction"),
-        ("a40.b50.c31xd22.~0", "trailing_text"),
+        ("a40.b50.c21.d22.>22.>22.~0", "unexpected_step"),
     ],
 )
 def test_chain_failures_are_named(text: str, reason: str) -> None:
@@ -95,6 +94,18 @@ def test_a_malformed_solution_is_judged_on_the_steps_recovered() -> None:
     for text in ("~0", "a40.~0", "a40.b50.~0", "a40.b60x~0"):
         assert isinstance(CHAIN.parse(text, cut, truncated=False), Critique)
     assert failure("a40.b50.c21.~0", cut, "chain") == "unexpected_step"
+
+
+@pytest.mark.parametrize(
+    "text", ["a40.b50.c21x~0", "a40.b50.c21.~0", "a40.b50.c21.d22.>22.~0", "a40.b50.c21xd9~0"]
+)
+def test_the_recomputed_value_is_the_claim_whatever_the_mark(text: str) -> None:
+    critique = CHAIN.parse(text, WRONG, truncated=False)
+    assert isinstance(critique, Critique)
+    assert [(flaw.step, flaw.payload) for flaw in critique.flaws] == [("c", "12")]
+    assert critique.verdict == "flawed" and [step.ok for step in critique.steps] == [
+        True, True, False
+    ]  # fmt: skip
 
 
 def read_tagged(text: str) -> Critique:

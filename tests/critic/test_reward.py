@@ -26,7 +26,7 @@ from critic.reward import (
 
 BUCKETS = [(bucket + 0.5) / 10 for bucket in range(10)]
 STATUSES = st.lists(st.sampled_from(["confirmed", "refuted", "uncheckable"]), max_size=5)
-MALFORMED = JudgedCritique(critique=ParseFailure("contradiction"), claims=(), sound=True)
+MALFORMED = JudgedCritique(critique=ParseFailure("bad_judgement"), claims=(), sound=True)
 Reward = Callable[[JudgedCritique], float]
 
 
@@ -170,9 +170,7 @@ def test_claims_do_not_move_the_best_confidence(
 
 @pytest.mark.parametrize("sound", [True, False])
 @pytest.mark.parametrize("p_sound", BUCKETS)
-def test_an_accusation_never_beats_a_contradiction_after_a_slip(
-    sound: bool, p_sound: float
-) -> None:
+def test_an_accusation_never_beats_breaking_off_after_a_slip(sound: bool, p_sound: float) -> None:
     """The hole of the first version: a refuted claim paid 0.499, a critique that broke off 0."""
     refuted = judged(p_sound, sound, ("c", "refuted"), first_bad_step=None if sound else "d")
     silent = judged(p_sound, sound, first_bad_step=None if sound else "d")
