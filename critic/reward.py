@@ -9,7 +9,8 @@
 p is the critic's `p_sound`, g the rule's verdict (1: the solution passed), L whether the critique
 locates the first flaw rightly. Ours adds, so that whatever is claimed the best p is the chance that
 the solution passes. A refuted claim costs all that calibration can earn, and nothing is cut off
-below: after a slip an accusation never pays better than a critique that breaks off, which earns 0. A proper reward stays proper only while no group's standard deviation divides it
+below: after a slip an accusation never pays better than a critique that breaks off, which earns 0.
+A proper reward stays proper only while no group's standard deviation divides it
 ("Uncalibrated reasoning", arXiv:2508.11800): the critic trains with `scale_rewards = "none"`.
 Leaves out who is asked, about what, and how rewards become advantages.
 """

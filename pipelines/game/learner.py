@@ -152,9 +152,7 @@ class LearnerBlock:
             attempt.task, sample, attempt.solution, attempt.verdict, None, reward,
             pointing, attempt.prefix,
         )  # fmt: skip
-        if asked is None:
-            return bout
-        return replace(bout, judged=self.referee.check(self.referee.lesson(bout), asked))
+        return self.referee.with_critique(bout, asked)
 
     def _flaw(self, attempt: Attempt, pointing: Pointing | None) -> tuple[int, int] | None:
         """The confirmed first flaw's characters in the completion, where credit is given for it."""

@@ -105,6 +105,12 @@ class Referee:
         num_tokens = len(sample.token_ids)
         return CheckedCritique(sample.text, critique, claims, sample.weights_hash, num_tokens)
 
+    def with_critique(self, bout: Bout, asked: Sample | None) -> Bout:
+        """The bout with a critique of it, whose claims are checked; as it is where none was asked."""
+        if asked is None:
+            return bout
+        return replace(bout, judged=self.check(self.lesson(bout), asked))
+
     def _claims(self, item: CritiqueItem, critique: Critique) -> tuple[ClaimResult, ...]:
         known = (item.first_bad, item.sound, self.settings.pointing.step_checks)
         return check_claims(item.task, item.solution, critique, *known)

@@ -205,14 +205,15 @@ class Generation:
             (task, sample) for task, group in zip(tasks, drawn, strict=True) for sample in group
         ]
         read = [self.referee.read(task, sample) for task, sample in pairs]
-        judged = [None] * len(pairs)
+        asked = [None] * len(pairs)
         if self.critic is not None:
             ask = partial(self.critic.sample, purpose=purpose)
-            judged = self.referee.criticise([t for t, _ in pairs], [s for s, _ in read], ask)
-        return [
-            Bout(task, sample, solution, verdict, claim, None)
-            for (task, sample), (solution, verdict), claim in zip(pairs, read, judged, strict=True)
+            asked = self.referee.criticise([t for t, _ in pairs], [s for s, _ in read], ask)
+        bouts = [
+            Bout(task, sample, solution, verdict, None, None)
+            for (task, sample), (solution, verdict) in zip(pairs, read, strict=True)
         ]
+        return [self.referee.with_critique(*pair) for pair in zip(bouts, asked, strict=True)]
 
     def _pace(self, samples_per_second: float) -> str:
         num = self.progress.accepted + self.progress.rejected

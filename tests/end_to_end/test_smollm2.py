@@ -163,7 +163,7 @@ def test_two_grpo_steps_of_each_role(base: Path, checkout: Path, tmp_path: Path)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [(row["role"], row["step"]) for row in rows if row["kind"] == "step"]
     assert steps == [("learner", 1), ("learner", 2), ("critic", 1), ("critic", 2)]
-    gaps = [row["rollout/mismatch_max"] for row in rows if row["kind"] == "step"]
+    gaps = [row["rollout/mismatch_max"] for row in rows if "rollout/mismatch_max" in row]
     probes = [row["rollout/probe_difference"] for row in rows if row["kind"] == "round"]
     assert max(gaps) < 1e-3 and 0 < max(probes) < 1e-3, (gaps, probes)
     assert max(row["reward/mean"] for row in rows if row["kind"] == "step") > 0

@@ -45,7 +45,8 @@ def _bout(referee: Referee, text: str, task: Task = TASK, critique: str | None =
     solution, verdict = referee.read(task, sample)
     judged = None
     if critique is not None:
-        judged = referee.check(task, solution, Sample(critique, [1], [-1.0], False))
+        item = referee.item(task, solution, verdict.passed)
+        judged = referee.check(item, Sample(critique, [1], [-1.0], False))
     return Bout(task, sample, solution, verdict, judged, None)
 
 
@@ -65,7 +66,7 @@ def test_the_labels_are_stored_and_never_verified_again(referee: Referee, tmp_pa
     broken.verifiers.verify = None  # type: ignore[method-assign,assignment]
     assert load_audit(tmp_path / "audit.json", broken) == solutions
     by_sound = {solution.item.sound: solution for solution in solutions}
-    assert by_sound[False].item.first_bad == "b" and by_sound[False].kind == "other"
+    assert by_sound[False].item.first_bad == "b" and by_sound[False].kind == "off_by_one"
     assert by_sound[True].item.first_bad is by_sound[True].kind is None
 
 
@@ -163,7 +164,7 @@ def test_a_rounds_rollouts_are_measured_at_their_own_base_rate(referee: Referee)
     assert figures["location_accuracy"] == 1 / 2
     assert figures["parsed"] == 4 / 5
     assert found.measures.num_critiques == 5
-    kind = found.measures.by_kind["other"]
+    kind = found.measures.by_kind["off_by_one"]
     assert (kind.share, kind.num, kind.location_accuracy.value) == (1, 2, 1 / 2)
 
 

@@ -102,11 +102,11 @@ def test_a_forgotten_carry_is_the_commonest_slip() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_success_can_be_rare_at_the_start(family: str) -> None:
-    """Of a solver that slips at 0.45 of the steps, pass@8 on 8 to 12 terms is far below 10%."""
+    """Of a solver that slips at 0.55 of the steps, pass@8 on 8 to 12 terms is far below 10%."""
     rng, solved = random.Random(0), 0
     for _ in range(100):
         task = FAMILIES[family]([rng.randint(1, 9) for _ in range(rng.randint(8, 12))])
-        tries = [read(CHAIN.write_solution(task, rng, 0.45)).answer for _ in range(8)]
+        tries = [read(CHAIN.write_solution(task, rng, 0.55)).answer for _ in range(8)]
         solved += task.reference in tries
     assert solved <= 10
 
