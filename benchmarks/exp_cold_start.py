@@ -4,8 +4,8 @@
 
 Trains with `pipelines/sft.py` (a finished checkpoint in `--folder` is kept), then measures what a
 run writes to before.json: mean@8 on the test split, and the critic's audit. Writes
-benchmarks/results/cold_start_NAME.json and prints a table. Leaves out self-play
-(`exp_selfplay.py`).
+benchmarks/results/cold_start_NAME.json and prints a table. Leaves out the game
+(`exp_pointing.py`).
 """
 
 import argparse

@@ -96,7 +96,7 @@ class Confirmation:
             pointings: one for each.
             purpose: names the batch in the seeds.
         """
-        claims = claims_of(attempts, pointings)
+        claims = [c for c in claims_of(attempts, pointings) if self._has_room(c)]
         for claim in claims:
             add_siblings(claim, attempts)
         budget = self.table.continuation_budget * sum(a.num_tokens for a in attempts)
@@ -112,6 +112,10 @@ class Confirmation:
             budget -= self.num_tokens - spent
             self.num_tested += len(tested) if look == 0 else 0
         return with_decisions(pointings, claims)
+
+    def _has_room(self, claim: Claim) -> bool:
+        prompt = self.referee.problem(claim.attempt.task, claim.attempt.after(claim.index))
+        return self.referee.leaves_room(self.learner.prompt_length(prompt))
 
     def _affordable(self, claims: Sequence[Claim], budget: float, rate: float) -> list[Claim]:
         """As many claims as the budget holds, in a random order that prefers likely successes."""

@@ -47,11 +47,19 @@ class LearnerGame:
         Returns:
             Every bout of it, of all processes, groups adjacent.
         """
+        starts = [self._with_room(start) for start in starts]
         block = LearnerBlock(self.referee, self.learner, self.critic, starts, plan)
         prompts = [self.referee.problem(start.task, start.prefix) for start in starts]
         self.learner.play(prompts, block, plan.purpose)
         self.spent.update(block.spent)
         return self.gather(block.bouts)
+
+    def _with_room(self, start: Start) -> Start:
+        """The start, without its beginning where the context would not hold both and a reply."""
+        if not start.prefix:
+            return start
+        length = self.learner.prompt_length(self.referee.problem(start.task, start.prefix))
+        return start if self.referee.leaves_room(length) else Start(start.task)
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""

@@ -59,6 +59,11 @@ class Referee:
         begun = [{"role": "assistant", "content": prefix}] if prefix else []
         return turns + asked + begun
 
+    def leaves_room(self, prompt_length: int) -> bool:
+        """Whether the context holds a prompt of so many tokens and the learner's longest reply."""
+        longest = self.settings.learner.max_completion_length
+        return prompt_length + longest <= self.settings.rollout.max_model_len
+
     def critique_prompt(self, task: Task, solution: Solution) -> Prompt:
         """The critic's prompt for one solution."""
         problem = self.dialect.render_problem(task)
@@ -106,7 +111,7 @@ class Referee:
         return CheckedCritique(sample.text, critique, claims, sample.weights_hash, num_tokens)
 
     def with_critique(self, bout: Bout, asked: Sample | None) -> Bout:
-        """The bout with a critique of it, whose claims are checked; as it is where none was asked."""
+        """The bout with a critique of it, whose claims are checked; as it is without one."""
         if asked is None:
             return bout
         return replace(bout, judged=self.check(self.lesson(bout), asked))

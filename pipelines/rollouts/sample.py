@@ -124,6 +124,10 @@ class Player(Protocol):
         """Sample `num` completions per prompt without an update; None: the training temperature."""
         ...
 
+    def prompt_length(self, prompt: Prompt) -> int:
+        """A prompt's number of tokens."""
+        ...
+
     def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
         """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
         ...

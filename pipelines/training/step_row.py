@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.rollouts.sample import Scored
+from pipelines.rollouts.sampler import Sampler
 
 # TRL's name and ours.
 NAMES = {
@@ -50,6 +51,17 @@ def stage_figures(
     """Seconds by stage, and what the syncs cost."""
     row = {f"time/{stage}": round(spent, 4) for stage, spent in seconds.items()}
     return row | {f"time/sync/{name}": cost for name, cost in sync_costs.items()}
+
+
+def take_sampler_figures(sampler: Sampler) -> dict[str, object]:
+    """What a sampler did since the last call: concurrency, seconds by stage, costs of the syncs."""
+    row: dict[str, object] = {}
+    if sampler.engine.concurrency is not None:
+        row["rollout/concurrency"] = sampler.engine.concurrency.take_lowest()
+    costs = {} if sampler.sync is None else sampler.sync.take_costs()
+    row |= stage_figures(sampler.seconds, costs)
+    sampler.seconds.clear()
+    return row
 
 
 class OutcomeCounts:

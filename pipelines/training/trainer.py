@@ -30,7 +30,7 @@ from pipelines.training.moe_losses import ExpertLoad, add_auxiliary_losses, bala
 from pipelines.training.policy_pass import pass_of
 from pipelines.training.role_spec import RoleSpec
 from pipelines.training.role_state import restore_role, role_state
-from pipelines.training.step_row import OutcomeCounts, known_figures, stage_figures
+from pipelines.training.step_row import OutcomeCounts, known_figures, take_sampler_figures
 
 OnStep = Callable[[dict[str, object]], None]
 
@@ -70,8 +70,7 @@ class RoleTrainer(GRPOTrainer):
         self.use_vllm, self.vllm_generation, self._last_loaded_step = True, self.block, -1
         self.expert_load, self.outcomes = ExpertLoad(), OutcomeCounts(self.accelerator.gather)
         self.passes = pass_of(self, policy, self.block, spec.routing_replay, self.expert_load)
-        self._balance: dict[str, object] = {}  # of the last step
-        self._scorer: Scorer | None = None
+        self._balance, self._scorer = dict[str, object](), None  # of the last step; of the block
         self._scored: list[Scored] = []  # of the batch
         self._staleness = 0  # of the last batch when it was scored, in updates of the policy
         self.pending_state: dict[str, dict[str, object]] | None = None
@@ -167,6 +166,10 @@ class RoleTrainer(GRPOTrainer):
         """Sample `num` completions per prompt, outside training (evaluation, critiques)."""
         return self.sampler.sample(prompts, purpose, num, temperature)
 
+    def prompt_length(self, prompt: Prompt) -> int:
+        """A prompt's number of tokens."""
+        return len(self.sampler.tokenize([prompt])[0])
+
     def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
         """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
         asked, said = self.sampler.tokenize(prompts), self.sampler.tokenize_replies(replies)
@@ -230,6 +233,10 @@ class RoleTrainer(GRPOTrainer):
         self.block.learn_from(masked_B.view(-1, self.num_generations).all(1).tolist())
         return batch
 
+    def _tokenize_prompts(self, prompts):  # type: ignore[no-untyped-def]
+        """The sampler's, which knows of replies that are begun."""
+        return self.sampler.tokenize(prompts), None, {}
+
     def _get_train_sampler(self, dataset=None):  # type: ignore[no-untyped-def]
         """TRL's, which repeats each prompt for its group; a reply that is imitated comes once."""
         sampler = super()._get_train_sampler(dataset)
@@ -239,11 +246,11 @@ class RoleTrainer(GRPOTrainer):
         return sampler
 
     def _advantages(self, outcome_B: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
-        has_steps = any(own.steps or own.flaw for own in self._scored)
-        has_steps = any(gather_object([has_steps]))  # every process gives as many axes
-        ends_BT = ends_by_row(self.sampler.tokenizer, self._scored, ids_BT) if has_steps else None
-        scored, size, penalty = self._scored, self.num_generations, self.spec.flaw_penalty
-        return advantages(outcome_B, scored, size, penalty, ends_BT)
+        located = any(own.steps or own.flaw for own in self._scored)
+        located = any(gather_object([located]))  # every process gives as many axes
+        ends_BT = ends_by_row(self.sampler.tokenizer, self._scored, ids_BT) if located else None
+        size, penalty = self.num_generations, self.spec.flaw_penalty
+        return advantages(outcome_B, self._scored, size, penalty, ends_BT)
 
     def _score_rollouts(self, batch: dict[str, torch.Tensor]) -> None:
         """The policy's own pass over the rollouts, where TRL sees no need of one."""
@@ -303,7 +310,7 @@ class RoleTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """One row per optimizer step, under our names, instead of TRL's console dictionaries."""
-        metrics, sampler = self._metrics["train"], self.sampler
+        metrics = self._metrics["train"]
         figures = known_figures(metrics, logs)
         metrics.clear()
         if "loss" not in logs:
@@ -313,12 +320,7 @@ class RoleTrainer(GRPOTrainer):
             row["block"] = "imitation"
         row |= figures | self.outcomes.take() | {"rollout/staleness": self._staleness}
         row |= self._balance | self.passes.take_figures()
-        if sampler.engine.concurrency is not None:
-            row["rollout/concurrency"] = sampler.engine.concurrency.take_lowest()
-        costs = {} if sampler.sync is None else sampler.sync.take_costs()
-        row |= stage_figures(sampler.seconds, costs)
-        sampler.seconds.clear()
-        self.on_step(row)
+        self.on_step(row | take_sampler_figures(self.sampler))
 
     def finish_step(self) -> None:
         """After the optimizer step: balance the experts, and note that the weights changed."""

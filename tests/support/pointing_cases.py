@@ -71,6 +71,9 @@ class Solver:
             text = _rest(rest, value, len(steps), self.slip_rate, rng)
         return Sample(text, [1] * len(text), [0.0] * len(text), False)
 
+    def prompt_length(self, prompt: Prompt) -> int:
+        return len(prompt)
+
     def timed(self, stage: str):  # type: ignore[no-untyped-def]
         return self.seconds.timed(stage)
 
