@@ -4,10 +4,11 @@
     python benchmarks/exp_pointing.py run      every arm, at its best rate of the sweep
     python benchmarks/exp_pointing.py table    what there is so far
 
-Step checks are withheld from training but for the oracle: they only measure. Each seed has a cold
-start of its own, shared by its arms. Runs go two at a time, one thread each; a finished run is
-kept and a killed one resumed, and benchmarks/results/pointing.json is written after each. Every arm
-is configs/tiny.toml with the overrides below. Leaves out how a run is played (`pipelines/`).
+Step checks are withheld from training but for the oracle: they only measure. Each family has
+`NUM_BASES` cold starts, which its seeds take turns in using and all arms share. Runs go two at a
+time, one thread each; a finished run is kept and a killed one resumed, and
+benchmarks/results/pointing.json is written after each. Every arm is configs/tiny.toml with the
+overrides below. Leaves out how a run is played (`pipelines/`).
 """
 
 import argparse
@@ -60,6 +61,12 @@ FAMILIES: Mapping[str, Sequence[str]] = {
 }
 SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
 SWEPT_SEEDS = (100, 101)  # others than those of the comparison
+NUM_BASES = 2
+SIZES = (
+    "run.rounds=12", "learner.steps_per_round=5", "critic.steps_per_round=3",
+    "critic.imitation_steps=4", "evaluate.num_tasks=64", "evaluate.num_samples=4",
+    "evaluate.num_probe_tasks=64", "evaluate.num_audit_tasks=64", "critic.critiques_per_audit=2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,11 @@ def call(program: str, arguments: Sequence[str], log: Path) -> None:
 
 def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
     """One run, from its cold start on; returns what is compared."""
-    base, directory = folder / "base" / job.family / str(job.seed), folder / job.name
+    base, directory = base_of(job.family, job.seed, folder), folder / job.name
     log = folder / "logs" / f"{job.name.replace('/', '-')}.log"
     common = [
         "--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={job.seed}",
-        f"sft.directory={base}", *FAMILIES[job.family], *more,
+        f"sft.directory={base}", *FAMILIES[job.family], *SIZES, *more,
     ]  # fmt: skip
     if not (directory / "summary.json").exists():
         if (directory / "config.json").exists():
@@ -112,12 +119,17 @@ def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
 
 
 def cold_start(family: str, seed: int, folder: Path, more: Sequence[str]) -> None:
-    """The cold start that a seed's arms share."""
-    base = folder / "base" / family / str(seed)
+    """Make the cold start of a seed's arms, if there is none."""
+    base = base_of(family, seed, folder)
     if not (base / "cold_start.json").exists():
-        arguments = ["--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={seed}"]
+        arguments = ["--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={base.name}"]
         arguments += [f"sft.directory={base}", *FAMILIES[family], *more]
-        call("sft.py", arguments, folder / "logs" / f"base-{family}-{seed}.log")
+        call("sft.py", arguments, folder / "logs" / f"base-{family}-{base.name}.log")
+
+
+def base_of(family: str, seed: int, folder: Path) -> Path:
+    """The cold start that a seed's arms begin from."""
+    return folder / "base" / family / str(seed % NUM_BASES)
 
 
 def outcome(directory: Path) -> dict[str, object]:
@@ -224,7 +236,7 @@ def main() -> None:
             and job.name not in results
         ]  # fmt: skip
         with ThreadPoolExecutor(2) as pool:
-            bases = dict.fromkeys((job.family, job.seed) for job in wanted)
+            bases = dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted)
             list(pool.map(lambda b: cold_start(*b, options.folder, options.overrides), bases))
             found = pool.map(lambda job: play(job, options.folder, options.overrides), wanted)
             for job, result in zip(wanted, found, strict=True):
