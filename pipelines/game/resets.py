@@ -1,10 +1,13 @@
-"""Resets: sound beginnings of failed solutions as prompts of later blocks.
+"""Resets: beginnings of the learner's solutions as prompts of later blocks.
 
-The text before a flagged step is a state that the learner really comes to and fails from. A group
-of continuations from there is verified like any other, and only the continuation is learned from:
-whoever chose the state, the objective stays the verifier's (SRPO, arXiv:2605.25507). States that
-succeed about half of the time teach most and are taken first; the success of an untried one is
-guessed from the pass rate of whole solutions. Leaves out who flags (`game/pointing.py`).
+    the text before a flagged step    a state that the learner comes to, and fails from
+    any beginning of one that passed  a state that success is known to follow from
+
+A group of continuations from there is verified like any other, and only the continuation is learned
+from: whoever chose the state, the objective stays the verifier's (SRPO, arXiv:2605.25507). States
+that succeed about half of the time teach most and are taken first, so that the learner masters the
+ends of solutions before their beginnings (reverse curriculum, arXiv:2402.05808); the success of an
+untried one is guessed from the pass rate of whole solutions. Leaves out who flags (`game/pointing.py`).
 """
 
 import random
@@ -18,6 +21,7 @@ from pipelines.game.pointing import pass_rate
 from pipelines.settings.pointing_table import PointingTable
 
 LEAST_WEIGHT = 0.01
+MAX_WAITING = 4000
 
 
 class Resets:
@@ -62,20 +66,21 @@ class Resets:
         return states
 
     def collect(self, bouts: Sequence[Bout], version: int) -> None:
-        """Note the states before the steps that were pointed at, each once."""
+        """Note the states that the bouts came to, each once."""
+        if self.table.reset_share == 0:
+            return
         known = {(start.task.id, start.prefix) for start, _ in self.waiting}
         rate = pass_rate(bout.verdict for bout in bouts if not bout.prefix)
         for bout in bouts:
-            pointing = bout.pointing
-            if pointing is None or pointing.status == "refuted" or pointing.index == 0:
-                continue
-            prefix = bout.solution.text[: bout.solution.steps[pointing.index].start]
-            value = pointing.value_before
-            if value is None:
-                value = expected_value(rate, len(prefix) / len(bout.solution.text))
-            if (bout.task.id, prefix) not in known:
+            for index, value in _states(bout):
+                prefix = bout.solution.text[: bout.solution.steps[index].start]
+                if (bout.task.id, prefix) in known:
+                    continue
+                if value is None:
+                    value = expected_value(rate, len(prefix) / len(bout.solution.text))
                 known.add((bout.task.id, prefix))
                 self.waiting.append((Start(bout.task, prefix, version), value))
+        self.waiting = self.waiting[-MAX_WAITING:]
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
@@ -84,6 +89,20 @@ class Resets:
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.waiting = [(_start(row), value) for row, value in state["waiting"]]
+
+
+def _states(bout: Bout) -> list[tuple[int, float | None]]:
+    """The steps that a later group may begin before, each with the counted chance to pass.
+
+    Those of a solution that begins with the reset itself are left out: they were there before.
+    """
+    steps, pointing = bout.solution.steps, bout.pointing
+    if bout.verdict.passed:
+        given = len(bout.prefix)
+        return [(i, None) for i, step in enumerate(steps) if i and step.start > given]
+    if pointing is None or pointing.status == "refuted" or pointing.index == 0:
+        return []
+    return [(pointing.index, pointing.value_before)]
 
 
 def _weight(value: float) -> float:
