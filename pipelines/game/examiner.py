@@ -4,6 +4,7 @@ Leaves out how each figure is computed (`game/evaluation.py`, `game/audit.py`) a
 it (`run/monitoring.py`).
 """
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,7 +29,7 @@ from pipelines.game.evaluation import (
     rollout_figures,
 )
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Player
+from pipelines.rollouts.sample import Player, Sample
 from pipelines.settings.tables import EvaluateTable
 
 SAMPLES_PER_AUDIT_TASK = 2
@@ -154,7 +155,26 @@ class Examiner:
         groups = play_unrewarded(
             self.referee, self.learner, self.tasks.audit, SAMPLES_PER_AUDIT_TASK, "audit"
         )
+        groups = [*groups, self._gold_bouts(groups)]
         return audit_set(self.referee, self.agree(groups), self.referee.settings.run.seed)
+
+    def _gold_bouts(self, groups: Sequence[Sequence[Bout]]) -> list[Bout]:
+        """Right solutions, written by code, of the tasks that the learner did not solve.
+
+        Without them a learner that seldom succeeds leaves nothing to accuse falsely. Empty where
+        the dialect has no procedure to write one.
+        """
+        if self.referee.dialect.conversational:
+            return []
+        unsolved = [group[0].task for group in groups if not any(b.verdict.passed for b in group)]
+        write, rng = self.referee.dialect.write_solution, random.Random(0)
+        texts = [write(task, rng, 0.0) for task in unsolved]
+        scores = self.learner.score([self.referee.problem(task) for task in unsolved], texts)
+        bouts = []
+        for task, text, logprobs in zip(unsolved, texts, scores, strict=True):
+            sample = Sample(text, [0] * len(logprobs), logprobs, truncated=False)
+            bouts.append(Bout(task, sample, *self.referee.read(task, sample), None, None))
+        return bouts
 
     def read_gold(self) -> None:
         """Take the first reading of the gold solutions' likelihood, before any round."""

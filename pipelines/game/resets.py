@@ -7,7 +7,8 @@ A group of continuations from there is verified like any other, and only the con
 from: whoever chose the state, the objective stays the verifier's (SRPO, arXiv:2605.25507). States
 that succeed about half of the time teach most and are taken first, so that the learner masters the
 ends of solutions before their beginnings (reverse curriculum, arXiv:2402.05808); the success of an
-untried one is guessed from the pass rate of whole solutions. Leaves out who flags (`game/pointing.py`).
+untried one is guessed from the pass rate of whole solutions. Leaves out who flags
+(`game/pointing.py`).
 """
 
 import random

@@ -234,7 +234,8 @@ class Run:
     ) -> None:
         """Append the round's row to the metrics."""
         learner = self.roles.learner
-        row = round_row(plan.round, probe, health, self.monitor.history[-1], records)
+        row = {"run/seconds": round(self.clock.seconds(), 1)}
+        row |= round_row(plan.round, probe, health, self.monitor.history[-1], records)
         load = learner.expert_load.take()
         if load:
             row["moe/load"] = [load_E.tolist() for load_E in load.values()]

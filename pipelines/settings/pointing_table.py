@@ -57,8 +57,9 @@ class PointingTable(Table):
         default=0.25,
         ge=0,
         lt=1,
-        description="The share of a round's groups that begin within a solution of an earlier round: "
-        "before a flaw, or anywhere in one that passed; 0 begins all of them at the problem.",
+        description="The share of a round's groups that begin within a solution of an earlier "
+        "round: before a flaw, or anywhere in one that passed; 0 begins all of them at the "
+        "problem.",
     )
     reset_max_age: int = Field(
         default=24,
