@@ -1,6 +1,7 @@
 """What the critic learns from: solutions whose truth is known, in balanced classes.
 
-    sound      the learner's solutions that passed
+    sound      the learner's solutions that passed; of tasks that it did not solve, those that code
+               writes as it did for the cold start
     flawed     its failures, first those whose first flaw is located; of a share, and for what is
                missing, planted flaws of many kinds, whose place is known
 
@@ -67,8 +68,26 @@ class Lessons:
     def _pool(self, bouts: Sequence[Bout], rng: random.Random) -> list[CritiqueItem]:
         distinct = {(b.task.id, b.solution.text): b for b in bouts if _judgeable(b)}
         pool = [self.referee.lesson(bout) for bout in distinct.values()]
+        pool += self._written(bouts)
         rng.shuffle(pool)
         return pool
+
+    def _written(self, bouts: Sequence[Bout]) -> list[CritiqueItem]:
+        """Right solutions of the tasks that nobody solved, where code can write them.
+
+        A learner that seldom succeeds would else leave the critic a handful of sound solutions to
+        learn from, again and again.
+        """
+        if self.referee.dialect.conversational or not self.table.balance_classes:
+            return []
+        solved = {bout.task.id for bout in bouts if bout.verdict.passed}
+        tasks = {bout.task.id: bout.task for bout in bouts if bout.task.id not in solved}
+        items = []
+        for task in tasks.values():
+            text = self.referee.dialect.write_solution(task, random.Random(0), 0.0)
+            solution = self.referee.dialect.parse_solution(text, truncated=False)
+            items.append(CritiqueItem(task, solution, True, None))
+        return items
 
     def _balanced(
         self, pool: Sequence[CritiqueItem], num: int, rng: random.Random

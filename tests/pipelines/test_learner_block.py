@@ -97,7 +97,7 @@ def _resets(share: float = 0.5, max_age: int = 10) -> Resets:
 
 def test_the_beginning_before_a_flaw_starts_a_later_group_once(verifiers: Verifiers) -> None:
     resets = _resets()
-    resets.collect(_bouts(verifiers, WRONG, WRONG, RIGHT), version=3)
+    resets.collect(_bouts(verifiers, WRONG, WRONG), version=3)
     tasks = [sum_task(1, 2, n) for n in range(4)]
     starts = resets.starts(tasks, 1, version=4)
     begun = [start for start in starts if start.prefix]
@@ -105,6 +105,19 @@ def test_the_beginning_before_a_flaw_starts_a_later_group_once(verifiers: Verifi
     assert [s.task for s in starts if not s.prefix] == [t for t in tasks if t in
                                                         [s.task for s in starts]]  # fmt: skip
     assert all(not start.prefix for start in resets.starts(tasks, 2, version=5)), "used up"
+
+
+def test_any_beginning_of_a_solution_that_passed_may_start_a_group(verifiers: Verifiers) -> None:
+    resets = _resets()
+    resets.collect(_bouts(verifiers, RIGHT, RIGHT), version=3)
+    assert [start.prefix for start, _ in resets.waiting] == [
+        "a4=40\n", "a4=40\nb1=50\n", "a4=40\nb1=50\nc7=21\n", "a4=40\nb1=50\nc7=21\nd6=81"
+    ]  # fmt: skip
+    values = [value for _, value in resets.waiting]
+    assert values == sorted(values), "the later, the likelier to pass"
+    nothing = _resets(share=0.0)
+    nothing.collect(_bouts(verifiers, RIGHT), version=3)
+    assert nothing.waiting == []
 
 
 def test_what_is_too_old_or_not_asked_for_starts_nothing(verifiers: Verifiers) -> None:
@@ -167,9 +180,12 @@ def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> No
 def test_a_flaw_that_nobody_located_teaches_no_place(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD)
     bouts = _bouts(verifiers, WRONG, overrides=(WITHHELD, "pointing.source=none"))
-    assert Lessons(referee).to_imitate(bouts, 8, random.Random(0)) == ([], [])
-    items = Lessons(referee).items(bouts, 8, random.Random(0))
-    assert {(item.sound, item.first_bad) for item in items} == {(False, None)}
+    prompts, _ = Lessons(referee).to_imitate(bouts, 40, random.Random(0))
+    assert not any(WRONG in str(prompt) for prompt in prompts)
+    items = Lessons(referee).items(bouts, 40, random.Random(0))
+    own = {(item.sound, item.first_bad) for item in items if item.solution.text == WRONG}
+    assert own == {(False, None)}, "it may be judged, though its flaw is not known"
+    assert {item.sound for item in items} == {True, False}, "code wrote the right one"
 
 
 # -- coverage -------------------------------------------------------------------------------------
