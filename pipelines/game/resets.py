@@ -21,7 +21,7 @@ from pipelines.game.bout import Bout, Start
 from pipelines.game.pointing import pass_rate
 from pipelines.settings.pointing_table import PointingTable
 
-LEAST_WEIGHT = 0.01
+LEAST_WEIGHT = 1e-4
 MAX_WAITING = 4000
 
 
@@ -107,7 +107,8 @@ def _states(bout: Bout) -> list[tuple[int, float | None]]:
 
 
 def _weight(value: float) -> float:
-    return max(4 * value * (1 - value), LEAST_WEIGHT)
+    """Squared: the many states that hardly ever succeed would crowd out the few that teach."""
+    return max((4 * value * (1 - value)) ** 2, LEAST_WEIGHT)
 
 
 def _spread(num: int, of: int) -> list[int]:
