@@ -21,6 +21,7 @@ from rewards.solution import Solution
 from rewards.verdict import Verdict
 
 LOOKS = 2
+LEAST_HOPE = 0.03  # the chance to pass below which a look would hardly ever show a success
 
 
 @dataclass
@@ -123,7 +124,11 @@ class Confirmation:
         def rank(claim: Claim) -> float:
             return self.rng.random() ** (claim.cost / expected_value(rate, claim.share_done))
 
-        order = sorted(claims, key=rank, reverse=True)
+        hopeful = [
+            claim for claim in claims
+            if claim.others.passed or expected_value(rate, claim.share_done) >= LEAST_HOPE
+        ]  # fmt: skip
+        order = sorted(hopeful, key=rank, reverse=True)
         chosen = []
         for claim in order:
             budget -= self.table.look * claim.cost
