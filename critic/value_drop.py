@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Decision = Literal["confirmed", "refuted", "unknown"]
-CONFIRMS = 0.95  # probability of a drop, at the first look; two looks share the error
-CONFIRMS_LAST = 0.9
+# The probability of a drop that confirms. Most steps are harmless, and so are most that a weak
+# critic accuses: at 0.95 and 0.9 more harmless steps were confirmed than fatal ones.
+CONFIRMS = 0.99
+CONFIRMS_LAST = 0.98
 REFUTES = 0.5
 
 

@@ -20,7 +20,7 @@ from pipelines.rollouts.sample import Player, Prompt
 from rewards.solution import Solution
 from rewards.verdict import Verdict
 
-LOOKS = 2
+LOOKS = 3
 LEAST_HOPE = 0.03  # the chance to pass below which a look would hardly ever show a success
 
 

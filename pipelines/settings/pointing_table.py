@@ -45,7 +45,7 @@ class PointingTable(Table):
         default=4,
         ge=1,
         description="The number of continuations from each side of a step that one look samples; "
-        "a claim gets two looks at most.",
+        "a claim gets three looks at most.",
     )
     continuation_budget: float = Field(
         default=0.5,
