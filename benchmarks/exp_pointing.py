@@ -56,7 +56,10 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     ),
     "products": (
         "tasks.family=products",
-        "tasks.params={min_terms=6, max_terms=8, min_digits=1, max_digits=1}",
+        "tasks.params={min_terms=5, max_terms=7, min_digits=1, max_digits=1}",
+        "sft.trainer.max_steps=1500",
+        "sft.num_solutions=20000",
+        "sft.num_critiques=30000",
     ),
 }
 SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
@@ -66,6 +69,7 @@ SIZES = (
     "run.rounds=12", "learner.steps_per_round=5", "critic.steps_per_round=3",
     "critic.imitation_steps=4", "evaluate.num_tasks=64", "evaluate.num_samples=4",
     "evaluate.num_probe_tasks=64", "evaluate.num_audit_tasks=64", "critic.critiques_per_audit=2",
+    "monitor.offers=[]",  # an intervention would change what is compared
 )  # fmt: skip
 
 
@@ -137,10 +141,10 @@ def outcome(directory: Path) -> dict[str, object]:
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     rounds = [row for row in map(json.loads, lines) if row["kind"] == "round"]
     found: dict[str, object] = {"rounds": [curve_point(row) for row in rounds]}
-    for when in ("before", "after", "status"):
+    for when in ("before", "after"):
         path = directory / f"{when}.json"
         if path.exists():
-            found[when] = json.loads(path.read_text())
+            found[when] = {"figures": json.loads(path.read_text())["figures"]}
     return found
 
 
@@ -199,7 +203,7 @@ def table(results: Mapping[str, Mapping]) -> str:
             groups.setdefault((family, arm, rate), []).append(found)
     for (family, arm, rate), runs in groups.items():
         points = [run["rounds"] for run in runs]
-        start = [run["before"]["evaluation"]["mean"] for run in runs]
+        start = [run["before"]["figures"]["mean_at_k"] for run in runs]
         half = [accuracy(each[len(each) // 2]) for each in points]
         end = [accuracy(each[-1]) for each in points]
         tokens = [sum(v for k, v in e[-1].items() if k.startswith("tokens/")) for e in points]
