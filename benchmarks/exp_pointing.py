@@ -37,12 +37,13 @@ ARMS: Mapping[str, Sequence[str]] = {
     "random_unconfirmed": (
         WITHHELD, "pointing.source=chance", "pointing.confirm=false", *NO_CRITIC
     ),
-    "frozen": (WITHHELD, "pointing.source=critic", *NO_CRITIC),
+    "frozen": (WITHHELD, *NO_CRITIC),
     "credit": (WITHHELD, NO_RESETS),
     "resets": (WITHHELD, "pointing.credit=false"),
     "shuffled": (WITHHELD, "rewards.shuffled=true"),
     "no_imitation": (WITHHELD, "critic.imitation_steps=0"),
     "no_rl": (WITHHELD, "critic.steps_per_round=0"),
+    "no_champion": (WITHHELD, "critic.champion=false"),
     "no_balance": (WITHHELD, "critic.balance_classes=false"),
     "dsm2": (WITHHELD, "critic.reward=dsm2"),
     "tango": (WITHHELD, "critic.reward=tango"),
@@ -113,13 +114,19 @@ def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
         "--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={job.seed}",
         f"sft.directory={base}", *FAMILIES[job.family], *SIZES, *more,
     ]  # fmt: skip
-    if not (directory / "summary.json").exists():
+    if not (directory / "summary.json").exists() and not was_halted(directory):
         if (directory / "config.json").exists():
             call("rl.py", ["--resume", str(directory)], log)
         else:
             rate = f"learner.grpo.learning_rate={job.rate}"
             call("rl.py", [*common, f"run.directory={directory}", rate, *ARMS[job.arm]], log)
     return outcome(directory)
+
+
+def was_halted(directory: Path) -> bool:
+    """Whether the monitor ended the run: a result like any other."""
+    path = directory / "status.json"
+    return path.exists() and json.loads(path.read_text())["state"] == "halted"
 
 
 def cold_start(family: str, seed: int, folder: Path, more: Sequence[str]) -> None:
@@ -234,6 +241,8 @@ def main() -> None:
         results = json.loads(path.read_text())["results"]
     if options.stage != "table":
         rates = best_rates(results) if options.stage == "run" else {}
+        if options.stage == "run" and not rates:
+            raise SystemExit("no learning rates yet: run `exp_pointing.py sweep` first")
         wanted = [
             job for job in jobs(options.stage, rates)
             if job.family in options.families and job.arm in options.arms

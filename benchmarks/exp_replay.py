@@ -42,7 +42,7 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
     import torch
     from transformers import set_seed
 
-    from pipelines.game.bout import RoundPlan
+    from pipelines.game.bout import RoundPlan, Start
     from pipelines.game.curriculum import build_source
     from pipelines.game.learner import LearnerGame
     from pipelines.game.referee import Referee
@@ -70,7 +70,7 @@ def play(job: tuple[str, bool, int], steps: int, folder: Path, path: Path) -> No
         for block in range(steps // STEPS_PER_BLOCK):
             tasks = source.draw("train", num, seed * 10**6 + block)
             if kind == "demo":
-                game.play(tasks, RoundPlan(block, 0.0, 0.0, 0.0))
+                game.play([Start(task) for task in tasks], RoundPlan(block, False, 1.0))
             else:
                 role.play([referee.problem(task) for task in tasks], digits, f"block {block}")
     path.write_text(json.dumps(rows) + "\n")

@@ -91,7 +91,7 @@ def audit_set(
     In an order of which `audit_share` takes the beginning.
     """
     rng = random.Random(seed)
-    distinct = {(b.task.id, b.solution.text): b for group in groups for b in group if _judgeable(b)}
+    distinct = {(b.task.id, b.solution.text): b for group in groups for b in group if b.judgeable}
     found = [_audited(referee, bout) for bout in distinct.values()]
     chosen = class_balance(found, lambda solution: solution.item.sound, rng)
     return _in_balanced_order(chosen, rng)
@@ -216,7 +216,7 @@ def audit_rollouts(referee: Referee, bouts: Sequence[Bout]) -> CriticAudit | Non
     found = [
         measured(*_known(referee, bout), bout.judged)
         for bout in bouts
-        if bout.judged is not None and _judgeable(bout)
+        if bout.judged is not None and bout.judgeable and not bout.prefix
     ]
     return CriticAudit(measure(found), tuple(found)) if found else None
 
@@ -240,10 +240,6 @@ def measured(item: CritiqueItem, kind: str | None, checked: CheckedCritique) -> 
         kind=kind,
         parsed=parsed,
     )
-
-
-def _judgeable(bout: Bout) -> bool:
-    return bout.solution.well_formed and bout.verdict.outcome in ("correct", "incorrect")
 
 
 def _audited(referee: Referee, bout: Bout) -> AuditedSolution:

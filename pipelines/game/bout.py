@@ -79,14 +79,12 @@ class CheckedCritique:
         critique: what it says, or why it could not be read.
         claims: each claimed flaw and what was found about it.
         weights_hash: the hash of the critic's weights.
-        num_tokens: that the critic wrote.
     """
 
     text: str
     critique: Critique | ParseFailure
     claims: tuple[ClaimResult, ...]
     weights_hash: str
-    num_tokens: int
 
     @property
     def p_sound(self) -> float | None:
@@ -115,6 +113,11 @@ class Bout:
     reward: float | None
     pointing: Pointing | None = None
     prefix: str = ""
+
+    @property
+    def judgeable(self) -> bool:
+        """Whether it is a readable solution that the rule passed or refused."""
+        return self.solution.well_formed and self.verdict.outcome in ("correct", "incorrect")
 
     @property
     def located(self) -> Step | None:

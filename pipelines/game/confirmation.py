@@ -31,7 +31,8 @@ class Claim:
     Attributes:
         places: of the attempts in their batch that it was said of.
         others: continuations that took another step there.
-        same: continuations that took this step.
+        same: continuations that took this step, by choice or because they began after it.
+        before: all that began before the step and took what they chose.
         right_step: a step that stood there in a continuation that passed.
     """
 
@@ -40,14 +41,16 @@ class Claim:
     places: list[int]
     others: Tally = NOTHING
     same: Tally = NOTHING
+    before: Tally = NOTHING
     right_step: str | None = None
     decision: Decision = "unknown"
 
-    def see(self, solution: Solution, verdict: Verdict) -> None:
-        """Count a continuation from before the step, on the side of the step that it took."""
+    def see(self, solution: Solution, verdict: Verdict, began_before: bool = True) -> None:
+        """Count a continuation on the side of the step that it took."""
         if not verdict.counted:
             return
         seen = Tally(int(verdict.passed), 1)
+        self.before += seen if began_before else NOTHING
         step = solution.steps[self.index].text if len(solution.steps) > self.index else None
         if step == self.attempt.solution.steps[self.index].text:
             self.same += seen
@@ -131,7 +134,7 @@ class Confirmation:
         order = sorted(hopeful, key=rank, reverse=True)
         chosen = []
         for claim in order:
-            budget -= self.table.look * claim.cost
+            budget -= 2 * self.table.look * claim.cost  # from before the step, and from after it
             if budget < 0:
                 break
             chosen.append(claim)
@@ -148,7 +151,7 @@ class Confirmation:
         for claim, start, samples in zip(claims, starts, drawn, strict=True):
             self.num_tokens += sum(len(sample.token_ids) for sample in samples)
             for sample in samples:
-                claim.see(*self.referee.read(claim.attempt.task, sample, start))
+                claim.see(*self.referee.read(claim.attempt.task, sample, start), before)
 
 
 def claims_of(attempts: Sequence[Attempt], pointings: Sequence[Pointing | None]) -> list[Claim]:
@@ -187,7 +190,7 @@ def with_decisions(
             found[place] = replace(
                 pointing,
                 status=claim.decision,
-                value_before=(claim.others + claim.same).value,
+                value_before=claim.before.value,
                 right_step=claim.right_step,
             )
     return found

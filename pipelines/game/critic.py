@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from critic.critique import Critique
 from critic.pleas import flipped
 from critic.reward import (
     CriticClassWeights,
@@ -21,7 +22,7 @@ from critic.reward import (
     tango_reward,
 )
 from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
-from pipelines.game.champion import Agree, Champion
+from pipelines.game.champion import NUM_SOLUTIONS, Agree, Trial
 from pipelines.game.lessons import Lessons
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Sample, Scored
@@ -38,7 +39,7 @@ class CriticGame:
 
     Attributes:
         weights: of the two classes, which the "tango" reward balances.
-        spent: tokens that this process generated over the run.
+        spent: tokens that this process generated since they were last taken, by what for.
     """
 
     def __init__(
@@ -49,22 +50,26 @@ class CriticGame:
         agree: Agree = lambda own: own,
     ) -> None:
         self.referee, self.critic, self.remark = referee, critic, remark
-        self.champion = Champion(referee, critic, agree)
-        self.lessons = Lessons(referee)
+        self.agree = agree
+        self.lessons = Lessons(referee, critic)
         self.weights = CriticClassWeights()
         self.spent: Counter[str] = Counter()
 
     def train(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
         """A round's training: imitation, reward, and the trial of whether its result stays."""
-        champion = self.champion.weights(bouts)
+        table, trial = self.referee.settings.critic, None
+        if table.champion and table.imitation_steps + table.steps_per_round > 0:
+            bouts, held_out = self.lessons.split(bouts, self._rng("held out", plan))
+            items = self.lessons.for_trial(held_out, NUM_SOLUTIONS, self._rng("trial", plan))
+            trial = Trial(self.referee, self.critic, items, plan.purpose) if items else None
         self.imitate(bouts, plan)
         self.play(self.choose(bouts, plan), plan)
-        if champion is None:
+        if trial is None:
             return
-        worse = self.champion.lost(bouts, plan)
-        self.spent["trials"] += self.champion.take_tokens()
+        worse = trial.worse(self.agree)
+        self.spent["trials"] += trial.num_tokens
         if worse:
-            self.critic.put_back(champion)
+            trial.take_back()
             self.remark(f"the critic's training was taken back: {', '.join(worse)} got worse")
 
     def imitate(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
@@ -98,7 +103,7 @@ class CriticGame:
         block = CriticBlock(self.referee, items, self.weights)
         prompts = [self.referee.critique_prompt(item.task, item.solution) for item in items]
         self.critic.play(prompts, block, plan.purpose)
-        self.spent["critic's critiques"] += block.num_tokens
+        self.spent["critic_rollouts"] += block.num_tokens
         return block.judged
 
     def _rng(self, what: str, plan: RoundPlan) -> random.Random:
@@ -106,18 +111,17 @@ class CriticGame:
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {"sound_share": self.weights.sound_share, "spent": dict(self.spent)}
+        return {"sound_share": self.weights.sound_share}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.weights = CriticClassWeights(sound_share=state["sound_share"])
-        self.spent = Counter(state["spent"])
 
 
 def with_flips(
     items: Sequence[CritiqueItem], indices: Sequence[int], judged: Sequence[JudgedCritique]
 ) -> list[JudgedCritique]:
-    """Note which verdicts a plea changed: each is compared with one on the solution without it.
+    """Note which verdicts a plea changed to a wrong one: each is compared with one without it.
 
     Args:
         items: of the block.
@@ -133,9 +137,14 @@ def with_flips(
         twin = items[index].twin
         plain = by_item[twin][seen[index] :] if twin is not None else []
         seen[index] += 1
-        sways = bool(plain) and flipped(plain[0].critique, one.critique)
+        sways = bool(plain) and flipped(plain[0].critique, one.critique) and not _is_right(one)
         found.append(replace(one, flipped=sways))
     return found
+
+
+def _is_right(judged: JudgedCritique) -> bool:
+    critique = judged.critique
+    return isinstance(critique, Critique) and (critique.verdict == "sound") == judged.sound
 
 
 @dataclass

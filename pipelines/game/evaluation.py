@@ -125,10 +125,14 @@ def mean_at_k(groups: Sequence[Sequence[Bout]], seed: int = 0) -> Evaluation:
 
 
 def rollout_figures(bouts: Sequence[Bout]) -> RolloutFigures:
-    """The pass rate of a round's rollouts, and how many of them were masked."""
-    passed = sum(bout.verdict.passed for bout in bouts)
+    """The pass rate of a round's rollouts, and how many of them were masked.
+
+    Those that begin within an earlier solution are left out of the rate.
+    """
+    whole = [bout for bout in bouts if not bout.prefix]
+    passed = sum(bout.verdict.passed for bout in whole)
     masked = sum(not bout.verdict.counted for bout in bouts)
-    return RolloutFigures(passed / len(bouts) if bouts else None, masked)
+    return RolloutFigures(passed / len(whole) if whole else None, masked)
 
 
 def probe_nll(referee: Referee, learner: Player, tasks: Sequence[Task]) -> float:

@@ -33,6 +33,7 @@ from pipelines.rollouts.sample import Player, Sample
 from pipelines.settings.tables import EvaluateTable
 
 SAMPLES_PER_AUDIT_TASK = 2
+MAX_FRESH = 64  # solutions of a round that are criticised only to measure the critic
 T = TypeVar("T")
 
 
@@ -196,12 +197,23 @@ class Examiner:
             previous_nll=self._previous_nll,
             evaluation=mean_at_k(groups),
             audit=audit_critic(self.referee, self.critic, audited, purpose),
-            fresh=audit_rollouts(self.referee, bouts),
+            fresh=audit_rollouts(self.referee, self._judged(bouts, purpose)),
             rollouts=rollout_figures(bouts),
         )
         probe = self.agree(own)
         self._previous_nll = probe.nll
         return probe
+
+    def _judged(self, bouts: Sequence[Bout], purpose: str) -> Sequence[Bout]:
+        """The round's bouts; where the game asked no critic, some of them with a critique."""
+        if any(bout.judged is not None for bout in bouts):
+            return bouts
+        own = [bout for bout in bouts if bout.judgeable and not bout.prefix]
+        tried = random.Random(purpose).sample(own, min(MAX_FRESH, len(own)))
+        asked = self.referee.criticise(
+            [(bout.task, bout.solution) for bout in tried], self.critic, f"{purpose}/fresh"
+        )
+        return [self.referee.with_critique(*pair) for pair in zip(tried, asked, strict=True)]
 
     def _gold_nll(self) -> float:
         return probe_nll(self.referee, self.learner, self.tasks.probe)

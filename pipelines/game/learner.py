@@ -7,7 +7,6 @@ rules themselves (`rewards/`, `critic/`), and how a pointing is made (`game/poin
 confirmed (`game/confirmation.py`).
 """
 
-import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pipelines.game.confirmation import Confirmation
 from pipelines.game.pointing import Attempt, Pointer
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Sample, Scored
+from rewards.solution import Solution
 
 Gather = Callable[[list[Bout]], list[Bout]]
 
@@ -32,7 +32,7 @@ class LearnerGame:
         gather: the bouts of all processes, given one's own.
 
     Attributes:
-        spent: tokens that this process generated over the run, by what for.
+        spent: tokens that this process generated since they were last taken, by what for.
     """
 
     def __init__(
@@ -60,14 +60,6 @@ class LearnerGame:
             return start
         length = self.learner.prompt_length(self.referee.problem(start.task, start.prefix))
         return start if self.referee.leaves_room(length) else Start(start.task)
-
-    def state_dict(self) -> dict[str, object]:
-        """What a later process needs to go on."""
-        return dict(self.spent)
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken."""
-        self.spent = Counter(state)
 
 
 @dataclass
@@ -100,14 +92,16 @@ class LearnerBlock:
         attempts = [self._with_critique(*pair) for pair in zip(attempts, asked, strict=True)]
         pointings = self._point(attempts)
         rewards = [attempt.verdict.reward for attempt in attempts]
-        if self.referee.settings.rewards.shuffled:
+        shuffled = self.referee.settings.rewards.shuffled
+        if shuffled:
             self._rng.shuffle(rewards)
             pointings = [None] * len(attempts)
         found = list(zip(attempts, samples, asked, pointings, rewards, strict=True))
         self.bouts += [self._bout(*one) for one in found]
         self.spent["rollouts"] += sum(len(sample.token_ids) for sample in samples)
         return [
-            Scored(reward, flaw=self._flaw(a, p), passed=_passed(a)) for a, _, _, p, reward in found
+            Scored(reward, flaw=None if shuffled else self._flaw(a, p), passed=_passed(a))
+            for a, _, _, p, reward in found
         ]
 
     def _attempt(self, index: int, sample: Sample) -> Attempt:
@@ -117,14 +111,16 @@ class LearnerBlock:
 
     def _criticise(self, attempts: Sequence[Attempt]) -> list[Sample | None]:
         """A critique of each distinct solution, where a critic may point."""
-        wanted = self.plan.critic_points and self._pointer.asks_critic
+        if self.critic is None or not self.plan.critic_points:
+            return [None] * len(attempts)
+        wanted = [i for i, one in enumerate(attempts) if self._pointer.wants_critique(one)]
+        purpose = f"{self.plan.purpose}/{self.learner.num_steps}/critique"
+        pairs = [(attempts[i].task, attempts[i].solution) for i in wanted]
+        asked: list[Sample | None] = [None] * len(attempts)
         with self.learner.timed("critique"):
-            if self.critic is None or not wanted:
-                return [None] * len(attempts)
-            purpose = f"{self.plan.purpose}/{self.learner.num_steps}/critique"
-            ask = functools.partial(self.critic.sample, purpose=purpose)
-            tasks, solutions = [a.task for a in attempts], [a.solution for a in attempts]
-            asked = self.referee.criticise(tasks, solutions, ask)
+            said = self.referee.criticise(pairs, self.critic, purpose)
+        for place, sample in zip(wanted, said, strict=True):
+            asked[place] = sample
         distinct = {id(sample): len(sample.token_ids) for sample in asked if sample is not None}
         self.spent["critiques"] += sum(distinct.values())
         return asked
@@ -163,14 +159,35 @@ class LearnerBlock:
         return self.referee.with_critique(bout, asked)
 
     def _flaw(self, attempt: Attempt, pointing: Pointing | None) -> tuple[int, int] | None:
-        """The confirmed first flaw's characters in the completion, where credit is given for it."""
+        """The first flaw's characters in the completion, where it is certain and credit is given.
+
+        Of a text that leaves the grammar it is what follows the last readable step: were that free,
+        breaking off would be the cheapest way to fail.
+        """
+        table, given = self.referee.settings.pointing, len(attempt.prefix)
+        if not table.credit or table.source == "none" or not attempt.verdict.counted:
+            return None
+        if not attempt.solution.well_formed:
+            return broken_off(attempt.solution, given)
         if pointing is None or pointing.status != "confirmed":
             return None
-        if not self.referee.settings.pointing.credit:
-            return None
-        step, given = attempt.solution.steps[pointing.index], len(attempt.prefix)
+        step = attempt.solution.steps[pointing.index]
         return (step.start - given, step.end - given)
 
 
+def broken_off(solution: Solution, given: int) -> tuple[int, int] | None:
+    """What a malformed completion wrote after its last readable step, or that step, if nothing.
+
+    Args:
+        solution: the whole text, malformed.
+        given: characters of it that the completion did not write.
+    """
+    ends = [step.end for step in solution.steps]
+    start = max([given, *ends])
+    if start == len(solution.text):  # it ends with a step, and without an answer
+        start = max([given, *(step.start for step in solution.steps[-1:])])
+    return None if start == len(solution.text) else (start - given, len(solution.text) - given)
+
+
 def _passed(attempt: Attempt) -> bool | None:
-    return attempt.verdict.passed if attempt.verdict.counted else None
+    return attempt.verdict.passed if attempt.verdict.counted and not attempt.prefix else None

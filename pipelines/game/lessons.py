@@ -2,15 +2,17 @@
 
     sound      the learner's solutions that passed; of tasks that it did not solve, those that code
                writes as it did for the cold start
-    flawed     its failures, first those whose first flaw is located; of a share, and for what is
-               missing, planted flaws of many kinds, whose place is known
+    flawed     planted flaws of many kinds, whose place is known, for a share; then the learner's
+               failures, located ones first; more planted ones where those are few
 
 The better the learner, the rarer its failures: planted ones fill their half, else the critic would
-learn that everything is sound. Leaves out how the critic is trained (`game/critic.py`) and how
-flaws are planted (`critic/flaws.py`).
+learn that everything is sound. A part of the round's tasks is held out, for the trial of what was
+learned (`game/champion.py`). Leaves out how the critic is trained (`game/critic.py`) and how flaws
+are planted (`critic/flaws.py`).
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,11 +22,13 @@ from critic.pleas import with_plea
 from data.records import Task
 from pipelines.game.bout import Bout, CritiqueItem
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Prompt, Sample
+from pipelines.rollouts.sample import Prompt, Respondent, Sample
 from rewards.chain import ChainDialect
 from rewards.verdict import Verdict
 
 PLEA_SHARE = 0.1  # of the items
+HELD_OUT_SHARE = 0.2  # of a round's tasks
+MAX_COPIES = 8  # of one solution in a block: beyond that the critic learns it by heart
 
 
 class Lessons:
@@ -32,11 +36,18 @@ class Lessons:
 
     Args:
         referee: knows the truth about them.
+        critic: whose context must hold an item.
     """
 
-    def __init__(self, referee: Referee) -> None:
-        self.referee = referee
+    def __init__(self, referee: Referee, critic: Respondent) -> None:
+        self.referee, self.critic = referee, critic
         self.table = referee.settings.critic
+
+    def split(self, bouts: Sequence[Bout], rng: random.Random) -> tuple[list[Bout], list[Bout]]:
+        """The bouts to learn from, and those of the tasks that are held out."""
+        tasks = sorted({bout.task.id for bout in bouts})
+        held = set(rng.sample(tasks, round(HELD_OUT_SHARE * len(tasks))))
+        return [b for b in bouts if b.task.id not in held], [b for b in bouts if b.task.id in held]
 
     def items(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
         """Items to be rewarded for; the flaws of some may stand at an unknown step.
@@ -51,7 +62,9 @@ class Lessons:
             item = items[place]
             text = with_plea(item.solution.text, rng)
             solution = self.referee.dialect.parse_solution(text, truncated=False)
-            items[place + 1] = replace(item, solution=solution, twin=place)
+            pleading = replace(item, solution=solution, twin=place)
+            if self._has_room(pleading):
+                items[place + 1] = pleading
         return items
 
     def to_imitate(
@@ -59,16 +72,35 @@ class Lessons:
     ) -> tuple[list[Prompt], list[str]]:
         """Prompts, and the true critiques that a privileged teacher writes: it knows the flaw.
 
-        Empty where nothing of which a true critique could be written is known.
+        Empty where a class is missing, or so rare that the critic would learn its few by heart.
         """
-        pool = [item for item in self._pool(bouts, rng) if item.sound or item.first_bad is not None]
-        chosen = self._balanced(pool, num, rng)
+        chosen = self._balanced(self._known(bouts, rng), num, rng)
+        classes = Counter(item.sound for item in chosen)
+        for sound in (True, False):
+            distinct = {item.solution.text for item in chosen if item.sound == sound}
+            if len(distinct) * MAX_COPIES < classes[sound] or not distinct:
+                return [], []
         return [self._prompt(item) for item in chosen], [self._reply(item, rng) for item in chosen]
 
+    def for_trial(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
+        """Items whose truth no critic had a say in: a trial by its own words would flatter it."""
+        unclaimed = [b for b in bouts if b.pointing is None or b.pointing.source != "critic"]
+        chosen = self._balanced(self._known(unclaimed, rng), num, rng)
+        chosen = [item for item in chosen if not item.sound or item.first_bad is None]
+        return list({(item.task.id, item.solution.text): item for item in chosen}.values())
+
+    def _known(self, bouts: Sequence[Bout], rng: random.Random) -> list[CritiqueItem]:
+        """Those of which a true critique can be written."""
+        needs_step = not self.referee.dialect.conversational  # a chain's critique recomputes it
+        return [
+            item for item in self._pool(bouts, rng)
+            if (item.sound if item.first_bad is None else item.right_step or not needs_step)
+        ]  # fmt: skip
+
     def _pool(self, bouts: Sequence[Bout], rng: random.Random) -> list[CritiqueItem]:
-        distinct = {(b.task.id, b.solution.text): b for b in bouts if _judgeable(b)}
+        distinct = {(b.task.id, b.solution.text): b for b in bouts if b.judgeable}
         pool = [self.referee.lesson(bout) for bout in distinct.values()]
-        pool += self._written(bouts)
+        pool = [item for item in pool + self._written(bouts) if self._has_room(item)]
         rng.shuffle(pool)
         return pool
 
@@ -129,6 +161,9 @@ class Lessons:
     def _verdict(self, task: Task, text: str) -> Verdict:
         return self.referee.read(task, Sample(text, [], [], False))[1]
 
+    def _has_room(self, item: CritiqueItem) -> bool:
+        return self.referee.critic_has_room(self.critic, self._prompt(item))
+
     def _prompt(self, item: CritiqueItem) -> Prompt:
         return self.referee.critique_prompt(item.task, item.solution)
 
@@ -141,7 +176,3 @@ def _padded(items: Sequence[CritiqueItem], num: int, rng: random.Random) -> list
     """The first `num` items, some of them again where there are fewer; none where there is none."""
     missing = max(0, num - len(items)) if items else 0
     return [*items[:num], *rng.choices(items, k=missing)] if items else []
-
-
-def _judgeable(bout: Bout) -> bool:
-    return bout.solution.well_formed and bout.verdict.outcome in ("correct", "incorrect")

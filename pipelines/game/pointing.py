@@ -6,7 +6,7 @@
 
 A pointing is a claim. Code confirms it where it may check steps, else continuations do
 (`game/confirmation.py`); only a confirmed one counts. Leaves out what follows from it: credit
-(`training/advantages.py`), resets (`game/resets.py`), the critic's lessons (`game/critic.py`).
+(`training/advantages.py`), resets (`game/resets.py`), the critic's lessons (`game/lessons.py`).
 """
 
 import random
@@ -72,11 +72,11 @@ class Pointer:
         self.referee, self.rng = referee, rng
         self.table = referee.settings.pointing
 
-    @property
-    def asks_critic(self) -> bool:
-        """Whether a critic's word can matter here."""
-        source = self.table.source
-        return source == "critic" or (source == "cheapest" and not self.table.step_checks)
+    def wants_critique(self, attempt: Attempt) -> bool:
+        """Whether a critic's word can matter: where code is not asked, or cannot say."""
+        if self.table.source != "cheapest" or not self.table.step_checks:
+            return self.table.source in ("critic", "cheapest")
+        return attempt.failed and self._first_bad(attempt) is None
 
     def point(self, attempts: Sequence[Attempt], critic_points: bool) -> list[Pointing | None]:
         """One pointing, or none, for each attempt; code's are confirmed already."""

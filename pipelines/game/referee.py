@@ -5,7 +5,7 @@ and with their claims checked by code. Leaves out what is done with a judgement:
 (`game/learner.py`, `game/critic.py`), records (`game/gate.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from critic.critique import Critique, ParseFailure
@@ -14,14 +14,12 @@ from critic.meta import ClaimResult, check_claims, known_first_bad
 from critic.reward import JudgedCritique
 from data.records import Task
 from pipelines.game.bout import Bout, CheckedCritique, CritiqueItem
-from pipelines.rollouts.sample import Prompt, Sample
+from pipelines.rollouts.sample import Prompt, Respondent, Sample
 from pipelines.settings.tables import Settings
 from rewards.dialect import Dialect, dialect
 from rewards.solution import Solution, first_bad_step
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
-
-Ask = Callable[[list[Prompt]], list[list[Sample]]]  # the critic, one sample per prompt
 
 
 class Referee:
@@ -107,8 +105,7 @@ class Referee:
         solution = item.solution
         critique = self.critiques.parse(sample.text, solution, truncated=sample.truncated)
         claims = () if isinstance(critique, ParseFailure) else self._claims(item, critique)
-        num_tokens = len(sample.token_ids)
-        return CheckedCritique(sample.text, critique, claims, sample.weights_hash, num_tokens)
+        return CheckedCritique(sample.text, critique, claims, sample.weights_hash)
 
     def with_critique(self, bout: Bout, asked: Sample | None) -> Bout:
         """The bout with a critique of it, whose claims are checked; as it is without one."""
@@ -131,14 +128,23 @@ class Referee:
         )
 
     def criticise(
-        self, tasks: Sequence[Task], solutions: Sequence[Solution], ask: Ask
+        self, pairs: Sequence[tuple[Task, Solution]], critic: Respondent, purpose: str
     ) -> list[Sample | None]:
-        """One critique, unread, of each distinct well-formed solution, shared by its copies."""
-        distinct = {
-            (task.id, solution.text): (task, solution)
-            for task, solution in zip(tasks, solutions, strict=True)
+        """One critique, unread, of each distinct well-formed solution, shared by its copies.
+
+        None for a malformed solution, and for one that is too long for the critic's context.
+        """
+        prompts = {
+            (task.id, solution.text): self.critique_prompt(task, solution)
+            for task, solution in pairs
             if solution.well_formed
         }
-        drawn = ask([self.critique_prompt(*pair) for pair in distinct.values()])
-        found = {key: samples[0] for key, samples in zip(distinct, drawn, strict=True)}
-        return [found.get((t.id, s.text)) for t, s in zip(tasks, solutions, strict=True)]
+        prompts = {key: one for key, one in prompts.items() if self.critic_has_room(critic, one)}
+        drawn = critic.sample(list(prompts.values()), purpose)
+        found = {key: samples[0] for key, samples in zip(prompts, drawn, strict=True)}
+        return [found.get((task.id, solution.text)) for task, solution in pairs]
+
+    def critic_has_room(self, critic: Respondent, prompt: Prompt) -> bool:
+        """Whether the context holds a prompt and the critic's longest critique."""
+        longest = self.settings.critic.max_completion_length
+        return critic.prompt_length(prompt) + longest <= self.settings.rollout.max_model_len

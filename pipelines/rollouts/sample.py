@@ -52,7 +52,8 @@ class Scored:
         steps: rewards of single steps, which are added on the steps' own tokens.
         flaw: the characters [start, end) of the first flawed step, where it is located; it takes
             the place of the outcome.
-        passed: whether a rule accepts it; None where no rule judged it.
+        passed: whether a rule accepts it; None where none judged it, or where it is no measure of
+            the policy, such as the end of a solution that was begun for it.
     """
 
     reward: float | None
@@ -67,7 +68,25 @@ class Scorer(Protocol):
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]: ...
 
 
-class Player(Protocol):
+class Respondent(Protocol):
+    """Whoever answers prompts: a role, or a checkpoint's sampler."""
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        purpose: str,
+        num: int = 1,
+        temperature: float | None = None,
+    ) -> list[list[Sample]]:
+        """Sample `num` completions per prompt without an update; None: the training temperature."""
+        ...
+
+    def prompt_length(self, prompt: Prompt) -> int:
+        """A prompt's number of tokens."""
+        ...
+
+
+class Player(Respondent, Protocol):
     """A role as a game sees it.
 
     Attributes:
@@ -112,20 +131,6 @@ class Player(Protocol):
 
     def replies_per_block(self, steps: int) -> int:
         """How many replies a block of optimizer steps imitates, over all processes."""
-        ...
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        purpose: str,
-        num: int = 1,
-        temperature: float | None = None,
-    ) -> list[list[Sample]]:
-        """Sample `num` completions per prompt without an update; None: the training temperature."""
-        ...
-
-    def prompt_length(self, prompt: Prompt) -> int:
-        """A prompt's number of tokens."""
         ...
 
     def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:

@@ -96,7 +96,7 @@ class Sampler:
         self.ledger: Ledger | None = None
         self.seconds = StageSeconds()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
-        self._in_flight: tuple[Request, Future[list[Completion]]] | None = None
+        self._in_flight: tuple[Request, Future[tuple[list[Completion], list[int]]]] | None = None
 
     # -- text -----------------------------------------------------------------------------------
 
@@ -121,6 +121,10 @@ class Sampler:
             self.ledger.record("used", rollouts.request.groups)
         samples = self.to_samples(rollouts)
         return [samples[i : i + num] for i in range(0, len(samples), num)]
+
+    def prompt_length(self, prompt: Prompt) -> int:
+        """A prompt's number of tokens."""
+        return len(self._token_ids(prompt))
 
     def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts; the model is about to speak, or to go on with a begun reply."""
@@ -161,8 +165,8 @@ class Sampler:
         self.wait()
         request = self._request(prompts, sampling, purpose, group_size)
         with self.timed("generate"):
-            completions = self.engine.generate(request.prompts, request.sampling, request.seeds)
-        return self._received(request, completions)
+            answers = self._generate(request.prompts, request.sampling, request.seeds)
+        return self._received(request, *answers)
 
     def prefetch(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, purpose: str, group_size: int
@@ -173,7 +177,7 @@ class Sampler:
         if self.sync is not None:  # a server lost in flight is proven while the policy trains
             self.sync.hold_agreement()
         asked = (request.prompts, request.sampling, request.seeds)
-        self._in_flight = request, self._pool.submit(self.engine.generate, *asked)
+        self._in_flight = request, self._pool.submit(self._generate, *asked)
 
     def take(self, prompts: Sequence[Sequence[int]]) -> Rollouts | None:
         """The batch in flight, which must be that of these prompts; None where there is none."""
@@ -181,10 +185,10 @@ class Sampler:
             return None
         request, answers = self._in_flight
         with self.timed("generate"):
-            completions = answers.result()
+            completions, reissued = answers.result()
         self._in_flight = None
         assert request.prompts == prompts, "the batch that was drawn ahead has other prompts"
-        return self._received(request, completions)
+        return self._received(request, completions, reissued)
 
     def wait(self) -> None:
         """Wait until nothing is in flight; the engine may then be given other weights."""
@@ -220,10 +224,19 @@ class Sampler:
         place = () if self.policy is None else (self.version, self.process_index)
         return completion_seed(self.seed, self.name, purpose, *place, index)
 
-    def _received(self, request: Request, completions: Sequence[Completion]) -> Rollouts:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> tuple[list[Completion], list[int]]:
+        """Completions, and the indices of lost requests, which the next batch overwrites."""
+        completions = self.engine.generate(prompts, sampling, seeds)
+        return completions, list(self.engine.reissued)
+
+    def _received(
+        self, request: Request, completions: Sequence[Completion], reissued: Sequence[int]
+    ) -> Rollouts:
         """Note a request's answers in the ledger."""
         if self.ledger is not None:
-            again = {request.groups[index // request.group_size] for index in self.engine.reissued}
+            again = {request.groups[index // request.group_size] for index in reissued}
             self.ledger.record("reissued", sorted(again))
             self.ledger.record("completed", request.groups)
         return Rollouts(request, completions)

@@ -14,10 +14,14 @@ class StageSeconds(defaultdict[str, float]):
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add what happens within the block to a stage; a block that raises adds nothing."""
-        start = time.perf_counter()
+        """Add what happens within the block to a stage, less what stages within it took.
+
+        A block that raises adds nothing.
+        """
+        start, before = time.perf_counter(), self.total()
         yield
-        self[stage] += time.perf_counter() - start
+        inner = self.total() - before
+        self[stage] += time.perf_counter() - start - inner
 
     def total(self) -> float:
         """Seconds over all stages."""

@@ -208,6 +208,8 @@ def _spec(name: str, settings: Settings, role: RoleTable) -> RoleSpec:
         flaw_penalty=settings.pointing.flaw_penalty,
     )
     spec.prompts_per_block(role.steps_per_round)
+    if isinstance(role, CriticTable):
+        spec.prompts_per_block(role.imitation_steps, "imitation_steps")
     return spec
 
 

@@ -66,7 +66,7 @@ def read_signals(
 ) -> dict[str, float | None]:
     """All signals of both channels that a round gives; None where it gives none.
 
-    Groups that continue an earlier failure are left out: they begin elsewhere.
+    Groups that begin within an earlier solution are left out.
     """
     bouts = [bout for bout in bouts if not bout.prefix]
     groups: dict[str, list[Bout]] = defaultdict(list)
@@ -87,7 +87,7 @@ def read_signals(
         "probe_gain": signals.probe_gain(probe.previous_nll, probe.nll),
         "probe_nll": probe.nll,
         "probe_mean_at_8": probe.evaluation.mean,
-        "proxy_gold_gap": _proxy_gold_gap(bouts),
+        "proxy_gold_gap": _proxy_gold_gap(probe.fresh),
         "critic_ece": _figure(probe.audit, "ece"),
     }
     return {name: value if math.isfinite(value) else None for name, value in readings.items()}
@@ -98,14 +98,12 @@ def _figure(audit: CriticAudit | None, name: str) -> float:
     return math.nan if found is None else found
 
 
-def _proxy_gold_gap(bouts: Sequence[Bout]) -> float:
-    """What the critic believes minus what the verifier says, where it was asked; else NaN."""
-    viewed = [(b.judged.p_sound, b.verdict) for b in bouts if b.judged is not None]
-    known = [(p_sound, float(verdict.passed)) for p_sound, verdict in viewed if p_sound is not None]
-    if not known:
+def _proxy_gold_gap(fresh: CriticAudit | None) -> float:
+    """What the critic believes of the round's solutions minus what the verifier says."""
+    if fresh is None:
         return math.nan
-    proxy, gold = zip(*known, strict=True)
-    return signals.proxy_gold_gap(list(proxy), list(gold))
+    proxy = [critique.p_sound for critique in fresh.critiques]
+    return signals.proxy_gold_gap(proxy, [float(critique.sound) for critique in fresh.critiques])
 
 
 @dataclass

@@ -22,7 +22,7 @@ from pipelines.run.directory import RunDirectory
 
 NUM_TRANSCRIPTS = 24
 ROUND_STAGES = ("learner block", "critic block", "gate", "probe and audit", "monitor", "commit")
-BLOCK_STAGES = ("generate", "sync", "verify", "critique", "update")
+BLOCK_STAGES = ("generate", "sync", "verify", "critique", "confirm", "update")
 Row = Mapping[str, object]
 
 

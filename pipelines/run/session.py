@@ -84,7 +84,7 @@ class Run:
         self.monitor = RunMonitor(settings.monitor)
         self.interventions = Interventions()
         self.gate = Gate(Contamination([task.question for task in held_out.all()]))
-        self.gate_counts = GateCounts()
+        self.gate_counts, self.tokens = GateCounts(), KeptCounts()
         self.corpus = Corpus(self.directory.path / "corpus")
         self.ledger: Ledger | None = None
         self.round = self.next_round = 0
@@ -94,13 +94,13 @@ class Run:
         """What a commit holds beside the roles, the corpus and the ledger."""
         return {
             "curriculum": self.curriculum,
-            "learner_game": self.learner_game,
             "critic_game": self.critic_game,
             "resets": self.resets,
             "examiner": self.examiner,
             "monitor": self.monitor,
             "interventions": self.interventions,
             "gate_counts": self.gate_counts,
+            "tokens": self.tokens,
             "stages": self.stages,
             "clock": self.clock,
         }
@@ -241,7 +241,8 @@ class Run:
             row["moe/load"] = [load_E.tolist() for load_E in load.values()]
         if learner.sampler.sync is not None:
             row["rollout/probe_difference"] = learner.sampler.sync.agreement_difference
-        row |= {f"tokens/{what}": num for what, num in self._tokens().items()}
+        self._count_tokens()
+        row |= {f"tokens/{what}": num for what, num in sorted(self.tokens.items())}
         times = {f"time/{name}": spent for name, spent in self.stages.take_round().items()}
         self.directory.log(row | times | facts)
 
@@ -250,10 +251,12 @@ class Run:
         tasks = self.curriculum.draw(plan.round, self.tasks_per_round)
         return self.resets.starts(tasks, plan.round, self.roles.learner.sampler.version)
 
-    def _tokens(self) -> Counter[str]:
-        """Tokens generated for training over the run, by all processes, by what for."""
+    def _count_tokens(self) -> None:
+        """Add what all processes generated for training since the last call."""
         own = self.learner_game.spent + self.critic_game.spent
-        return sum(gather_object([own]), Counter())
+        self.learner_game.spent, self.critic_game.spent = Counter(), Counter()
+        for spent in gather_object([own]):
+            self.tokens.update(spent)
 
     def _agreed_weights(self) -> dict[str, object]:
         """Both policies' weights hashes, one per process; they must be equal on all of them."""
@@ -296,12 +299,8 @@ class Clock:
         self._before = state["seconds"]
 
 
-class GateCounts(Counter[str]):
-    """How many samples were admitted over the run, and how many rejected for which reason."""
-
-    def count(self, records: Sequence[Record]) -> None:
-        """Add a round's."""
-        self.update(admitted=sum(r.accepted for r in records), **reject_counts(records))
+class KeptCounts(Counter[str]):
+    """Counts over the run that a commit keeps."""
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
@@ -311,6 +310,14 @@ class GateCounts(Counter[str]):
         """Go on where `state_dict` was taken."""
         self.clear()
         self.update(state)
+
+
+class GateCounts(KeptCounts):
+    """How many samples were admitted over the run, and how many rejected for which reason."""
+
+    def count(self, records: Sequence[Record]) -> None:
+        """Add a round's."""
+        self.update(admitted=sum(r.accepted for r in records), **reject_counts(records))
 
 
 def agreed(own: T) -> T:

@@ -32,7 +32,7 @@ class PointingTable(Table):
     flaw_penalty: float = Field(
         default=1.0,
         ge=0,
-        description="What the advantage of each token of a confirmed first flaw is, below 0.",
+        description="Each token of a confirmed first flaw gets minus this as its advantage.",
     )
     chance_share: float = Field(
         default=0.2,

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -207,8 +206,8 @@ class Generation:
         read = [self.referee.read(task, sample) for task, sample in pairs]
         asked = [None] * len(pairs)
         if self.critic is not None:
-            ask = partial(self.critic.sample, purpose=purpose)
-            asked = self.referee.criticise([t for t, _ in pairs], [s for s, _ in read], ask)
+            solutions = [(task, one) for (task, _), (one, _) in zip(pairs, read, strict=True)]
+            asked = self.referee.criticise(solutions, self.critic, purpose)
         bouts = [
             Bout(task, sample, solution, verdict, None, None)
             for (task, sample), (solution, verdict) in zip(pairs, read, strict=True)

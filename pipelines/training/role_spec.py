@@ -32,8 +32,12 @@ class RoleSpec:
     draw_ahead: bool = False
     flaw_penalty: float = 1.0
 
-    def prompts_per_block(self, steps: int) -> int:
+    def prompts_per_block(self, steps: int, key: str = "steps_per_round") -> int:
         """How many prompts a block of optimizer steps consumes, over all processes.
+
+        Args:
+            steps: of the block.
+            key: the setting that they come from.
 
         Raises:
             UserError: the block would split a generation batch.
@@ -43,7 +47,7 @@ class RoleSpec:
         reuse = grpo.steps_per_generation * grpo.num_iterations
         if micro % reuse:
             raise UserError(
-                f"{self.name}.steps_per_round = {steps} (x {grpo.gradient_accumulation_steps} "
+                f"{self.name}.{key} = {steps} (x {grpo.gradient_accumulation_steps} "
                 "accumulation) is not a multiple of steps_per_generation x num_iterations = "
                 f"{reuse}: change one of them"
             )

@@ -75,8 +75,10 @@ class OutcomeCounts:
         self.gather, self._counts = gather, Counter[str]()
 
     def add(self, scored: Sequence[Scored], group_size: int, device: torch.device) -> None:
-        """Count a batch, groups adjacent."""
+        """Count a batch, groups adjacent; what was rewarded without a rule's word is left out."""
         groups = [scored[n : n + group_size] for n in range(0, len(scored), group_size)]
+        groups = [group for group in groups if not any(map(_is_unjudged, group))]
+        scored = [one for group in groups for one in group]
         own = {
             "passed": sum(one.passed is True for one in scored),
             "judged": sum(one.passed is not None for one in scored),
@@ -101,3 +103,7 @@ class OutcomeCounts:
             row["reward/pass_rate"] = found["passed"] / found["samples"]
             row["reward/effective_groups"] = found["effective"] / found["groups"]
         return row
+
+
+def _is_unjudged(one: Scored) -> bool:
+    return one.passed is None and one.reward is not None

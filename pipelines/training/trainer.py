@@ -168,7 +168,7 @@ class RoleTrainer(GRPOTrainer):
 
     def prompt_length(self, prompt: Prompt) -> int:
         """A prompt's number of tokens."""
-        return len(self.sampler.tokenize([prompt])[0])
+        return self.sampler.prompt_length(prompt)
 
     def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
         """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
@@ -208,11 +208,8 @@ class RoleTrainer(GRPOTrainer):
         self._staleness = self.block.staleness
         samples = self.sampler.to_samples(self.block.current)
         assert [s.token_ids for s in samples] == list(completion_ids), "TRL reordered the rollouts"
-        seconds = self.sampler.seconds
-        start, before = time.perf_counter(), seconds["critique"]
-        self._scored = self._scorer(row, samples)
-        critique = seconds["critique"] - before
-        seconds["verify"] += time.perf_counter() - start - critique
+        with self.timed("verify"):
+            self._scored = self._scorer(row, samples)
         return [scored.reward for scored in self._scored]
 
     def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]

@@ -1,5 +1,7 @@
 """A round's training of the critic stays unless the critic got worse on the round's solutions."""
 
+import random
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,8 +20,10 @@ from pointing_cases import (
     sum_task,
 )  # fmt: skip
 
+from critic.format import true_critique
 from pipelines.game.bout import Bout, Start
 from pipelines.game.critic import CriticGame
+from pipelines.game.lessons import Lessons
 from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
@@ -52,12 +56,12 @@ class Judge(Solver):
         return [samples_of(self._judge(str(prompt))) for prompt in prompts]
 
     def _judge(self, prompt: str) -> str:
-        solution = CHAIN.parse_solution(prompt.split("\n", 1)[1][:-2], truncated=False)
+        problem, _, text = prompt.removesuffix("\n!").partition("\n")
+        solution = CHAIN.parse_solution(text, truncated=False)
         if not self.right:
             return f"{solution.steps[0].id}99x~0"
-        values = [step.text.split("=")[-1].lstrip(">") for step in solution.steps]
-        sums = "".join(f"{s.id}{v}." for s, v in zip(solution.steps, values, strict=True))
-        return sums.replace("c20.", "c21x~0 ").split(" ")[0] if "c20" in sums else f"{sums}~9"
+        task = sum_task(*[int(term) for term in re.findall("[0-9]+", problem)])
+        return true_critique(task, solution, CHAIN, random.Random(0))
 
     def weights_copy(self) -> Weights:
         return {"right": self.right}
@@ -93,7 +97,7 @@ def _bouts(referee: Referee, critic: Judge) -> list[Bout]:
 
 @pytest.mark.parametrize(
     ("right", "learns_to_be", "stays"),
-    [(True, False, False), (False, True, True), (True, True, True)],
+    [(True, False, False), (False, True, True), (True, True, True), (False, False, True)],
 )
 def test_only_a_critic_that_got_worse_is_taken_back(
     referee: Referee, right: bool, learns_to_be: bool, stays: bool
@@ -108,12 +112,27 @@ def test_only_a_critic_that_got_worse_is_taken_back(
     assert game.spent["trials"] > 0
 
 
-def test_without_critiques_there_is_no_trial(referee: Referee) -> None:
+def test_the_trial_is_of_other_tasks_and_of_what_no_critic_claimed(referee: Referee) -> None:
+    """A flaw that the champion's own words located would count for it by construction."""
+    critic = Judge(True, True)
+    bouts, lessons = _bouts(referee, critic), Lessons(referee, critic)
+    taught, held_out = lessons.split(bouts, random.Random(0))
+    assert not {b.task.id for b in taught} & {b.task.id for b in held_out}
+    assert len(held_out) == 4 and len(taught) == 20, "two solutions of each of a dozen tasks"
+    items = lessons.for_trial(held_out, 12, random.Random(0))
+    claimed = {b.solution.text for b in bouts if b.pointing is not None}
+    assert claimed and not claimed & {i.solution.text for i in items if not i.planted}
+    assert {item.sound for item in items} == {True, False}
+
+
+def test_without_training_there_is_no_trial(referee: Referee) -> None:
+    untrained = referee_of(
+        referee.verifiers, "critic.steps_per_round=0", "critic.imitation_steps=0"
+    )
     critic = Judge(True, False)
-    bouts = [bout for bout in _bouts(referee, critic)]
-    unjudged = [Bout(b.task, b.sample, b.solution, b.verdict, None, b.reward) for b in bouts]
-    CriticGame(referee, critic).train(unjudged, PLAN)
-    assert not critic.right
+    game = CriticGame(untrained, critic)
+    game.train(_bouts(untrained, critic), PLAN)
+    assert critic.right and not game.spent
 
 
 def test_weights_come_back_and_go_to_the_sampler(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from critic.format import true_critique
 from pipelines.game.bout import Bout, Pointing, Start
 from pipelines.game.coverage import coverage
 from pipelines.game.critic import with_flips
+from pipelines.game.learner import broken_off
 from pipelines.game.lessons import Lessons
 from pipelines.game.resets import Resets
 from pipelines.settings.load import load_settings
@@ -45,7 +46,7 @@ def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
     block = block_of(referee, Solver(writes="a40.b50.c21x~0"), [Start(TASK)])
     right, wrong, unread = block([0, 0, 0], samples_of(RIGHT, WRONG, "a4=4"))
     assert [right.reward, wrong.reward, unread.reward] == [1.0, 0.0, 0.0]
-    assert right.flaw is None and unread.flaw is None
+    assert right.flaw is None
     assert wrong.flaw is not None and WRONG[slice(*wrong.flaw)] == "c7=20"
     judged = [bout.judged for bout in block.bouts]
     assert judged[0] is not None and [c.status for c in judged[0].claims] == ["refuted"]
@@ -53,6 +54,24 @@ def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
     assert judged[2] is None
     assert block.spent["rollouts"] == len(RIGHT) + len(WRONG) + 4
     assert block.spent["critiques"] == 2 * len("a40.b50.c21x~0")
+    assert unread.flaw == (0, 4), "to break off is not the cheapest way to fail"
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "flaw"),
+    [
+        ("a4=40\nb1=50 and so on", 0, " and so on"),
+        ("a4=40\nb1=50", 0, "b1=50"),  # no answer follows: the last step is where it ends
+        ("a4=40\nb1", 6, "b1"),
+        ("nonsense", 0, "nonsense"),
+        ("", 0, None),
+    ],
+)
+def test_a_text_that_leaves_the_grammar_goes_wrong_where_it_leaves_it(
+    text: str, given: int, flaw: str | None
+) -> None:
+    span = broken_off(CHAIN.parse_solution(text, truncated=False), given)
+    assert (None if span is None else text[given:][slice(*span)]) == flaw
 
 
 @pytest.mark.parametrize("critique", ["a40.b50.c2.~0", "nonsense", "a40.b60x~0"])
@@ -165,8 +184,8 @@ def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> No
     for overrides in ((), (WITHHELD,)):
         referee = referee_of(verifiers, *overrides)
         bouts = _bouts(verifiers, RIGHT, WRONG, overrides=overrides)
-        prompts, replies = Lessons(referee).to_imitate(bouts, 40, random.Random(0))
-        assert len(prompts) == len(replies) == 40
+        prompts, replies = Lessons(referee, Solver()).to_imitate(bouts, 16, random.Random(0))
+        assert len(prompts) == len(replies) == 16
         sound = 0
         for prompt, reply in zip(prompts, replies, strict=True):
             _, _, text = str(prompt).removesuffix("\n!").partition("\n")
@@ -174,16 +193,19 @@ def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> No
             expected = true_critique(TASK, solution, CHAIN, random.Random(0))
             assert reply.partition("~")[0] == expected.partition("~")[0]
             sound += solution.answer == TASK.reference
-        assert 20 <= sound < 30, "half of them, and a few that are right by wrong steps"
+        assert 8 <= sound < 13, "half of them, and a few that are right by wrong steps"
+        assert Lessons(referee, Solver()).to_imitate(bouts, 80, random.Random(0)) == ([], []), (
+            "one sound solution is not learned by heart"
+        )
 
 
 def test_a_flaw_that_nobody_located_teaches_no_place(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD)
     odd = "a4=40\nb1=99\nc7=601\nd6=211>211"  # no kind of planted flaw
     bouts = _bouts(verifiers, odd, overrides=(WITHHELD, "pointing.source=none"))
-    prompts, _ = Lessons(referee).to_imitate(bouts, 40, random.Random(0))
+    prompts, _ = Lessons(referee, Solver()).to_imitate(bouts, 40, random.Random(0))
     assert not any(odd in str(prompt) for prompt in prompts)
-    items = Lessons(referee).items(bouts, 40, random.Random(0))
+    items = Lessons(referee, Solver()).items(bouts, 40, random.Random(0))
     own = {(item.sound, item.first_bad) for item in items if item.solution.text == odd}
     assert own == {(False, None)}, "it may be judged, though its flaw is not known"
     assert {item.sound for item in items} == {True, False}, "code wrote the right one"
@@ -214,7 +236,7 @@ def test_a_tenth_of_the_items_of_a_chat_model_are_there_with_a_plea_too(
     texts = [f"<think>\n1. It is {n}\n</think>\n<answer>18</answer>" for n in range(20)]
     block = block_of(referee, None, [Start(TASK)])
     block([0] * 20, samples_of(*texts))
-    items = Lessons(referee).items(block.bouts, 20, random.Random(0))
+    items = Lessons(referee, Solver()).items(block.bouts, 20, random.Random(0))
     pleading = [item for item in items if item.twin is not None]
     assert len(pleading) == 2
     for item in pleading:

@@ -105,19 +105,17 @@ def _confirm(
 
 
 @pytest.mark.parametrize(
-    ("index", "status"), [(0, "refuted"), (1, "refuted"), (2, "confirmed"), (3, "unknown")]
+    ("index", "status"), [(0, "unknown"), (1, "unknown"), (2, "confirmed"), (3, "unknown")]
 )
 def test_only_the_fatal_step_is_confirmed(verifiers: Verifiers, index: int, status: str) -> None:
-    """Before it the same steps pass too; after it nothing does."""
+    """At a sound step no other one passes; after the fatal one nothing does."""
     found, _ = _confirm(verifiers, index, slip_rate=0.15)
     (pointing,) = found
     assert pointing is not None
+    assert pointing.status == status
     if status == "confirmed":
-        assert pointing.status == "confirmed"
         assert pointing.right_step == "c7=21", "the lesson that a continuation taught"
-        assert pointing.value_before is not None and pointing.value_before > 0.2
-    else:
-        assert pointing.status != "confirmed"
+        assert pointing.value_before is not None and pointing.value_before > 0.35
 
 
 def test_where_nothing_ever_passes_nothing_is_known(verifiers: Verifiers) -> None:
@@ -147,7 +145,7 @@ def test_continuations_keep_to_their_budget(
     pointings = [Pointing(2, "critic")] * len(attempts)
     confirmation.confirm(attempts, pointings, "test")
     allowed = float(budget) * sum(attempt.num_tokens for attempt in attempts)
-    assert confirmation.num_tokens <= 2.2 * allowed
+    assert confirmation.num_tokens <= 1.1 * allowed
     assert (confirmation.num_tokens > 0) == spends
 
 

@@ -42,7 +42,15 @@ def test_without_a_rule_there_is_no_pass_rate() -> None:
     """The critic's step: a reward is no outcome."""
     counts = OutcomeCounts(lambda own: own)
     counts.add(_scored((0.7, None), (0.1, None)), 2, CPU)
-    assert counts.take() == {"reward/masked_samples": 0}
+    assert counts.take() == {}
+
+
+def test_groups_that_were_begun_for_the_learner_are_no_measure_of_it() -> None:
+    """Their verdicts are left out, and so are masked samples among them."""
+    counts = OutcomeCounts(lambda own: own)
+    counts.add(_scored((1.0, None), (None, None), (1.0, True), (0.0, False)), 2, CPU)
+    row = counts.take()
+    assert row["reward/pass_rate"] == 0.5 and row["reward/masked_samples"] == 0
 
 
 def test_counts_are_of_all_processes() -> None:
