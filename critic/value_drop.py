@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Decision = Literal["confirmed", "refuted", "unknown"]
-# The probability of a drop that confirms. Most steps are harmless, and so are most that a weak
-# critic accuses: at 0.95 and 0.9 more harmless steps were confirmed than fatal ones.
+# The probability of a drop that confirms. Most steps that a weak critic accuses are harmless, so a
+# lax threshold would confirm mostly harmless ones.
 CONFIRMS = 0.99
 CONFIRMS_LAST = 0.98
 REFUTES = 0.5

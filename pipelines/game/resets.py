@@ -21,8 +21,8 @@ from pipelines.game.bout import Bout, Start
 from pipelines.game.pointing import pass_rate
 from pipelines.settings.pointing_table import PointingTable
 
-LEAST_WEIGHT = 1e-4
-MAX_WAITING = 4000
+LEAST_WEIGHT = 1e-4  # so that a state without any success can still be drawn
+MAX_WAITING = 4000  # states, which every commit saves
 
 
 class Resets:

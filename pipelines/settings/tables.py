@@ -176,7 +176,7 @@ class CriticTable(RoleTable):
         ge=0,
         le=0.5,
         description="The least share of the critic's solutions that are right ones with a planted "
-        "flaw.",
+        "flaw; the tagged dialect plants none.",
     )
     critiques_per_audit: int = Field(
         default=4,

@@ -149,7 +149,7 @@ def test_a_perfect_critic() -> None:
 
 
 def test_single_critiques_are_measured_never_their_mean() -> None:
-    """Finding 1.12: eight draws of one solution, three of them right, are 3/8 and no majority."""
+    """Eight draws of one solution, three of them right, are 3/8 and no majority."""
     flawed = [critique(0.1, sound=False, named="c", first_bad="c")] * 3
     flawed += [critique(0.9, sound=False, first_bad="c")] * 5
     found = measure(flawed).figures
@@ -158,7 +158,7 @@ def test_single_critiques_are_measured_never_their_mean() -> None:
 
 
 def test_a_critique_that_was_not_read_is_wrong_and_undecided() -> None:
-    """Finding 1.12: at a cold start one critique in five does not parse, and it counts."""
+    """At a cold start one critique in five does not parse, and it counts."""
     flawed = [critique(0.1, sound=False, named="c", first_bad="c")] * 4
     sound = [critique(0.9, sound=True, solution="t")] * 4
     read = measure(flawed + sound).figures
@@ -215,7 +215,7 @@ def calibrated_critic(rng: np.random.Generator, num: int, draws: int) -> list[Me
 
 @pytest.mark.parametrize("draws", [1, 8])
 def test_a_perfectly_calibrated_critic_is_not_called_miscalibrated(draws: int) -> None:
-    """Finding 1.13: its ECE at n = 75 is far from 0; about 95% of them lie below the given one."""
+    """Its ECE at n = 75 is far from 0; about 95% of them lie below the given one."""
     rng = np.random.default_rng(0)
     below, eces, means = 0, [], []
     for seed in range(100):

@@ -171,7 +171,7 @@ def test_claims_do_not_move_the_best_confidence(
 @pytest.mark.parametrize("sound", [True, False])
 @pytest.mark.parametrize("p_sound", BUCKETS)
 def test_an_accusation_never_beats_breaking_off_after_a_slip(sound: bool, p_sound: float) -> None:
-    """The hole of the first version: a refuted claim paid 0.499, a critique that broke off 0."""
+    """Were it otherwise, RL would turn slips into accusations instead of into right sums."""
     refuted = judged(p_sound, sound, ("c", "refuted"), first_bad_step=None if sound else "d")
     silent = judged(p_sound, sound, first_bad_step=None if sound else "d")
     group = [critic_reward(refuted), critic_reward(MALFORMED), critic_reward(silent)]

@@ -58,7 +58,7 @@ def _with_outcome(bout: Bout, outcome: str) -> Bout:
 
 
 def test_the_labels_are_stored_and_never_verified_again(referee: Referee, tmp_path: Path) -> None:
-    """Finding 5: a timeout on a resume turned a sound item into a "flawed" one."""
+    """A timeout on a resume turned a sound item into a "flawed" one."""
     solutions = audit_set(referee, [[_bout(referee, RIGHT), _bout(referee, WRONG)]], 0)
     save_audit(tmp_path / "audit.json", solutions)
     broken = Referee(referee.settings, Verifiers(5.0))
@@ -111,7 +111,7 @@ def _set_of(referee: Referee, texts_by_task: dict[int, list[bool]], seed: int) -
 def test_a_share_is_balanced_of_whole_tasks_and_the_beginning_of_a_larger_one(
     referee: Referee, tasks: dict[int, list[bool]], shares: tuple[float, float], seed: int
 ) -> None:
-    """Finding 1.12: the first half in task order was not balanced, and doubling it changed it."""
+    """The first half in task order was not balanced, and doubling it changed it."""
     whole = _set_of(referee, tasks, seed)
     small, large = (audit_share(whole, share) for share in sorted(shares))
     assert large[: len(small)] == small
@@ -149,7 +149,7 @@ def test_the_order_of_a_set_is_random_and_fixed(referee: Referee) -> None:
 
 
 def test_a_rounds_rollouts_are_measured_at_their_own_base_rate(referee: Referee) -> None:
-    """Finding 1.12: 3 sound and 1 flawed stay 3 and 1, and each critique counts."""
+    """3 sound and 1 flawed stay 3 and 1, and each critique counts."""
     sound = _bout(referee, RIGHT, critique="a40.b50.>50.~9")
     bouts = [
         *[sound] * 2,

@@ -76,7 +76,7 @@ def test_mean_at_k_counts_what_was_judged(referee: Referee) -> None:
 
 
 def test_a_masked_sample_counts_as_wrong_and_is_counted(referee: Referee) -> None:
-    """Finding 3.3: 4 right and 4 timeouts are mean@8 = 0.5, and never 1.0."""
+    """4 right and 4 timeouts are mean@8 = 0.5, and never 1.0."""
     right, wrong = _bout(referee, RIGHT), _bout(referee, WRONG)
     found = mean_at_k([[right] * 4 + [_timeout(right)] * 4])
     assert found.mean == found.mean_well_formed == 0.5 and found.num_masked == 4

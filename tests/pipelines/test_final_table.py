@@ -84,7 +84,7 @@ def test_one_name_for_a_figure_in_every_file(tmp_path: Path) -> None:
 
 
 def test_what_got_worse_is_said_in_words(tmp_path: Path) -> None:
-    """Finding 1.1: 4% of accusations became 40%, and no line of the table said so."""
+    """4% of accusations became 40%, and no line of the table said so."""
     before, after = examined(4, audited(40)), examined(6, audited(2), masked=7)
     found = summed(tmp_path, before, after, [round_row(0, audited(2)), round_row(1, audited(40))])
     change = found["change"]

@@ -23,7 +23,7 @@ def test_every_default_rule_names_a_signal_that_a_round_gives(name: str) -> None
 
 
 def test_an_all_correct_group_is_not_effective_however_its_rewards_are_shaded() -> None:
-    """Finding 1.10: the monitor counted a group of right solutions as one that teaches."""
+    """The monitor counted a group of right solutions as one that teaches."""
     verdict = Verdict("correct", "exact", "0", 1.0)
     sample, solution = Sample("5", [1], [-1.0], False), Solution("5", (), "5", None)
     task = chain_task([4, 1])

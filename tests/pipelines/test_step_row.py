@@ -14,7 +14,7 @@ def _scored(*outcomes: tuple[float | None, bool | None]) -> list[Scored]:
 
 
 def test_groups_with_both_outcomes_are_counted_and_not_those_whose_rewards_differ() -> None:
-    """Finding 1.10: eight rewards of 0.99 have a float32 deviation, and shades are no outcome."""
+    """Eight rewards of 0.99 have a float32 deviation, and shades are no outcome."""
     counts = OutcomeCounts(lambda own: own)
     shaded = _scored((0.99, True), (0.97, True), (0.85, True), (0.99, True))
     mixed = _scored((1.0, True), (0.0, False), (0.0, False), (0.0, False))
