@@ -4,7 +4,9 @@ Leaves out the table at the end (`run/summary.py`) and the page (`report/`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +34,13 @@ class Stages(StageSeconds):
     def __init__(self) -> None:
         super().__init__()
         self._taken: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what happens within the block to a stage, blocks of the roles included."""
+        start = time.perf_counter()
+        yield
+        self[stage] += time.perf_counter() - start
 
     def take_round(self) -> dict[str, float]:
         """Seconds by stage since the previous call, to the millisecond."""
