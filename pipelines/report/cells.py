@@ -42,8 +42,8 @@ def _cut(text: str) -> str:
     return text if rest <= 0 else f"{text[:MAX_INLINE_CHARS]}\n… {rest} more characters"
 
 
-def _card(body: str) -> str:
-    return f'<div class="card scroll">{body}</div>'
+def _card(body: str, wide: bool = False) -> str:
+    return f'<div class="card scroll{" wide" if wide else ""}">{body}</div>'
 
 
 def _table(

@@ -34,7 +34,7 @@ def final_table(run: RunData) -> str:
     rows = _rows(before, after, change)
     head = ["", "before self-play", "after self-play", "change"]
     cards = [
-        _card(_worse(change) + _table(head, rows)) if rows else "",
+        _card(_worse(change) + _table(head, rows), wide=True) if rows else "",
         _card(_table(["stage", "seconds"], times)) if times else "",
         _card(_table(["also recorded", ""], rest, numeric=False)) if rest else "",
     ]
@@ -56,7 +56,7 @@ def fresh_tables(run: RunData) -> str:
         "paired.</p>"
     )
     head = ["", "first round", "last round", "change"]
-    cards = _card(note + _worse(change) + _table(head, _rows(first, last, change)))
+    cards = _card(note + _worse(change) + _table(head, _rows(first, last, change)), wide=True)
     kinds = _kinds(table(last, "by_kind"))
     if kinds:
         head = [

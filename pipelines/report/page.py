@@ -27,6 +27,7 @@ NUM_INLINE_FILES = 3
 NUM_INLINE_RECORDS = 3
 MAX_TABLE_ROUNDS = 40
 STATUS_KEYS = ("state", "status", "outcome", "ended")
+PROCESS_KEYS = ("time", "pid")  # of interest to whoever watches a run, not to a reader of it
 GOOD_ENDS = {"finished", "completed", "complete", "done", "ok", "success"}
 BAD_ENDS = {"halted", "halt", "failed", "error", "killed", "interrupted"}
 
@@ -50,7 +51,7 @@ def header(run: RunData) -> str:
     rest = [
         f"{escape(key)}: {escape(_text(value))}"
         for key, value in run.status.items()
-        if key not in STATUS_KEYS and value not in (None, "")
+        if key not in (*STATUS_KEYS, *PROCESS_KEYS) and value not in (None, "")
     ]
     versions = [f"{escape(key)} {escape(_text(value))}" for key, value in run.versions.items()]
     return (

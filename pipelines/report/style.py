@@ -14,6 +14,7 @@ p { margin: 0 0 10px; } a { color: var(--accent); }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(500px, 100%), 1fr));
   gap: 16px; align-items: start; }
+.wide { grid-column: 1 / -1; }
 .plot img { width: 100%; height: auto; display: block; margin-top: 6px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
