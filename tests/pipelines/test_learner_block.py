@@ -24,6 +24,8 @@ from critic.format import true_critique
 from pipelines.game.bout import Bout, Pointing, Start
 from pipelines.game.coverage import coverage
 from pipelines.game.critic import with_flips
+from pipelines.game.curriculum import Curriculum, build_source
+from pipelines.game.evaluation import rollout_figures
 from pipelines.game.learner import broken_off
 from pipelines.game.lessons import Lessons
 from pipelines.game.resets import Resets
@@ -174,6 +176,23 @@ def test_waiting_states_survive_a_commit(verifiers: Verifiers) -> None:
     resets.collect(_bouts(verifiers, WRONG), version=3)
     again.load_state_dict(resets.state_dict())
     assert again.waiting == resets.waiting and len(again.waiting) == 1
+
+
+def test_a_task_is_not_retired_because_its_end_was_easy(verifiers: Verifiers) -> None:
+    curriculum = Curriculum(build_source(load_settings(CONFIG)), seed=0)
+    curriculum.retiring = True
+    whole = _bouts(verifiers, RIGHT, WRONG)
+    begun = [replace(bout, prefix="a4=40\n") for bout in _bouts(verifiers, RIGHT, RIGHT)]
+    curriculum.learn_from(begun)
+    assert not curriculum.retired
+    curriculum.learn_from([*begun, whole[0]])
+    assert curriculum.retired == {TASK.id}
+
+
+def test_what_begins_elsewhere_does_not_count_as_the_rounds_pass_rate(verifiers: Verifiers) -> None:
+    begun = [replace(bout, prefix="a4=40\n") for bout in _bouts(verifiers, RIGHT, RIGHT)]
+    found = rollout_figures([*_bouts(verifiers, RIGHT, WRONG, WRONG, WRONG), *begun])
+    assert found.pass_rate == 0.25
 
 
 # -- the critic's lessons -------------------------------------------------------------------------
