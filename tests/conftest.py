@@ -4,6 +4,7 @@ Also what several files share, and which files share a process when pytest-xdist
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,10 @@ for _name, _value in {
 if _instructions := os.environ.get("ATEN_CPU_CAPABILITY"):
     for _name, _cache in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("VLLM_CACHE_ROOT", "vllm")):
         os.environ.setdefault(_name, f"{tempfile.gettempdir()}/{_cache}_{_instructions}")
+
+# A shell starts what it puts into the background with SIGINT ignored, and subprocesses inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Deadlines flake on a loaded machine; a fixed seed keeps a failure from coming and going.
 settings.register_profile("sparring", deadline=None, derandomize=True)
