@@ -35,7 +35,7 @@ if _instructions := os.environ.get("ATEN_CPU_CAPABILITY"):
     for _name, _cache in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("VLLM_CACHE_ROOT", "vllm")):
         os.environ.setdefault(_name, f"{tempfile.gettempdir()}/{_cache}_{_instructions}")
 
-# A shell starts what it puts into the background with SIGINT ignored, and subprocesses inherit that.
+# A shell starts what it puts into the background with SIGINT ignored, which is inherited.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
