@@ -1,4 +1,4 @@
-"""What is a pointer worth? Learners with and without one, at equal steps, tokens and seconds.
+"""What is a pointer worth? Arms at equal steps, with their tokens and seconds beside.
 
     python benchmarks/exp_pointing.py sweep    each deciding arm at three learning rates
     python benchmarks/exp_pointing.py run      every arm, at its best rate of the sweep
@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import ROOT, context, mean_interval, write_result
+
+from pipelines.run.round_log import number
 
 RATES = ("3e-5", "1e-4", "3e-4")
 DECIDING = ("verifier", "ours", "oracle")
@@ -179,7 +181,7 @@ def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
 
 def accuracy(point: Mapping[str, object]) -> float:
     """Held-out mean@k of a round."""
-    return float(point["probe/mean_at_8"])  # type: ignore[arg-type]
+    return number(point, "probe/mean_at_8")
 
 
 def best_rates(results: Mapping[str, Mapping]) -> dict[str, str]:
@@ -189,10 +191,8 @@ def best_rates(results: Mapping[str, Mapping]) -> dict[str, str]:
         family, arm, rate, seed = name.split("/")
         if int(seed) not in SWEPT_SEEDS or not found["rounds"]:
             continue
-        others = [
-            found_["rounds"] for name_, found_ in results.items()
-            if name_.rsplit("/", 1)[0] == f"{family}/{arm}/{rate}" and found_["rounds"]
-        ]  # fmt: skip
+        swept = [results.get(f"{family}/{arm}/{rate}/{one}") for one in SWEPT_SEEDS]
+        others = [run["rounds"] for run in swept if run is not None and run["rounds"]]
         means = [math.fsum(map(accuracy, points)) / len(points) for points in others]
         score = (math.fsum(means) / len(means), rate)
         best[f"{family}/{arm}"] = max(best.get(f"{family}/{arm}", (-1.0, "")), score)
@@ -205,9 +205,10 @@ def table(results: Mapping[str, Mapping]) -> str:
     lines.append("|---|---|---|---|---|---|---|---|")
     groups: dict[tuple[str, str, str], list[Mapping]] = {}
     for name, found in results.items():
-        family, arm, rate, _ = name.split("/")
+        family, arm, rate, seed = name.split("/")
+        stage = "sweep: " if int(seed) in SWEPT_SEEDS else ""
         if found["rounds"]:
-            groups.setdefault((family, arm, rate), []).append(found)
+            groups.setdefault((stage + family, arm, rate), []).append(found)
     for (family, arm, rate), runs in groups.items():
         points = [run["rounds"] for run in runs]
         start = [run["before"]["figures"]["mean_at_k"] for run in runs]

@@ -72,11 +72,12 @@ class Lessons:
     ) -> tuple[list[Prompt], list[str]]:
         """Prompts, and the true critiques that a privileged teacher writes: it knows the flaw.
 
-        Empty where a class is missing, or so rare that the critic would learn its few by heart.
+        Empty where a class that should be balanced is missing, or so rare that the critic would
+        learn its few by heart.
         """
         chosen = self._balanced(self._known(bouts, rng), num, rng)
         classes = Counter(item.sound for item in chosen)
-        for sound in (True, False):
+        for sound in (True, False) if self.table.balance_classes else ():
             distinct = {item.solution.text for item in chosen if item.sound == sound}
             if len(distinct) * MAX_COPIES < classes[sound] or not distinct:
                 return [], []

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
+import torch
 from pipeline_cases import CONFIG
 from pointing_cases import (
     CHAIN,
@@ -30,6 +31,7 @@ from pipelines.game.learner import broken_off
 from pipelines.game.lessons import Lessons
 from pipelines.game.resets import Resets
 from pipelines.settings.load import load_settings
+from pipelines.training.advantages import advantages
 from rewards.verifiers import Verifiers
 
 
@@ -83,6 +85,17 @@ def test_a_failed_or_refuted_critique_changes_nothing(verifiers: Verifiers, crit
     texts = (RIGHT, WRONG, RIGHT, WRONG)
     pointed = block_of(asked, Solver(writes=critique), [Start(TASK)])([0] * 4, samples_of(*texts))
     assert pointed == block_of(silent, None, [Start(TASK)])([0] * 4, samples_of(*texts))
+
+
+def test_breaking_off_is_not_the_cheapest_way_to_fail(verifiers: Verifiers) -> None:
+    """On the advantages of a group that failed whole: each failure is pushed down somewhere."""
+    block = block_of(referee_of(verifiers), None, [Start(TASK)])
+    texts = [WRONG, "a4=40\nb1=50", "a4=40 and so on", "nonsense"]
+    scored = block([0] * 4, samples_of(*texts))
+    width = max(map(len, texts))
+    ends = [[min(t + 1, len(text)) for t in range(width)] for text in texts]
+    found_BT = advantages(torch.zeros(4), scored, 4, 1.0, ends)
+    assert (found_BT.amin(1) == -1).all() and (found_BT <= 0).all()
 
 
 def test_a_completion_is_judged_with_its_beginning(verifiers: Verifiers) -> None:
