@@ -11,8 +11,8 @@ Leaves out the learner's own mistakes, which the rollouts supply, and planting i
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from data.records import Task
@@ -36,6 +36,8 @@ class PlantedFlaw:
         step_id: its first wrong step; every step before it is the right solution's own.
         kind: the mistake at that step; "cancelling" is any that another one made up for.
         right_step: the text that stood there in the right solution.
+        later: the same of the step that makes up for it, after what was stated before; empty where
+            none does.
         sound: whether its answer is right nevertheless.
     """
 
@@ -44,6 +46,7 @@ class PlantedFlaw:
     kind: FlawKind
     right_step: str
     sound: bool
+    later: Mapping[str, str] = field(default_factory=dict)
 
 
 def plant(
@@ -79,38 +82,41 @@ def plant(
             found = next(_single(chain, right, kind, rng), None)
         if found is None:
             continue
-        index, said = found
+        index, said, due = found
         text, sound = write_steps(said), kind == "cancelling"
         if verify(text).outcome != ("correct" if sound else "incorrect"):
             return None
         parsed = _CHAIN.parse_solution(text, truncated=False)
         right_step = write_step(index, right[index])
-        return PlantedFlaw(text, parsed.steps[index].id, kind, right_step, sound)
+        later = {parsed.steps[place].id: write_step(place, step) for place, step in due.items()}
+        return PlantedFlaw(text, parsed.steps[index].id, kind, right_step, sound, later)
     return None
+
+
+_Corrupted = tuple[int, list[Stated], Mapping[int, Stated]]
 
 
 def _single(
     chain: Chain, right: list[Stated], kind: Mistake, rng: random.Random
-) -> Iterator[tuple[int, list[Stated]]]:
+) -> Iterator[_Corrupted]:
     """Solutions with one mistake of a kind and a wrong answer, and where it stands."""
     for index, slip in _slips(chain, right, kind, rng):
         said = [*right[:index], slip, *_continued(chain, index, slip)]
         if said[-1].value != right[-1].value:
-            yield index, said
+            yield index, said, {}
 
 
-def _cancelling(
-    chain: Chain, right: list[Stated], rng: random.Random
-) -> Iterator[tuple[int, list[Stated]]]:
-    """Solutions whose value goes wrong and comes back, and where it goes wrong."""
+def _cancelling(chain: Chain, right: list[Stated], rng: random.Random) -> Iterator[_Corrupted]:
+    """Solutions whose value goes wrong and comes back, and where; with what was due there."""
     for kind in rng.sample(SINGLE_FLAWS, len(SINGLE_FLAWS)):
         for index, slip in _slips(chain, right, kind, rng):
             if slip.operand is None:
                 continue  # nothing follows that could make up for it
             later = _continued(chain, index, slip)
             back = rng.randrange(len(later))  # this one states the right value by chance
-            resumed = right[index + 1 + back :]
-            yield index, [*right[:index], slip, *later[:back], *resumed]
+            place = index + 1 + back
+            due = {place: later[back]} if later[back] != right[place] else {}
+            yield index, [*right[:index], slip, *later[:back], *right[place:]], due
 
 
 def _slips(

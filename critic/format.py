@@ -1,7 +1,7 @@
 """How a critique is asked for, written and read: one name for each grammar.
 
     grammar    solutions           text
-    chain      tiny models'        a40.b50.c21x~0      (`format_chain`)
+    chain      tiny models'        a40.b50.c21x>02.~0  (`format_chain`)
     tagged     numbered lines      \\boxed{2}, fields   (`format_tagged`)
 
 A critique speaks of two things: its flaws of the steps, its p_sound of the answer, whose chance to
@@ -12,6 +12,7 @@ Leaves out the truth of the claims (`meta`) and what they earn (`reward`).
 """
 
 import random
+from collections.abc import Mapping
 from typing import Protocol
 
 from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
@@ -19,7 +20,7 @@ from critic.format_chain import ChainCritique
 from critic.format_tagged import TaggedCritique
 from data.errors import UserError, unknown_name
 from data.records import Task
-from rewards.solution import Dialect, Solution, first_bad_step
+from rewards.solution import Dialect, Solution
 
 __all__ = [
     "ChainCritique",
@@ -33,6 +34,7 @@ __all__ = [
     "TaggedCritique",
     "critique_dialect",
     "true_critique",
+    "wrong_steps",
 ]
 
 
@@ -56,6 +58,7 @@ class CritiqueDialect(Protocol):
         right_step: str | None,
         sound: bool,
         rng: random.Random,
+        later: Mapping[str, str | None] | None = None,
     ) -> str:
         """Write the critique that says what the caller knows; no step is checked for it.
 
@@ -63,6 +66,8 @@ class CritiqueDialect(Protocol):
             first_bad: id of the first wrong step, None where none is known.
             right_step: the text of the step that should have stood there.
             sound: whether the answer passes.
+            later: for each wrong step after the first the text that should have stood there; None
+                where nothing is known of the steps after the first wrong one.
 
         Raises:
             UserError: the dialect has no procedure for writing one.
@@ -100,9 +105,19 @@ def true_critique(
     Raises:
         UserError: the dialect has no procedure for writing one.
     """
-    index = first_bad_step(dialect.check_steps(task, solution))
-    first_bad = None if index is None else solution.steps[index].id
-    right_step = None if index is None else dialect.right_step(task, solution, index)
     passes = solution.answer == task.reference if sound is None else sound
+    wrong = wrong_steps(task, solution, dialect)
+    first_bad = next(iter(wrong), None)
+    right_step = wrong.pop(first_bad) if first_bad is not None else None
     judge = critique_dialect(dialect.name)
-    return judge.write_critique(solution, first_bad, right_step, passes, rng)
+    return judge.write_critique(solution, first_bad, right_step, passes, rng, wrong)
+
+
+def wrong_steps(task: Task, solution: Solution, dialect: Dialect) -> dict[str, str | None]:
+    """Ids of the steps that code shows to be wrong, each with the text that is due there."""
+    checks = dialect.check_steps(task, solution) or ()
+    return {
+        step.id: dialect.right_step(task, solution, index)
+        for index, (step, holds) in enumerate(zip(solution.steps, checks, strict=False))
+        if not holds
+    }

@@ -2,15 +2,18 @@
 
     critique   = step* "~" bucket
     step       = id value "."    the step is right: it states the recomputed value
-               | id value "x"    the first wrong step: it does not; the walk ends here
+               | id value "x"    the step is wrong: it does not
     value      = digits          recomputed from the running value stated before, written as in the
                                  dialect (reversed, two digits or more)
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
-`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x~0` says that step c should have reached 12. What
-counts is the value: the first step whose recomputed value differs from the stated one is the one
-that the critic calls wrong, whatever mark it wrote, and the rest of the walk is beside the point. A
-tiny model recomputes well and compares badly: asked to do both, nearly half of its critiques
+`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x>02.~0` says that step c should have reached 12,
+and that the answer is right given that it says 20. What counts is the value: the first step whose
+recomputed value differs from the stated one is the one that the critic calls wrong, whatever mark
+it wrote, and the rest of the walk is beside the point; it may be left out. Demonstrations go on
+past the first wrong step where the truth is known, because a model that sees one wrong step in ten
+learns to copy what is stated: it then passes over every mistake that looks nearly right. A tiny
+model recomputes well and compares badly: asked to do both, nearly half of its critiques
 contradicted themselves. The mark `x` alone calls a step wrong whose value is right. Such a step
 makes the verdict `flawed`, while p_sound is the chance that the *answer* passes: of an answer that
 is right by wrong steps a true critique marks the step and ends in `~9`. Every step up to the first
@@ -22,6 +25,7 @@ Leaves out whether a claim is true (`meta`) and how the truth is found (`format.
 
 import random
 import re
+from collections.abc import Mapping
 
 from critic.critique import Critique, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from rewards.chain import decode_value, encode_value, step_parts
@@ -69,34 +73,40 @@ class ChainCritique:
         right_step: str | None,
         sound: bool,
         rng: random.Random,
+        later: Mapping[str, str | None] | None = None,
     ) -> str:
         """Write the critique that says what the caller knows, without checking a step.
 
-        The walk repeats the solution's own values up to the flaw, where it states the value of the
-        step that should have stood there. Buckets are drawn from the top (sound) or bottom three,
-        so that a model trained on demonstrations still explores the confidences that RL is to
-        calibrate.
+        The walk repeats the solution's own values but at its flaws, where it states the value of
+        the step that should have stood there. Buckets are drawn from the top (sound) or bottom
+        three, so that a model trained on demonstrations still explores the confidences that RL is
+        to calibrate.
 
         Args:
             first_bad: the first wrong step, None where none is known.
             right_step: the text that should have stood there.
             sound: whether the answer passes.
+            later: for each wrong step after the first the text that should have stood there; None
+                where nothing is known of them, and then the walk ends at the first.
 
         Raises:
             ValueError: there is no such step, or nothing is known of what should have stood there.
         """
+        wrong = {} if first_bad is None else {first_bad: right_step, **(later or {})}
+        unknown = wrong.keys() - {step.id for step in solution.steps}
+        if unknown:
+            raise ValueError(f"the solution has no step {min(unknown)!r}: {solution.text!r:.200}")
         walk = ""
         for step in solution.steps:
-            if step.id == first_bad:
-                value = _VALUE.search(right_step or "")
-                if value is None:
-                    raise ValueError(f"step {first_bad} is wrong, but {right_step!r} is no step")
-                walk += f"{step.id}{value[1]}x"
+            if step.id not in wrong:
+                walk += f"{step.id}{step_parts(step).value_text}."
+                continue
+            value = _VALUE.search(wrong[step.id] or "")
+            if value is None:
+                raise ValueError(f"step {step.id} is wrong, but {wrong[step.id]!r} is no step")
+            walk += f"{step.id}{value[1]}x"
+            if later is None:
                 break
-            walk += f"{step.id}{step_parts(step).value_text}."
-        else:
-            if first_bad is not None:
-                raise ValueError(f"the solution has no step {first_bad!r}: {solution.text!r:.200}")
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
         return f"{walk}~{9 - doubt if sound else doubt}"
 

@@ -14,6 +14,7 @@ What stands before the last box is the model's own thinking. Leaves out whether 
 
 import random
 import re
+from collections.abc import Mapping
 
 from critic.critique import Critique, Flaw, ParseFailure, StepJudgement
 from critic.fence import fenced
@@ -97,11 +98,12 @@ class TaggedCritique:
         right_step: str | None,
         sound: bool,
         rng: random.Random,
+        later: Mapping[str, str | None] | None = None,
     ) -> str:
         """Write the critique that says what the caller knows: the box, and a confidence.
 
         Of a solution that failed at no known step it says that the final answer is wrong. A right
-        step is prose here, so that no value is taken from it.
+        step is prose here, so that no value is taken from it; later steps are not spoken of.
 
         Args:
             first_bad: number of the first wrong step, None where none is known.

@@ -17,6 +17,7 @@ Decision = Literal["confirmed", "refuted", "unknown"]
 CONFIRMS = 0.99
 CONFIRMS_LAST = 0.98
 REFUTES = 0.5
+_Z = 1.96  # of a two-sided 95% interval
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Tally:
     def value(self) -> float | None:
         """The share that passed; None where nothing was tried."""
         return self.passed / self.tried if self.tried else None
+
+    def interval(self) -> tuple[float, float]:
+        """The share's 95% interval (Wilson, 1927): (0, 1) where nothing was tried."""
+        if not self.tried:
+            return 0.0, 1.0
+        share, weight = self.passed / self.tried, _Z**2 / self.tried
+        middle = (share + weight / 2) / (1 + weight)
+        half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+        return max(0.0, middle - half), min(1.0, middle + half)
 
 
 NOTHING = Tally()

@@ -42,6 +42,8 @@ SLIP_WEIGHTS: Mapping[Mistake, float] = {
     "miscopied_operand": 1,
     "miscopied_answer": 1,
 }
+# The same kinds and a wrong digit, each as often as any other: what a critic should know.
+EVEN_SLIPS: Mapping[Mistake, float] = dict.fromkeys((*SLIP_WEIGHTS, "wrong_digit"), 1)
 
 _NUMBER = rf"(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
 # Two digits, or more with no zero at the end: a number has exactly one spelling.

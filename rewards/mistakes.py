@@ -18,6 +18,7 @@ Mistake = Literal[
     "wrong_operation",  # subtracts or multiplies in a sum, adds in a product
     "wrong_operand",  # combines with another operand of the chain, though it copied the right one
     "swapped_digits",  # two neighbouring digits of the right value change places
+    "wrong_digit",  # one digit of the value is another
     "miscopied_operand",  # writes an operand that is not the task's, and goes on with it
     "miscopied_answer",  # the final answer is not the last running value
     "early_answer",  # the last running value is given as the answer before every term was used
@@ -151,4 +152,5 @@ _VALUES: Mapping[Mistake, Callable[[Place], Iterable[int]]] = {
     "wrong_operation": _beyond_the_first(_confused),
     "wrong_operand": _with_other_operands,
     "swapped_digits": _swapped,
+    "wrong_digit": lambda place: _one_digit_off(f"{place.due.value:02d}"),
 }

@@ -196,7 +196,7 @@ def audit_critic(
         return None
     prompts = [referee.critique_prompt(s.item.task, s.item.solution) for s in solutions]
     k = referee.settings.critic.critiques_per_audit
-    drawn = critic.sample(prompts, purpose, k, referee.settings.critic.temperature)
+    drawn = referee.ask(critic, prompts, purpose, k)
     critiques = [
         measured(s.item, s.kind, referee.check(s.item, sample))
         for s, samples in zip(solutions, drawn, strict=True)

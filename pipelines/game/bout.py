@@ -3,6 +3,7 @@
 Data only; the rules that judge it are the referee's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from rewards.solution import Solution, Step
 from rewards.verdict import Verdict
 
 Source = Literal["code", "critic", "chance"]
-Status = Literal["confirmed", "refuted", "unknown"]
+Status = Literal["confirmed", "refuted", "unknown", "trusted"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class RoundPlan:
         round: its number, from 0.
         critic_points: whether the critic may point at the learner's flaws.
         audit_share: of the audit set that judges the critic, 0 to 1.
+        critic_is_trusted: whether its pointings count that no test could decide.
     """
 
     round: int
     critic_points: bool
     audit_share: float
+    critic_is_trusted: bool = False
 
     @property
     def purpose(self) -> str:
@@ -58,7 +61,8 @@ class Pointing:
     Attributes:
         index: of the step.
         source: who says so.
-        status: what confirming it found.
+        status: what confirming it found; "trusted" if that found nothing and the critic's word
+            counts nevertheless (`game/trust.py`).
         value_before: share of continuations from before the step that passed; None if untried.
         right_step: a step that stood there in a solution that passed; None where none is known.
     """
@@ -68,6 +72,11 @@ class Pointing:
     status: Status = "unknown"
     value_before: float | None = None
     right_step: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether credit follows from it."""
+        return self.status in ("confirmed", "trusted")
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,7 @@ class CritiqueItem:
         first_bad: id of the first bad step, where it is known.
         planted: the kind of flaw that was put there; "" where none was.
         right_step: a step that should have stood at `first_bad`, where one is known.
+        later: the same of each wrong step after it; None where nothing is known of those.
         twin: place among the items of the same solution without the plea that this one carries;
             None where it carries none.
     """
@@ -146,4 +156,5 @@ class CritiqueItem:
     first_bad: str | None
     planted: str = ""
     right_step: str | None = None
+    later: Mapping[str, str | None] | None = None
     twin: int | None = None

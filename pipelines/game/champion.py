@@ -3,7 +3,8 @@
 Both judge the same solutions, of tasks that were held out of the round's lessons and whose truth no
 critic had a say in: the champion before it trains, the challenger after. The champion's weights
 come back where a measure in `DECIDES` is worse beyond its paired interval; the optimizer's state
-stays, and the next round tries again. Leaves out the measures (`critic/calibration.py`).
+stays, and the next round tries again. What the critic that stays says there is what it is trusted
+by (`game/trust.py`). Leaves out the measures (`critic/calibration.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ class Trial:
         purpose: names the trial in the seeds.
 
     Attributes:
+        standing: what the critic said that stands after the trial.
         num_tokens: generated so far.
     """
 
@@ -37,25 +39,34 @@ class Trial:
     ) -> None:
         self.referee, self.critic, self.items, self.purpose = referee, critic, items, purpose
         self.num_tokens = 0
-        self.champion = critic.weights_copy()
-        self._before = self._measure("champion")
+        self._champion = critic.weights_copy()
+        self.standing = self._measure("champion")
 
-    def worse(self, agree: Agree) -> list[str]:
-        """The measures by which the challenger is worse; empty where it stays.
+    def decide(self, agree: Agree) -> list[str]:
+        """Let the challenger stand, or give the critic the champion's weights.
 
         Args:
             agree: rank 0's list in every process, given one's own.
-        """
-        changes = compare(self._before, self._measure("challenger"))
-        return agree([name for name in DECIDES if changes[name].verdict == "worse"])
 
-    def take_back(self) -> None:
-        """Give the critic the champion's weights."""
-        self.critic.put_back(self.champion)
+        Returns:
+            The measures by which the challenger is worse; empty where it stays.
+        """
+        challenger = self._measure("challenger")
+        changes = compare(self.standing, challenger)
+        worse = agree([name for name in DECIDES if changes[name].verdict == "worse"])
+        if worse:
+            self.critic.put_back(self._champion)
+        else:
+            self.standing = challenger
+        return worse
+
+    def replace_champion(self) -> None:
+        """Let the challenger stand, whatever it says."""
+        self.standing = self._measure("challenger")
 
     def _measure(self, who: str) -> list[MeasuredCritique]:
         prompts = [self.referee.critique_prompt(item.task, item.solution) for item in self.items]
-        drawn = self.critic.sample(prompts, f"{self.purpose}/{who}")
+        drawn = self.referee.ask(self.critic, prompts, f"{self.purpose}/{who}")
         found = []
         for item, (sample,) in zip(self.items, drawn, strict=True):
             self.num_tokens += len(sample.token_ids)

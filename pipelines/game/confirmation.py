@@ -91,7 +91,11 @@ class Confirmation:
         self.num_tokens = self.num_tested = 0
 
     def confirm(
-        self, attempts: Sequence[Attempt], pointings: Sequence[Pointing | None], purpose: str
+        self,
+        attempts: Sequence[Attempt],
+        pointings: Sequence[Pointing | None],
+        purpose: str,
+        budget: float,
     ) -> list[Pointing | None]:
         """Test the pointings that are still unknown, as far as the budget goes.
 
@@ -99,11 +103,12 @@ class Confirmation:
             attempts: of one batch.
             pointings: one for each.
             purpose: names the batch in the seeds.
+            budget: the most tokens, as a multiple of the attempts' own.
         """
         claims = [c for c in claims_of(attempts, pointings) if self._has_room(c)]
         for claim in claims:
             add_siblings(claim, attempts)
-        budget = self.table.continuation_budget * sum(a.num_tokens for a in attempts)
+        budget *= sum(attempt.num_tokens for attempt in attempts)
         rate = pass_rate([attempt.verdict for attempt in attempts if not attempt.prefix])
         for look in range(LOOKS):
             tested = self._affordable(_undecided(claims, look), budget, rate)

@@ -17,10 +17,10 @@ def coverage(referee: Referee, bouts: Sequence[Bout]) -> dict[str, object]:
 
     Returns:
         `pointing/failed`, their number; `pointing/SOURCE` and `pointing/STATUS`, the shares that
-        were pointed at, by whom and with what result; `pointing/precision`, of the confirmed ones
-        that stand where code finds the first flaw; `pointing/coverage`, the share of all whose
-        first flaw is confirmed rightly; `pointing/kinds`, for each kind its share of the mistakes
-        and its coverage. Where code cannot check steps the last three are missing.
+        were pointed at, by whom and with what result; `pointing/precision`, of those that
+        count the share that stands where code finds the first flaw; `pointing/coverage`, the share
+        of all whose first flaw has one that counts; `pointing/kinds`, for each kind its share of
+        the mistakes and its coverage. Where code cannot check steps the last three are missing.
     """
     failed = [b for b in bouts if b.solution.well_formed and b.verdict.outcome == "incorrect"]
     row: dict[str, object] = {"pointing/failed": len(failed)}
@@ -32,18 +32,18 @@ def coverage(referee: Referee, bouts: Sequence[Bout]) -> dict[str, object]:
     truths = [_truth(referee, bout) for bout in failed]
     if all(truth is None for truth in truths):
         return row
-    confirmed, right = 0, 0
+    counted, right = 0, 0
     kinds: Counter[str] = Counter()
     covered: Counter[str] = Counter()
     for bout, truth in zip(failed, truths, strict=True):
-        is_confirmed = bout.pointing is not None and bout.pointing.status == "confirmed"
-        is_right = is_confirmed and bout.pointing is not None and bout.pointing.index == truth
-        confirmed, right = confirmed + is_confirmed, right + is_right
+        counts = bout.pointing is not None and bout.pointing.counts
+        is_right = counts and bout.pointing is not None and bout.pointing.index == truth
+        counted, right = counted + counts, right + is_right
         if truth is not None:
             kind = referee.dialect.kind_of_mistake(bout.task, bout.solution, truth)
             kinds[kind] += 1
             covered[kind] += is_right
-    row |= {"pointing/precision": right / confirmed} if confirmed else {}
+    row |= {"pointing/precision": right / counted} if counted else {}
     row["pointing/coverage"] = right / len(failed)
     row["pointing/kinds"] = {
         kind: {"share": num / kinds.total(), "coverage": covered[kind] / num}

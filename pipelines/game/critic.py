@@ -25,6 +25,7 @@ from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
 from pipelines.game.champion import NUM_SOLUTIONS, Agree, Trial
 from pipelines.game.lessons import Lessons
 from pipelines.game.referee import Referee
+from pipelines.game.trust import Trust, needs_trust
 from pipelines.rollouts.sample import Player, Sample, Scored
 
 
@@ -39,6 +40,7 @@ class CriticGame:
 
     Attributes:
         weights: of the two classes, which the "tango" reward balances.
+        trust: what is known of the critic's pointings.
         spent: tokens that this process generated since they were last taken, by what for.
     """
 
@@ -53,24 +55,38 @@ class CriticGame:
         self.agree = agree
         self.lessons = Lessons(referee, critic)
         self.weights = CriticClassWeights()
+        self.trust = Trust(referee.settings.pointing.trust)
         self.spent: Counter[str] = Counter()
 
     def train(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
         """A round's training: imitation, reward, and the trial of whether its result stays."""
-        table, trial = self.referee.settings.critic, None
-        if table.champion and table.imitation_steps + table.steps_per_round > 0:
-            bouts, held_out = self.lessons.split(bouts, self._rng("held out", plan))
-            items = self.lessons.for_trial(held_out, NUM_SOLUTIONS, self._rng("trial", plan))
-            trial = Trial(self.referee, self.critic, items, plan.purpose) if items else None
+        table = self.referee.settings.critic
+        trains = table.imitation_steps + table.steps_per_round > 0
+        self.trust.count(bouts)
+        bouts, trial = self._trial(bouts, plan, trains)
         self.imitate(bouts, plan)
         self.play(self.choose(bouts, plan), plan)
         if trial is None:
             return
-        worse = trial.worse(self.agree)
+        if trains and table.champion:
+            worse = trial.decide(self.agree)
+            if worse:
+                self.remark(f"the critic's training was taken back: {', '.join(worse)} got worse")
+        elif trains:
+            trial.replace_champion()
+        self.trust.audit(trial.standing)
         self.spent["trials"] += trial.num_tokens
-        if worse:
-            trial.take_back()
-            self.remark(f"the critic's training was taken back: {', '.join(worse)} got worse")
+
+    def _trial(
+        self, bouts: Sequence[Bout], plan: RoundPlan, trains: bool
+    ) -> tuple[Sequence[Bout], Trial | None]:
+        """The bouts to learn from, and a trial on those that are held out, where one is needed."""
+        settings = self.referee.settings
+        if not ((trains and settings.critic.champion) or needs_trust(settings.pointing)):
+            return bouts, None
+        bouts, held_out = self.lessons.split(bouts, self._rng("held out", plan))
+        items = self.lessons.for_trial(held_out, NUM_SOLUTIONS, self._rng("trial", plan))
+        return bouts, Trial(self.referee, self.critic, items, plan.purpose) if items else None
 
     def imitate(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
         """Train one block on true critiques of the round's solutions and of planted flaws."""
@@ -111,11 +127,12 @@ class CriticGame:
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {"sound_share": self.weights.sound_share}
+        return {"sound_share": self.weights.sound_share, "trust": self.trust.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.weights = CriticClassWeights(sound_share=state["sound_share"])
+        self.trust.load_state_dict(state["trust"])
 
 
 def with_flips(

@@ -1,8 +1,8 @@
 """What the cold start imitates: procedural solutions and critiques of them.
 
 A criticised solution is right, or it is flawed in one of two ways: planted, by every kind of flaw
-as often as by any other, or slipped as the demonstrated solver slips, so that the critic knows both
-rare mistakes and the learner's own.
+as often as by any other, or the work of a solver that slips as often as the demonstrated one, but
+in every way alike. A critic that seldom saw a wrong step would learn to copy what is stated.
 """
 
 import random
@@ -12,11 +12,13 @@ from critic.flaws import plant
 from critic.format import critique_dialect, true_critique
 from data.records import Task
 from pipelines.settings.tables import Settings
+from rewards.chain import EVEN_SLIPS, ChainDialect
 from rewards.dialect import dialect
 from rewards.verdict import Verdict
 from rewards.verifiers import verify_exact
 
-PLANTED_SHARE = 0.5  # of the flawed solutions that the critic learns from
+PLANTED_SHARE = 0.3  # of the flawed solutions that the critic learns from
+SLIPS_EVENLY = ChainDialect(EVEN_SLIPS)
 LEAST_SLIP_RATE = 0.1  # or a solver that never slips would have no slip to criticise
 
 
@@ -52,7 +54,7 @@ def _solution_to_judge(task: Task, settings: Settings, rng: random.Random) -> st
         return right if flaw is None else flaw.text
     slip_rate = max(settings.sft.slip_rate, LEAST_SLIP_RATE)
     for _ in range(8):  # a solver that seldom slips needs several tries
-        text = solver.write_solution(task, rng, slip_rate)
+        text = SLIPS_EVENLY.write_solution(task, rng, slip_rate)
         if text != right:
             break
     return text

@@ -19,6 +19,8 @@ from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Sample, Scored
 from rewards.solution import Solution
 
+AUDITING_SHARE = 0.2  # of the continuations that are tried, where they need not confirm
+
 Gather = Callable[[list[Bout]], list[Bout]]
 
 
@@ -140,9 +142,16 @@ class LearnerBlock:
         purpose = f"{self.plan.purpose}/{self.learner.num_steps}/continuations"
         with self.learner.timed("confirm"):
             before = self._confirmation.num_tokens
-            pointings = self._confirmation.confirm(attempts, pointings, purpose)
+            pointings = self._confirmation.confirm(attempts, pointings, purpose, self._budget())
             self.spent["continuations"] += self._confirmation.num_tokens - before
-        return pointings
+        if not self.plan.critic_is_trusted:
+            return pointings
+        return [replace(p, status="trusted") if p and _is_open(p) else p for p in pointings]
+
+    def _budget(self) -> float:
+        """Of continuations, as a multiple of the learner's tokens."""
+        whole = self.referee.settings.pointing.continuation_budget
+        return whole * AUDITING_SHARE if self.plan.critic_is_trusted else whole
 
     def _bout(
         self,
@@ -169,7 +178,7 @@ class LearnerBlock:
             return None
         if not attempt.solution.well_formed:
             return broken_off(attempt.solution, given)
-        if pointing is None or pointing.status != "confirmed":
+        if pointing is None or not pointing.counts:
             return None
         step = attempt.solution.steps[pointing.index]
         return (step.start - given, step.end - given)
@@ -187,6 +196,11 @@ def broken_off(solution: Solution, given: int) -> tuple[int, int] | None:
     if start == len(solution.text):  # it ends with a step, and without an answer
         start = max([given, *(step.start for step in solution.steps[-1:])])
     return None if start == len(solution.text) else (start - given, len(solution.text) - given)
+
+
+def _is_open(pointing: Pointing) -> bool:
+    """Whether the critic pointed and no test could decide."""
+    return (pointing.source, pointing.status) == ("critic", "unknown")
 
 
 def _passed(attempt: Attempt) -> bool | None:

@@ -154,7 +154,13 @@ class Lessons:
                 solution = self.referee.dialect.parse_solution(flaw.text, truncated=False)
                 items.append(
                     CritiqueItem(
-                        item.task, solution, flaw.sound, flaw.step_id, flaw.kind, flaw.right_step
+                        item.task,
+                        solution,
+                        flaw.sound,
+                        flaw.step_id,
+                        flaw.kind,
+                        flaw.right_step,
+                        flaw.later,
                     )
                 )
         return items
@@ -170,7 +176,7 @@ class Lessons:
 
     def _reply(self, item: CritiqueItem, rng: random.Random) -> str:
         known = (item.first_bad, item.right_step, item.sound)
-        return self.referee.critiques.write_critique(item.solution, *known, rng)
+        return self.referee.critiques.write_critique(item.solution, *known, rng, item.later)
 
 
 def _padded(items: Sequence[CritiqueItem], num: int, rng: random.Random) -> list[CritiqueItem]:

@@ -73,10 +73,13 @@ class Pointer:
         self.table = referee.settings.pointing
 
     def wants_critique(self, attempt: Attempt) -> bool:
-        """Whether a critic's word can matter: where code is not asked, or cannot say."""
-        if self.table.source != "cheapest" or not self.table.step_checks:
-            return self.table.source in ("critic", "cheapest")
-        return attempt.failed and self._first_bad(attempt) is None
+        """Whether a critic's word can matter: of a failure that code is not asked about, or cannot
+        say where it fails.
+        """
+        if not attempt.failed or self.table.source not in ("critic", "cheapest"):
+            return False
+        by_code = self.table.source == "cheapest" and self.table.step_checks
+        return not by_code or self._first_bad(attempt) is None
 
     def point(self, attempts: Sequence[Attempt], critic_points: bool) -> list[Pointing | None]:
         """One pointing, or none, for each attempt; code's are confirmed already."""

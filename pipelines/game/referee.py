@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from critic.critique import Critique, ParseFailure
-from critic.format import CritiqueDialect, critique_dialect
+from critic.format import CritiqueDialect, critique_dialect, wrong_steps
 from critic.meta import ClaimResult, check_claims, known_first_bad
 from critic.reward import JudgedCritique
 from data.records import Task
@@ -17,7 +17,7 @@ from pipelines.game.bout import Bout, CheckedCritique, CritiqueItem
 from pipelines.rollouts.sample import Prompt, Respondent, Sample
 from pipelines.settings.tables import Settings
 from rewards.dialect import Dialect, dialect
-from rewards.solution import Solution, first_bad_step
+from rewards.solution import Solution
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
@@ -91,11 +91,11 @@ class Referee:
         """A solution that trains the critic, with what training may know of its first flaw."""
         item = CritiqueItem(bout.task, bout.solution, bout.verdict.passed, None)
         if self.settings.pointing.step_checks:
-            index = first_bad_step(self.dialect.check_steps(bout.task, bout.solution))
-            if index is not None:
-                step = bout.solution.steps[index].id
-                right = self.dialect.right_step(bout.task, bout.solution, index)
-                return replace(item, first_bad=step, right_step=right)
+            wrong = wrong_steps(bout.task, bout.solution, self.dialect)
+            if wrong:
+                first_bad = next(iter(wrong))
+                right_step = wrong.pop(first_bad)
+                return replace(item, first_bad=first_bad, right_step=right_step, later=wrong)
         if bout.located is None or bout.pointing is None:
             return item
         return replace(item, first_bad=bout.located.id, right_step=bout.pointing.right_step)
@@ -140,9 +140,15 @@ class Referee:
             if solution.well_formed
         }
         prompts = {key: one for key, one in prompts.items() if self.critic_has_room(critic, one)}
-        drawn = critic.sample(list(prompts.values()), purpose)
+        drawn = self.ask(critic, list(prompts.values()), purpose)
         found = {key: samples[0] for key, samples in zip(prompts, drawn, strict=True)}
         return [found.get((task.id, solution.text)) for task, solution in pairs]
+
+    def ask(
+        self, critic: Respondent, prompts: Sequence[Prompt], purpose: str, num: int = 1
+    ) -> list[list[Sample]]:
+        """`num` judgements of each prompt, at the temperature of judging."""
+        return critic.sample(prompts, purpose, num, self.settings.critic.judging_temperature)
 
     def critic_has_room(self, critic: Respondent, prompt: Prompt) -> bool:
         """Whether the context holds a prompt and the critic's longest critique."""

@@ -68,7 +68,7 @@ class Solver:
             self.referee.critique_prompt(attempts[i].task, attempts[i].solution) for i in asked
         ]
         judged = list(attempts)
-        drawn = self.critic.sample(prompts, purpose)
+        drawn = self.referee.ask(self.critic, prompts, purpose)
         for index, (sample,) in zip(asked, drawn, strict=True):
             before = attempts[index]
             parse, truncated = self.referee.critiques.parse, sample.truncated

@@ -2,7 +2,8 @@
 
 Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`), as
 any text that people wrote does: the base imitates an unreliable solver, and RL has something to
-learn. TRL's SFTTrainer trains; the loss is on completions only.
+learn. TRL's SFTTrainer trains; the loss is on completions only. Launched by Accelerate, several
+processes share each step, as TRL has it: `per_device_train_batch_size` demonstrations each.
 """
 
 import json
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import (
@@ -29,6 +31,7 @@ from pipelines.errors import UserError, as_user_error
 from pipelines.game.curriculum import build_source
 from pipelines.game.demonstrations import demonstrations
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.process import on_cpu
 from pipelines.run.trainer_options import REFUSALS, trainer_options
 from pipelines.settings.library import SFT_OWNED, check_library_table
 from pipelines.settings.load import dump_settings
@@ -52,8 +55,10 @@ def cold_start(settings: Settings) -> Path:
         sort_keys=True,
     )
     stamp = target / "cold_start.json"
+    processes = PartialState(cpu=on_cpu())
     if stamp.exists() and stamp.read_text() == fingerprint:
-        print(f"cold start: {target} is up to date")
+        if processes.is_main_process:
+            print(f"cold start: {target} is up to date")
         return target
     if target.is_file() or (target.exists() and any(target.iterdir()) and not stamp.exists()):
         raise UserError(
@@ -71,12 +76,13 @@ def cold_start(settings: Settings) -> Path:
     trainer = _trainer(options, SparringMoeForCausalLM(config), tokenizer, rows)
     trainer.add_callback(_Threads(settings.sft.threads))
     trainer.train()
-    _save(trainer, tokenizer, target, fingerprint)
+    _save(trainer, tokenizer, target, fingerprint, processes)
     loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
-    print(
-        f"cold start: {trainer.state.global_step} steps, loss {loss:.3f}, "
-        f"{time.perf_counter() - start:.0f} s"
-    )
+    if processes.is_main_process:
+        print(
+            f"cold start: {trainer.state.global_step} steps, loss {loss:.3f}, "
+            f"{time.perf_counter() - start:.0f} s"
+        )
     return target
 
 
@@ -95,7 +101,7 @@ def _options(settings: Settings) -> SFTConfig:
         "save_strategy": "no",
         "report_to": "none",
         "seed": settings.run.seed,
-        "use_cpu": not torch.accelerator.is_available(),
+        "use_cpu": on_cpu(),
     }
     table = {"logging_steps": 20} | settings.sft.trainer
     return trainer_options("sft.trainer", SFTConfig, table, owned)
@@ -158,10 +164,17 @@ class _Progress(TrainerCallback):
 
 
 def _save(
-    trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, target: Path, fingerprint: str
+    trainer: SFTTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    fingerprint: str,
+    processes: PartialState,
 ) -> None:
-    with atomic_folder(target) as partial:
-        trainer.model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        (partial / "cold_start.json").write_text(fingerprint)
-    shutil.rmtree(str(target) + ".work", ignore_errors=True)
+    is_main, barrier = processes.is_main_process, processes.wait_for_everyone
+    with atomic_folder(target, owner=is_main, barrier=barrier) as partial:
+        if is_main:
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            (partial / "cold_start.json").write_text(fingerprint)
+    if is_main:
+        shutil.rmtree(str(target) + ".work", ignore_errors=True)

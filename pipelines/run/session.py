@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -156,7 +157,9 @@ class Run:
                 break
             self.round = self.ledger.round = round_
             self.round_log.begin(round_)
-            yield self.interventions.plan(round_, self.settings)
+            plan = self.interventions.plan(round_, self.settings)
+            trusted = plan.critic_points and agreed(self.critic_game.trust.holds)
+            yield replace(plan, critic_is_trusted=trusted)
 
     def __exit__(
         self,
@@ -219,6 +222,7 @@ class Run:
             self.resets.collect(bouts, self.roles.learner.sampler.version)
             self.interventions.apply(health.actions, self.roles.learner, self.curriculum)
             facts = self._agreed_weights() | coverage(self.referee, bouts)
+            facts |= self.critic_game.trust.row()
             self.log_round(plan, probe, health, records, facts)
             clean = self.monitor.state.last_clean_check
             self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), keep=clean)

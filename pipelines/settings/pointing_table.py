@@ -25,6 +25,14 @@ class PointingTable(Table):
         description="Whether a pointing must be confirmed, by code or by continuations, before it "
         "counts; false believes every one, as a control.",
     )
+    trust: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="A critic's pointing that no test could decide counts too while at least this "
+        "share of its pointings at planted flaws is right, by the lower end of a 95% interval; 1 "
+        "trusts no critic.",
+    )
     credit: bool = Field(
         default=True,
         description="Whether a confirmed first flaw alone carries the penalty of its solution.",

@@ -178,6 +178,12 @@ class CriticTable(RoleTable):
         description="The least share of the critic's solutions that are right ones with a planted "
         "flaw; the tagged dialect plants none.",
     )
+    judging_temperature: float = Field(
+        default=0.3,
+        ge=0,
+        description="The temperature of the critiques that point, are audited or choose; training "
+        "explores at `temperature`, and a judge that explores accuses sound steps.",
+    )
     critiques_per_audit: int = Field(
         default=4,
         ge=1,

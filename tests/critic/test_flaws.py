@@ -76,7 +76,8 @@ def test_the_critique_of_a_plant_needs_no_step_checks_and_is_true(task: Task, se
     flaw = planted(task, rng)
     assert flaw is not None
     solution = chain_solution(flaw.text)
-    text = CRITIQUES.write_critique(solution, flaw.step_id, flaw.right_step, flaw.sound, rng)
+    said = (flaw.step_id, flaw.right_step, flaw.sound)
+    text = CRITIQUES.write_critique(solution, *said, rng, flaw.later)
     by_code = true_critique(task, solution, CHAIN, rng)
     assert text.partition("~")[0] == by_code.partition("~")[0]
     critique = CRITIQUES.parse(text, solution, truncated=False)

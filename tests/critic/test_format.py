@@ -297,6 +297,21 @@ def test_a_critique_is_written_without_asking_whether_a_step_holds() -> None:
     assert CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a40.b50.c21x~1"
 
 
+def test_a_critique_goes_on_past_the_first_flaw_where_the_rest_is_known() -> None:
+    """Only the first difference counts when it is read."""
+    known = (WRONG, "c", "c7=21", False)
+    whole = CHAIN.write_critique(*known, random.Random(0), {})
+    assert whole == "a40.b50.c21xd21.>21.~1"
+    more = CHAIN.write_critique(*known, random.Random(0), {"d": "d1=31"})
+    assert more == "a40.b50.c21xd31x>21.~1"
+    short = CHAIN.write_critique(*known, random.Random(0))
+    first, second, third = (CHAIN.parse(t, WRONG, truncated=False) for t in (short, whole, more))
+    assert first == second == third and isinstance(first, Critique)
+    assert [flaw.step for flaw in first.flaws] == ["c"]
+    with pytest.raises(ValueError, match="no step 'z'"):
+        CHAIN.write_critique(*known, random.Random(0), {"z": "z1=31"})
+
+
 @pytest.mark.parametrize(("first_bad", "right_step"), [("c", None), ("e", "e1=22"), ("c", "c")])
 def test_a_flaw_that_cannot_be_shown_is_an_error(first_bad: str, right_step: str | None) -> None:
     with pytest.raises(ValueError, match=f"step '?{first_bad}"):

@@ -57,7 +57,7 @@ def test_a_wrong_chain_step_has_one_right_value(text: str, claim: str) -> None:
     solution = chain_solution(text)
     assert chain_status(claim, solution) == ["confirmed"]
     demonstration = true_critique(TASK, solution, CHAIN, random.Random(0))
-    assert demonstration.partition("~")[0] == claim.partition("~")[0]
+    assert demonstration.startswith(claim.partition("~")[0])  # what follows is judged too
 
 
 @pytest.mark.parametrize(

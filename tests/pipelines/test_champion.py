@@ -1,98 +1,27 @@
 """A round's training of the critic stays unless the critic got worse on the round's solutions."""
 
 import random
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from pipeline_cases import learner_role, random_moe, save
-from pointing_cases import (
-    CHAIN,
-    PLAN,
-    RIGHT,
-    WRONG,
-    Solver,
-    block_of,
-    referee_of,
-    samples_of,
-    sum_task,
-)  # fmt: skip
+from pointing_cases import PLAN, Judge, bouts_judged_by, referee_of
 
-from critic.format import true_critique
-from pipelines.game.bout import Bout, Start
 from pipelines.game.critic import CriticGame
 from pipelines.game.lessons import Lessons
 from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.rollouts.sample import Prompt, Sample, Weights
 from pipelines.training.trainer import RoleTrainer
 from rewards.verifiers import Verifiers
-
-
-class Judge(Solver):
-    """A critic that is told how right to be, and whose training changes that.
-
-    Args:
-        right: whether it finds the flaw now.
-        learns_to_be: what its training makes of it.
-    """
-
-    name = "critic"
-
-    def __init__(self, right: bool, learns_to_be: bool) -> None:
-        super().__init__()
-        self.right, self.learns_to_be = right, learns_to_be
-
-    def sample(
-        self,
-        prompts: list[Prompt],
-        purpose: str,
-        num: int = 1,
-        temperature: float | None = None,
-    ) -> list[list[Sample]]:
-        return [samples_of(self._judge(str(prompt))) for prompt in prompts]
-
-    def _judge(self, prompt: str) -> str:
-        problem, _, text = prompt.removesuffix("\n!").partition("\n")
-        solution = CHAIN.parse_solution(text, truncated=False)
-        if not self.right:
-            return f"{solution.steps[0].id}99x~0"
-        task = sum_task(*[int(term) for term in re.findall("[0-9]+", problem)])
-        return true_critique(task, solution, CHAIN, random.Random(0))
-
-    def weights_copy(self) -> Weights:
-        return {"right": self.right}
-
-    def put_back(self, weights: Weights) -> None:
-        self.right = bool(weights["right"])
-
-    def imitate(self, *given: object) -> None:
-        self.right = self.learns_to_be
-
-    def replies_per_block(self, steps: int) -> int:
-        return 8 * steps
 
 
 @pytest.fixture(scope="module")
 def referee() -> Iterator[Referee]:
     with closing(Verifiers(timeout_seconds=20)) as verifiers:
         yield referee_of(verifiers, "pointing.source=critic", "critic.steps_per_round=0")
-
-
-def _bouts(referee: Referee, critic: Judge) -> list[Bout]:
-    """A right and a wrong solution of each of a dozen tasks, judged by the critic."""
-    starts = [Start(sum_task(4, 1, 7, 6, term)) for term in range(12)]
-    block = block_of(referee, critic, starts)
-    texts = []
-    for term in range(12):
-        for value, text in ((18, RIGHT), (8, WRONG)):
-            total = f"{value + term:02d}"[::-1]
-            texts.append(f"{text.split('>')[0]}\ne{term}={total}>{total}")
-    block([index // 2 for index in range(24)], samples_of(*texts))
-    return block.bouts
 
 
 @pytest.mark.parametrize(
@@ -103,7 +32,7 @@ def test_only_a_critic_that_got_worse_is_taken_back(
     referee: Referee, right: bool, learns_to_be: bool, stays: bool
 ) -> None:
     critic, remarks = Judge(right, learns_to_be), list[str]()
-    bouts = _bouts(referee, critic)
+    bouts = bouts_judged_by(referee, critic)
     game = CriticGame(referee, critic, remarks.append)
     game.train(bouts, PLAN)
     assert critic.right == (learns_to_be if stays else right)
@@ -115,7 +44,7 @@ def test_only_a_critic_that_got_worse_is_taken_back(
 def test_the_trial_is_of_other_tasks_and_of_what_no_critic_claimed(referee: Referee) -> None:
     """A flaw that the champion's own words located would count for it by construction."""
     critic = Judge(True, True)
-    bouts, lessons = _bouts(referee, critic), Lessons(referee, critic)
+    bouts, lessons = bouts_judged_by(referee, critic), Lessons(referee, critic)
     taught, held_out = lessons.split(bouts, random.Random(0))
     assert not {b.task.id for b in taught} & {b.task.id for b in held_out}
     assert len(held_out) == 4 and len(taught) == 20, "two solutions of each of a dozen tasks"
@@ -131,7 +60,7 @@ def test_without_training_there_is_no_trial(referee: Referee) -> None:
     )
     critic = Judge(True, False)
     game = CriticGame(untrained, critic)
-    game.train(_bouts(untrained, critic), PLAN)
+    game.train(bouts_judged_by(untrained, critic), PLAN)
     assert critic.right and not game.spent
 
 

@@ -53,11 +53,10 @@ def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
     assert right.flaw is None
     assert wrong.flaw is not None and WRONG[slice(*wrong.flaw)] == "c7=20"
     judged = [bout.judged for bout in block.bouts]
-    assert judged[0] is not None and [c.status for c in judged[0].claims] == ["refuted"]
+    assert judged[0] is None and judged[2] is None, "of these nobody asks where they fail"
     assert judged[1] is not None and [c.status for c in judged[1].claims] == ["confirmed"]
-    assert judged[2] is None
     assert block.spent["rollouts"] == len(RIGHT) + len(WRONG) + 4
-    assert block.spent["critiques"] == 2 * len("a40.b50.c21x~0")
+    assert block.spent["critiques"] == len("a40.b50.c21x~0")
     assert unread.flaw == (0, 4), "to break off is not the cheapest way to fail"
 
 

@@ -97,10 +97,10 @@ def test_settings_that_contradict_each_other_are_refused(verifiers: Verifiers) -
 def _confirm(
     verifiers: Verifiers, index: int, slip_rate: float, *overrides: str, times: int = 1
 ) -> tuple[list[Pointing | None], Confirmation]:
-    referee = referee_of(verifiers, WITHHELD, "pointing.continuation_budget=20", *overrides)
+    referee = referee_of(verifiers, WITHHELD, *overrides)
     confirmation = Confirmation(referee, Solver(slip_rate), random.Random(0))
     attempt = attempt_of(referee, WRONG)
-    found = confirmation.confirm([attempt] * times, [Pointing(index, "critic")] * times, "test")
+    found = confirmation.confirm([attempt] * times, [Pointing(index, "critic")] * times, "test", 20)
     return found, confirmation
 
 
@@ -130,12 +130,12 @@ def test_copies_of_a_claim_are_tested_once(verifiers: Verifiers) -> None:
     assert len(set(found)) == 1 and found[0] is not None and found[0].status == "confirmed"
 
 
-@pytest.mark.parametrize(("budget", "spends"), [("0", False), ("0.5", True), ("2", True)])
+@pytest.mark.parametrize(("budget", "spends"), [(0.0, False), (0.5, True), (2.0, True)])
 def test_continuations_keep_to_their_budget(
-    verifiers: Verifiers, budget: str, spends: bool
+    verifiers: Verifiers, budget: float, spends: bool
 ) -> None:
     """The order of the claims costs a little more than was estimated, or less, never much."""
-    referee = referee_of(verifiers, WITHHELD, f"pointing.continuation_budget={budget}")
+    referee = referee_of(verifiers, WITHHELD)
     solver = Solver(0.2)
     confirmation = Confirmation(referee, solver, random.Random(0))
     tasks = [sum_task(4, 1, 7, 6, term) for term in range(10)]
@@ -143,8 +143,8 @@ def test_continuations_keep_to_their_budget(
              for t in range(10)]  # fmt: skip
     attempts = [attempt_of(referee, text, task) for text, task in zip(texts, tasks, strict=True)]
     pointings = [Pointing(2, "critic")] * len(attempts)
-    confirmation.confirm(attempts, pointings, "test")
-    allowed = float(budget) * sum(attempt.num_tokens for attempt in attempts)
+    confirmation.confirm(attempts, pointings, "test", budget)
+    allowed = budget * sum(attempt.num_tokens for attempt in attempts)
     assert confirmation.num_tokens <= 1.1 * allowed
     assert (confirmation.num_tokens > 0) == spends
 

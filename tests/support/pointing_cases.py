@@ -1,17 +1,18 @@
-"""Attempts at small chains, and a learner whose slips have a known chance."""
+"""Attempts at small chains, a learner of known slips, a critic as right as it is told."""
 
 import random
+import re
 from collections.abc import Sequence
 
 from pipeline_cases import CONFIG
 
-from critic.format import critique_dialect
+from critic.format import critique_dialect, true_critique
 from data.records import Generator, Task, make_task
-from pipelines.game.bout import RoundPlan, Start
+from pipelines.game.bout import Bout, RoundPlan, Start
 from pipelines.game.learner import LearnerBlock
 from pipelines.game.pointing import Attempt
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Prompt, Sample
+from pipelines.rollouts.sample import Prompt, Sample, Weights
 from pipelines.rollouts.stage_seconds import StageSeconds
 from pipelines.settings.load import load_settings
 from rewards.chain import ChainDialect
@@ -111,3 +112,60 @@ def block_of(referee: Referee, critic: Solver | None, starts: Sequence[Start]) -
 
 def samples_of(*texts: str) -> list[Sample]:
     return [Sample(text, [1] * len(text), [-0.1] * len(text), False) for text in texts]
+
+
+class Judge(Solver):
+    """A critic that is told how right to be, and whose training changes that.
+
+    Args:
+        right: whether it finds the flaw now.
+        learns_to_be: what its training makes of it.
+    """
+
+    name = "critic"
+
+    def __init__(self, right: bool, learns_to_be: bool) -> None:
+        super().__init__()
+        self.right, self.learns_to_be = right, learns_to_be
+
+    def sample(
+        self,
+        prompts: list[Prompt],
+        purpose: str,
+        num: int = 1,
+        temperature: float | None = None,
+    ) -> list[list[Sample]]:
+        return [samples_of(self._judge(str(prompt))) for prompt in prompts]
+
+    def _judge(self, prompt: str) -> str:
+        problem, _, text = prompt.removesuffix("\n!").partition("\n")
+        solution = CHAIN.parse_solution(text, truncated=False)
+        if not self.right:
+            return f"{solution.steps[0].id}99x~0"
+        task = sum_task(*[int(term) for term in re.findall("[0-9]+", problem)])
+        return true_critique(task, solution, CHAIN, random.Random(0))
+
+    def weights_copy(self) -> Weights:
+        return {"right": self.right}
+
+    def put_back(self, weights: Weights) -> None:
+        self.right = bool(weights["right"])
+
+    def imitate(self, *given: object) -> None:
+        self.right = self.learns_to_be
+
+    def replies_per_block(self, steps: int) -> int:
+        return 8 * steps
+
+
+def bouts_judged_by(referee: Referee, critic: Judge) -> list[Bout]:
+    """A right and a wrong solution of each of a dozen tasks, judged by the critic."""
+    starts = [Start(sum_task(4, 1, 7, 6, term)) for term in range(12)]
+    block = block_of(referee, critic, starts)
+    texts = []
+    for term in range(12):
+        for value, text in ((18, RIGHT), (8, WRONG)):
+            total = f"{value + term:02d}"[::-1]
+            texts.append(f"{text.split('>')[0]}\ne{term}={total}>{total}")
+    block([index // 2 for index in range(24)], samples_of(*texts))
+    return block.bouts

@@ -1,0 +1,77 @@
+"""May a critic's word count where no test could decide it?
+
+Continuations decide only where success is not too rare: before that, and beyond their budget, a
+pointing stays unknown. Such a one counts while two things hold:
+
+    planted   of the critic's pointings at flaws planted in held-out tasks' solutions enough are
+              right, by the lower end of a 95% interval: by the critic as it is after its training
+    tested    of its pointings at the learner's own failures that continuations decided, no more
+              are refuted than confirmed, by the upper end of the interval
+
+The first needs no check of any step, as the place of a planted flaw is known; the second sees what
+nobody thought of planting. A trusted pointing gives credit, and never teaches the critic.
+Leaves out the items (`game/lessons.py`) and the tests (`game/confirmation.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from critic.measured import MeasuredCritique
+from critic.value_drop import NOTHING, Tally
+from pipelines.game.bout import Bout
+from pipelines.settings.pointing_table import PointingTable
+
+LEAST_TESTED = 0.5
+
+
+def needs_trust(table: PointingTable) -> bool:
+    """Whether a critic points where no code confirms it, and may be trusted."""
+    by_critic = table.source == "critic" or (table.source == "cheapest" and not table.step_checks)
+    return by_critic and table.confirm and table.trust < 1
+
+
+class Trust:
+    """What is known of the critic's pointings.
+
+    Args:
+        least: the share of its pointings at planted flaws that must be right; 1 trusts no critic.
+
+    Attributes:
+        planted: right ones among its pointings at planted flaws, at its last audit.
+        tested: confirmed ones among those that continuations decided, in the last round.
+    """
+
+    def __init__(self, least: float) -> None:
+        self.least = least
+        self.planted = self.tested = NOTHING
+
+    @property
+    def holds(self) -> bool:
+        """Whether both conditions do."""
+        is_precise = self.planted.interval()[0] >= self.least
+        return is_precise and self.tested.interval()[1] >= LEAST_TESTED
+
+    def audit(self, critiques: Sequence[MeasuredCritique]) -> None:
+        """Count the pointings of the present critic, at solutions whose truth is known."""
+        known = [c for c in critiques if c.first_bad is not None and c.accuses]
+        self.planted = Tally(sum(c.named == c.first_bad for c in known), len(known))
+
+    def count(self, bouts: Sequence[Bout]) -> None:
+        """Count what continuations decided of a round's pointings."""
+        told = [b.pointing.status for b in bouts if b.pointing and b.pointing.source == "critic"]
+        confirmed = told.count("confirmed")
+        self.tested = Tally(confirmed, confirmed + told.count("refuted"))
+
+    def row(self) -> dict[str, object]:
+        """For a round's row; a share without anything counted is missing."""
+        tallies = {"planted": self.planted, "tested": self.tested}
+        shares = {f"trust/{name}": t.value for name, t in tallies.items() if t.value is not None}
+        return {"trust/holds": self.holds, **shares}
+
+    def state_dict(self) -> dict[str, object]:
+        """What a later process needs to go on."""
+        return {"planted": asdict(self.planted), "tested": asdict(self.tested)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken."""
+        self.planted, self.tested = Tally(**state["planted"]), Tally(**state["tested"])

@@ -1,0 +1,121 @@
+"""When a critic's word counts that no test could decide."""
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from pointing_cases import (
+    PLAN,
+    TASK,
+    WITHHELD,
+    WRONG,
+    Judge,
+    Solver,
+    block_of,
+    bouts_judged_by,
+    referee_of,
+    samples_of,
+)
+
+from critic.measured import MeasuredCritique
+from critic.value_drop import Tally
+from pipelines.game.bout import Bout, Pointing, Source, Start, Status
+from pipelines.game.critic import CriticGame
+from pipelines.game.lessons import Lessons
+from pipelines.game.trust import Trust
+from rewards.verifiers import Verifiers
+
+WRONG_WORD = "a40.b50.c20.d80.>22x~0"  # names the answer, which holds given what was stated
+
+
+@pytest.fixture(scope="module")
+def verifiers() -> Iterator[Verifiers]:
+    with closing(Verifiers(timeout_seconds=20)) as verifiers:
+        yield verifiers
+
+
+def _measured(named: str | None, first_bad: str | None) -> MeasuredCritique:
+    return MeasuredCritique("task", "text", first_bad is None, 0.5, named, first_bad, None, True)
+
+
+def _bout(source: Source, status: Status) -> Bout:
+    bout = object.__new__(Bout)
+    object.__setattr__(bout, "pointing", Pointing(0, source, status))
+    return bout
+
+
+@pytest.mark.parametrize(
+    ("passed", "tried", "low", "high"),
+    [(0, 0, 0.0, 1.0), (45, 50, 0.786, 0.957), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0)],
+)
+def test_an_interval_of_a_share(passed: int, tried: int, low: float, high: float) -> None:
+    """Wilson's, as R's prop.test(correct = FALSE) prints it."""
+    assert Tally(passed, tried).interval() == pytest.approx((low, high), abs=1e-3)
+
+
+def test_only_pointings_at_known_flaws_count() -> None:
+    """Silence is not wrong, and who accuses a sound solution was not asked where it fails."""
+    trust = Trust(0.8)
+    trust.audit(
+        [_measured("c", "c"), _measured("d", "c"), _measured(None, "c"), _measured("a", None)]
+    )
+    assert trust.planted == Tally(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("right", "made", "holds"), [(48, 48, True), (43, 48, False), (6, 6, False), (0, 0, False)]
+)
+def test_few_or_wrong_pointings_earn_no_trust(right: int, made: int, holds: bool) -> None:
+    trust = Trust(0.8)
+    trust.audit([_measured("c" if place < right else "d", "c") for place in range(made)])
+    assert trust.holds == holds
+
+
+@pytest.mark.parametrize(
+    ("refuted", "confirmed", "holds"), [(0, 0, True), (4, 0, False), (5, 5, True), (20, 5, False)]
+)
+def test_trust_ends_where_continuations_refute_it(
+    refuted: int, confirmed: int, holds: bool
+) -> None:
+    """What chance or code pointed at says nothing of the critic."""
+    trust = Trust(0.8)
+    trust.audit([_measured("c", "c")] * 48)
+    bouts = [_bout("critic", "refuted")] * refuted + [_bout("critic", "confirmed")] * confirmed
+    trust.count([*bouts, *[_bout("chance", "refuted")] * 50])
+    assert trust.holds == holds
+    again = Trust(0.8)
+    again.load_state_dict(trust.state_dict())
+    assert (again.holds, again.row()) == (trust.holds, trust.row())
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_an_undecided_pointing_counts_where_the_critic_is_trusted(
+    verifiers: Verifiers, is_trusted: bool
+) -> None:
+    """It gives credit, right or wrong, and teaches the critic nothing."""
+    referee = referee_of(verifiers, WITHHELD, "pointing.chance_share=0")
+    critic = Solver(writes=WRONG_WORD)
+    block = block_of(referee, critic, [Start(TASK)])
+    block.plan = replace(PLAN, critic_is_trusted=is_trusted)
+    (scored,) = block([0], samples_of(WRONG))
+    (bout,) = block.bouts
+    assert bout.pointing is not None and bout.located is None
+    assert bout.pointing.status == ("trusted" if is_trusted else "unknown")
+    assert scored.flaw == ((len(WRONG) - 3, len(WRONG)) if is_trusted else None)
+    assert scored.reward == 0.0
+    assert referee.lesson(bout).first_bad is None
+    known = Lessons(referee, critic).for_trial(block.bouts, 4, random.Random(0))
+    assert WRONG not in {item.solution.text for item in known}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_an_untrained_critic_earns_trust_too(verifiers: Verifiers, right: bool) -> None:
+    still = ("critic.steps_per_round=0", "critic.imitation_steps=0")
+    referee = referee_of(verifiers, WITHHELD, "pointing.trust=0.2", *still)
+    critic = Judge(right, right)
+    game = CriticGame(referee, critic)
+    game.train(bouts_judged_by(referee, critic), PLAN)
+    assert game.trust.holds == right
+    assert game.trust.planted.tried > 0
