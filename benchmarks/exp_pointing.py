@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ ARMS: Mapping[str, Sequence[str]] = {
         WITHHELD, "pointing.source=chance", "pointing.confirm=false", *NO_CRITIC
     ),
     "frozen": (WITHHELD, *NO_CRITIC),
+    "tested": (WITHHELD, "pointing.trust=1"),  # only what continuations decide counts
+    "unconfirmed": (WITHHELD, "pointing.confirm=false"),
     "credit": (WITHHELD, NO_RESETS),
     "resets": (WITHHELD, "pointing.credit=false"),
     "shuffled": (WITHHELD, "rewards.shuffled=true"),
@@ -159,7 +162,16 @@ def outcome(directory: Path) -> dict[str, object]:
 
 def curve_point(row: Mapping[str, object]) -> dict[str, object]:
     """What a round's row says of the comparison."""
-    kept = ("probe/", "tokens/", "pointing/", "critic/", "rollouts/", "monitor/state", "run/")
+    kept = (
+        "probe/",
+        "tokens/",
+        "pointing/",
+        "trust/",
+        "critic/",
+        "rollouts/",
+        "monitor/state",
+        "run/",
+    )
     return {name: value for name, value in row.items() if name.startswith(kept)}
 
 
@@ -181,7 +193,7 @@ def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
 
 def accuracy(point: Mapping[str, object]) -> float:
     """Held-out mean@k of a round."""
-    return number(point, "probe/mean_at_8")
+    return number(point, "probe/mean_at_k")
 
 
 def best_rates(results: Mapping[str, Mapping]) -> dict[str, str]:
@@ -200,26 +212,62 @@ def best_rates(results: Mapping[str, Mapping]) -> dict[str, str]:
 
 
 def table(results: Mapping[str, Mapping]) -> str:
-    """Arms as rows: held-out accuracy with its interval over seeds, and what it cost."""
-    lines = ["| arm | rate | seeds | start | half way | end | tokens (thousand) | seconds |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    groups: dict[tuple[str, str, str], list[Mapping]] = {}
+    """Arms as rows: held-out accuracy over seeds, what it cost, and how soon it was reached.
+
+    The last three columns are steps, thousand tokens and seconds until an arm first stood where
+    the family's verifier-only arm ended, its rounds smoothed over three; the mean over the seeds
+    that came there, with their number.
+    """
+    groups: dict[tuple[str, str, str, str], list[Mapping]] = {}
     for name, found in results.items():
         family, arm, rate, seed = name.split("/")
-        stage = "sweep: " if int(seed) in SWEPT_SEEDS else ""
+        stage = "sweep" if int(seed) in SWEPT_SEEDS else "run"
         if found["rounds"]:
-            groups.setdefault((stage + family, arm, rate), []).append(found)
-    for (family, arm, rate), runs in groups.items():
-        points = [run["rounds"] for run in runs]
+            groups.setdefault((stage, family, arm, rate), []).append(found)
+    lines = [
+        "| arm | rate | seeds | start | half way | end | tokens (thousand) | seconds "
+        "| to verifier-only's end: steps | tokens | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (stage, family, arm, rate), runs in groups.items():
+        rounds = [run["rounds"] for run in runs]
         start = [run["before"]["figures"]["mean_at_k"] for run in runs]
-        half = [accuracy(each[len(each) // 2]) for each in points]
-        end = [accuracy(each[-1]) for each in points]
-        tokens = [sum(v for k, v in e[-1].items() if k.startswith("tokens/")) for e in points]
-        seconds = [e[-1].get("run/seconds", float("nan")) for e in points]
-        cells = [shown(start), shown(half), shown(end)]
-        cells += [f"{sum(tokens) / len(tokens) / 1000:.0f}", f"{sum(seconds) / len(seconds):.0f}"]
-        lines.append(f"| {family}: {arm} | {rate} | {len(runs)} | {' | '.join(cells)} |")
+        half = [accuracy(each[len(each) // 2]) for each in rounds]
+        cells = [shown(start), shown(half), shown([accuracy(each[-1]) for each in rounds])]
+        cells += [plain([tokens(each[-1]) / 1000 for each in rounds])]
+        cells += [plain([number(each[-1], "run/seconds") for each in rounds])]
+        goals = [
+            statistics.fmean(accuracy(run["rounds"][-1]) for run in found)
+            for (when, kind, who, _), found in groups.items()
+            if (when, kind, who) == (stage, family, "verifier") and stage == "run"
+        ]
+        reached = [place for each in rounds for place in first_at(each, goals)]
+        cells += [plain([point["steps"] for point in reached]) + f" ({len(reached)})"]
+        cells += [plain([tokens(point) / 1000 for point in reached])]
+        cells += [plain([number(point, "run/seconds") for point in reached])]
+        name = f"{'sweep: ' if stage == 'sweep' else ''}{family}: {arm}"
+        lines.append(f"| {name} | {rate} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def first_at(rounds: Sequence[Mapping], goals: Sequence[float]) -> list[dict]:
+    """The first round whose accuracy, with its neighbours', is at a goal; nothing without one."""
+    for goal in goals:
+        for place, point in enumerate(rounds):
+            near = rounds[max(0, place - 1) : place + 2]
+            if statistics.fmean(map(accuracy, near)) >= goal:
+                return [{**point, "steps": 5 * (place + 1)}]
+    return []
+
+
+def tokens(point: Mapping[str, object]) -> float:
+    """Every token generated for training so far, the critic's and the continuations included."""
+    return math.fsum(number(point, name) for name in point if name.startswith("tokens/"))
+
+
+def plain(values: Sequence[float]) -> str:
+    """The mean, or a dash."""
+    return f"{statistics.fmean(values):.0f}" if values else "-"
 
 
 def shown(values: Sequence[float]) -> str:

@@ -10,15 +10,15 @@
 `a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x>02.~0` says that step c should have reached 12,
 and that the answer is right given that it says 20. What counts is the value: the first step whose
 recomputed value differs from the stated one is the one that the critic calls wrong, whatever mark
-it wrote, and the rest of the walk is beside the point; it may be left out. Demonstrations go on
-past the first wrong step where the truth is known, because a model that sees one wrong step in ten
-learns to copy what is stated: it then passes over every mistake that looks nearly right. A tiny
-model recomputes well and compares badly: asked to do both, nearly half of its critiques
-contradicted themselves. The mark `x` alone calls a step wrong whose value is right. Such a step
-makes the verdict `flawed`, while p_sound is the chance that the *answer* passes: of an answer that
-is right by wrong steps a true critique marks the step and ends in `~9`. Every step up to the first
-wrong one must be judged, in order. Of a malformed solution only the steps that the solution parser
-recovered can be judged, and the walk may end after any of them.
+it wrote, and the rest of the walk is beside the point; it may be left out. Where the truth is known
+half of the demonstrations go on past a wrong step, because a model that sees few of them learns to
+copy what is stated: it then passes over every mistake that looks nearly right. A tiny model
+recomputes well and compares badly: asked to do both, nearly half of its critiques contradicted
+themselves. The mark `x` alone calls a step wrong whose value is right. Such a step makes the
+verdict `flawed`, while p_sound is the chance that the *answer* passes: of an answer that is right
+by wrong steps a true critique marks the step and ends in `~9`. Every step up to the first wrong one
+must be judged, in order. Of a malformed solution only the steps that the solution parser recovered
+can be judged, and the walk may end after any of them.
 
 Leaves out whether a claim is true (`meta`) and how the truth is found (`format.true_critique`).
 """
@@ -33,6 +33,7 @@ from rewards.operations import MAX_DIGITS
 from rewards.solution import Solution
 
 MAX_RECOMPUTED_DIGITS = 2 * MAX_DIGITS  # the product of the largest value and operand
+GOES_ON = 0.5  # the chance of a demonstrated walk to go on past a wrong step
 _VALUE = re.compile(r"[=>]([0-9]+)")
 _JUDGEMENT = re.compile(r"([0-9]+)([.x])")
 
@@ -86,8 +87,9 @@ class ChainCritique:
             first_bad: the first wrong step, None where none is known.
             right_step: the text that should have stood there.
             sound: whether the answer passes.
-            later: for each wrong step after the first the text that should have stood there; None
-                where nothing is known of them, and then the walk ends at the first.
+            later: for each wrong step after the first the text that should have stood there, and
+                then the walk may end after any of them; None where nothing is known of them, and
+                then it ends at the first.
 
         Raises:
             ValueError: there is no such step, or nothing is known of what should have stood there.
@@ -105,7 +107,7 @@ class ChainCritique:
             if value is None:
                 raise ValueError(f"step {step.id} is wrong, but {wrong[step.id]!r} is no step")
             walk += f"{step.id}{value[1]}x"
-            if later is None:
+            if later is None or rng.random() >= GOES_ON:
                 break
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
         return f"{walk}~{9 - doubt if sound else doubt}"

@@ -42,8 +42,12 @@ SLIP_WEIGHTS: Mapping[Mistake, float] = {
     "miscopied_operand": 1,
     "miscopied_answer": 1,
 }
-# The same kinds and a wrong digit, each as often as any other: what a critic should know.
-EVEN_SLIPS: Mapping[Mistake, float] = dict.fromkeys((*SLIP_WEIGHTS, "wrong_digit"), 1)
+# The same kinds and a wrong digit, each as often as any other: what a critic should know. But a
+# misread operand, which only a look at the problem shows: a critic learns that last.
+EVEN_SLIPS: Mapping[Mistake, float] = {
+    **dict.fromkeys((*SLIP_WEIGHTS, "wrong_digit"), 1),
+    "miscopied_operand": 4,
+}
 
 _NUMBER = rf"(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
 # Two digits, or more with no zero at the end: a number has exactly one spelling.

@@ -88,8 +88,8 @@ class Probe:
         """The readings as metrics; what was measured of the critic under critic/."""
         evaluation = self.evaluation
         row: dict[str, object] = {
-            "probe/mean_at_8": evaluation.mean,
-            "probe/mean_at_8_interval": evaluation.mean_interval,
+            "probe/mean_at_k": evaluation.mean,
+            "probe/mean_at_k_interval": evaluation.mean_interval,
             "probe/well_formed": evaluation.well_formed,
             "probe/masked_samples": evaluation.num_masked,
             "probe/nll": self.nll,

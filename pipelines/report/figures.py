@@ -146,7 +146,7 @@ def draw_accuracy(run: RunData) -> "Figure | None":
     axes = figure.subplots()
     _on_rounds(axes, run, "mean@8")
     _shade_states(axes, run)
-    x, y = series(run.rounds, "probe/mean_at_8")
+    x, y = series(run.rounds, "probe/mean_at_k")
     if x:
         axes.plot(x, y, "o-", color=ROLE_COLOURS["learner"], label="gold probe, each round")
     drawn = _draw_before_after(axes, run, "mean_at_k", "test, before and after", TEST_COLOUR)
@@ -303,7 +303,7 @@ PLOTS = (
         "Accuracy",
         "Sampled mean@8 on the gold probe after each round, and on the held-out test split before "
         "and after self-play. Shaded rounds: the monitor was not ok.",
-        "probe/mean_at_8 in round rows, or mean_at_k in summary.json",
+        "probe/mean_at_k in round rows, or mean_at_k in summary.json",
         draw_accuracy,
     ),
     Plot(

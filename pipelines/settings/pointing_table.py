@@ -26,7 +26,7 @@ class PointingTable(Table):
         "counts; false believes every one, as a control.",
     )
     trust: float = Field(
-        default=0.8,
+        default=0.7,
         ge=0,
         le=1,
         description="A critic's pointing that no test could decide counts too while at least this "

@@ -67,7 +67,7 @@ def metrics(num_rounds: int = 8) -> list[JsonRow]:
             {
                 "kind": "round",
                 "round": t,
-                "probe/mean_at_8": accuracy,
+                "probe/mean_at_k": accuracy,
                 "probe/nll": signals["probe_nll"],
                 "critic/auroc": 0.6 + 0.03 * t,
                 "critic/ece": 0.25 - 0.02 * t,
@@ -240,8 +240,8 @@ def test_an_empty_directory_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_damaged_run_is_still_reported(tmp_path: Path) -> None:
     rows: list[object] = [
-        {"kind": "round", "round": 0, "probe/mean_at_8": math.nan, "critic/auroc": "high"},
-        {"kind": "round", "round": 1, "probe/mean_at_8": 0.5, "moe/load": [[], [1, 2], [0, 0]]},
+        {"kind": "round", "round": 0, "probe/mean_at_k": math.nan, "critic/auroc": "high"},
+        {"kind": "round", "round": 1, "probe/mean_at_k": 0.5, "moe/load": [[], [1, 2], [0, 0]]},
         {"kind": "round", "moe/load": 3, "monitor/signals": [1], "gate/rejected": 7},
         {"kind": "step", "role": "learner", "reward/mean": 0.5},
         {"kind": "step", "reward/mean": None, "round": "one"},
