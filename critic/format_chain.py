@@ -1,24 +1,24 @@
 """The compact critique grammar of tiny models, for solutions of the chain dialect.
 
-    critique   = step* "~" bucket
-    step       = id value "."    the step is right: it states the recomputed value
-               | id value "x"    the step is wrong: it does not
-    value      = digits          recomputed from the running value stated before, written as in the
-                                 dialect (reversed, two digits or more)
+    critique   = judgement* "~" bucket
+    judgement  = step "."        the step that is due here, and it stands there
+               | step "x"        the step that is due here, and another one stands there
+    step       = id operand "=" value | ">" value     as in a solution, after what it stated before
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
-`a40.b50.>50.~9` finds nothing wrong; `a40.b50.c21x>02.~0` says that step c should have reached 12,
-and that the answer is right given that it says 20. What counts is the value: the first step whose
-recomputed value differs from the stated one is the one that the critic calls wrong, whatever mark
-it wrote, and the rest of the walk is beside the point; it may be left out. Where the truth is known
-half of the demonstrations go on past a wrong step, because a model that sees few of them learns to
-copy what is stated: it then passes over every mistake that looks nearly right. A tiny model
-recomputes well and compares badly: asked to do both, nearly half of its critiques contradicted
-themselves. The mark `x` alone calls a step wrong whose value is right. Such a step makes the
-verdict `flawed`, while p_sound is the chance that the *answer* passes: of an answer that is right
-by wrong steps a true critique marks the step and ends in `~9`. Every step up to the first wrong one
-must be judged, in order. Of a malformed solution only the steps that the solution parser recovered
-can be judged, and the walk may end after any of them.
+`a4=40.b1=50.>50.~9` finds nothing wrong; `a4=40.b1=50.c7=21x>02.~0` says that step c should have
+been c7=21, and that the answer is right given that it says 20. What counts is the step: the first
+one that differs from the solution's is the one that the critic calls wrong, whatever mark it wrote,
+and the rest of the walk is beside the point; it may be left out. Where the truth is known half of
+the demonstrations go on past a wrong step, because a model that sees few of them learns to copy
+what is stated: it then passes over every mistake that looks nearly right. Whole steps, because a
+model that writes values alone never looks up the operand in the problem, and passes over every
+misread one. A tiny model recomputes well and compares badly: asked for a mark alone, nearly half of
+its critiques contradicted themselves. The mark `x` alone calls a step wrong that is as it should
+be. Such a step makes the verdict `flawed`, while p_sound is the chance that the *answer* passes: of
+an answer that is right by wrong steps a true critique marks the step and ends in `~9`. Every step
+up to the first wrong one must be judged, in order. Of a malformed solution only the steps that the
+solution parser recovered can be judged, and the walk may end after any of them.
 
 Leaves out whether a claim is true (`meta`) and how the truth is found (`format.true_critique`).
 """
@@ -28,14 +28,14 @@ import re
 from collections.abc import Mapping
 
 from critic.critique import Critique, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
-from rewards.chain import decode_value, encode_value, step_parts
+from rewards.chain import decode_value, encode_value
 from rewards.operations import MAX_DIGITS
 from rewards.solution import Solution
 
 MAX_RECOMPUTED_DIGITS = 2 * MAX_DIGITS  # the product of the largest value and operand
+RIGHT, WRONG = MARKS = (".", "x")
 GOES_ON = 0.5  # the chance of a demonstrated walk to go on past a wrong step
-_VALUE = re.compile(r"[=>]([0-9]+)")
-_JUDGEMENT = re.compile(r"([0-9]+)([.x])")
+_STEP = re.compile(r"(?:[a-z](?:0|[1-9][0-9]*)=|>)([0-9]+)")
 
 
 class ChainCritique:
@@ -78,8 +78,8 @@ class ChainCritique:
     ) -> str:
         """Write the critique that says what the caller knows, without checking a step.
 
-        The walk repeats the solution's own values but at its flaws, where it states the value of
-        the step that should have stood there. Buckets are drawn from the top (sound) or bottom
+        The walk repeats the solution's own steps but for its flaws, where it writes the step that
+        should have stood there. Buckets are drawn from the top (sound) or bottom
         three, so that a model trained on demonstrations still explores the confidences that RL is
         to calibrate.
 
@@ -101,12 +101,12 @@ class ChainCritique:
         walk = ""
         for step in solution.steps:
             if step.id not in wrong:
-                walk += f"{step.id}{step_parts(step).value_text}."
+                walk += step.text + RIGHT
                 continue
-            value = _VALUE.search(wrong[step.id] or "")
-            if value is None:
-                raise ValueError(f"step {step.id} is wrong, but {wrong[step.id]!r} is no step")
-            walk += f"{step.id}{value[1]}x"
+            due = wrong[step.id]
+            if due is None or _STEP.fullmatch(due) is None:
+                raise ValueError(f"step {step.id} is wrong, but {due!r} is no step")
+            walk += due + WRONG
             if later is None or rng.random() >= GOES_ON:
                 break
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
@@ -123,14 +123,12 @@ def _parse_walk(
             if solution.well_formed:
                 return ParseFailure("missing_step")
             break
-        if not walk.startswith(step.id, position):
-            return ParseFailure("unexpected_step")
-        judgement = _JUDGEMENT.match(walk, position + len(step.id))
-        value = None if judgement is None else _parse_value(judgement[1])
-        if judgement is None or value is None:
+        due = _STEP.match(walk, position)
+        value = None if due is None else _parse_value(due[1])
+        if due is None or value is None or walk[due.end() : due.end() + 1] not in MARKS:
             return ParseFailure("bad_judgement")
-        position = judgement.end()
-        ok = judgement[2] == "." and value == step_parts(step).stated_value
+        position = due.end() + 1
+        ok = walk[position - 1] == RIGHT and due[0] == step.text
         steps.append(StepJudgement(step.id, ok))
         if not ok:  # what follows of the walk is beside the point
             flaw = Flaw(step.id, step.text, "value", "recompute", str(value))

@@ -39,14 +39,14 @@ def test_chain_prompt_shows_problem_and_solution_only() -> None:
 
 
 def test_chain_critique_of_a_right_solution() -> None:
-    critique = CHAIN.parse("a40.b50.c21.d22.>22.~9", RIGHT, truncated=False)
+    critique = CHAIN.parse("a4=40.b1=50.c7=21.d10=22.>22.~9", RIGHT, truncated=False)
     assert isinstance(critique, Critique)
     assert [step.id for step in critique.steps] == ["a", "b", "c", "d", ">"]
     assert (critique.flaws, critique.verdict, critique.p_sound) == ((), "sound", 0.95)
 
 
 def test_chain_critique_of_a_wrong_step() -> None:
-    critique = CHAIN.parse("a40.b50.c21x~0", WRONG, truncated=False)
+    critique = CHAIN.parse("a4=40.b1=50.c7=21x~0", WRONG, truncated=False)
     assert isinstance(critique, Critique)
     assert critique.flaws == (Flaw("c", "c7=20", "value", "recompute", "12"),)
     assert [step.ok for step in critique.steps] == [True, True, False]
@@ -54,7 +54,7 @@ def test_chain_critique_of_a_wrong_step() -> None:
 
 
 def test_chain_low_confidence_is_a_verdict_without_a_claim() -> None:
-    critique = CHAIN.parse("a40.b50.c21.d22.>22.~4", RIGHT, truncated=False)
+    critique = CHAIN.parse("a4=40.b1=50.c7=21.d10=22.>22.~4", RIGHT, truncated=False)
     assert isinstance(critique, Critique)
     assert (critique.flaws, critique.verdict) == ((), "flawed")
 
@@ -63,21 +63,21 @@ def test_chain_low_confidence_is_a_verdict_without_a_claim() -> None:
     ("text", "reason"),
     [
         ("", "no_confidence"),
-        ("a40.b50.c21.d22.>22.", "no_confidence"),
-        ("a40.b50.c21.d22.>22.~", "bad_confidence"),
-        ("a40.b50.c21.d22.>22.~10", "bad_confidence"),
-        ("a40.b50.c21.d22.>22.~\u0663", "bad_confidence"),
-        ("a40.b50.c21.d22.>22.~9\n", "bad_confidence"),
-        ("a40.b50.c21.d22.~9", "missing_step"),
+        ("a4=40.b1=50.c7=21.d10=22.>22.", "no_confidence"),
+        ("a4=40.b1=50.c7=21.d10=22.>22.~", "bad_confidence"),
+        ("a4=40.b1=50.c7=21.d10=22.>22.~10", "bad_confidence"),
+        ("a4=40.b1=50.c7=21.d10=22.>22.~\u0663", "bad_confidence"),
+        ("a4=40.b1=50.c7=21.d10=22.>22.~9\n", "bad_confidence"),
+        ("a4=40.b1=50.c7=21.d10=22.~9", "missing_step"),
         ("~0", "missing_step"),
-        ("b50.~0", "unexpected_step"),
-        ("a40.b50.c21.d22.>22.e22.~9", "unexpected_step"),
-        ("a.b50.~0", "bad_judgement"),
-        ("a40?b50.~0", "bad_judgement"),
-        ("a40.b50.c21~0", "bad_judgement"),
-        ("a40.b50.c2x~0", "bad_judgement"),
-        ("a40.b50.c210x~0", "bad_judgement"),
-        ("a40.b50.c21.d22.>22.>22.~0", "unexpected_step"),
+        ("a04=40.~0", "bad_judgement"),
+        ("a4=40.b1=50.c7=21.d10=22.>22.e1=22.~9", "unexpected_step"),
+        ("a.b1=50.~0", "bad_judgement"),
+        ("a4=40?b1=50.~0", "bad_judgement"),
+        ("a4=40.b1=50.c7=21~0", "bad_judgement"),
+        ("a4=40.b1=50.c7=2x~0", "bad_judgement"),
+        ("a4=40.b1=50.c7=210x~0", "bad_judgement"),
+        ("a4=40.b1=50.c7=21.d10=22.>22.>22.~0", "unexpected_step"),
     ],
 )
 def test_chain_failures_are_named(text: str, reason: str) -> None:
@@ -85,27 +85,41 @@ def test_chain_failures_are_named(text: str, reason: str) -> None:
 
 
 def test_truncated_critiques_fail_even_if_they_would_parse() -> None:
-    assert failure("a40.b50.c21.d22.>22.~9", RIGHT, "chain", truncated=True) == "truncated"
+    assert failure("a4=40.b1=50.c7=21.d10=22.>22.~9", RIGHT, "chain", truncated=True) == "truncated"
     assert failure(POINTED, TAGGED_SOLUTION, "tagged", truncated=True) == "truncated"
 
 
 def test_a_malformed_solution_is_judged_on_the_steps_recovered() -> None:
     cut = chain_solution("a4=40\nb1=50\nc")
-    for text in ("~0", "a40.~0", "a40.b50.~0", "a40.b60x~0"):
+    for text in ("~0", "a4=40.~0", "a4=40.b1=50.~0", "a4=40.b1=60x~0"):
         assert isinstance(CHAIN.parse(text, cut, truncated=False), Critique)
-    assert failure("a40.b50.c21.~0", cut, "chain") == "unexpected_step"
+    assert failure("a4=40.b1=50.c7=21.~0", cut, "chain") == "unexpected_step"
 
 
 @pytest.mark.parametrize(
-    "text", ["a40.b50.c21x~0", "a40.b50.c21.~0", "a40.b50.c21.d22.>22.~0", "a40.b50.c21xd9~0"]
+    "text",
+    [
+        "a4=40.b1=50.c7=21x~0",
+        "a4=40.b1=50.c7=21.~0",
+        "a4=40.b1=50.c7=21.d10=22.>22.~0",
+        "a4=40.b1=50.c7=21xd10=9~0",
+    ],
 )
-def test_the_recomputed_value_is_the_claim_whatever_the_mark(text: str) -> None:
+def test_the_due_step_is_the_claim_whatever_the_mark(text: str) -> None:
     critique = CHAIN.parse(text, WRONG, truncated=False)
     assert isinstance(critique, Critique)
     assert [(flaw.step, flaw.payload) for flaw in critique.flaws] == [("c", "12")]
     assert critique.verdict == "flawed" and [step.ok for step in critique.steps] == [
         True, True, False
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("due", ["c8=20", "d10=20", ">20"])
+def test_another_operand_or_another_step_is_a_claim_too(due: str) -> None:
+    """A misread operand has the value that follows from it."""
+    critique = CHAIN.parse(f"a4=40.b1=50.{due}.~0", WRONG, truncated=False)
+    assert isinstance(critique, Critique)
+    assert [(flaw.step, flaw.payload) for flaw in critique.flaws] == [("c", "2")]
 
 
 def read_tagged(text: str) -> Critique:
@@ -292,9 +306,13 @@ def test_the_largest_values_can_be_recomputed(terms: list[int]) -> None:
 def test_a_critique_is_written_without_asking_whether_a_step_holds() -> None:
     """The caller's word counts: here it calls a right step wrong, and a wrong answer right."""
     rng = random.Random(0)
-    assert CHAIN.write_critique(RIGHT, "b", "b1=60", True, rng)[:-1] == "a40.b60x~"
-    assert CHAIN.write_critique(WRONG, None, None, False, rng)[:-1] == "a40.b50.c20.d21.>21.~"
-    assert CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a40.b50.c21x~1"
+    assert CHAIN.write_critique(RIGHT, "b", "b1=60", True, rng)[:-1] == "a4=40.b1=60x~"
+    assert (
+        CHAIN.write_critique(WRONG, None, None, False, rng)[:-1] == "a4=40.b1=50.c7=20.d10=21.>21.~"
+    )
+    assert (
+        CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a4=40.b1=50.c7=21x~1"
+    )
 
 
 def test_a_critique_goes_on_past_the_first_flaw_where_the_rest_is_known() -> None:
@@ -308,9 +326,9 @@ def test_a_critique_goes_on_past_the_first_flaw_where_the_rest_is_known() -> Non
         assert [flaw.step for flaw in read[0].flaws] == ["c"]
         return {text.partition("~")[0] for text in written}
 
-    assert walks({}) == {"a40.b50.c21x", "a40.b50.c21xd21.>21."}
-    whole = "a40.b50.c21xd31x>21."
-    assert walks({"d": "d1=31"}) == {"a40.b50.c21x", "a40.b50.c21xd31x", whole}
+    assert walks({}) == {"a4=40.b1=50.c7=21x", "a4=40.b1=50.c7=21xd10=21.>21."}
+    whole = "a4=40.b1=50.c7=21xd1=31x>21."
+    assert walks({"d": "d1=31"}) == {"a4=40.b1=50.c7=21x", "a4=40.b1=50.c7=21xd1=31x", whole}
     with pytest.raises(ValueError, match="no step 'z'"):
         CHAIN.write_critique(*known, random.Random(0), {"z": "z1=31"})
 

@@ -150,11 +150,11 @@ def test_the_order_of_a_set_is_random_and_fixed(referee: Referee) -> None:
 
 def test_a_rounds_rollouts_are_measured_at_their_own_base_rate(referee: Referee) -> None:
     """3 sound and 1 flawed stay 3 and 1, and each critique counts."""
-    sound = _bout(referee, RIGHT, critique="a40.b50.>50.~9")
+    sound = _bout(referee, RIGHT, critique="a4=40.b1=50.>50.~9")
     bouts = [
         *[sound] * 2,
-        _bout(referee, RIGHT, critique="a40.b60x~0"),  # a false accusation
-        _bout(referee, WRONG, critique="a40.b50x~0"),  # the true first flaw
+        _bout(referee, RIGHT, critique="a4=40.b1=60x~0"),  # a false accusation
+        _bout(referee, WRONG, critique="a4=40.b1=50x~0"),  # the true first flaw
         _bout(referee, WRONG, critique="a4"),  # not read
     ]
     found = audit_rollouts(referee, bouts)
@@ -169,7 +169,7 @@ def test_a_rounds_rollouts_are_measured_at_their_own_base_rate(referee: Referee)
 
 
 def test_what_cannot_be_judged_is_not_measured_against(referee: Referee) -> None:
-    sound = _bout(referee, RIGHT, critique="a40.b50.>50.~9")
+    sound = _bout(referee, RIGHT, critique="a4=40.b1=50.>50.~9")
     unjudged = [
         _bout(referee, RIGHT),  # no critique was asked for
         _with_outcome(sound, "timeout"),

@@ -22,8 +22,10 @@ from rewards.dialect import Solution, dialect
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
-FLAGS_C = "a40.b50.c21x~0"
-SOUND, DOUBTS, BROKEN = "a40.b50.c21.d22.>22.~9", "a40.b50.c21.d22.>22.~2", "a40.b50~"
+FLAGS_C = "a4=40.b1=50.c7=21x~0"
+SOUND, DOUBTS = "a4=40.b1=50.c7=21.d10=22.>22.~9", "a4=40.b1=50.c7=21.d10=22.>22.~2"
+MISSES_IT = "a4=40.b1=50.c7=20.d10=21.>21.~3"
+BROKEN = "a4=40.b1=50~"
 MALFORMED = chain_solution("a4=40\nb1=5")
 TIMEOUT = Verdict("timeout", "exact", "1", None)
 
@@ -86,7 +88,7 @@ def test_the_text_before_a_numbered_step_has_not_its_number() -> None:
 
 
 def test_a_solution_is_redone_from_the_flagged_step(verifiers: Verifiers) -> None:
-    said = [FLAGS_C, SOUND, "a40.b50.c20.d21.>21.~2", BROKEN]
+    said = [FLAGS_C, SOUND, "a4=40.b1=50.c7=20.d10=21.>21.~2", BROKEN]
     solutions = [WRONG, RIGHT, WRONG, WRONG]
     judged = [attempt(verifiers, s, c) for s, c in zip(solutions, said, strict=True)]
     assert [flagged_step(a) for a in judged] == [2, None, 0, None]
@@ -155,8 +157,7 @@ def test_the_pairs_of_a_method(verifiers: Verifiers) -> None:
 
 def test_shuffled_critiques_choose_no_better_than_chance(verifiers: Verifiers) -> None:
     groups = [
-        [attempt(verifiers, RIGHT, SOUND), attempt(verifiers, WRONG, "a40.b50.c20.d21.>21.~3")]
-        for _ in range(200)
+        [attempt(verifiers, RIGHT, SOUND), attempt(verifiers, WRONG, MISSES_IT)] for _ in range(200)
     ]
     standing = [Standing(a, a.learner_tokens, 0) for g in groups for a in g]
     pool = Pool(groups, [[0, 1]] * 200, (), [standing], [[0, 1]] * 200, [standing])

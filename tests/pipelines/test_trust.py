@@ -27,7 +27,7 @@ from pipelines.game.lessons import Lessons
 from pipelines.game.trust import Trust
 from rewards.verifiers import Verifiers
 
-WRONG_WORD = "a40.b50.c20.d80.>22x~0"  # names the answer, which holds given what was stated
+WRONG_WORD = "a4=40.b1=50.c7=20.d6=80.>22x~0"  # names the answer, which holds given what was stated
 
 
 @pytest.fixture(scope="module")
