@@ -4,7 +4,8 @@ Continuations decide only where success is not too rare: before that, and beyond
 pointing stays unknown. Such a one counts while two things hold:
 
     planted   of the critic's pointings at flaws planted in held-out tasks' solutions enough are
-              right, by the lower end of a 95% interval: by the critic as it is after its training
+              right, by the lower end of a 95% interval over its last three audits, each of the
+              critic as it was after a round's training
     tested    of its pointings at the learner's own failures that continuations decided, no more
               are refuted than confirmed, by the upper end of the interval
 
@@ -14,7 +15,7 @@ Leaves out the items (`game/lessons.py`) and the tests (`game/confirmation.py`).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import astuple
 
 from critic.measured import MeasuredCritique
 from critic.value_drop import NOTHING, Tally
@@ -22,6 +23,7 @@ from pipelines.game.bout import Bout
 from pipelines.settings.pointing_table import PointingTable
 
 LEAST_TESTED = 0.5
+NUM_AUDITS = 3  # one has some 50 pointings: its interval alone is 20 points wide
 
 
 def needs_trust(table: PointingTable) -> bool:
@@ -37,13 +39,19 @@ class Trust:
         least: the share of its pointings at planted flaws that must be right; 1 trusts no critic.
 
     Attributes:
-        planted: right ones among its pointings at planted flaws, at its last audit.
+        audits: right ones among its pointings at planted flaws, at each of its last audits.
         tested: confirmed ones among those that continuations decided, in the last round.
     """
 
     def __init__(self, least: float) -> None:
         self.least = least
-        self.planted = self.tested = NOTHING
+        self.audits: list[Tally] = []
+        self.tested = NOTHING
+
+    @property
+    def planted(self) -> Tally:
+        """All of the last audits together."""
+        return sum(self.audits, NOTHING)
 
     @property
     def holds(self) -> bool:
@@ -54,7 +62,8 @@ class Trust:
     def audit(self, critiques: Sequence[MeasuredCritique]) -> None:
         """Count the pointings of the present critic, at solutions whose truth is known."""
         known = [c for c in critiques if c.first_bad is not None and c.accuses]
-        self.planted = Tally(sum(c.named == c.first_bad for c in known), len(known))
+        found = Tally(sum(c.named == c.first_bad for c in known), len(known))
+        self.audits = [*self.audits, found][-NUM_AUDITS:]
 
     def count(self, bouts: Sequence[Bout]) -> None:
         """Count what continuations decided of a round's pointings."""
@@ -70,8 +79,9 @@ class Trust:
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {"planted": asdict(self.planted), "tested": asdict(self.tested)}
+        return {"audits": [astuple(a) for a in self.audits], "tested": astuple(self.tested)}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
-        self.planted, self.tested = Tally(**state["planted"]), Tally(**state["tested"])
+        self.audits = [Tally(*counts) for counts in state["audits"]]
+        self.tested = Tally(*state["tested"])

@@ -73,6 +73,17 @@ def test_few_or_wrong_pointings_earn_no_trust(right: int, made: int, holds: bool
     assert trust.holds == holds
 
 
+def test_the_last_audits_count_together() -> None:
+    """One audit is too short to tell; what an earlier critic said is forgotten."""
+    trust = Trust(0.8)
+    held = []
+    for right in (20, 18, 18, 2, 2, 2):
+        trust.audit([_measured("c" if place < right else "d", "c") for place in range(20)])
+        held.append(trust.holds)
+    assert held == [True, True, True, False, False, False]
+    assert trust.planted == Tally(6, 60)
+
+
 @pytest.mark.parametrize(
     ("refuted", "confirmed", "holds"), [(0, 0, True), (4, 0, False), (5, 5, True), (20, 5, False)]
 )
