@@ -25,6 +25,8 @@ PYTEST = $(RUN_ENV) $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 ALL_TESTS = -m "(slow or not slow) and not gpu and not network"
 # Another processor's arithmetic: what an x86 processor without AVX-512 would compute.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+# Two processes share the cold start's steps, on a machine without a GPU.
+COLD_START ?= $(if $(wildcard /dev/nvidia*),,--multi_gpu --num_processes 2 --main_process_port 0)
 TOPIC ?= rollout
 
 .DEFAULT_GOAL := help
@@ -43,7 +45,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@touch $@
 
 demo: setup  ## tiny base, cold start, self-play on CPU, report (SEED=0)
-	$(RUN_ENV) $(BIN)/python pipelines/sft.py --config $(CONFIG) run.seed=$(SEED)
+	$(RUN_ENV) $(BIN)/accelerate launch $(COLD_START) pipelines/sft.py --config $(CONFIG) run.seed=$(SEED)
 	$(RUN_ENV) $(BIN)/accelerate launch pipelines/rl.py --config $(CONFIG) run.seed=$(SEED) \
 		run.directory=runs/demo-$$(date +%Y%m%d-%H%M%S)
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from pipeline_cases import COLD_START, CONFIG
+from pipeline_cases import COLD_START, CONFIG, ROOT, accelerate, environment
 
 from pipelines.run import cold_start
 from pipelines.settings.load import load_settings
@@ -43,3 +44,27 @@ def tell_threads(threads: int, directory: str) -> None:
     cold_start.cold_start(load_settings(CONFIG, [*COLD_START, *few]))
     assert torch.get_num_threads() == 3 - threads, "the number must be as it was"
     print(json.dumps(seen))
+
+
+def test_two_processes_share_a_step(tmp_path: Path) -> None:
+    """They read what one process reads, half of each batch each, and one of them writes."""
+    few = ["sft.num_solutions=60", "sft.num_critiques=60", "sft.trainer.max_steps=6"]
+    sides = {
+        "one": ([sys.executable, "pipelines/sft.py"], 8),
+        "two": (accelerate(2, "pipelines/sft.py"), 4),
+    }
+    said = {}
+    for name, (program, batch) in sides.items():
+        own = [f"sft.directory={tmp_path / name}"]
+        own += [f"sft.trainer.per_device_train_batch_size={batch}"]
+        done = subprocess.run(
+            [*program, "--config", str(CONFIG), *COLD_START, *few, *own],
+            cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        (said[name],) = re.findall(r"^cold start: 6 steps, loss ([0-9.]+)", done.stdout, re.M)
+        files = {path.name for path in (tmp_path / name).iterdir()}
+        assert {"cold_start.json", "config.json", "model.safetensors"} <= files
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}, "no work is left"
+    # The losses agree to their last digit, but for what two sums of float32 differ by.
+    assert float(said["one"]) == pytest.approx(float(said["two"]), abs=2e-3)
