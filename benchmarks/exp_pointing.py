@@ -33,7 +33,8 @@ WITHHELD = "pointing.step_checks=false"
 NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
 NO_RESETS = "pointing.reset_share=0"
 ARMS: Mapping[str, Sequence[str]] = {
-    "verifier": ("pointing.source=none", NO_RESETS, *NO_CRITIC),
+    # Twice the steps of the others: about the tokens that the co-trained arm spends in all.
+    "verifier": ("pointing.source=none", NO_RESETS, *NO_CRITIC, "run.rounds=24"),
     "ours": (WITHHELD,),
     "oracle": ("pointing.source=code", *NO_CRITIC),
     "random": (WITHHELD, "pointing.source=chance", *NO_CRITIC),

@@ -6,19 +6,20 @@
     step       = id operand "=" value | ">" value     as in a solution, after what it stated before
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
-`a4=40.b1=50.>50.~9` finds nothing wrong; `a4=40.b1=50.c7=21x>02.~0` says that step c should have
-been c7=21, and that the answer is right given that it says 20. What counts is the step: the first
-one that differs from the solution's is the one that the critic calls wrong, whatever mark it wrote,
-and the rest of the walk is beside the point; it may be left out. Where the truth is known half of
-the demonstrations go on past a wrong step, because a model that sees few of them learns to copy
-what is stated: it then passes over every mistake that looks nearly right. Whole steps, because a
-model that writes values alone never looks up the operand in the problem, and passes over every
-misread one. A tiny model recomputes well and compares badly: asked for a mark alone, nearly half of
-its critiques contradicted themselves. The mark `x` alone calls a step wrong that is as it should
-be. Such a step makes the verdict `flawed`, while p_sound is the chance that the *answer* passes: of
-an answer that is right by wrong steps a true critique marks the step and ends in `~9`. Every step
-up to the first wrong one must be judged, in order. Of a malformed solution only the steps that the
-solution parser recovered can be judged, and the walk may end after any of them.
+`a4=40.b1=50.>50.~9` finds nothing wrong; `a4=40.b1=50.c7=21xd6=80.~0` says that step c should have
+been c7=21, and that step d is right given what c says. What counts is the step: the first one that
+differs from the solution's is the one that the critic calls wrong, whatever mark it wrote, and the
+rest of the walk is beside the point; it may be left out. Where the truth is known half of the
+demonstrations go on past a wrong step, because a model that sees few of them learns to copy what is
+stated: it then passes over every mistake that looks nearly right. They end before the last step: a
+walk to the end would look like a sound one's, whose confidence is high. Whole steps are written
+because a model that writes values alone never looks up the operand in the problem, and passes over
+every misread one. A tiny model recomputes well and compares badly: asked for a mark alone, nearly
+half of its critiques contradicted themselves. The mark `x` alone calls a step wrong that is as it
+should be. Such a step makes the verdict `flawed`, while p_sound is the chance that the *answer*
+passes: of an answer that is right by wrong steps a true critique marks the step and ends in `~9`.
+Every step up to the first wrong one must be judged, in order. Of a malformed solution only the
+steps that the solution parser recovered can be judged, and the walk may end after any of them.
 
 Leaves out whether a claim is true (`meta`) and how the truth is found (`format.true_critique`).
 """
@@ -88,8 +89,8 @@ class ChainCritique:
             right_step: the text that should have stood there.
             sound: whether the answer passes.
             later: for each wrong step after the first the text that should have stood there, and
-                then the walk may end after any of them; None where nothing is known of them, and
-                then it ends at the first.
+                then the walk may end after any of them, or before the last step; None where nothing
+                is known of them, and then it ends at the first.
 
         Raises:
             ValueError: there is no such step, or nothing is known of what should have stood there.
@@ -100,6 +101,8 @@ class ChainCritique:
             raise ValueError(f"the solution has no step {min(unknown)!r}: {solution.text!r:.200}")
         walk = ""
         for step in solution.steps:
+            if WRONG in walk and step is solution.steps[-1]:
+                break
             if step.id not in wrong:
                 walk += step.text + RIGHT
                 continue

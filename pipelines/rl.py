@@ -3,7 +3,7 @@
     accelerate launch pipelines/rl.py --config configs/tiny.toml [table.key=value ...]
     accelerate launch pipelines/rl.py --resume runs/tiny [run.rounds=N]
 
-    tasks -> learner block (vLLM rollouts -> verdicts -> pointings, confirmed -> GRPO steps)
+    tasks -> learner block (vLLM rollouts -> verdicts -> pointings, tested -> GRPO steps)
           -> critic block  (imitates true critiques -> GRPO on its own -> taken back if worse)
           -> gate          (verified, criticised, deduplicated, decontaminated records)
           -> monitor       (gold probe, audit -> ok | warn | intervene | halt)

@@ -70,5 +70,5 @@ class Trial:
         found = []
         for item, (sample,) in zip(self.items, drawn, strict=True):
             self.num_tokens += len(sample.token_ids)
-            found.append(measured(item, None, self.referee.check(item, sample)))
+            found.append(measured(item, item.planted or None, self.referee.check(item, sample)))
         return found

@@ -41,6 +41,7 @@ class CriticGame:
     Attributes:
         weights: of the two classes, which the "tango" reward balances.
         trust: what is known of the critic's pointings.
+        asks_trust: whether anything follows from it, and can be known.
         spent: tokens that this process generated since they were last taken, by what for.
     """
 
@@ -56,6 +57,7 @@ class CriticGame:
         self.lessons = Lessons(referee, critic)
         self.weights = CriticClassWeights()
         self.trust = Trust(referee.settings.pointing.trust)
+        self.asks_trust = self.lessons.can_plant and needs_trust(referee.settings.pointing)
         self.spent: Counter[str] = Counter()
 
     def train(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
@@ -74,7 +76,8 @@ class CriticGame:
                 self.remark(f"the critic's training was taken back: {', '.join(worse)} got worse")
         elif trains:
             trial.replace_champion()
-        self.trust.audit(trial.standing)
+        if self.asks_trust:
+            self.trust.audit(trial.standing)
         self.spent["trials"] += trial.num_tokens
 
     def _trial(
@@ -82,7 +85,7 @@ class CriticGame:
     ) -> tuple[Sequence[Bout], Trial | None]:
         """The bouts to learn from, and a trial on those that are held out, where one is needed."""
         settings = self.referee.settings
-        if not ((trains and settings.critic.champion) or needs_trust(settings.pointing)):
+        if not ((trains and settings.critic.champion) or self.asks_trust):
             return bouts, None
         bouts, held_out = self.lessons.split(bouts, self._rng("held out", plan))
         items = self.lessons.for_trial(held_out, NUM_SOLUTIONS, self._rng("trial", plan))

@@ -2,7 +2,8 @@
 
 A criticised solution is right, or it is flawed in one of two ways: planted, by every kind of flaw
 as often as by any other, or the work of a solver that slips as often as the demonstrated one, but
-in every way alike. A critic that seldom saw a wrong step would learn to copy what is stated.
+in every way alike, with misread operands more often (`EVEN_SLIPS`). A critic that seldom saw a
+wrong step would learn to copy what is stated.
 """
 
 import random

@@ -205,9 +205,7 @@ class Examiner:
         return probe
 
     def _judged(self, bouts: Sequence[Bout], purpose: str) -> Sequence[Bout]:
-        """The round's bouts; where the game asked no critic, some of them with a critique."""
-        if any(bout.judged is not None for bout in bouts):
-            return bouts
+        """Some of the round's bouts with a critique: the game asks for those of failures alone."""
         own = [bout for bout in bouts if bout.judgeable and not bout.prefix]
         tried = random.Random(purpose).sample(own, min(MAX_FRESH, len(own)))
         asked = self.referee.criticise(

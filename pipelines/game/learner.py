@@ -1,6 +1,6 @@
 """The learner's game: it solves tasks, the verifier pays, and whoever can points at first flaws.
 
-    completions -> verdicts -> critiques -> pointings -> confirmed ones -> rewards and flaws
+    completions -> verdicts -> critiques -> pointings -> those that count -> rewards and flaws
 
 The reward is the rule's alone. Leaves out how the block is trained (a `Player` does that), the
 rules themselves (`rewards/`, `critic/`), and how a pointing is made (`game/pointing.py`) and

@@ -42,6 +42,7 @@ class Lessons:
     def __init__(self, referee: Referee, critic: Respondent) -> None:
         self.referee, self.critic = referee, critic
         self.table = referee.settings.critic
+        self.can_plant = isinstance(referee.dialect, ChainDialect)  # no other text so far
 
     def split(self, bouts: Sequence[Bout], rng: random.Random) -> tuple[list[Bout], list[Bout]]:
         """The bouts to learn from, and those of the tasks that are held out."""
@@ -55,7 +56,7 @@ class Lessons:
         A tenth of them, where the dialect has room for words, are there twice: alone, and with an
         assertion of their own worth or a plea to the judge.
         """
-        items = self._balanced(self._pool(bouts, rng), num, rng)
+        items = self._chosen(self._pool(bouts, rng), num, rng)
         if not self.referee.dialect.conversational:
             return items
         for place in range(0, 2 * int(PLEA_SHARE * len(items)), 2):
@@ -75,7 +76,7 @@ class Lessons:
         Empty where a class that should be balanced is missing, or so rare that the critic would
         learn its few by heart.
         """
-        chosen = self._balanced(self._known(bouts, rng), num, rng)
+        chosen = self._chosen(self._known(self._pool(bouts, rng)), num, rng)
         classes = Counter(item.sound for item in chosen)
         for sound in (True, False) if self.table.balance_classes else ():
             distinct = {item.solution.text for item in chosen if item.sound == sound}
@@ -84,24 +85,34 @@ class Lessons:
         return [self._prompt(item) for item in chosen], [self._reply(item, rng) for item in chosen]
 
     def for_trial(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
-        """Items whose truth no critic had a say in: a trial by its own words would flatter it."""
+        """Items whose truth no critic had a say in: a trial by its own words would flatter it.
+
+        Balanced, and with planted flaws, whatever the critic is taught.
+        """
         unclaimed = [b for b in bouts if b.pointing is None or b.pointing.source != "critic"]
-        chosen = self._balanced(self._known(unclaimed, rng), num, rng)
+        pool = self._pool(unclaimed, rng, with_written=True)
+        chosen = self._balanced(self._known(pool), num, rng)
         chosen = [item for item in chosen if not item.sound or item.first_bad is None]
         return list({(item.task.id, item.solution.text): item for item in chosen}.values())
 
-    def _known(self, bouts: Sequence[Bout], rng: random.Random) -> list[CritiqueItem]:
+    def _known(self, pool: Sequence[CritiqueItem]) -> list[CritiqueItem]:
         """Those of which a true critique can be written."""
         needs_step = not self.referee.dialect.conversational  # a chain's critique recomputes it
         return [
-            item for item in self._pool(bouts, rng)
+            item for item in pool
             if (item.sound if item.first_bad is None else item.right_step or not needs_step)
         ]  # fmt: skip
 
-    def _pool(self, bouts: Sequence[Bout], rng: random.Random) -> list[CritiqueItem]:
+    def _pool(
+        self, bouts: Sequence[Bout], rng: random.Random, with_written: bool | None = None
+    ) -> list[CritiqueItem]:
+        """What is known of distinct solutions; with written ones where classes are balanced."""
+        if with_written is None:
+            with_written = self.table.balance_classes
         distinct = {(b.task.id, b.solution.text): b for b in bouts if b.judgeable}
         pool = [self.referee.lesson(bout) for bout in distinct.values()]
-        pool = [item for item in pool + self._written(bouts) if self._has_room(item)]
+        pool += self._written(bouts) if with_written else []
+        pool = [item for item in pool if self._has_room(item)]
         rng.shuffle(pool)
         return pool
 
@@ -111,7 +122,7 @@ class Lessons:
         A learner that seldom succeeds would else leave the critic a handful of sound solutions to
         learn from, again and again.
         """
-        if self.referee.dialect.conversational or not self.table.balance_classes:
+        if self.referee.dialect.conversational:
             return []
         solved = {bout.task.id for bout in bouts if bout.verdict.passed}
         tasks = {bout.task.id: bout.task for bout in bouts if bout.task.id not in solved}
@@ -122,12 +133,17 @@ class Lessons:
             items.append(CritiqueItem(task, solution, True, None))
         return items
 
+    def _chosen(
+        self, pool: Sequence[CritiqueItem], num: int, rng: random.Random
+    ) -> list[CritiqueItem]:
+        if self.table.balance_classes:
+            return self._balanced(pool, num, rng)
+        return _padded(pool, num, rng)
+
     def _balanced(
         self, pool: Sequence[CritiqueItem], num: int, rng: random.Random
     ) -> list[CritiqueItem]:
         """As many sound as flawed ones; one-sided where one class is missing, better than none."""
-        if not self.table.balance_classes:
-            return _padded(pool, num, rng)
         sound = [item for item in pool if item.sound and item.first_bad is None]
         flawed = [item for item in pool if not item.sound]
         flawed.sort(key=lambda item: item.first_bad is None)  # stable: located ones first
@@ -144,8 +160,8 @@ class Lessons:
     def _plant(
         self, sound: Sequence[CritiqueItem], num: int, rng: random.Random
     ) -> list[CritiqueItem]:
-        if not isinstance(self.referee.dialect, ChainDialect) or not sound:
-            return []  # only chains can be corrupted by code so far
+        if not self.can_plant or not sound:
+            return []
         items = []
         for item in _padded(sound, num, rng):
             verify = partial(self._verdict, item.task)

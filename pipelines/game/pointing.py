@@ -5,7 +5,8 @@
     chance    a share that no critic chooses, so that its blind spots are found too
 
 A pointing is a claim. Code confirms it where it may check steps, else continuations do
-(`game/confirmation.py`); only a confirmed one counts. Leaves out what follows from it: credit
+(`game/confirmation.py`); only a confirmed one counts, or one of a critic that is trusted
+(`game/trust.py`). Leaves out what follows from it: credit
 (`training/advantages.py`), resets (`game/resets.py`), the critic's lessons (`game/lessons.py`).
 """
 

@@ -6,24 +6,26 @@ pointing stays unknown. Such a one counts while two things hold:
     planted   of the critic's pointings at flaws planted in held-out tasks' solutions enough are
               right, by the lower end of a 95% interval over its last three audits, each of the
               critic as it was after a round's training
-    tested    of its pointings at the learner's own failures that continuations decided, no more
-              are refuted than confirmed, by the upper end of the interval
+    tested    of its pointings at the learner's own failures that continuations decided in the last
+              three rounds, no more are refuted than confirmed, by the upper end of the interval
 
-The first needs no check of any step, as the place of a planted flaw is known; the second sees what
-nobody thought of planting. A trusted pointing gives credit, and never teaches the critic.
-Leaves out the items (`game/lessons.py`) and the tests (`game/confirmation.py`).
+The first needs no check of any step, as the place of a planted flaw is known. The second sees some
+of what nobody thought of planting: a pointing that comes too early is refuted, one that comes too
+late stays undecided, since nothing passes from there on. A trusted pointing gives credit, and never
+teaches the critic. Leaves out the items (`game/lessons.py`) and the tests (`game/confirmation.py`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple
 
 from critic.measured import MeasuredCritique
 from critic.value_drop import NOTHING, Tally
-from pipelines.game.bout import Bout
+from pipelines.game.bout import Bout, Status
 from pipelines.settings.pointing_table import PointingTable
 
 LEAST_TESTED = 0.5
-NUM_AUDITS = 3  # one has some 50 pointings: its interval alone is 20 points wide
+NUM_ROUNDS = 3  # one audit has some 50 pointings: its interval alone is 20 points wide
 
 
 def needs_trust(table: PointingTable) -> bool:
@@ -40,18 +42,23 @@ class Trust:
 
     Attributes:
         audits: right ones among its pointings at planted flaws, at each of its last audits.
-        tested: confirmed ones among those that continuations decided, in the last round.
+        tests: confirmed ones among those that continuations decided, in each of the last rounds.
     """
 
     def __init__(self, least: float) -> None:
         self.least = least
         self.audits: list[Tally] = []
-        self.tested = NOTHING
+        self.tests: list[Tally] = []
 
     @property
     def planted(self) -> Tally:
         """All of the last audits together."""
         return sum(self.audits, NOTHING)
+
+    @property
+    def tested(self) -> Tally:
+        """All of the last rounds together."""
+        return sum(self.tests, NOTHING)
 
     @property
     def holds(self) -> bool:
@@ -60,16 +67,21 @@ class Trust:
         return is_precise and self.tested.interval()[1] >= LEAST_TESTED
 
     def audit(self, critiques: Sequence[MeasuredCritique]) -> None:
-        """Count the pointings of the present critic, at solutions whose truth is known."""
-        known = [c for c in critiques if c.first_bad is not None and c.accuses]
+        """Count the pointings of the present critic, at planted flaws alone."""
+        known = [c for c in critiques if c.kind is not None and c.accuses]
         found = Tally(sum(c.named == c.first_bad for c in known), len(known))
-        self.audits = [*self.audits, found][-NUM_AUDITS:]
+        self.audits = [*self.audits, found][-NUM_ROUNDS:]
 
     def count(self, bouts: Sequence[Bout]) -> None:
-        """Count what continuations decided of a round's pointings."""
-        told = [b.pointing.status for b in bouts if b.pointing and b.pointing.source == "critic"]
-        confirmed = told.count("confirmed")
-        self.tested = Tally(confirmed, confirmed + told.count("refuted"))
+        """Count what continuations decided of a round's pointings, each claim once."""
+        told: dict[tuple[str, str], Status] = {}
+        for bout in bouts:
+            if bout.pointing is not None and bout.pointing.source == "critic":
+                end = bout.solution.steps[bout.pointing.index].end
+                told[bout.task.id, bout.solution.text[:end]] = bout.pointing.status
+        counts = Counter(told.values())
+        found = Tally(counts["confirmed"], counts["confirmed"] + counts["refuted"])
+        self.tests = [*self.tests, found][-NUM_ROUNDS:]
 
     def row(self) -> dict[str, object]:
         """For a round's row; a share without anything counted is missing."""
@@ -79,9 +91,9 @@ class Trust:
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {"audits": [astuple(a) for a in self.audits], "tested": astuple(self.tested)}
+        return {name: [astuple(t) for t in getattr(self, name)] for name in ("audits", "tests")}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.audits = [Tally(*counts) for counts in state["audits"]]
-        self.tested = Tally(*state["tested"])
+        self.tests = [Tally(*counts) for counts in state["tests"]]

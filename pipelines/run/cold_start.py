@@ -3,7 +3,8 @@
 Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`), as
 any text that people wrote does: the base imitates an unreliable solver, and RL has something to
 learn. TRL's SFTTrainer trains; the loss is on completions only. Launched by Accelerate, several
-processes share each step, as TRL has it: `per_device_train_batch_size` demonstrations each.
+processes share each step: `per_device_train_batch_size` demonstrations each, or in all with
+`accelerator_config.split_batches`.
 """
 
 import json

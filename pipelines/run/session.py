@@ -158,8 +158,8 @@ class Run:
             self.round = self.ledger.round = round_
             self.round_log.begin(round_)
             plan = self.interventions.plan(round_, self.settings)
-            trusted = plan.critic_points and agreed(self.critic_game.trust.holds)
-            yield replace(plan, critic_is_trusted=trusted)
+            asked = plan.critic_points and self.critic_game.asks_trust
+            yield replace(plan, critic_is_trusted=asked and agreed(self.critic_game.trust.holds))
 
     def __exit__(
         self,
@@ -222,7 +222,7 @@ class Run:
             self.resets.collect(bouts, self.roles.learner.sampler.version)
             self.interventions.apply(health.actions, self.roles.learner, self.curriculum)
             facts = self._agreed_weights() | coverage(self.referee, bouts)
-            facts |= self.critic_game.trust.row()
+            facts |= self.critic_game.trust.row() if self.critic_game.asks_trust else {}
             self.log_round(plan, probe, health, records, facts)
             clean = self.monitor.state.last_clean_check
             self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), keep=clean)

@@ -35,15 +35,15 @@ class PointingTable(Table):
     )
     credit: bool = Field(
         default=True,
-        description="Whether a confirmed first flaw alone carries the penalty of its solution.",
+        description="Whether a first flaw that counts alone carries the penalty of its solution.",
     )
     flaw_penalty: float = Field(
         default=1.0,
         ge=0,
-        description="Each token of a confirmed first flaw gets minus this as its advantage.",
+        description="Each token of a first flaw that counts gets minus this as its advantage.",
     )
     chance_share: float = Field(
-        default=0.2,
+        default=0.1,
         ge=0,
         le=1,
         description="The share of failed solutions at which chance points instead of the critic, "

@@ -1,5 +1,6 @@
 """When a critic's word counts that no test could decide."""
 
+import json
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from pointing_cases import (
+    CHAIN,
     PLAN,
     TASK,
     WITHHELD,
@@ -17,6 +19,7 @@ from pointing_cases import (
     bouts_judged_by,
     referee_of,
     samples_of,
+    sum_task,
 )
 
 from critic.measured import MeasuredCritique
@@ -25,6 +28,8 @@ from pipelines.game.bout import Bout, Pointing, Source, Start, Status
 from pipelines.game.critic import CriticGame
 from pipelines.game.lessons import Lessons
 from pipelines.game.trust import Trust
+from pipelines.rollouts.sample import Sample
+from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
 WRONG_WORD = "a4=40.b1=50.c7=20.d6=80.>22x~0"  # names the answer, which holds given what was stated
@@ -37,13 +42,20 @@ def verifiers() -> Iterator[Verifiers]:
 
 
 def _measured(named: str | None, first_bad: str | None) -> MeasuredCritique:
-    return MeasuredCritique("task", "text", first_bad is None, 0.5, named, first_bad, None, True)
+    kind = None if first_bad is None else "off_by_one"
+    return MeasuredCritique("task", "text", first_bad is None, 0.5, named, first_bad, kind, True)
 
 
-def _bout(source: Source, status: Status) -> Bout:
-    bout = object.__new__(Bout)
-    object.__setattr__(bout, "pointing", Pointing(0, source, status))
-    return bout
+def _bouts(source: Source, status: Status, num: int) -> list[Bout]:
+    """Failures of so many tasks, each pointed at."""
+    return [
+        Bout(
+            sum_task(4, 1, 7, term), Sample(WRONG, [1], [-0.1], False),
+            CHAIN.parse_solution(WRONG, truncated=False),
+            Verdict("incorrect", "exact", "1", None, ""), None, 0.0, Pointing(2, source, status),
+        )
+        for term in range(num)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -56,11 +68,11 @@ def test_an_interval_of_a_share(passed: int, tried: int, low: float, high: float
 
 
 def test_only_pointings_at_known_flaws_count() -> None:
-    """Silence is not wrong, and who accuses a sound solution was not asked where it fails."""
+    """Silence is not wrong, and a sound solution or one found by others was not planted in."""
     trust = Trust(0.8)
-    trust.audit(
-        [_measured("c", "c"), _measured("d", "c"), _measured(None, "c"), _measured("a", None)]
-    )
+    found = replace(_measured("c", "c"), kind=None)
+    planted = [_measured("c", "c"), _measured("d", "c"), _measured(None, "c")]
+    trust.audit([*planted, _measured("a", None), found])
     assert trust.planted == Tally(1, 2)
 
 
@@ -93,9 +105,13 @@ def test_trust_ends_where_continuations_refute_it(
     """What chance or code pointed at says nothing of the critic."""
     trust = Trust(0.8)
     trust.audit([_measured("c", "c")] * 48)
-    bouts = [_bout("critic", "refuted")] * refuted + [_bout("critic", "confirmed")] * confirmed
-    trust.count([*bouts, *[_bout("chance", "refuted")] * 50])
+    bouts = _bouts("critic", "confirmed", confirmed + refuted)[refuted:]
+    bouts += _bouts("critic", "refuted", refuted)
+    trust.count([*bouts * 4, *_bouts("chance", "refuted", 50)])
+    assert trust.tested == Tally(confirmed, confirmed + refuted), "copies are one claim"
     assert trust.holds == holds
+    trust.count([])
+    assert trust.holds == holds, "a round in which nothing was decided says nothing"
     again = Trust(0.8)
     again.load_state_dict(trust.state_dict())
     assert (again.holds, again.row()) == (trust.holds, trust.row())
@@ -130,3 +146,48 @@ def test_an_untrained_critic_earns_trust_too(verifiers: Verifiers, right: bool) 
     game.train(bouts_judged_by(referee, critic), PLAN)
     assert game.trust.holds == right
     assert game.trust.planted.tried > 0
+
+
+def test_only_a_critic_that_points_untested_asks_for_trust(verifiers: Verifiers) -> None:
+    critic = Judge(True, True)
+
+    def asks(*overrides: str) -> bool:
+        return CriticGame(referee_of(verifiers, *overrides), critic).asks_trust
+
+    assert asks(WITHHELD) and asks("pointing.source=critic")
+    assert not asks(), "code points"
+    for override in ("pointing.source=chance", "pointing.confirm=false", "pointing.trust=1"):
+        assert not asks(WITHHELD, override)
+    assert not asks(WITHHELD, "tasks.dialect=tagged"), "nothing can be planted there"
+    game = CriticGame(referee_of(verifiers), critic)
+    game.train(bouts_judged_by(game.referee, critic), PLAN)
+    assert not game.trust.audits
+
+
+def test_a_trial_plants_flaws_whatever_the_critic_is_taught(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD, "critic.balance_classes=false")
+    critic = Judge(True, True)
+    bouts, lessons = bouts_judged_by(referee, critic), Lessons(referee, critic)
+    assert any(item.planted for item in lessons.for_trial(bouts, 12, random.Random(0)))
+    assert not any(item.planted for item in lessons.items(bouts, 12, random.Random(0)))
+
+
+def test_trusted_pointings_are_still_watched_at_less_cost(verifiers: Verifiers) -> None:
+    spent = {}
+    for is_trusted in (True, False):
+        referee = referee_of(verifiers, WITHHELD, "pointing.continuation_budget=4")
+        block = block_of(referee, Solver(writes="a4=40.b1=50.c7=21x~0"), [Start(TASK)] * 8)
+        block.plan = replace(PLAN, critic_is_trusted=is_trusted)
+        texts = [f"a4=40\nb1=50\nc7=20\nd6=80>{value}" for value in range(10, 18)]
+        block(list(range(8)), samples_of(*texts))
+        spent[is_trusted] = block.spent["continuations"]
+    assert 0 < spent[True] < spent[False] / 2
+
+
+def test_what_is_known_of_a_critic_survives_a_resume(verifiers: Verifiers) -> None:
+    referee, critic = referee_of(verifiers, WITHHELD), Judge(True, True)
+    game = CriticGame(referee, critic)
+    game.train(bouts_judged_by(referee, critic), PLAN)
+    again = CriticGame(referee, critic)
+    again.load_state_dict(json.loads(json.dumps(game.state_dict())))
+    assert again.trust.row() == game.trust.row() and again.trust.planted.tried > 0
