@@ -3,7 +3,8 @@
     sound      the learner's solutions that passed; of tasks that it did not solve, those that code
                writes as it did for the cold start
     flawed     planted flaws of many kinds, whose place is known, for a share; then the learner's
-               failures, located ones first; more planted ones where those are few
+               located failures; more planted ones where those are few, and unlocated failures
+               where nothing can be planted
 
 The better the learner, the rarer its failures: planted ones fill their half, else the critic would
 learn that everything is sound. A part of the round's tasks is held out, for the trial of what was
@@ -143,13 +144,18 @@ class Lessons:
     def _balanced(
         self, pool: Sequence[CritiqueItem], num: int, rng: random.Random
     ) -> list[CritiqueItem]:
-        """As many sound as flawed ones; one-sided where one class is missing, better than none."""
+        """As many sound as flawed ones; one-sided where one class is missing, better than none.
+
+        Failures that nobody located come last: of those any step could be named for the same
+        reward.
+        """
         sound = [item for item in pool if item.sound and item.first_bad is None]
         flawed = [item for item in pool if not item.sound]
         flawed.sort(key=lambda item: item.first_bad is None)  # stable: located ones first
+        num_located = sum(item.first_bad is not None for item in flawed)
         half = num // 2
         least_planted = round(num * self.table.planted_share)
-        planted = self._plant(sound, max(least_planted, half - len(flawed)), rng)
+        planted = self._plant(sound, max(least_planted, half - num_located), rng)
         flawed = planted + flawed[: max(0, half - len(planted))]
         chosen = _padded(sound, num - half, rng) + _padded(flawed, half, rng)
         if len(chosen) < num:

@@ -62,5 +62,5 @@ def test_two_processes_share_a_step(tmp_path: Path) -> None:
         files = {path.name for path in (tmp_path / name).iterdir()}
         assert {"cold_start.json", "config.json", "model.safetensors"} <= files
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}, "no work is left"
-    # The losses agree to their last digit, but for what two sums of float32 differ by.
-    assert float(said["one"]) == pytest.approx(float(said["two"]), abs=2e-3)
+    # TRL takes the mean of the processes' means, whose numbers of tokens differ.
+    assert float(said["one"]) == pytest.approx(float(said["two"]), abs=0.15)

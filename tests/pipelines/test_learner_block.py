@@ -237,8 +237,9 @@ def test_a_flaw_that_nobody_located_teaches_no_place(verifiers: Verifiers) -> No
     prompts, _ = Lessons(referee, Solver()).to_imitate(bouts, 40, random.Random(0))
     assert not any(odd in str(prompt) for prompt in prompts)
     items = Lessons(referee, Solver()).items(bouts, 40, random.Random(0))
-    own = {(item.sound, item.first_bad) for item in items if item.solution.text == odd}
-    assert own == {(False, None)}, "it may be judged, though its flaw is not known"
+    assert odd not in {item.solution.text for item in items}, (
+        "naming any of its steps would be paid alike"
+    )
     assert {item.sound for item in items} == {True, False}, "code wrote the right one"
 
 

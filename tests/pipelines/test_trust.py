@@ -52,7 +52,7 @@ def _bouts(source: Source, status: Status, num: int) -> list[Bout]:
         Bout(
             sum_task(4, 1, 7, term), Sample(WRONG, [1], [-0.1], False),
             CHAIN.parse_solution(WRONG, truncated=False),
-            Verdict("incorrect", "exact", "1", None, ""), None, 0.0, Pointing(2, source, status),
+            Verdict("incorrect", "exact", "1", 0.0, ""), None, 0.0, Pointing(2, source, status),
         )
         for term in range(num)
     ]  # fmt: skip
@@ -159,7 +159,7 @@ def test_only_a_critic_that_points_untested_asks_for_trust(verifiers: Verifiers)
     for override in ("pointing.source=chance", "pointing.confirm=false", "pointing.trust=1"):
         assert not asks(WITHHELD, override)
     assert not asks(WITHHELD, "tasks.dialect=tagged"), "nothing can be planted there"
-    game = CriticGame(referee_of(verifiers), critic)
+    game = CriticGame(referee_of(verifiers, "critic.steps_per_round=0"), critic)
     game.train(bouts_judged_by(game.referee, critic), PLAN)
     assert not game.trust.audits
 
@@ -181,11 +181,12 @@ def test_trusted_pointings_are_still_watched_at_less_cost(verifiers: Verifiers) 
         texts = [f"a4=40\nb1=50\nc7=20\nd6=80>{value}" for value in range(10, 18)]
         block(list(range(8)), samples_of(*texts))
         spent[is_trusted] = block.spent["continuations"]
-    assert 0 < spent[True] < spent[False] / 2
+    assert 0 < spent[True] <= spent[False] / 2
 
 
 def test_what_is_known_of_a_critic_survives_a_resume(verifiers: Verifiers) -> None:
-    referee, critic = referee_of(verifiers, WITHHELD), Judge(True, True)
+    referee = referee_of(verifiers, WITHHELD, "critic.steps_per_round=0")
+    critic = Judge(True, True)
     game = CriticGame(referee, critic)
     game.train(bouts_judged_by(referee, critic), PLAN)
     again = CriticGame(referee, critic)
