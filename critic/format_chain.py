@@ -1,25 +1,24 @@
 """The compact critique grammar of tiny models, for solutions of the chain dialect.
 
     critique   = judgement* "~" bucket
-    judgement  = step "."        the step that is due here, and it stands there
-               | step "x"        the step that is due here, and another one stands there
-    step       = id operand "=" value | ">" value     as in a solution, after what it stated before
+    judgement  = step "."        the step that is due here, after what the solution stated before
+    step       = id operand "=" value | ">" value     as in a solution
     bucket     = digit           p_sound = (bucket + 0.5) / 10
 
-`a4=40.b1=50.>50.~9` finds nothing wrong; `a4=40.b1=50.c7=21xd6=80.~0` says that step c should have
-been c7=21, and that step d is right given what c says. What counts is the step: the first one that
-differs from the solution's is the one that the critic calls wrong, whatever mark it wrote, and the
-rest of the walk is beside the point; it may be left out. Where the truth is known half of the
-demonstrations go on past a wrong step, because a model that sees few of them learns to copy what is
-stated: it then passes over every mistake that looks nearly right. They end before the last step: a
-walk to the end would look like a sound one's, whose confidence is high. Whole steps are written
-because a model that writes values alone never looks up the operand in the problem, and passes over
-every misread one. A tiny model recomputes well and compares badly: asked for a mark alone, nearly
-half of its critiques contradicted themselves. The mark `x` alone calls a step wrong that is as it
-should be. Such a step makes the verdict `flawed`, while p_sound is the chance that the *answer*
-passes: of an answer that is right by wrong steps a true critique marks the step and ends in `~9`.
-Every step up to the first wrong one must be judged, in order. Of a malformed solution only the
-steps that the solution parser recovered can be judged, and the walk may end after any of them.
+`a4=40.b1=50.>50.~9` finds nothing wrong; `a4=40.b1=50.c7=21.d6=80.~0` says that step c should have
+been c7=21, if it says another, and that step d is right given what c says. The first step that
+differs from the solution's is the one that the critic calls wrong; the rest of the walk is beside
+the point and may be left out. Where the truth is known half of the demonstrations go on past a
+wrong step, because a model that sees few of them learns to copy what is stated: it then passes over
+every mistake that looks nearly right. They end before the last step: a walk to the end would look
+like a sound one's, whose confidence is high. Whole steps are written because a model that writes
+values alone never looks up the operand in the problem, and passes over every misread one. There is
+no mark for right or wrong: a tiny model recomputes well and compares badly, and marked steps that
+it had just found right. A differing step makes the verdict `flawed`, while p_sound is the chance
+that the *answer* passes: of an answer that is right by wrong steps a true critique writes the due
+step and ends in `~9`. Every step up to the first wrong one must be judged, in order. Of a malformed
+solution only the steps that the solution parser recovered can be judged, and the walk may end after
+any of them.
 
 Leaves out whether a claim is true (`meta`) and how the truth is found (`format.true_critique`).
 """
@@ -34,7 +33,7 @@ from rewards.operations import MAX_DIGITS
 from rewards.solution import Solution
 
 MAX_RECOMPUTED_DIGITS = 2 * MAX_DIGITS  # the product of the largest value and operand
-RIGHT, WRONG = MARKS = (".", "x")
+STOP = "."
 GOES_ON = 0.5  # the chance of a demonstrated walk to go on past a wrong step
 _STEP = re.compile(r"(?:[a-z](?:0|[1-9][0-9]*)=|>)([0-9]+)")
 
@@ -51,7 +50,7 @@ class ChainCritique:
     def parse(self, text: str, solution: Solution, *, truncated: bool) -> Critique | ParseFailure:
         """Read a critique of `solution`; any string gives a critique or a named failure.
 
-        The verdict is `flawed` if a step is marked wrong or `p_sound` lies below one half.
+        The verdict is `flawed` if a step differs or `p_sound` lies below one half.
         """
         if truncated:
             return ParseFailure("truncated")
@@ -99,19 +98,18 @@ class ChainCritique:
         unknown = wrong.keys() - {step.id for step in solution.steps}
         if unknown:
             raise ValueError(f"the solution has no step {min(unknown)!r}: {solution.text!r:.200}")
-        walk = ""
+        walk, found = "", False
         for step in solution.steps:
-            if WRONG in walk and step is solution.steps[-1]:
+            if found and step is solution.steps[-1]:
                 break
-            if step.id not in wrong:
-                walk += step.text + RIGHT
-                continue
-            due = wrong[step.id]
+            due = wrong.get(step.id, step.text)
             if due is None or _STEP.fullmatch(due) is None:
                 raise ValueError(f"step {step.id} is wrong, but {due!r} is no step")
-            walk += due + WRONG
-            if later is None or rng.random() >= GOES_ON:
-                break
+            walk += due + STOP
+            if step.id in wrong:
+                found = True
+                if later is None or rng.random() >= GOES_ON:
+                    break
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
         return f"{walk}~{9 - doubt if sound else doubt}"
 
@@ -128,10 +126,10 @@ def _parse_walk(
             break
         due = _STEP.match(walk, position)
         value = None if due is None else _parse_value(due[1])
-        if due is None or value is None or walk[due.end() : due.end() + 1] not in MARKS:
+        if due is None or value is None or not walk.startswith(STOP, due.end()):
             return ParseFailure("bad_judgement")
         position = due.end() + 1
-        ok = walk[position - 1] == RIGHT and due[0] == step.text
+        ok = due[0] == step.text
         steps.append(StepJudgement(step.id, ok))
         if not ok:  # what follows of the walk is beside the point
             flaw = Flaw(step.id, step.text, "value", "recompute", str(value))

@@ -40,16 +40,25 @@ class Tally:
         return self.passed / self.tried if self.tried else None
 
     def interval(self) -> tuple[float, float]:
-        """The share's 95% interval (Wilson, 1927): (0, 1) where nothing was tried."""
-        if not self.tried:
-            return 0.0, 1.0
-        share, weight = self.passed / self.tried, _Z**2 / self.tried
-        middle = (share + weight / 2) / (1 + weight)
-        half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        """The share's 95% interval."""
+        return share_interval(self.passed, self.tried)
 
 
 NOTHING = Tally()
+
+
+def share_interval(passed: float, tried: int) -> tuple[float, float]:
+    """A share's 95% interval (Wilson, 1927); (0, 1) where nothing was tried.
+
+    Args:
+        passed: 0 to `tried`; not whole where each trial is a mean of several.
+    """
+    if not tried:
+        return 0.0, 1.0
+    share, weight = passed / tried, _Z**2 / tried
+    middle = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def probability_of_drop(others: Tally, same: Tally) -> float:

@@ -5,7 +5,8 @@ pointing stays unknown. Such a one counts while two things hold:
 
     planted   of the critic's pointings at flaws planted in held-out tasks' solutions enough are
               right, by the lower end of a 95% interval over its last three audits, each of the
-              critic as it was after a round's training
+              critic as it was after a round's training; a task counts once, by its mean, because a
+              step of it that is accused falsely is so in every solution
     tested    of its pointings at the learner's own failures that continuations decided in the last
               three rounds, no more are refuted than confirmed, by the upper end of the interval
 
@@ -15,17 +16,18 @@ late stays undecided, since nothing passes from there on. A trusted pointing giv
 teaches the critic. Leaves out the items (`game/lessons.py`) and the tests (`game/confirmation.py`).
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple
 
 from critic.measured import MeasuredCritique
-from critic.value_drop import NOTHING, Tally
+from critic.value_drop import NOTHING, Tally, share_interval
 from pipelines.game.bout import Bout, Status
 from pipelines.settings.pointing_table import PointingTable
 
 LEAST_TESTED = 0.5
-NUM_ROUNDS = 3  # one audit has some 50 pointings: its interval alone is 20 points wide
+NUM_ROUNDS = 3  # one audit has some 16 tasks
 
 
 def needs_trust(table: PointingTable) -> bool:
@@ -41,19 +43,20 @@ class Trust:
         least: the share of its pointings at planted flaws that must be right; 1 trusts no critic.
 
     Attributes:
-        audits: right ones among its pointings at planted flaws, at each of its last audits.
+        audits: for each of its last audits the sum over tasks of the share of its pointings at
+            planted flaws that are right, and the number of tasks.
         tests: confirmed ones among those that continuations decided, in each of the last rounds.
     """
 
     def __init__(self, least: float) -> None:
         self.least = least
-        self.audits: list[Tally] = []
+        self.audits: list[tuple[float, int]] = []
         self.tests: list[Tally] = []
 
     @property
-    def planted(self) -> Tally:
+    def planted(self) -> tuple[float, int]:
         """All of the last audits together."""
-        return sum(self.audits, NOTHING)
+        return math.fsum(right for right, _ in self.audits), sum(num for _, num in self.audits)
 
     @property
     def tested(self) -> Tally:
@@ -63,14 +66,17 @@ class Trust:
     @property
     def holds(self) -> bool:
         """Whether both conditions do."""
-        is_precise = self.planted.interval()[0] >= self.least
+        is_precise = share_interval(*self.planted)[0] >= self.least
         return is_precise and self.tested.interval()[1] >= LEAST_TESTED
 
     def audit(self, critiques: Sequence[MeasuredCritique]) -> None:
         """Count the pointings of the present critic, at planted flaws alone."""
-        known = [c for c in critiques if c.kind is not None and c.accuses]
-        found = Tally(sum(c.named == c.first_bad for c in known), len(known))
-        self.audits = [*self.audits, found][-NUM_ROUNDS:]
+        by_task: dict[str, list[bool]] = {}
+        for one in critiques:
+            if one.kind is not None and one.accuses:
+                by_task.setdefault(one.task, []).append(one.named == one.first_bad)
+        right = math.fsum(sum(own) / len(own) for own in by_task.values())
+        self.audits = [*self.audits, (right, len(by_task))][-NUM_ROUNDS:]
 
     def count(self, bouts: Sequence[Bout]) -> None:
         """Count what continuations decided of a round's pointings, each claim once."""
@@ -85,15 +91,15 @@ class Trust:
 
     def row(self) -> dict[str, object]:
         """For a round's row; a share without anything counted is missing."""
-        tallies = {"planted": self.planted, "tested": self.tested}
-        shares = {f"trust/{name}": t.value for name, t in tallies.items() if t.value is not None}
+        counts = {"planted": self.planted, "tested": astuple(self.tested)}
+        shares = {f"trust/{name}": right / of for name, (right, of) in counts.items() if of}
         return {"trust/holds": self.holds, **shares}
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {name: [astuple(t) for t in getattr(self, name)] for name in ("audits", "tests")}
+        return {"audits": self.audits, "tests": [astuple(tally) for tally in self.tests]}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
-        self.audits = [Tally(*counts) for counts in state["audits"]]
+        self.audits = [(right, num) for right, num in state["audits"]]
         self.tests = [Tally(*counts) for counts in state["tests"]]

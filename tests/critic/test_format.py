@@ -46,7 +46,7 @@ def test_chain_critique_of_a_right_solution() -> None:
 
 
 def test_chain_critique_of_a_wrong_step() -> None:
-    critique = CHAIN.parse("a4=40.b1=50.c7=21x~0", WRONG, truncated=False)
+    critique = CHAIN.parse("a4=40.b1=50.c7=21.~0", WRONG, truncated=False)
     assert isinstance(critique, Critique)
     assert critique.flaws == (Flaw("c", "c7=20", "value", "recompute", "12"),)
     assert [step.ok for step in critique.steps] == [True, True, False]
@@ -75,8 +75,8 @@ def test_chain_low_confidence_is_a_verdict_without_a_claim() -> None:
         ("a.b1=50.~0", "bad_judgement"),
         ("a4=40?b1=50.~0", "bad_judgement"),
         ("a4=40.b1=50.c7=21~0", "bad_judgement"),
-        ("a4=40.b1=50.c7=2x~0", "bad_judgement"),
-        ("a4=40.b1=50.c7=210x~0", "bad_judgement"),
+        ("a4=40.b1=50.c7=2.~0", "bad_judgement"),
+        ("a4=40.b1=50.c7=210.~0", "bad_judgement"),
         ("a4=40.b1=50.c7=21.d10=22.>22.>22.~0", "unexpected_step"),
     ],
 )
@@ -91,7 +91,7 @@ def test_truncated_critiques_fail_even_if_they_would_parse() -> None:
 
 def test_a_malformed_solution_is_judged_on_the_steps_recovered() -> None:
     cut = chain_solution("a4=40\nb1=50\nc")
-    for text in ("~0", "a4=40.~0", "a4=40.b1=50.~0", "a4=40.b1=60x~0"):
+    for text in ("~0", "a4=40.~0", "a4=40.b1=50.~0", "a4=40.b1=60.~0"):
         assert isinstance(CHAIN.parse(text, cut, truncated=False), Critique)
     assert failure("a4=40.b1=50.c7=21.~0", cut, "chain") == "unexpected_step"
 
@@ -99,10 +99,10 @@ def test_a_malformed_solution_is_judged_on_the_steps_recovered() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a4=40.b1=50.c7=21x~0",
+        "a4=40.b1=50.c7=21.~0",
         "a4=40.b1=50.c7=21.~0",
         "a4=40.b1=50.c7=21.d10=22.>22.~0",
-        "a4=40.b1=50.c7=21xd10=9~0",
+        "a4=40.b1=50.c7=21.d10=9~0",
     ],
 )
 def test_the_due_step_is_the_claim_whatever_the_mark(text: str) -> None:
@@ -306,12 +306,12 @@ def test_the_largest_values_can_be_recomputed(terms: list[int]) -> None:
 def test_a_critique_is_written_without_asking_whether_a_step_holds() -> None:
     """The caller's word counts: here it calls a right step wrong, and a wrong answer right."""
     rng = random.Random(0)
-    assert CHAIN.write_critique(RIGHT, "b", "b1=60", True, rng)[:-1] == "a4=40.b1=60x~"
+    assert CHAIN.write_critique(RIGHT, "b", "b1=60", True, rng)[:-1] == "a4=40.b1=60.~"
     assert (
         CHAIN.write_critique(WRONG, None, None, False, rng)[:-1] == "a4=40.b1=50.c7=20.d10=21.>21.~"
     )
     assert (
-        CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a4=40.b1=50.c7=21x~1"
+        CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a4=40.b1=50.c7=21.~1"
     )
 
 
@@ -326,8 +326,8 @@ def test_a_critique_goes_on_past_the_first_flaw_where_the_rest_is_known() -> Non
         assert [flaw.step for flaw in read[0].flaws] == ["c"]
         return {text.partition("~")[0] for text in written}
 
-    assert walks({}) == {"a4=40.b1=50.c7=21x", "a4=40.b1=50.c7=21xd10=21."}
-    assert walks({"d": "d1=31"}) == {"a4=40.b1=50.c7=21x", "a4=40.b1=50.c7=21xd1=31x"}
+    assert walks({}) == {"a4=40.b1=50.c7=21.", "a4=40.b1=50.c7=21.d10=21."}
+    assert walks({"d": "d1=31"}) == {"a4=40.b1=50.c7=21.", "a4=40.b1=50.c7=21.d1=31."}
     with pytest.raises(ValueError, match="no step 'z'"):
         CHAIN.write_critique(*known, random.Random(0), {"z": "z1=31"})
 

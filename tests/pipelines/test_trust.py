@@ -32,7 +32,7 @@ from pipelines.rollouts.sample import Sample
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
-WRONG_WORD = "a4=40.b1=50.c7=20.d6=80.>22x~0"  # names the answer, which holds given what was stated
+WRONG_WORD = "a4=40.b1=50.c7=20.d6=80.>22.~0"  # names the answer, which holds given what was stated
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def verifiers() -> Iterator[Verifiers]:
         yield verifiers
 
 
-def _measured(named: str | None, first_bad: str | None) -> MeasuredCritique:
+def _measured(named: str | None, first_bad: str | None, task: int = 0) -> MeasuredCritique:
     kind = None if first_bad is None else "off_by_one"
-    return MeasuredCritique("task", "text", first_bad is None, 0.5, named, first_bad, kind, True)
+    return MeasuredCritique(str(task), "text", first_bad is None, 0.5, named, first_bad, kind, True)
 
 
 def _bouts(source: Source, status: Status, num: int) -> list[Bout]:
@@ -73,7 +73,7 @@ def test_only_pointings_at_known_flaws_count() -> None:
     found = replace(_measured("c", "c"), kind=None)
     planted = [_measured("c", "c"), _measured("d", "c"), _measured(None, "c")]
     trust.audit([*planted, _measured("a", None), found])
-    assert trust.planted == Tally(1, 2)
+    assert trust.planted == (0.5, 1), "of one task"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_only_pointings_at_known_flaws_count() -> None:
 )
 def test_few_or_wrong_pointings_earn_no_trust(right: int, made: int, holds: bool) -> None:
     trust = Trust(0.8)
-    trust.audit([_measured("c" if place < right else "d", "c") for place in range(made)])
+    trust.audit([_measured("c" if place < right else "d", "c", place) for place in range(made)])
     assert trust.holds == holds
 
 
@@ -90,10 +90,10 @@ def test_the_last_audits_count_together() -> None:
     trust = Trust(0.8)
     held = []
     for right in (20, 18, 18, 2, 2, 2):
-        trust.audit([_measured("c" if place < right else "d", "c") for place in range(20)])
+        trust.audit([_measured("c" if place < right else "d", "c", place) for place in range(20)])
         held.append(trust.holds)
     assert held == [True, True, True, False, False, False]
-    assert trust.planted == Tally(6, 60)
+    assert trust.planted == (6, 60)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_trust_ends_where_continuations_refute_it(
 ) -> None:
     """What chance or code pointed at says nothing of the critic."""
     trust = Trust(0.8)
-    trust.audit([_measured("c", "c")] * 48)
+    trust.audit([_measured("c", "c", task) for task in range(48)] * 2)
     bouts = _bouts("critic", "confirmed", confirmed + refuted)[refuted:]
     bouts += _bouts("critic", "refuted", refuted)
     trust.count([*bouts * 4, *_bouts("chance", "refuted", 50)])
@@ -145,7 +145,7 @@ def test_an_untrained_critic_earns_trust_too(verifiers: Verifiers, right: bool) 
     game = CriticGame(referee, critic)
     game.train(bouts_judged_by(referee, critic), PLAN)
     assert game.trust.holds == right
-    assert game.trust.planted.tried > 0
+    assert game.trust.planted[1] > 0
 
 
 def test_only_a_critic_that_points_untested_asks_for_trust(verifiers: Verifiers) -> None:
@@ -176,7 +176,7 @@ def test_trusted_pointings_are_still_watched_at_less_cost(verifiers: Verifiers) 
     spent = {}
     for is_trusted in (True, False):
         referee = referee_of(verifiers, WITHHELD, "pointing.continuation_budget=4")
-        block = block_of(referee, Solver(writes="a4=40.b1=50.c7=21x~0"), [Start(TASK)] * 8)
+        block = block_of(referee, Solver(writes="a4=40.b1=50.c7=21.~0"), [Start(TASK)] * 8)
         block.plan = replace(PLAN, critic_is_trusted=is_trusted)
         texts = [f"a4=40\nb1=50\nc7=20\nd6=80>{value}" for value in range(10, 18)]
         block(list(range(8)), samples_of(*texts))
@@ -191,4 +191,4 @@ def test_what_is_known_of_a_critic_survives_a_resume(verifiers: Verifiers) -> No
     game.train(bouts_judged_by(referee, critic), PLAN)
     again = CriticGame(referee, critic)
     again.load_state_dict(json.loads(json.dumps(game.state_dict())))
-    assert again.trust.row() == game.trust.row() and again.trust.planted.tried > 0
+    assert again.trust.row() == game.trust.row() and again.trust.planted[1] > 0
