@@ -57,7 +57,7 @@ class Lessons:
         A tenth of them, where the dialect has room for words, are there twice: alone, and with an
         assertion of their own worth or a plea to the judge.
         """
-        items = self._chosen(self._pool(bouts, rng), num, rng)
+        items = self._chosen(self._taught(bouts, rng), num, rng)
         if not self.referee.dialect.conversational:
             return items
         for place in range(0, 2 * int(PLEA_SHARE * len(items)), 2):
@@ -77,7 +77,7 @@ class Lessons:
         Empty where a class that should be balanced is missing, or so rare that the critic would
         learn its few by heart.
         """
-        chosen = self._chosen(self._known(self._pool(bouts, rng)), num, rng)
+        chosen = self._chosen(self._known(self._taught(bouts, rng)), num, rng)
         classes = Counter(item.sound for item in chosen)
         for sound in (True, False) if self.table.balance_classes else ():
             distinct = {item.solution.text for item in chosen if item.sound == sound}
@@ -91,7 +91,7 @@ class Lessons:
         Balanced, and with planted flaws, whatever the critic is taught.
         """
         unclaimed = [b for b in bouts if b.pointing is None or b.pointing.source != "critic"]
-        pool = self._pool(unclaimed, rng, with_written=True)
+        pool = self._pool(unclaimed, self._written(bouts), rng)
         chosen = self._balanced(self._known(pool), num, rng)
         chosen = [item for item in chosen if not item.sound or item.first_bad is None]
         return list({(item.task.id, item.solution.text): item for item in chosen}.values())
@@ -104,16 +104,17 @@ class Lessons:
             if (item.sound if item.first_bad is None else item.right_step or not needs_step)
         ]  # fmt: skip
 
+    def _taught(self, bouts: Sequence[Bout], rng: random.Random) -> list[CritiqueItem]:
+        """What may be taught; right solutions are written where classes are balanced."""
+        written = self._written(bouts) if self.table.balance_classes else []
+        return self._pool(bouts, written, rng)
+
     def _pool(
-        self, bouts: Sequence[Bout], rng: random.Random, with_written: bool | None = None
+        self, bouts: Sequence[Bout], written: Sequence[CritiqueItem], rng: random.Random
     ) -> list[CritiqueItem]:
-        """What is known of distinct solutions; with written ones where classes are balanced."""
-        if with_written is None:
-            with_written = self.table.balance_classes
         distinct = {(b.task.id, b.solution.text): b for b in bouts if b.judgeable}
         pool = [self.referee.lesson(bout) for bout in distinct.values()]
-        pool += self._written(bouts) if with_written else []
-        pool = [item for item in pool if self._has_room(item)]
+        pool = [item for item in [*pool, *written] if self._has_room(item)]
         rng.shuffle(pool)
         return pool
 
