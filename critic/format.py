@@ -1,7 +1,7 @@
 """How a critique is asked for, written and read: one name for each grammar.
 
     grammar    solutions           text
-    chain      tiny models'        a4=40.b1=50.c7=21.~0 (`format_chain`)
+    chain      tiny models'        a4=40.b1=50.c7=21.~9 (`format_chain`)
     tagged     numbered lines      \\boxed{2}, fields   (`format_tagged`)
 
 A critique speaks of two things: its flaws of the steps, its p_sound of the answer, whose chance to

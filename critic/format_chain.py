@@ -3,22 +3,22 @@
     critique   = judgement* "~" bucket
     judgement  = step "."        the step that is due here, after what the solution stated before
     step       = id operand "=" value | ">" value     as in a solution
-    bucket     = digit           p_sound = (bucket + 0.5) / 10
+    bucket     = digit           (bucket + 0.5) / 10 is the confidence in what the walk found:
+                                 p_sound if that is nothing, 1 - p_sound if it is a flaw
 
-`a4=40.b1=50.>50.~9` finds nothing wrong; `a4=40.b1=50.c7=21.d6=80.~0` says that step c should have
+`a4=40.b1=50.>50.~9` finds nothing wrong; `a4=40.b1=50.c7=21.d6=80.~9` says that step c should have
 been c7=21, if it says another, and that step d is right given what c says. The first step that
 differs from the solution's is the one that the critic calls wrong; the rest of the walk is beside
 the point and may be left out. Where the truth is known half of the demonstrations go on past a
 wrong step, because a model that sees few of them learns to copy what is stated: it then passes over
-every mistake that looks nearly right. They end before the last step: a walk to the end would look
-like a sound one's, whose confidence is high. Whole steps are written because a model that writes
+every mistake that looks nearly right. Whole steps are written because a model that writes
 values alone never looks up the operand in the problem, and passes over every misread one. There is
-no mark for right or wrong: a tiny model recomputes well and compares badly, and marked steps that
-it had just found right. A differing step makes the verdict `flawed`, while p_sound is the chance
-that the *answer* passes: of an answer that is right by wrong steps a true critique writes the due
-step and ends in `~9`. Every step up to the first wrong one must be judged, in order. Of a malformed
-solution only the steps that the solution parser recovered can be judged, and the walk may end after
-any of them.
+no mark for right or wrong, nor does the bucket say which: a tiny model recomputes well and compares
+badly, marked steps that it had just found right, and was confident of flawed answers. A differing
+step makes the verdict `flawed`, while p_sound is the chance that the *answer* passes: of an answer
+that is right by wrong steps a true critique writes the due step and ends in `~0`. Every step up to
+the first wrong one must be judged, in order. Of a malformed solution only the steps that the
+solution parser recovered can be judged, and the walk may end after any of them.
 
 Leaves out whether a claim is true (`meta`) and how the truth is found (`format.true_critique`).
 """
@@ -63,7 +63,8 @@ class ChainCritique:
         if isinstance(judged, ParseFailure):
             return judged
         steps, flaws = judged
-        p_sound = (int(bucket) + 0.5) / 10
+        confidence = (int(bucket) + 0.5) / 10
+        p_sound = round(1 - confidence, 2) if flaws else confidence
         verdict: SoundOrFlawed = "flawed" if flaws or p_sound < 0.5 else "sound"
         return Critique(steps, flaws, verdict, p_sound)
 
@@ -79,17 +80,17 @@ class ChainCritique:
         """Write the critique that says what the caller knows, without checking a step.
 
         The walk repeats the solution's own steps but for its flaws, where it writes the step that
-        should have stood there. Buckets are drawn from the top (sound) or bottom
-        three, so that a model trained on demonstrations still explores the confidences that RL is
-        to calibrate.
+        should have stood there. Buckets are drawn from the top three (or the bottom three, where
+        the answer passes by wrong steps or fails by right ones), so that a model trained on
+        demonstrations still explores the confidences that RL is to calibrate.
 
         Args:
             first_bad: the first wrong step, None where none is known.
             right_step: the text that should have stood there.
             sound: whether the answer passes.
             later: for each wrong step after the first the text that should have stood there, and
-                then the walk may end after any of them, or before the last step; None where nothing
-                is known of them, and then it ends at the first.
+                then the walk may end after any of them; None where nothing is known of them, and
+                then it ends at the first.
 
         Raises:
             ValueError: there is no such step, or nothing is known of what should have stood there.
@@ -98,20 +99,17 @@ class ChainCritique:
         unknown = wrong.keys() - {step.id for step in solution.steps}
         if unknown:
             raise ValueError(f"the solution has no step {min(unknown)!r}: {solution.text!r:.200}")
-        walk, found = "", False
+        walk = ""
         for step in solution.steps:
-            if found and step is solution.steps[-1]:
-                break
             due = wrong.get(step.id, step.text)
             if due is None or _STEP.fullmatch(due) is None:
                 raise ValueError(f"step {step.id} is wrong, but {due!r} is no step")
             walk += due + STOP
-            if step.id in wrong:
-                found = True
-                if later is None or rng.random() >= GOES_ON:
-                    break
+            if step.id in wrong and (later is None or rng.random() >= GOES_ON):
+                break
         doubt = rng.choices((0, 1, 2), weights=(7, 2, 1))[0]
-        return f"{walk}~{9 - doubt if sound else doubt}"
+        agrees = sound == (first_bad is None)  # the answer with its steps
+        return f"{walk}~{9 - doubt if agrees else doubt}"
 
 
 def _parse_walk(

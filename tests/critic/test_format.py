@@ -46,7 +46,7 @@ def test_chain_critique_of_a_right_solution() -> None:
 
 
 def test_chain_critique_of_a_wrong_step() -> None:
-    critique = CHAIN.parse("a4=40.b1=50.c7=21.~0", WRONG, truncated=False)
+    critique = CHAIN.parse("a4=40.b1=50.c7=21.~9", WRONG, truncated=False)
     assert isinstance(critique, Critique)
     assert critique.flaws == (Flaw("c", "c7=20", "value", "recompute", "12"),)
     assert [step.ok for step in critique.steps] == [True, True, False]
@@ -311,7 +311,7 @@ def test_a_critique_is_written_without_asking_whether_a_step_holds() -> None:
         CHAIN.write_critique(WRONG, None, None, False, rng)[:-1] == "a4=40.b1=50.c7=20.d10=21.>21.~"
     )
     assert (
-        CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a4=40.b1=50.c7=21.~1"
+        CHAIN.write_critique(WRONG, "c", "c7=21", False, random.Random(0)) == "a4=40.b1=50.c7=21.~8"
     )
 
 
@@ -326,8 +326,9 @@ def test_a_critique_goes_on_past_the_first_flaw_where_the_rest_is_known() -> Non
         assert [flaw.step for flaw in read[0].flaws] == ["c"]
         return {text.partition("~")[0] for text in written}
 
-    assert walks({}) == {"a4=40.b1=50.c7=21.", "a4=40.b1=50.c7=21.d10=21."}
-    assert walks({"d": "d1=31"}) == {"a4=40.b1=50.c7=21.", "a4=40.b1=50.c7=21.d1=31."}
+    assert walks({}) == {"a4=40.b1=50.c7=21.", "a4=40.b1=50.c7=21.d10=21.>21."}
+    whole = "a4=40.b1=50.c7=21.d1=31.>21."
+    assert walks({"d": "d1=31"}) == {"a4=40.b1=50.c7=21.", "a4=40.b1=50.c7=21.d1=31.", whole}
     with pytest.raises(ValueError, match="no step 'z'"):
         CHAIN.write_critique(*known, random.Random(0), {"z": "z1=31"})
 

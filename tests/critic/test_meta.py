@@ -37,20 +37,20 @@ def tagged_status(line: str, quote: str, kind: EvidenceKind, payload: str) -> Cl
 
 
 def test_chain_claims() -> None:
-    assert chain_status("a4=40.b1=50.c7=21.~0", WRONG) == ["confirmed"]
-    assert chain_status("a4=40.b1=50.c7=31.~0", WRONG) == ["confirmed"]  # the place is what counts
-    assert chain_status("a4=40.b1=60.~0", WRONG) == ["refuted"]
-    assert chain_status("a4=40.b1=50.c7=20.d10=22.~0", WRONG) == ["refuted"]  # because c was
-    assert chain_status("a4=40.b1=50.c7=20.d10=21.>21.~0", WRONG) == []
+    assert chain_status("a4=40.b1=50.c7=21.~9", WRONG) == ["confirmed"]
+    assert chain_status("a4=40.b1=50.c7=31.~9", WRONG) == ["confirmed"]  # the place is what counts
+    assert chain_status("a4=40.b1=60.~9", WRONG) == ["refuted"]
+    assert chain_status("a4=40.b1=50.c7=20.d10=22.~9", WRONG) == ["refuted"]  # because c was
+    assert chain_status("a4=40.b1=50.c7=20.d10=21.>21.~9", WRONG) == []
 
 
 @pytest.mark.parametrize(
     ("text", "claim"),
     [
-        ("a4=40\nb2=60\nc7=31\nd10=32>32", "a4=40.b1=50.~0"),  # a misread operand
-        ("a4=40\nb1=50>50", "a4=40.b1=50.c7=21.~0"),  # a premature answer
-        ("a4=40\nb1=50\nc7=21\nd10=22\ne1=32>32", "a4=40.b1=50.c7=21.d10=22.>22.~0"),  # invented
-        ("a4=40\nb1=50\nc7=21\nd10=22>32", "a4=40.b1=50.c7=21.d10=22.>22.~0"),  # a miscopied total
+        ("a4=40\nb2=60\nc7=31\nd10=32>32", "a4=40.b1=50.~9"),  # a misread operand
+        ("a4=40\nb1=50>50", "a4=40.b1=50.c7=21.~9"),  # a premature answer
+        ("a4=40\nb1=50\nc7=21\nd10=22\ne1=32>32", "a4=40.b1=50.c7=21.d10=22.>22.~9"),  # invented
+        ("a4=40\nb1=50\nc7=21\nd10=22>32", "a4=40.b1=50.c7=21.d10=22.>22.~9"),  # a miscopied total
     ],
 )
 def test_a_wrong_chain_step_has_one_right_value(text: str, claim: str) -> None:

@@ -153,8 +153,8 @@ def test_a_rounds_rollouts_are_measured_at_their_own_base_rate(referee: Referee)
     sound = _bout(referee, RIGHT, critique="a4=40.b1=50.>50.~9")
     bouts = [
         *[sound] * 2,
-        _bout(referee, RIGHT, critique="a4=40.b1=60.~0"),  # a false accusation
-        _bout(referee, WRONG, critique="a4=40.b1=50.~0"),  # the true first flaw
+        _bout(referee, RIGHT, critique="a4=40.b1=60.~9"),  # a false accusation
+        _bout(referee, WRONG, critique="a4=40.b1=50.~9"),  # the true first flaw
         _bout(referee, WRONG, critique="a4"),  # not read
     ]
     found = audit_rollouts(referee, bouts)

@@ -22,7 +22,7 @@ from rewards.dialect import Solution, dialect
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
-FLAGS_C = "a4=40.b1=50.c7=21.~0"
+FLAGS_C = "a4=40.b1=50.c7=21.~9"
 SOUND, DOUBTS = "a4=40.b1=50.c7=21.d10=22.>22.~9", "a4=40.b1=50.c7=21.d10=22.>22.~2"
 MISSES_IT = "a4=40.b1=50.c7=20.d10=21.>21.~3"
 BROKEN = "a4=40.b1=50~"

@@ -47,7 +47,7 @@ def verifiers() -> Iterator[Verifiers]:
 def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
     """The reward is the outcome's whatever the critic says; the flaw is the flawed step's span."""
     referee = referee_of(verifiers, "pointing.source=critic")
-    block = block_of(referee, Solver(writes="a4=40.b1=50.c7=21.~0"), [Start(TASK)])
+    block = block_of(referee, Solver(writes="a4=40.b1=50.c7=21.~9"), [Start(TASK)])
     right, wrong, unread = block([0, 0, 0], samples_of(RIGHT, WRONG, "a4=4"))
     assert [right.reward, wrong.reward, unread.reward] == [1.0, 0.0, 0.0]
     assert right.flaw is None
@@ -56,7 +56,7 @@ def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
     assert judged[0] is None and judged[2] is None, "of these nobody asks where they fail"
     assert judged[1] is not None and [c.status for c in judged[1].claims] == ["confirmed"]
     assert block.spent["rollouts"] == len(RIGHT) + len(WRONG) + 4
-    assert block.spent["critiques"] == len("a4=40.b1=50.c7=21.~0")
+    assert block.spent["critiques"] == len("a4=40.b1=50.c7=21.~9")
     assert unread.flaw == (0, 4), "to break off is not the cheapest way to fail"
 
 
@@ -77,7 +77,7 @@ def test_a_text_that_leaves_the_grammar_goes_wrong_where_it_leaves_it(
     assert (None if span is None else text[given:][slice(*span)]) == flaw
 
 
-@pytest.mark.parametrize("critique", ["a4=40.b1=50.c7=2.~0", "nonsense", "a4=40.b1=60.~0"])
+@pytest.mark.parametrize("critique", ["a4=40.b1=50.c7=2.~9", "nonsense", "a4=40.b1=60.~9"])
 def test_a_failed_or_refuted_critique_changes_nothing(verifiers: Verifiers, critique: str) -> None:
     asked = referee_of(verifiers, "pointing.source=critic")
     silent = referee_of(verifiers, "pointing.source=none")
@@ -283,7 +283,7 @@ def test_a_verdict_that_a_plea_changed_is_noted(verifiers: Verifiers) -> None:
     plain = referee.item(TASK, bouts[0].solution, sound=False)
     items = [plain, replace(plain, twin=0)]
     finds_nothing = "a4=40.b1=50.c7=20.d6=80.>80.~9"
-    said = ["a4=40.b1=50.c7=21.~0", finds_nothing, finds_nothing, "a4=40"]
+    said = ["a4=40.b1=50.c7=21.~9", finds_nothing, finds_nothing, "a4=40"]
     indices = [0, 0, 1, 1]
     judged = [referee.judge(items[i], s) for i, s in zip(indices, samples_of(*said), strict=True)]
     flips = [one.flipped for one in with_flips(items, indices, judged)]

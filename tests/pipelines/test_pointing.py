@@ -42,10 +42,10 @@ def test_code_points_where_it_may_check_steps(verifiers: Verifiers) -> None:
 @pytest.mark.parametrize(
     ("critique", "pointing"),
     [
-        ("a4=40.b1=50.c7=21.~0", Pointing(2, "critic", "confirmed")),
-        ("a4=40.b1=60.~0", Pointing(1, "critic", "refuted")),
+        ("a4=40.b1=50.c7=21.~9", Pointing(2, "critic", "confirmed")),
+        ("a4=40.b1=60.~9", Pointing(1, "critic", "refuted")),
         ("a4=40.b1=50.c7=20.d6=80.>80.~9", None),  # it finds nothing wrong
-        ("a4=40.b1=50.c7=2.~0", None),  # nobody can read it
+        ("a4=40.b1=50.c7=2.~9", None),  # nobody can read it
         (None, None),  # it was not asked
     ],
 )
@@ -60,7 +60,7 @@ def test_the_critic_points_and_code_confirms(
 
 def test_code_says_nothing_where_step_checks_are_withheld(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD, "pointing.chance_share=0")
-    attempt = attempt_of(referee, WRONG, critique="a4=40.b1=50.c7=21.~0")
+    attempt = attempt_of(referee, WRONG, critique="a4=40.b1=50.c7=21.~9")
     assert _point(referee, attempt) == Pointing(2, "critic", "unknown")
     believing = referee_of(verifiers, WITHHELD, "pointing.chance_share=0", "pointing.confirm=false")
     assert _point(believing, attempt) == Pointing(2, "critic", "confirmed")
@@ -68,7 +68,7 @@ def test_code_says_nothing_where_step_checks_are_withheld(verifiers: Verifiers) 
 
 def test_a_share_is_left_to_chance(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD, "pointing.chance_share=0.25")
-    attempts = [attempt_of(referee, WRONG, critique="a4=40.b1=50.c7=21.~0")] * 400
+    attempts = [attempt_of(referee, WRONG, critique="a4=40.b1=50.c7=21.~9")] * 400
     found = Pointer(referee, random.Random(0)).point(attempts, critic_points=True)
     by_chance = [p for p in found if p is not None and p.source == "chance"]
     assert len(found) / 5 < len(by_chance) < len(found) / 3

@@ -32,7 +32,7 @@ from pipelines.rollouts.sample import Sample
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
-WRONG_WORD = "a4=40.b1=50.c7=20.d6=80.>22.~0"  # names the answer, which holds given what was stated
+WRONG_WORD = "a4=40.b1=50.c7=20.d6=80.>22.~9"  # names the answer, which holds given what was stated
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_trusted_pointings_are_still_watched_at_less_cost(verifiers: Verifiers) 
     spent = {}
     for is_trusted in (True, False):
         referee = referee_of(verifiers, WITHHELD, "pointing.continuation_budget=4")
-        block = block_of(referee, Solver(writes="a4=40.b1=50.c7=21.~0"), [Start(TASK)] * 8)
+        block = block_of(referee, Solver(writes="a4=40.b1=50.c7=21.~9"), [Start(TASK)] * 8)
         block.plan = replace(PLAN, critic_is_trusted=is_trusted)
         texts = [f"a4=40\nb1=50\nc7=20\nd6=80>{value}" for value in range(10, 18)]
         block(list(range(8)), samples_of(*texts))

@@ -141,7 +141,7 @@ class Judge(Solver):
         problem, _, text = prompt.removesuffix("\n!").partition("\n")
         solution = CHAIN.parse_solution(text, truncated=False)
         if not self.right:
-            return f"{solution.steps[0].id}9=99.~0"
+            return f"{solution.steps[0].id}9=99.~9"
         task = sum_task(*[int(term) for term in re.findall("[0-9]+", problem)])
         return true_critique(task, solution, CHAIN, random.Random(0))
 
