@@ -203,7 +203,7 @@ def test_bad_input_is_one_line(
         "holds no tasks": [*given, "--tasks", str(tmp_path / "empty.jsonl")],
         "does not exist or is not a file": [*given, "--tasks", str(tmp_path / "none.jsonl")],
         "name a file": [*given, "--output", str(tmp_path)],
-        "is too small": [*given, "--num", "2", "rollout.max_model_len=100"],
+        "is too small": [*given, "--num", "2", "rollout.max_model_len=132"],
         'did you mean "temperature"': [*given, "learner.temprature=1"],
     }
     for expected, arguments in cases.items():
