@@ -216,8 +216,9 @@ def table(results: Mapping[str, Mapping]) -> str:
     """Arms as rows: held-out accuracy over seeds, what it cost, and how soon it was reached.
 
     The last three columns are steps, thousand tokens and seconds until an arm first stood where
-    the family's verifier-only arm ended, its rounds smoothed over three; the mean over the seeds
-    that came there, with their number.
+    the family's verifier-only arm ended, by the mean of three rounds; the mean over the seeds that
+    came there, with their number. Verifier-only plays twice as many rounds as the others: its half
+    way is their end.
     """
     groups: dict[tuple[str, str, str, str], list[Mapping]] = {}
     for name, found in results.items():
@@ -233,7 +234,7 @@ def table(results: Mapping[str, Mapping]) -> str:
     for (stage, family, arm, rate), runs in groups.items():
         rounds = [run["rounds"] for run in runs]
         start = [run["before"]["figures"]["mean_at_k"] for run in runs]
-        half = [accuracy(each[len(each) // 2]) for each in rounds]
+        half = [accuracy(each[(len(each) - 1) // 2]) for each in rounds]
         cells = [shown(start), shown(half), shown([accuracy(each[-1]) for each in rounds])]
         cells += [plain([tokens(each[-1]) / 1000 for each in rounds])]
         cells += [plain([number(each[-1], "run/seconds") for each in rounds])]
@@ -252,11 +253,11 @@ def table(results: Mapping[str, Mapping]) -> str:
 
 
 def first_at(rounds: Sequence[Mapping], goals: Sequence[float]) -> list[dict]:
-    """The first round whose accuracy, with its neighbours', is at a goal; nothing without one."""
+    """The first round whose accuracy, over it and the two before, is at a goal; nothing if none."""
     for goal in goals:
         for place, point in enumerate(rounds):
-            near = rounds[max(0, place - 1) : place + 2]
-            if statistics.fmean(map(accuracy, near)) >= goal:
+            last = rounds[max(0, place - 2) : place + 1]
+            if statistics.fmean(map(accuracy, last)) >= goal:
                 return [{**point, "steps": 5 * (place + 1)}]
     return []
 

@@ -47,7 +47,7 @@ def tell_threads(threads: int, directory: str) -> None:
 
 
 def test_two_processes_share_a_step(tmp_path: Path) -> None:
-    """They read what one process reads, half of each batch each; one of them writes and speaks."""
+    """One of them writes and speaks. The loss is too coarse to show how a batch is shared."""
     few = ["sft.num_solutions=60", "sft.num_critiques=60", "sft.trainer.max_steps=6"]
     script = "pipelines/sft.py"
     said = {}
