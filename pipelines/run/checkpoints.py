@@ -107,16 +107,15 @@ class Checkpoints:
         folder = self.folder(round_)
         states = json.loads((folder / "state.json").read_text())
         if states.keys() != parts.keys():
-            raise UserError(
-                f"{folder} was written by another version of Sparring: go on with that version, "
-                f"or start a new run with learner.model={folder / 'learner'} and "
-                f"critic.model={folder / 'critic'}"
-            )
+            raise _of_another_version(folder)
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(states[name])
+        except KeyError as error:  # a part keeps more now than it did
+            raise _of_another_version(folder) from error
         for name, role in roles.items():
             saved = torch.load(folder / f"state_{name}.pt", weights_only=False, map_location="cpu")
             role.load_state_dict(saved["trainer"], saved["weights"].items())
-        for name, part in parts.items():
-            part.load_state_dict(states[name])
         own = folder / f"rng_{self.processes.process_index}.pt"
         set_rng_state(torch.load(own, weights_only=False))
 
@@ -126,6 +125,13 @@ class Checkpoints:
             number = folder.name.removeprefix("round_")
             if number.endswith(PARTIAL_SUFFIX) or int(number) not in kept:
                 shutil.rmtree(folder)
+
+
+def _of_another_version(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} was written by another version of Sparring: go on with that version, or start a "
+        f"new run with learner.model={folder / 'learner'} and critic.model={folder / 'critic'}"
+    )
 
 
 def load_run(path: Path) -> Settings:

@@ -256,14 +256,20 @@ def test_configuration_and_run_paths(checkpoint: Path, tmp_path: Path, capfd: Ca
     assert [path.name for path in earlier.iterdir()] == ["config.json"]
 
 
+PARTS = (
+    "curriculum critic_game resets examiner monitor interventions gate_counts tokens stages clock"
+)
+
+
+@pytest.mark.parametrize("state", [{"knobs": {}}, {part: {} for part in PARTS.split()}])
 def test_a_run_of_another_version_is_refused_and_left_as_it_is(
-    capfd: Capture, checkpoint: Path, tmp_path: Path
+    capfd: Capture, checkpoint: Path, tmp_path: Path, state: dict[str, object]
 ) -> None:
     given = arguments(checkpoint, tmp_path, "rollout.engine=transformers")
     settings = load_settings(CONFIG, given[2:])
-    state = tmp_path / "checkpoints" / "round_00000" / "state.json"
-    state.parent.mkdir(parents=True)
-    state.write_text('{"knobs": {}}')
+    file = tmp_path / "checkpoints" / "round_00000" / "state.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(state))
     (tmp_path / "config.json").write_text(dump_settings(settings))
     (tmp_path / "status.json").write_text('{"state": "running"}')
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
