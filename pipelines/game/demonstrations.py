@@ -12,36 +12,64 @@ from collections.abc import Sequence
 from critic.flaws import plant
 from critic.format import critique_dialect, true_critique
 from data.records import Task
+from pipelines.game.curriculum import build_source
 from pipelines.settings.tables import Settings
 from rewards.chain import EVEN_SLIPS, ChainDialect
-from rewards.dialect import dialect
+from rewards.dialect import Dialect, dialect
 from rewards.verdict import Verdict
 from rewards.verifiers import verify_exact
 
 PLANTED_SHARE = 0.3  # of the flawed solutions that the critic learns from
 SLIPS_EVENLY = ChainDialect(EVEN_SLIPS)
+Row = dict[str, str]
 LEAST_SLIP_RATE = 0.1  # or a solver that never slips would have no slip to criticise
 
 
-def demonstrations(settings: Settings, tasks: Sequence[Task]) -> list[dict[str, str]]:
+def demonstrations(settings: Settings) -> list[Row]:
     """Prompt and completion rows: solutions with slips, and true critiques of such solutions.
 
-    About `flawed_share` of the criticised solutions hold a wrong step.
+    About `sft.flawed_share` of the criticised solutions hold a wrong step. Solutions of easier
+    tasks without a slip come first (`sft.easy`): from these a tiny model finds out how to add much
+    sooner than from long sums full of slips, or beside critiques, where copying nearly does.
+
+    Raises:
+        UserError: the source has too few tasks, or `sft.easy.params` are no parameters of it.
     """
-    assert settings.sft is not None
+    sft, rng = settings.sft, random.Random(settings.run.seed)
+    assert sft is not None
+    first = _easy_solutions(settings, rng) if sft.easy.num_solutions else []
     solver, judge = dialect(settings.tasks.dialect), critique_dialect(settings.tasks.dialect)
-    rng = random.Random(settings.run.seed)
-    rows = []
-    for task in tasks[: settings.sft.num_solutions]:
-        solution = solver.write_solution(task, rng, settings.sft.slip_rate)
-        rows.append({"prompt": solver.render_problem(task), "completion": solution})
-    for task in tasks[settings.sft.num_solutions :]:
+    num = sft.num_solutions + sft.num_critiques
+    tasks = build_source(settings).draw("train", num, settings.run.seed)
+    rows = _solutions(tasks[: sft.num_solutions], solver, sft.slip_rate, rng)
+    for task in tasks[sft.num_solutions :]:
         text = _solution_to_judge(task, settings, rng)
         solution = solver.parse_solution(text, truncated=False)
         prompt = judge.render_prompt(solver.render_problem(task), text)
         rows.append({"prompt": prompt, "completion": true_critique(task, solution, solver, rng)})
     rng.shuffle(rows)
-    return rows
+    return first + rows
+
+
+def _easy_solutions(settings: Settings, rng: random.Random) -> list[Row]:
+    assert settings.sft is not None
+    easy, table = settings.sft.easy, settings.tasks
+    easier = table.model_copy(update={"params": {**table.params, **easy.params}})
+    source = build_source(settings.model_copy(update={"tasks": easier}))
+    tasks = source.draw("train", easy.num_solutions, settings.run.seed)
+    return _solutions(tasks, dialect(table.dialect), 0.0, rng)
+
+
+def _solutions(
+    tasks: Sequence[Task], solver: Dialect, slip_rate: float, rng: random.Random
+) -> list[Row]:
+    return [
+        {
+            "prompt": solver.render_problem(task),
+            "completion": solver.write_solution(task, rng, slip_rate),
+        }
+        for task in tasks
+    ]
 
 
 def _solution_to_judge(task: Task, settings: Settings, rng: random.Random) -> str:

@@ -1,10 +1,10 @@
 """The cold start: demonstrations of both formats, and TRL's SFTTrainer on them.
 
-Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`), as
-any text that people wrote does: the base imitates an unreliable solver, and RL has something to
-learn. TRL's SFTTrainer trains; the loss is on completions only. Launched by Accelerate, several
-processes share each step: `per_device_train_batch_size` demonstrations each, or in all with
-`accelerator_config.split_batches`.
+Demonstrations are procedural and carry slips on purpose (`sft.slip_rate`), as any text that people
+wrote does: the base imitates an unreliable solver, and RL has something to learn. TRL's SFTTrainer
+takes them in their order, easy ones first (`sft.easy`); the loss is on completions only. Launched
+by Accelerate, several processes share each step: `per_device_train_batch_size` demonstrations each,
+or in all with `accelerator_config.split_batches`.
 """
 
 import json
@@ -29,7 +29,6 @@ from data.atomic import atomic_folder
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.errors import UserError, as_user_error
-from pipelines.game.curriculum import build_source
 from pipelines.game.demonstrations import demonstrations
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.process import on_cpu
@@ -69,9 +68,7 @@ def cold_start(settings: Settings) -> Path:
     start = time.perf_counter()
     set_seed(settings.run.seed)
     tokenizer = character_tokenizer()
-    source = build_source(settings)
-    num = settings.sft.num_solutions + settings.sft.num_critiques
-    rows = demonstrations(settings, source.draw("train", num, settings.run.seed))
+    rows = demonstrations(settings)
     with as_user_error("sft.model", ValueError, TypeError):
         config = tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
     trainer = _trainer(options, SparringMoeForCausalLM(config), tokenizer, rows)
@@ -104,7 +101,7 @@ def _options(settings: Settings) -> SFTConfig:
         "seed": settings.run.seed,
         "use_cpu": on_cpu(),
     }
-    table = {"logging_steps": 20} | settings.sft.trainer
+    table = {"logging_steps": 20, "train_sampling_strategy": "sequential"} | settings.sft.trainer
     return trainer_options("sft.trainer", SFTConfig, table, owned)
 
 

@@ -43,6 +43,22 @@ class RunTable(Table):
     )
 
 
+class EasyTable(Table):
+    """What the cold start imitates first: solutions of easier tasks, without a slip."""
+
+    num_solutions: int = Field(
+        default=0,
+        ge=0,
+        description="The number of these solutions. They come before the other demonstrations, and "
+        "the trainer takes all in their order.",
+    )
+    params: dict[str, object] = Field(
+        default_factory=dict,
+        description="Parameters of the family that make its tasks easier, in place of those of "
+        "the same name in `tasks.params`.",
+    )
+
+
 class SftTable(Table):
     """The cold start (`pipelines/sft.py`): procedural demonstrations, then TRL's SFTTrainer."""
 
@@ -72,6 +88,7 @@ class SftTable(Table):
         le=1,
         description="The share of criticised solutions that hold a flaw.",
     )
+    easy: EasyTable = Field(default_factory=EasyTable)
     threads: int = Field(
         default=0,
         ge=0,
@@ -280,6 +297,22 @@ class Settings(Table):
             raise ValueError(
                 f"tasks.mixture mixes reasoning-gym families, but tasks.source is {tasks.source}: "
                 "remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_easy(self) -> "Settings":
+        if self.sft is None or self.sft.easy.num_solutions == 0:
+            return self
+        if self.tasks.source != "reasoning_gym" or self.tasks.mixture:
+            raise ValueError(
+                "sft.easy makes the tasks of one reasoning-gym family easier: give tasks.family, "
+                "or set sft.easy.num_solutions to 0"
+            )
+        if not self.sft.easy.params:
+            raise ValueError(
+                "sft.easy.num_solutions is above 0, but sft.easy.params is empty: say there what "
+                "makes the tasks easier, such as max_terms"
             )
         return self
 
