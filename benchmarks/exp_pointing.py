@@ -6,9 +6,9 @@
 
 Step checks are withheld from training but for the oracle: they only measure. Each family has
 `NUM_BASES` cold starts, which its seeds take turns in using and all arms share. Runs go two at a
-time, one thread each; a finished run is kept and a killed one resumed, and
-benchmarks/results/pointing.json is written after each. Every arm is configs/tiny.toml with the
-overrides below. Leaves out how a run is played (`pipelines/`).
+time, one thread each (a cold start alone, in two processes); a finished run is kept and a killed
+one resumed, and benchmarks/results/pointing.json is written after each. Every arm is
+configs/tiny.toml with the overrides below. Leaves out how a run is played (`pipelines/`).
 """
 
 import argparse
@@ -34,7 +34,7 @@ NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
 NO_RESETS = "pointing.reset_share=0"
 ARMS: Mapping[str, Sequence[str]] = {
     # Twice the steps of the others: about the tokens that the co-trained arm spends in all.
-    "verifier": ("pointing.source=none", NO_RESETS, *NO_CRITIC, "run.rounds=24"),
+    "verifier": ("pointing.source=none", NO_RESETS, *NO_CRITIC, "run.rounds=16"),
     "ours": (WITHHELD,),
     "oracle": ("pointing.source=code", *NO_CRITIC),
     "random": (WITHHELD, "pointing.source=chance", *NO_CRITIC),
@@ -64,16 +64,14 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     "products": (
         "tasks.family=products",
         "tasks.params={min_terms=5, max_terms=7, min_digits=1, max_digits=1}",
-        "sft.trainer.max_steps=1500",
-        "sft.num_solutions=20000",
-        "sft.num_critiques=30000",
+        "sft.easy.params={min_terms=2, max_terms=3}",
     ),
 }
 SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
 SWEPT_SEEDS = (100, 101)  # others than those of the comparison
 NUM_BASES = 2
 SIZES = (
-    "run.rounds=12", "learner.steps_per_round=5", "critic.steps_per_round=3",
+    "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=3",
     "critic.imitation_steps=4", "evaluate.num_tasks=64", "evaluate.num_samples=4",
     "evaluate.num_probe_tasks=64", "evaluate.num_audit_tasks=64", "critic.critiques_per_audit=2",
     "monitor.offers=[]",  # an intervention would change what is compared
@@ -95,14 +93,17 @@ class Job:
         return f"{self.family}/{self.arm}/{self.rate}/{self.seed}"
 
 
-def call(program: str, arguments: Sequence[str], log: Path) -> None:
-    """Run one of the project's programs on one thread; its output goes to a log.
+def call(program: str, arguments: Sequence[str], log: Path, processes: int = 1) -> None:
+    """Run one of the project's programs, each process on one thread; its output goes to a log.
 
     Raises:
         SystemExit: it failed; the log is named.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "pipelines" / program), *arguments]
+    if processes > 1:
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
+        command[1:1] = [*launch, "--num_processes", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("a") as stream:
         done = subprocess.run(
@@ -136,12 +137,12 @@ def was_halted(directory: Path) -> bool:
 
 
 def cold_start(family: str, seed: int, folder: Path, more: Sequence[str]) -> None:
-    """Make the cold start of a seed's arms, if there is none."""
+    """Make the cold start of a seed's arms as the demo does, if there is none."""
     base = base_of(family, seed, folder)
     if not (base / "cold_start.json").exists():
         arguments = ["--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={base.name}"]
         arguments += [f"sft.directory={base}", *FAMILIES[family], *more]
-        call("sft.py", arguments, folder / "logs" / f"base-{family}-{base.name}.log")
+        call("sft.py", arguments, folder / "logs" / f"base-{family}-{base.name}.log", 2)
 
 
 def base_of(family: str, seed: int, folder: Path) -> Path:
@@ -300,8 +301,8 @@ def main() -> None:
             and job.name not in results
         ]  # fmt: skip
         with ThreadPoolExecutor(2) as pool:
-            bases = dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted)
-            list(pool.map(lambda b: cold_start(*b, options.folder, options.overrides), bases))
+            for base in dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted):
+                cold_start(*base, options.folder, options.overrides)
             found = pool.map(lambda job: play(job, options.folder, options.overrides), wanted)
             for job, result in zip(wanted, found, strict=True):
                 results[job.name] = result

@@ -26,6 +26,7 @@ BASE = (
     "tasks.params.max_terms=3",
     "sft.num_solutions=700",
     "sft.num_critiques=300",
+    "sft.easy.num_solutions=0",
     "sft.model={hidden_size=64, num_hidden_layers=2}",
     "sft.trainer.max_steps=300",
     "sft.trainer.warmup_steps=10",

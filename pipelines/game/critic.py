@@ -21,6 +21,7 @@ from critic.reward import (
     rlcr_reward,
     tango_reward,
 )
+from data.records import Task
 from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
 from pipelines.game.champion import NUM_SOLUTIONS, Agree, Trial
 from pipelines.game.lessons import Lessons
@@ -78,6 +79,18 @@ class CriticGame:
             trial.replace_champion()
         if self.asks_trust:
             self.trust.audit(trial.standing)
+        self.spent["trials"] += trial.num_tokens
+
+    def audit_before(self, tasks: Sequence[Task], plan: RoundPlan) -> None:
+        """Find out how far to trust the critic that the first round begins with.
+
+        Args:
+            tasks: flaws are planted in right solutions of them.
+            plan: the first round's.
+        """
+        items = self.lessons.planted(tasks, self._rng("before", plan))
+        trial = Trial(self.referee, self.critic, items, f"{plan.purpose}/before")
+        self.trust.audit(trial.standing)
         self.spent["trials"] += trial.num_tokens
 
     def _trial(

@@ -14,7 +14,7 @@ are planted (`critic/flaws.py`).
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -96,6 +96,11 @@ class Lessons:
         chosen = [item for item in chosen if not item.sound or item.first_bad is None]
         return list({(item.task.id, item.solution.text): item for item in chosen}.values())
 
+    def planted(self, tasks: Sequence[Task], rng: random.Random) -> list[CritiqueItem]:
+        """A right solution of each task, spoilt by a flaw, where code can do both."""
+        items = self._plant(self._write(tasks), len(tasks), rng)
+        return [item for item in items if not item.sound and self._has_room(item)]
+
     def _known(self, pool: Sequence[CritiqueItem]) -> list[CritiqueItem]:
         """Those of which a true critique can be written."""
         needs_step = not self.referee.dialect.conversational  # a chain's critique recomputes it
@@ -128,8 +133,11 @@ class Lessons:
             return []
         solved = {bout.task.id for bout in bouts if bout.verdict.passed}
         tasks = {bout.task.id: bout.task for bout in bouts if bout.task.id not in solved}
+        return self._write(tasks.values())
+
+    def _write(self, tasks: Iterable[Task]) -> list[CritiqueItem]:
         items = []
-        for task in tasks.values():
+        for task in tasks:
             text = self.referee.dialect.write_solution(task, random.Random(0), 0.0)
             solution = self.referee.dialect.parse_solution(text, truncated=False)
             items.append(CritiqueItem(task, solution, True, None))

@@ -4,9 +4,9 @@ Continuations decide only where success is not too rare: before that, and beyond
 pointing stays unknown. Such a one counts while two things hold:
 
     planted   of the critic's pointings at flaws planted in held-out tasks' solutions enough are
-              right, by the lower end of a 95% interval over its last three audits, each of the
-              critic as it was after a round's training; a task counts once, by its mean, because a
-              step of it that is accused falsely is so in every solution
+              right, by the lower end of a 95% interval over its last three audits, one before the
+              first round and one after each round's training; a task counts once, by its mean,
+              because a step of it that is accused falsely is so in every solution
     tested    of its pointings at the learner's own failures that continuations decided in the last
               three rounds, no more are refuted than confirmed, by the upper end of the interval
 
@@ -27,7 +27,7 @@ from pipelines.game.bout import Bout, Status
 from pipelines.settings.pointing_table import PointingTable
 
 LEAST_TESTED = 0.5
-NUM_ROUNDS = 3  # one audit has some 16 tasks
+NUM_ROUNDS = 3  # a round's audit has some 16 tasks
 
 
 def needs_trust(table: PointingTable) -> bool:

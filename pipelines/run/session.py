@@ -45,6 +45,7 @@ from pipelines.settings.tables import Settings
 from rewards.verifiers import Verifiers
 
 T = TypeVar("T")
+NUM_AUDITED_TASKS = 48  # before the first round; one after a round has some 16
 
 
 class Run:
@@ -131,6 +132,7 @@ class Run:
         if self.next_round == 0:
             self._evaluate_cold_start()
             self._load_audit_set()
+            self._audit_trust()
 
     def _load_audit_set(self) -> None:
         self.examiner.audited = load_audit(self.directory.path / "audit.json", self.referee)
@@ -143,6 +145,14 @@ class Run:
             self.processes.wait_for_everyone()
         self.directory.write_json("before.json", found)
         self.examiner.read_gold()
+
+    def _audit_trust(self) -> None:
+        """Learn how far to trust the first round's critic, where anything follows from it."""
+        if not self.critic_game.asks_trust:
+            return
+        with self.stages.timed("probe and audit"):
+            tasks = self.curriculum.draw(0, min(NUM_AUDITED_TASKS, self.tasks_per_round))
+            self.critic_game.audit_before(tasks, self.interventions.plan(0, self.settings))
 
     def rounds(self) -> Iterator[RoundPlan]:
         """The plans of the rounds still to play, each made when its round begins."""

@@ -79,11 +79,18 @@ def test_vllm_refuses_a_context_beyond_the_models(tmp_path: Path, capfd: Capture
         ("sft.trainer.loss_type=nlll", "sft.trainer: Invalid `loss_type` nlll"),
         ("sft.trainer.lr_scheduler_kwargs={a=1}", "sft.trainer: get_"),
         ("sft.trainer.max_step=9", 'key sft.trainer.max_step in SFTConfig: did you mean "max_s'),
+        ("sft.easy.params={}", "sft.easy.params is empty: say there what makes the tasks easier"),
+        ("sft.easy.params={max_term=4}", "max_term"),
         ("tasks.dialect=tagged", "the tagged dialect cannot write a demonstration"),
     ],
 )
 def test_a_cold_start_is_refused(tmp_path: Path, capfd: Capture, override: str, told: str) -> None:
-    few = ("sft.num_solutions=2", "sft.num_critiques=2", f"sft.directory={tmp_path / 'base'}")
+    few = (
+        "sft.num_solutions=2",
+        "sft.num_critiques=2",
+        "sft.easy.num_solutions=2",
+        f"sft.directory={tmp_path / 'base'}",
+    )
     line = refused(capfd, sft.main, ["--config", str(CONFIG), *few, override])
     assert told in line, line
     assert not (tmp_path / "base").exists()

@@ -148,6 +148,17 @@ def test_an_untrained_critic_earns_trust_too(verifiers: Verifiers, right: bool) 
     assert game.trust.planted[1] > 0
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_good_critic_is_trusted_from_the_first_round(verifiers: Verifiers, right: bool) -> None:
+    """One audit before it is enough; a flaw that the answer does not show says nothing."""
+    referee = referee_of(verifiers, WITHHELD)
+    game = CriticGame(referee, Judge(right, right))
+    game.audit_before([sum_task(4, 1, 7, term) for term in range(1, 25)], PLAN)
+    assert game.trust.holds == right
+    assert 18 <= game.trust.planted[1] <= 24
+    assert game.spent["trials"] > 0
+
+
 def test_only_a_critic_that_points_untested_asks_for_trust(verifiers: Verifiers) -> None:
     critic = Judge(True, True)
 

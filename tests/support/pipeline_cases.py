@@ -51,6 +51,7 @@ COLD_START = (
     "sft.slip_rate=0.1",  # solves one task in five rather than one in ten: rounds admit something
     "sft.num_solutions=700",
     "sft.num_critiques=300",
+    "sft.easy.num_solutions=0",
     "sft.model={hidden_size=64, num_hidden_layers=2}",
     "sft.trainer.max_steps=300",
     "sft.trainer.warmup_steps=10",
