@@ -29,7 +29,12 @@ ARMS: dict[str, list[str]] = {
         "sft.trainer.max_steps=1500",
         "sft.trainer.lr_scheduler_kwargs.num_decay_steps=350",
     ],
-    "by_length": ["sft.trainer.train_sampling_strategy=group_by_length"],
+    "no_easy": [  # the same number of demonstrations, all of them of the demo's own sums
+        "sft.easy.num_solutions=0",
+        "sft.num_solutions=13500",
+        "sft.num_critiques=18700",
+    ],
+    "easy_among": ["sft.trainer.train_sampling_strategy=random"],  # the easy ones not first
 }
 FIGURES = (
     "mean_at_k", "well_formed", "parsed", "auroc", "location_accuracy", "processbench_f1",
