@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from critic.flaws import plant
 from critic.format import critique_dialect, true_critique
 from data.records import Task
+from pipelines.errors import UserError
 from pipelines.game.curriculum import build_source
 from pipelines.settings.tables import Settings
 from rewards.chain import EVEN_SLIPS, ChainDialect
@@ -54,6 +55,16 @@ def demonstrations(settings: Settings) -> list[Row]:
 def _easy_solutions(settings: Settings, rng: random.Random) -> list[Row]:
     assert settings.sft is not None
     easy, table = settings.sft.easy, settings.tasks
+    if table.source != "reasoning_gym" or table.mixture:
+        raise UserError(
+            "sft.easy makes the tasks of one reasoning-gym family easier: give tasks.family, or "
+            "set sft.easy.num_solutions to 0"
+        )
+    if not easy.params:
+        raise UserError(
+            "sft.easy.num_solutions is above 0, but sft.easy.params is empty: say there what makes "
+            "the tasks easier, such as max_terms"
+        )
     easier = table.model_copy(update={"params": {**table.params, **easy.params}})
     source = build_source(settings.model_copy(update={"tasks": easier}))
     tasks = source.draw("train", easy.num_solutions, settings.run.seed)

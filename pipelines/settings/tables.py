@@ -88,7 +88,9 @@ class SftTable(Table):
         le=1,
         description="The share of criticised solutions that hold a flaw.",
     )
-    easy: EasyTable = Field(default_factory=EasyTable)
+    easy: EasyTable = Field(
+        default=EasyTable(), description="The demonstrations that come before all others."
+    )
     threads: int = Field(
         default=0,
         ge=0,
@@ -297,22 +299,6 @@ class Settings(Table):
             raise ValueError(
                 f"tasks.mixture mixes reasoning-gym families, but tasks.source is {tasks.source}: "
                 "remove one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_easy(self) -> "Settings":
-        if self.sft is None or self.sft.easy.num_solutions == 0:
-            return self
-        if self.tasks.source != "reasoning_gym" or self.tasks.mixture:
-            raise ValueError(
-                "sft.easy makes the tasks of one reasoning-gym family easier: give tasks.family, "
-                "or set sft.easy.num_solutions to 0"
-            )
-        if not self.sft.easy.params:
-            raise ValueError(
-                "sft.easy.num_solutions is above 0, but sft.easy.params is empty: say there what "
-                "makes the tasks easier, such as max_terms"
             )
         return self
 
