@@ -27,7 +27,7 @@ from harness import ROOT, context, mean_interval, write_result
 
 from pipelines.run.round_log import number
 
-RATES = ("3e-5", "1e-4", "3e-4")
+RATES = ("1e-4", "3e-4", "1e-3")
 DECIDING = ("verifier", "ours", "oracle")
 WITHHELD = "pointing.step_checks=false"
 NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
