@@ -7,6 +7,7 @@ Leaves out the text of steps (`rewards.chain`) and whole solutions with mistakes
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 from rewards.operations import MAX_DIGITS, Chain
@@ -48,7 +49,7 @@ class Place:
         """Whether every term was used, so that the answer is due."""
         return self.index >= len(self.chain.operands)
 
-    @property
+    @cached_property
     def due(self) -> Stated:
         """What should stand here."""
         if self.is_final:
