@@ -49,8 +49,8 @@ class EasyTable(Table):
     num_solutions: int = Field(
         default=0,
         ge=0,
-        description="The number of these solutions. They come before the other demonstrations, and "
-        "the trainer takes all in their order.",
+        description="The number of these solutions. The trainer takes all demonstrations in their "
+        "order, these first in every epoch.",
     )
     params: dict[str, object] = Field(
         default_factory=dict,

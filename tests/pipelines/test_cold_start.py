@@ -11,6 +11,9 @@ import pytest
 import torch
 from pipeline_cases import COLD_START, CONFIG, ROOT, accelerate, environment
 
+from model.configuration import tiny_config
+from model.modeling import SparringMoeForCausalLM
+from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.run import cold_start
 from pipelines.settings.load import load_settings
 
@@ -44,6 +47,22 @@ def tell_threads(threads: int, directory: str) -> None:
     cold_start.cold_start(load_settings(CONFIG, [*COLD_START, *few]))
     assert torch.get_num_threads() == 3 - threads, "the number must be as it was"
     print(json.dumps(seen))
+
+
+def test_the_trainer_takes_demonstrations_in_their_order(tmp_path: Path) -> None:
+    """Else the easy ones would not come first."""
+    settings = load_settings(CONFIG, [*COLD_START, f"sft.directory={tmp_path / 'base'}"])
+    tokenizer = character_tokenizer()
+    texts = [f"{a}{b}" for a in "abcdefgh" for b in "0123456789"]
+    rows = [{"prompt": text, "completion": "=1"} for text in texts]
+    model = SparringMoeForCausalLM(tiny_config(len(tokenizer)))
+    trainer = cold_start._trainer(cold_start._options(settings), model, tokenizer, rows)
+    taken = [
+        tokenizer.decode(ids)[:2]
+        for batch in trainer.get_train_dataloader()
+        for ids in batch["input_ids"]
+    ]
+    assert taken == texts
 
 
 def test_two_processes_share_a_step(tmp_path: Path) -> None:
