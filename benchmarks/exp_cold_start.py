@@ -24,11 +24,6 @@ CONFIG = ROOT / "configs" / "tiny.toml"
 ARMS: dict[str, list[str]] = {
     "default": [],
     "all_threads": ["sft.threads=0"],
-    "long": [  # smaller initial weights, and the steps that they need
-        "sft.model.initializer_range=0.02",
-        "sft.trainer.max_steps=1500",
-        "sft.trainer.lr_scheduler_kwargs.num_decay_steps=350",
-    ],
     "no_easy": [  # the same number of demonstrations, all of them of the demo's own sums
         "sft.easy.num_solutions=0",
         "sft.num_solutions=13500",

@@ -116,12 +116,10 @@ def true_critique(
 def wrong_steps(task: Task, solution: Solution, dialect: Dialect) -> dict[str, str | None]:
     """Ids of the steps that code shows to be wrong, each with the text that is due there."""
     checks = dialect.check_steps(task, solution)
-    return (
-        {}
-        if checks is None
-        else {
-            step.id: dialect.right_step(task, solution, index)
-            for index, (step, holds) in enumerate(zip(solution.steps, checks, strict=True))
-            if not holds
-        }
-    )
+    if checks is None:
+        return {}
+    return {
+        step.id: dialect.right_step(task, solution, index)
+        for index, (step, holds) in enumerate(zip(solution.steps, checks, strict=True))
+        if not holds
+    }
