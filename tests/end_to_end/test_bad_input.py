@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from accelerate import PartialState
 from pipeline_cases import (
     CONFIG,
     ENGINE,
@@ -33,8 +32,7 @@ from transformers import BertConfig, BertModel
 from pipelines.errors import UserError
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rl import main
-from pipelines.run.checkpoints import Checkpoints, resume_settings
-from pipelines.run.session import Clock
+from pipelines.run.checkpoints import resume_settings
 from pipelines.settings.load import dump_settings, load_settings
 
 pytestmark = pytest.mark.timeout(300)
@@ -272,14 +270,6 @@ def test_a_run_of_another_version_is_refused_and_left_as_it_is(
     line = _refused(capfd, ["--resume", str(tmp_path)])
     assert "was written by another version of Sparring" in line
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-
-def test_a_part_that_kept_less_in_another_version_is_refused_too(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, PartialState(cpu=True))
-    checkpoints.folder(0).mkdir()
-    (checkpoints.folder(0) / "state.json").write_text('{"clock": {}}')
-    with pytest.raises(UserError, match="was written by another version of Sparring"):
-        checkpoints.restore(0, {}, {"clock": Clock(limit=0)})
 
 
 def test_a_resumed_run_may_find_its_servers_elsewhere_and_changes_nothing_else(
