@@ -32,9 +32,12 @@ DECIDING = ("verifier", "ours", "oracle")
 WITHHELD = "pointing.step_checks=false"
 NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
 NO_RESETS = "pointing.reset_share=0"
+REWARD_ALONE = ("critic.imitation_steps=0", "critic.steps_per_round=3")
+ALONE = ("pointing.source=none", NO_RESETS, *NO_CRITIC)
 ARMS: Mapping[str, Sequence[str]] = {
-    # Twice the steps of the others: about the tokens that the co-trained arm spends in all.
-    "verifier": ("pointing.source=none", NO_RESETS, *NO_CRITIC, "run.rounds=16"),
+    # Twice the steps of the others: more tokens than the co-trained arm spends in all.
+    "verifier": (*ALONE, "run.rounds=16"),
+    "verifier_200": (*ALONE, "run.rounds=40"),
     "ours": (WITHHELD,),
     "oracle": ("pointing.source=code", *NO_CRITIC),
     "random": (WITHHELD, "pointing.source=chance", *NO_CRITIC),
@@ -47,13 +50,14 @@ ARMS: Mapping[str, Sequence[str]] = {
     "credit": (WITHHELD, NO_RESETS),
     "resets": (WITHHELD, "pointing.credit=false"),
     "shuffled": (WITHHELD, "rewards.shuffled=true"),
-    "no_imitation": (WITHHELD, "critic.imitation_steps=0"),
     "no_rl": (WITHHELD, "critic.steps_per_round=0"),
     "no_champion": (WITHHELD, "critic.champion=false"),
     "no_balance": (WITHHELD, "critic.balance_classes=false"),
-    "dsm2": (WITHHELD, "critic.reward=dsm2"),
-    "tango": (WITHHELD, "critic.reward=tango"),
-    "rlcr": (WITHHELD, "critic.reward=rlcr"),
+    # Beside four steps of imitation a reward shows little: these learn by it alone.
+    "no_imitation": (WITHHELD, *REWARD_ALONE),
+    "dsm2": (WITHHELD, *REWARD_ALONE, "critic.reward=dsm2"),
+    "tango": (WITHHELD, *REWARD_ALONE, "critic.reward=tango"),
+    "rlcr": (WITHHELD, *REWARD_ALONE, "critic.reward=rlcr"),
 }  # fmt: skip
 FAMILIES: Mapping[str, Sequence[str]] = {
     "sums": (
@@ -71,7 +75,7 @@ SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the
 SWEPT_SEEDS = (100, 101)  # others than those of the comparison
 NUM_BASES = 2
 SIZES = (
-    "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=3",
+    "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=1",
     "critic.imitation_steps=4", "evaluate.num_tasks=64", "evaluate.num_samples=4",
     "evaluate.num_probe_tasks=64", "evaluate.num_audit_tasks=64", "critic.critiques_per_audit=2",
     "monitor.offers=[]",  # an intervention would change what is compared
@@ -189,8 +193,13 @@ def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
         for seed in range(deciding):
             for arm in ARMS:
                 if arm in DECIDING or seed < others:
-                    rate = rates[f"{family}/{arm if arm in DECIDING else 'ours'}"]
+                    rate = rates[f"{family}/{swept_as(arm)}"]
                     yield Job(family, arm, rate, seed)
+
+
+def swept_as(arm: str) -> str:
+    """The deciding arm whose best rate an arm takes."""
+    return next((own for own in DECIDING if arm.startswith(own)), "ours")
 
 
 def accuracy(point: Mapping[str, object]) -> float:
