@@ -99,7 +99,7 @@ class Pointer:
                 return by_code
         if source == "chance" or (chosen_by_chance and source == "cheapest"):
             return self.checked(attempt, at_random)
-        claimed = _claimed(attempt) if critic_points else None
+        claimed = first_claimed(attempt.solution, attempt.critique) if critic_points else None
         if claimed is None or claimed not in own:
             return None
         return self.checked(attempt, Pointing(claimed, "critic"))
@@ -130,9 +130,9 @@ def pass_rate(verdicts: Iterable[Verdict]) -> float:
     return (sum(passed) + 0.5) / (len(passed) + 1)
 
 
-def _claimed(attempt: Attempt) -> int | None:
-    """Index of the first step that the critic calls wrong."""
-    if not isinstance(attempt.critique, Critique):
+def first_claimed(solution: Solution, critique: Critique | ParseFailure | None) -> int | None:
+    """Index of the first step that a critique calls wrong."""
+    if not isinstance(critique, Critique):
         return None
-    named = {flaw.step for flaw in attempt.critique.flaws}
-    return next((i for i, s in enumerate(attempt.solution.steps) if s.id in named), None)
+    named = {flaw.step for flaw in critique.flaws}
+    return next((i for i, step in enumerate(solution.steps) if step.id in named), None)

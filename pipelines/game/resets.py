@@ -95,13 +95,17 @@ class Resets:
 def _states(bout: Bout) -> list[tuple[int, float | None]]:
     """The steps that a later group may begin before, each with the counted chance to pass.
 
-    Those of a solution that begins with the reset itself are left out: they were there before.
+    Those of a solution that begins with the reset itself are left out: they were there before. So
+    is a place that chance chose in a failed one, unless something passed from there: the flaw may
+    stand before it, and then nothing can pass.
     """
     steps, pointing = bout.solution.steps, bout.pointing
     if bout.verdict.passed:
         given = len(bout.prefix)
         return [(i, None) for i, step in enumerate(steps) if i and step.start > given]
     if pointing is None or pointing.status == "refuted" or pointing.index == 0:
+        return []
+    if (pointing.source, pointing.status) == ("chance", "unknown") and not pointing.value_before:
         return []
     return [(pointing.index, pointing.value_before)]
 

@@ -117,8 +117,13 @@ def test_shuffled_rewards_point_at_nothing(verifiers: Verifiers) -> None:
 # -- resets ---------------------------------------------------------------------------------------
 
 
-def _bouts(verifiers: Verifiers, *texts: str, overrides: Sequence[str] = ()) -> list[Bout]:
-    block = block_of(referee_of(verifiers, *overrides), None, [Start(TASK)])
+def _bouts(
+    verifiers: Verifiers,
+    *texts: str,
+    overrides: Sequence[str] = (),
+    critic: Solver | None = None,
+) -> list[Bout]:
+    block = block_of(referee_of(verifiers, *overrides), critic, [Start(TASK)])
     block([0] * len(texts), samples_of(*texts))
     return block.bouts
 
@@ -166,6 +171,21 @@ def test_a_refuted_pointing_and_a_first_step_start_nothing(verifiers: Verifiers)
         resets = _resets()
         resets.collect([replace(bout, pointing=pointing)], version=0)
         assert resets.waiting == []
+
+
+def test_where_chance_points_a_group_begins_only_if_something_passed_from_there(
+    verifiers: Verifiers,
+) -> None:
+    """Late places of a failed solution look promising, and mostly carry its flaw."""
+    (bout,) = _bouts(verifiers, WRONG)
+    for value, status, begins in (
+        (None, "unknown", False), (0.0, "unknown", False), (0.1, "unknown", True),
+        (None, "confirmed", True),
+    ):  # fmt: skip
+        resets = _resets()
+        pointing = Pointing(3, "chance", status, value)
+        resets.collect([replace(bout, pointing=pointing)], version=0)
+        assert bool(resets.waiting) == begins, (value, status)
 
 
 def test_states_that_succeed_half_of_the_time_go_first(verifiers: Verifiers) -> None:
@@ -258,7 +278,35 @@ def test_coverage_counts_by_kind_what_is_confirmed_rightly(verifiers: Verifiers)
     kinds = row["pointing/kinds"]
     assert isinstance(kinds, dict)
     assert kinds["forgotten_carry"] == {"share": pytest.approx(2 / 3), "coverage": 0.5}
+    assert "pointing/located" not in row, "no critic was asked"
     assert coverage(referee, []) == {"pointing/failed": 0}
+
+
+def test_what_the_critic_locates_is_told_from_what_counts(verifiers: Verifiers) -> None:
+    """A right word that nothing confirmed covers nothing; who was not asked is not counted."""
+    referee = referee_of(verifiers, WITHHELD)
+    says = "a4=40.b1=50.c7=21.~9"
+    right, late, unasked = (
+        bout for critic in (Solver(writes=says), Solver(writes="a4=40.b1=50.c7=20.d6=36.~9"), None)
+        for bout in _bouts(verifiers, WRONG, critic=critic, overrides=(WITHHELD,))
+    )  # fmt: skip
+    row = coverage(referee, [replace(bout, pointing=None) for bout in (right, late, unasked)])
+    assert row["pointing/located"] == 0.5 and row["pointing/coverage"] == 0
+    assert row["pointing/kinds"] == {
+        "forgotten_carry": {"share": 1.0, "coverage": 0.0, "located": 0.5}
+    }
+
+
+def test_a_flaw_that_was_given_is_not_the_learners_mistake(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD)
+    given = "a4=40\nb1=50\nc7=20\n"
+    (bout,) = _bouts(verifiers, WRONG)
+    own = replace(bout, pointing=Pointing(2, "critic", "trusted"))
+    row = coverage(referee, [own, replace(bout, prefix=given, pointing=None)])
+    assert row["pointing/failed"] == 1 and row["pointing/lost_resets"] == 1
+    assert row["pointing/coverage"] == 1
+    all_lost = coverage(referee, [replace(bout, prefix=given)])
+    assert all_lost == {"pointing/failed": 0, "pointing/lost_resets": 1}
 
 
 def test_a_tenth_of_the_items_of_a_chat_model_are_there_with_a_plea_too(
