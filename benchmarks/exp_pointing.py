@@ -68,7 +68,8 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     "products": (
         "tasks.family=products",
         "tasks.params={min_terms=5, max_terms=7, min_digits=1, max_digits=1}",
-        "sft.easy.params={min_terms=2, max_terms=3}",
+        "sft.easy.params={min_terms=2, max_terms=4}",
+        "sft.easy.num_solutions=6400",  # there are no more of them
     ),
 }
 SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
