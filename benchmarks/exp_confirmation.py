@@ -1,11 +1,13 @@
 """Do continuations confirm what code confirms? Agreement against the tokens that they cost.
 
-    python benchmarks/exp_confirmation.py runs/pointing/sums/ours/3e-4/*/checkpoints/round_*
+    python benchmarks/exp_confirmation.py runs/pointing/sums/ours/3e-4/0/checkpoints/round_* \\
+        --others runs/pointing/base/sums/0 runs/pointing/base/sums/1
 
 Each checkpoint's learner solves as in a block of training, and every failed solution is pointed at
-twice: by the checkpoint's critic, and by chance, which is wrong nearly always. Continuations then
-test the claims, within budgets that are multiples of the learner's own tokens; code, which training
-was not shown, knows which of the claims are right. A finished checkpoint is kept;
+twice: by the checkpoint's critic, and by chance, which is wrong nearly always. The claims are then
+tested by continuations, within budgets that are multiples of the learner's own tokens, and by other
+critics, who confirm a step that they name too and refute it otherwise. Code, which training was not
+shown, knows which of the claims are right. A finished checkpoint is kept;
 benchmarks/results/confirmation.json is written after each. Leaves out the game around it.
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 import torch
 from harness import RESULTS, context, write_result
 
+from critic.critique import Critique, ParseFailure
 from critic.resampling import paired_mean
 from data.sources import draw_up_to
 from pipelines.game.bout import Pointing
@@ -29,6 +32,7 @@ from pipelines.game.confirmation import Confirmation
 from pipelines.game.curriculum import build_source
 from pipelines.game.pointing import Attempt, first_claimed, pass_rate
 from pipelines.game.referee import Referee
+from pipelines.rollouts.sample import Sample
 from pipelines.rollouts.sampler import Sampler
 from pipelines.run.origin import find_origin, load_samplers
 from rewards.solution import first_bad_step
@@ -37,6 +41,7 @@ from rewards.verifiers import Verifiers
 BUDGETS = (0.1, 0.25, 0.5, 1.0, 2.0)
 NUM_TASKS, GROUP, BATCH = 128, 8, 16  # tasks, solutions of each, tasks of a batch
 SOURCES = ("critic", "chance")
+SEED = 0
 
 
 def attempts_of(referee: Referee, learner: Sampler, critic: Sampler, seed: int) -> list[Attempt]:
@@ -52,10 +57,7 @@ def attempts_of(referee: Referee, learner: Sampler, critic: Sampler, seed: int) 
     failed = [place for place, one in enumerate(found) if one.failed]
     pairs = [(found[place].task, found[place].solution) for place in failed]
     for place, said in zip(failed, referee.criticise(pairs, critic, "critiques"), strict=True):
-        if said is not None:
-            read = (said.text, found[place].solution)
-            critique = referee.critiques.parse(*read, truncated=said.truncated)
-            found[place] = replace(found[place], critique=critique)
+        found[place] = replace(found[place], critique=read(referee, found[place], said))
     return found
 
 
@@ -72,7 +74,7 @@ def claims(source: str, attempts: Sequence[Attempt], seed: int) -> list[Pointing
     return found
 
 
-def tested(
+def by_continuations(
     referee: Referee,
     learner: Sampler,
     attempts: Sequence[Attempt],
@@ -91,11 +93,49 @@ def tested(
             f"{budget}/{first}", budget,
         )
     ]  # fmt: skip
+    return beside_code(referee, attempts, decided, confirmation.num_tokens)
+
+
+def by_another(
+    referee: Referee,
+    critic: Sampler,
+    attempts: Sequence[Attempt],
+    pointings: Sequence[Pointing | None],
+) -> dict[str, object]:
+    """Another critic's word on each claim, beside code's; it sees the solution, not the claim."""
+    told = {place for place, pointing in enumerate(pointings) if pointing is not None}
+    pairs = [(attempts[place].task, attempts[place].solution) for place in sorted(told)]
+    said = dict(zip(sorted(told), referee.criticise(pairs, critic, "another"), strict=True))
+    decided: list[Pointing | None] = []
+    for place, (attempt, pointing) in enumerate(zip(attempts, pointings, strict=True)):
+        if pointing is not None:
+            sample = said[place]
+            named = first_claimed(attempt.solution, read(referee, attempt, sample))
+            same = named == pointing.index
+            pointing = replace(pointing, status="confirmed" if same else "refuted")
+        decided.append(pointing)
+    tokens = {id(one): len(one.token_ids) for one in said.values() if one is not None}
+    return beside_code(referee, attempts, decided, sum(tokens.values()))
+
+
+def read(referee: Referee, attempt: Attempt, said: Sample | None) -> Critique | ParseFailure | None:
+    """A critique of an attempt."""
+    if said is None:
+        return None
+    return referee.critiques.parse(said.text, attempt.solution, truncated=said.truncated)
+
+
+def beside_code(
+    referee: Referee,
+    attempts: Sequence[Attempt],
+    decided: Sequence[Pointing | None],
+    num_tokens: int,
+) -> dict[str, object]:
+    """Decisions counted by what code says of the claim; agreement by task, with its interval."""
     counts: Counter[str] = Counter()
     agrees: dict[str, list[float]] = {}
     for attempt, pointing in zip(attempts, decided, strict=True):
-        steps = referee.dialect.check_steps(attempt.task, attempt.solution)
-        truth = first_bad_step(steps)
+        truth = first_bad_step(referee.dialect.check_steps(attempt.task, attempt.solution))
         if pointing is None or truth is None:
             continue
         counts[f"{'right' if pointing.index == truth else 'wrong'}, {pointing.status}"] += 1
@@ -103,45 +143,52 @@ def tested(
             right = (pointing.index == truth) == (pointing.status == "confirmed")
             agrees.setdefault(attempt.task.id, []).append(float(right))
     by_task = [sum(own) / len(own) for own in agrees.values()]
-    spread = paired_mean([0.0] * len(by_task), by_task)
-    own_tokens = sum(attempt.num_tokens for attempt in attempts)
+    found = paired_mean([0.0] * len(by_task), by_task)
     return {
         "counts": dict(counts),
-        "tokens": confirmation.num_tokens / own_tokens,
-        "agreement": spread.value,
-        "interval": spread.interval,
+        "tokens": num_tokens / sum(attempt.num_tokens for attempt in attempts),
+        "agreement": found.value,
+        "interval": found.interval,
     }
 
 
-def measure(checkpoint: Path, config: Path | None, seed: int) -> dict[str, object]:
+def measure(checkpoint: Path, config: Path | None, others: Sequence[Path]) -> dict[str, object]:
     """Everything of one checkpoint."""
     overrides = ("rollout.engine=transformers", "pointing.step_checks=false")
     origin = find_origin(checkpoint, config, overrides, None, True)
     with tempfile.TemporaryDirectory() as scratch, closing(Verifiers(10)) as verifiers:
         referee = Referee(origin.settings, verifiers)
-        learner, critic = load_samplers(origin, seed, Path(scratch))
+        learner, critic = load_samplers(origin, SEED, Path(scratch))
         assert critic is not None, "a checkpoint of a run has one"
-        attempts = attempts_of(referee, learner, critic, seed)
+        attempts = attempts_of(referee, learner, critic, SEED)
         found: dict[str, object] = {"pass_rate": pass_rate(one.verdict for one in attempts)}
         for source in SOURCES:
-            pointings = claims(source, attempts, seed)
-            found[source] = {
-                str(budget): tested(referee, learner, attempts, pointings, budget, seed)
+            pointings = claims(source, attempts, SEED)
+            rows = {
+                f"continuations, {budget:.0%} at most": by_continuations(
+                    referee, learner, attempts, pointings, budget, SEED
+                )
                 for budget in BUDGETS
             }
+            for num, other in enumerate(others):
+                place = Path(scratch) / f"{source}-{num}"
+                _, judge = load_samplers(replace(origin, critic=str(other)), SEED, place)
+                assert judge is not None, "it was just named"
+                rows[f"critic {other.name}"] = by_another(referee, judge, attempts, pointings)
+            found[source] = rows
     return found
 
 
 def table(results: Mapping[str, Mapping]) -> str:
     """A row for each checkpoint, source and budget."""
     lines = [
-        "| checkpoint | solved | pointer | claims, right | extra tokens | decided "
+        "| checkpoint | solved | pointer | claims, right | tested by | extra tokens | decided "
         "| agreement of the decided | confirmed, right of them |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in results.items():
         for source in SOURCES:
-            for row in found[source].values():
+            for test, row in found[source].items():
                 counts = Counter(row["counts"])
                 num = max(1, counts.total())
                 right = sum(n for key, n in counts.items() if key.startswith("right"))
@@ -153,7 +200,7 @@ def table(results: Mapping[str, Mapping]) -> str:
                     agreement = f"{row['agreement']:.0%} [{low:.0%}, {high:.0%}]"
                 lines.append(
                     f"| {name} | {found['pass_rate']:.0%} | {source} | {num}, {right / num:.0%} "
-                    f"| {row['tokens']:.0%} | {1 - open_ / num:.0%} | {agreement} "
+                    f"| {test} | {row['tokens']:.0%} | {1 - open_ / num:.0%} | {agreement} "
                     f"| {confirmed}, {counts['right, confirmed'] / max(1, confirmed):.0%} |"
                 )
     return "\n".join(lines)
@@ -163,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="*", type=Path)
     parser.add_argument("--config", type=Path, help="TOML, for a checkpoint that is no run's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--others", nargs="*", type=Path, default=[], help="critics' checkpoints")
     options = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "confirmation.json"
@@ -171,9 +218,8 @@ def main() -> None:
     for checkpoint in options.checkpoints:
         name = "/".join(part for part in checkpoint.parts[-6:] if part != "checkpoints")
         if name not in results:
-            results[name] = measure(checkpoint, options.config, options.seed)
-            facts = context({"tasks": options.seed})
-            write_result("confirmation", {"context": facts, "results": results})
+            results[name] = measure(checkpoint, options.config, options.others)
+            write_result("confirmation", {"context": context({}), "results": results})
             print(f"{name}: done", flush=True)
     print(table(results))
 
