@@ -164,6 +164,9 @@ def outcome(directory: Path) -> dict[str, object]:
         path = directory / f"{when}.json"
         if path.exists():
             found[when] = {"figures": json.loads(path.read_text())["figures"]}
+    path = directory / "summary.json"
+    if path.exists():
+        found["change"] = json.loads(path.read_text())["change"]
     return found
 
 
@@ -263,6 +266,51 @@ def table(results: Mapping[str, Mapping]) -> str:
     return "\n".join(lines)
 
 
+def critic_table(results: Mapping[str, Mapping]) -> str:
+    """How good each arm's critic stays: the worst round of the worst seed, and what changed.
+
+    Located: of the round's failed solutions that the critic judged, the share whose first flaw it
+    names first; by kind, of those kinds that make up a tenth of the mistakes and have ten of them.
+    The other figures are of the fixed audit; a seed is worse where the paired interval says so.
+    """
+    lines = [
+        "| arm | seeds | located: first round | least | least by kind | sound accused, most "
+        "| AUROC, Brier, false accusations worse |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[Mapping]] = {}
+    for name, found in results.items():
+        family, arm, _, seed = name.split("/")
+        if int(seed) not in SWEPT_SEEDS and "change" in found:
+            groups.setdefault((family, arm), []).append(found)
+    for (family, arm), runs in groups.items():
+        rounds = [point for run in runs for point in run["rounds"] if "pointing/located" in point]
+        if not rounds:
+            continue
+        first = [run["rounds"][0].get("pointing/located", math.nan) for run in runs]
+        by_kind = [kind for point in rounds for kind in often(point)]
+        accused = [number(p, "critic/false_accusations") for run in runs for p in run["rounds"]]
+        cells = [f"{statistics.fmean(first):.2f}"]
+        cells += [f"{min(number(point, 'pointing/located') for point in rounds):.2f}"]
+        cells += [f"{min(by_kind):.2f}" if by_kind else "-", f"{max(accused):.1%}"]
+        worse = [
+            sum(run["change"][name]["verdict"] == "worse" for run in runs)
+            for name in ("auroc", "brier", "false_accusations")
+        ]
+        cells += [", ".join(map(str, worse))]
+        lines.append(f"| {family}: {arm} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def often(point: Mapping) -> list[float]:
+    """The located share of each frequent kind of mistake in a round."""
+    kinds, failed = point.get("pointing/kinds", {}), point["pointing/failed"]
+    return [
+        kind["located"] for kind in kinds.values()
+        if "located" in kind and kind["share"] >= 0.1 and kind["share"] * failed >= 10
+    ]  # fmt: skip
+
+
 def first_at(rounds: Sequence[Mapping], goals: Sequence[float]) -> list[dict]:
     """The first round whose accuracy, over it and the two before, is at a goal; nothing if none."""
     for goal in goals:
@@ -319,7 +367,7 @@ def main() -> None:
                 seeds = {"sweep": len(SWEPT_SEEDS), **{f: n for f, (n, _) in SEEDS.items()}}
                 write_result("pointing", {"context": context(seeds), "results": results})
                 print(f"{job.name}: done", flush=True)
-    print(table(results))
+    print(table(results), critic_table(results), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from critic.value_drop import NOTHING, Decision, Tally, decide, expected_value
 from pipelines.game.bout import Pointing
 from pipelines.game.pointing import Attempt, pass_rate
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Player, Prompt
+from pipelines.rollouts.sample import Prompt, Respondent
 from rewards.solution import Solution
 from rewards.verdict import Verdict
 
@@ -85,7 +85,7 @@ class Confirmation:
         num_tested: claims that were tested so far.
     """
 
-    def __init__(self, referee: Referee, learner: Player, rng: random.Random) -> None:
+    def __init__(self, referee: Referee, learner: Respondent, rng: random.Random) -> None:
         self.referee, self.learner, self.rng = referee, learner, rng
         self.table = referee.settings.pointing
         self.num_tokens = self.num_tested = 0
