@@ -15,7 +15,7 @@ from rewards.solution import Solution, Step
 from rewards.verdict import Verdict
 
 Source = Literal["code", "critic", "chance"]
-Status = Literal["confirmed", "refuted", "unknown", "trusted"]
+Status = Literal["confirmed", "refuted", "unknown", "trusted", "agreed"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class RoundPlan:
         critic_points: whether the critic may point at the learner's flaws.
         audit_share: of the audit set that judges the critic, 0 to 1.
         critic_is_trusted: whether its pointings count that no test could decide.
+        others_decide: whether those of them count with which its pool agrees.
     """
 
     round: int
     critic_points: bool
     audit_share: float
     critic_is_trusted: bool = False
+    others_decide: bool = False
 
     @property
     def purpose(self) -> str:
@@ -61,8 +63,8 @@ class Pointing:
     Attributes:
         index: of the step.
         source: who says so.
-        status: what confirming it found; "trusted" if that found nothing and the critic's word
-            counts nevertheless (`game/trust.py`).
+        status: what confirming it found; if that found nothing, and the critic's word counts
+            nevertheless, "agreed" (`game/pool.py`) or "trusted" (`game/trust.py`).
         value_before: share of continuations from before the step that passed; None if untried.
         right_step: a step that stood there in a solution that passed; None where none is known.
     """
@@ -76,7 +78,7 @@ class Pointing:
     @property
     def counts(self) -> bool:
         """Whether credit follows from it."""
-        return self.status in ("confirmed", "trusted")
+        return self.status in ("confirmed", "trusted", "agreed")
 
 
 @dataclass(frozen=True)

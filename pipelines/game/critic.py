@@ -26,7 +26,7 @@ from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
 from pipelines.game.champion import NUM_SOLUTIONS, Agree, Trial
 from pipelines.game.lessons import Lessons
 from pipelines.game.referee import Referee
-from pipelines.game.trust import Trust, needs_trust
+from pipelines.game.trust import Trust, leaves_open
 from pipelines.rollouts.sample import Player, Sample, Scored
 
 
@@ -43,6 +43,7 @@ class CriticGame:
         weights: of the two classes, which the "tango" reward balances.
         trust: what is known of the critic's pointings.
         asks_trust: whether anything follows from it, and can be known.
+        asks_others: whether its pool must agree with what stays open.
         spent: tokens that this process generated since they were last taken, by what for.
     """
 
@@ -58,7 +59,9 @@ class CriticGame:
         self.lessons = Lessons(referee, critic)
         self.weights = CriticClassWeights()
         self.trust = Trust(referee.settings.pointing.trust)
-        self.asks_trust = self.lessons.can_plant and needs_trust(referee.settings.pointing)
+        table = referee.settings.pointing
+        self.asks_trust = self.lessons.can_plant and leaves_open(table) and table.trust < 1
+        self.asks_others = table.meta_checks > 0 and leaves_open(table)
         self.spent: Counter[str] = Counter()
 
     def train(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
@@ -92,6 +95,17 @@ class CriticGame:
         trial = Trial(self.referee, self.critic, items, f"{plan.purpose}/before")
         self.trust.audit(trial.standing)
         self.spent["trials"] += trial.num_tokens
+
+    def what_counts(self, plan: RoundPlan, agree: Callable[[bool], bool]) -> RoundPlan:
+        """The plan with what makes a pointing count that no test could decide.
+
+        Args:
+            plan: the round's so far.
+            agree: rank 0's value in every process, given one's own.
+        """
+        holds = plan.critic_points and self.asks_trust and agree(self.trust.holds)
+        may_count = holds or (plan.critic_points and not self.lessons.can_plant)
+        return replace(plan, critic_is_trusted=holds, others_decide=self.asks_others and may_count)
 
     def _trial(
         self, bouts: Sequence[Bout], plan: RoundPlan, trains: bool

@@ -28,6 +28,8 @@ from pipelines.game.evaluation import (
     probe_nll,
     rollout_figures,
 )
+from pipelines.game.pointing import first_claimed
+from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Sample
 from pipelines.settings.tables import EvaluateTable
@@ -74,6 +76,8 @@ class Probe:
         previous_nll: that of the reading before.
         audit: the critic on the fixed audit set.
         fresh: the critic on the round's rollouts; None where they got no critiques.
+        auditor: the critic that only audits, on the same; None without one.
+        agreement: of the failed ones the share in which both name the same step first, or none.
         rollouts: the rule on the round's rollouts.
     """
 
@@ -83,6 +87,8 @@ class Probe:
     audit: CriticAudit | None
     fresh: CriticAudit | None
     rollouts: RolloutFigures
+    auditor: CriticAudit | None = None
+    agreement: float | None = None
 
     def row(self) -> dict[str, object]:
         """The readings as metrics; what was measured of the critic under critic/."""
@@ -96,10 +102,11 @@ class Probe:
             "reward/pass_rate": self.rollouts.pass_rate,
             "reward/masked_samples": self.rollouts.num_masked,
         }
-        for prefix, audit in (("critic", self.audit), ("critic/fresh", self.fresh)):
+        audits = {"critic": self.audit, "critic/fresh": self.fresh, "auditor": self.auditor}
+        for prefix, audit in audits.items():
             found = {} if audit is None else audit.row()
             row |= {f"{prefix}/{name}": value for name, value in found.items()}
-        return row
+        return row | ({} if self.agreement is None else {"auditor/agreement": self.agreement})
 
 
 class Examiner:
@@ -111,6 +118,7 @@ class Examiner:
         critic: is examined on the audit set.
         tasks: held out.
         agree: rank 0's value in every process, given one's own: all must reach one verdict.
+        pool: may have a critic that only audits.
 
     Attributes:
         audited: the audit set; it must be drawn or loaded before the critic is examined.
@@ -123,9 +131,10 @@ class Examiner:
         critic: Player,
         tasks: HeldOutTasks,
         agree: Callable[[T], T],
+        pool: Pool | None = None,
     ) -> None:
         self.referee, self.learner, self.critic = referee, learner, critic
-        self.tasks, self.agree = tasks, agree
+        self.tasks, self.agree, self.pool = tasks, agree, pool
         self.audited: list[AuditedSolution] = []
         self._previous_nll: float | None = None
 
@@ -192,19 +201,25 @@ class Examiner:
         num = self.referee.settings.evaluate.num_samples
         groups = play_unrewarded(self.referee, self.learner, self.tasks.probe, num, purpose)
         audited = audit_share(self.audited, plan.audit_share)
+        judged, others = self._judged(bouts, purpose), list[Bout]()
+        if self.pool is not None and self.pool.auditor is not None:
+            with self.pool.as_auditor():
+                others = self._judged(bouts, purpose)
         own = Probe(
             nll=self._gold_nll(),
             previous_nll=self._previous_nll,
             evaluation=mean_at_k(groups),
             audit=audit_critic(self.referee, self.critic, audited, purpose),
-            fresh=audit_rollouts(self.referee, self._judged(bouts, purpose)),
+            fresh=audit_rollouts(self.referee, judged),
             rollouts=rollout_figures(bouts),
+            auditor=audit_rollouts(self.referee, others) if others else None,
+            agreement=_agreement(judged, others) if others else None,
         )
         probe = self.agree(own)
         self._previous_nll = probe.nll
         return probe
 
-    def _judged(self, bouts: Sequence[Bout], purpose: str) -> Sequence[Bout]:
+    def _judged(self, bouts: Sequence[Bout], purpose: str) -> list[Bout]:
         """Some of the round's bouts with a critique: the game asks for those of failures alone."""
         own = [bout for bout in bouts if bout.judgeable and not bout.prefix]
         tried = random.Random(purpose).sample(own, min(MAX_FRESH, len(own)))
@@ -223,3 +238,14 @@ class Examiner:
     def load_state_dict(self, state: dict[str, float | None]) -> None:
         """Go on where `state_dict` was taken."""
         self._previous_nll = state["previous_nll"]
+
+
+def _agreement(judged: Sequence[Bout], others: Sequence[Bout]) -> float | None:
+    """Of the failed bouts the share in which both critiques name the same step first, or none."""
+    pairs = [
+        [first_claimed(bout.solution, bout.judged.critique) for bout in pair if bout.judged]
+        for pair in zip(judged, others, strict=True)
+        if not pair[0].verdict.passed
+    ]
+    both = [named for named in pairs if len(named) == 2]
+    return sum(one == other for one, other in both) / len(both) if both else None

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from critic.critique import Critique, ParseFailure
 from pipelines.game.bout import Bout, Pointing, RoundPlan, Start
 from pipelines.game.confirmation import Confirmation
-from pipelines.game.pointing import Attempt, Pointer
+from pipelines.game.pointing import Attempt, Pointer, first_claimed
+from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Sample, Scored
 from rewards.solution import Solution
@@ -32,15 +34,22 @@ class LearnerGame:
         learner: solves.
         critic: criticises; None for no critiques.
         gather: the bouts of all processes, given one's own.
+        pool: checks the critic's word, where the plan asks it.
 
     Attributes:
         spent: tokens that this process generated since they were last taken, by what for.
     """
 
     def __init__(
-        self, referee: Referee, learner: Player, critic: Player | None, gather: Gather = list
+        self,
+        referee: Referee,
+        learner: Player,
+        critic: Player | None,
+        gather: Gather = list,
+        pool: Pool | None = None,
     ) -> None:
         self.referee, self.learner, self.critic, self.gather = referee, learner, critic, gather
+        self.pool = pool
         self.spent: Counter[str] = Counter()
 
     def play(self, starts: Sequence[Start], plan: RoundPlan) -> list[Bout]:
@@ -50,7 +59,7 @@ class LearnerGame:
             Every bout of it, of all processes, groups adjacent.
         """
         starts = [self._with_room(start) for start in starts]
-        block = LearnerBlock(self.referee, self.learner, self.critic, starts, plan)
+        block = LearnerBlock(self.referee, self.learner, self.critic, starts, plan, self.pool)
         prompts = [self.referee.problem(start.task, start.prefix) for start in starts]
         self.learner.play(prompts, block, plan.purpose)
         self.spent.update(block.spent)
@@ -78,6 +87,7 @@ class LearnerBlock:
     critic: Player | None
     starts: Sequence[Start]
     plan: RoundPlan
+    pool: Pool | None = None
     bouts: list[Bout] = field(default_factory=list)
     spent: Counter[str] = field(default_factory=Counter)
 
@@ -91,7 +101,10 @@ class LearnerBlock:
         """Score completions; the `Scorer` of the learner's block."""
         attempts = [self._attempt(*pair) for pair in zip(indices, samples, strict=True)]
         asked = self._criticise(attempts)
-        attempts = [self._with_critique(*pair) for pair in zip(attempts, asked, strict=True)]
+        attempts = [
+            replace(attempt, critique=self._read(attempt, said))
+            for attempt, said in zip(attempts, asked, strict=True)
+        ]
         pointings = self._point(attempts)
         rewards = [attempt.verdict.reward for attempt in attempts]
         shuffled = self.referee.settings.rewards.shuffled
@@ -123,17 +136,14 @@ class LearnerBlock:
             said = self.referee.criticise(pairs, self.critic, purpose)
         for place, sample in zip(wanted, said, strict=True):
             asked[place] = sample
-        distinct = {id(sample): len(sample.token_ids) for sample in asked if sample is not None}
-        self.spent["critiques"] += sum(distinct.values())
+        self.spent["critiques"] += num_tokens(asked)
         return asked
 
-    def _with_critique(self, attempt: Attempt, asked: Sample | None) -> Attempt:
-        if asked is None:
-            return attempt
-        critique = self.referee.critiques.parse(
-            asked.text, attempt.solution, truncated=asked.truncated
-        )
-        return replace(attempt, critique=critique)
+    def _read(self, attempt: Attempt, said: Sample | None) -> Critique | ParseFailure | None:
+        if said is None:
+            return None
+        read = self.referee.critiques.parse
+        return read(said.text, attempt.solution, truncated=said.truncated)
 
     def _point(self, attempts: Sequence[Attempt]) -> list[Pointing | None]:
         pointings = self._pointer.point(attempts, self.plan.critic_points)
@@ -144,9 +154,32 @@ class LearnerBlock:
             before = self._confirmation.num_tokens
             pointings = self._confirmation.confirm(attempts, pointings, purpose, self._budget())
             self.spent["continuations"] += self._confirmation.num_tokens - before
+        if self.plan.others_decide:
+            return self._agreed(attempts, pointings)
         if not self.plan.critic_is_trusted:
             return pointings
         return [replace(p, status="trusted") if p and _is_open(p) else p for p in pointings]
+
+    def _agreed(
+        self, attempts: Sequence[Attempt], pointings: Sequence[Pointing | None]
+    ) -> list[Pointing | None]:
+        """The critic's open pointings put to the pool; it sees the solutions, not the claims."""
+        assert self.pool is not None, "the plan would not ask it"
+        claims = {i: p for i, p in enumerate(pointings) if p is not None and _is_open(p)}
+        if not claims:
+            return list(pointings)
+        pairs = [(attempts[i].task, attempts[i].solution) for i in claims]
+        purpose = f"{self.plan.purpose}/{self.learner.num_steps}/meta-check"
+        with self.learner.timed("confirm"):
+            said = self.pool.ask(self.referee, pairs, purpose)
+        self.spent["meta_checks"] += sum(map(num_tokens, said))
+        found = list(pointings)
+        for (place, claim), words in zip(claims.items(), zip(*said, strict=True), strict=True):
+            read = [self._read(attempts[place], one) for one in words]
+            named = {first_claimed(attempts[place].solution, critique) for critique in read}
+            if named == {claim.index}:
+                found[place] = replace(claim, status="agreed")
+        return found
 
     def _budget(self) -> float:
         """Of continuations, as a multiple of the learner's tokens."""
@@ -196,6 +229,11 @@ def broken_off(solution: Solution, given: int) -> tuple[int, int] | None:
     if start == len(solution.text):  # it ends with a step, and without an answer
         start = max([given, *(step.start for step in solution.steps[-1:])])
     return None if start == len(solution.text) else (start - given, len(solution.text) - given)
+
+
+def num_tokens(samples: Sequence[Sample | None]) -> int:
+    """Tokens of the distinct samples: equal solutions share one."""
+    return sum({id(one): len(one.token_ids) for one in samples if one is not None}.values())
 
 
 def _is_open(pointing: Pointing) -> bool:

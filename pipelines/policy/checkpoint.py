@@ -4,7 +4,7 @@ Leaves out the names of its tensors (`policy/tensors.py`) and the checkpoints of
 optimizers (`run/checkpoints.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +12,12 @@ from huggingface_hub import snapshot_download
 from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
+from safetensors.torch import load, save
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import model  # noqa: F401  registers our classes
+from data.atomic import write_bytes_atomic
 from data.json_table import read_table
 from pipelines.errors import UserError, as_user_error
 from pipelines.policy.manifest import checkpoint_manifest
@@ -46,6 +48,23 @@ def trained_tensors(policy: Policy) -> dict[str, torch.Tensor]:
         for n, t in policy.state_dict().items()
         if n in trainable or n not in frozen
     }
+
+
+def put_tensors(policy: Policy, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Give a policy what `trained_tensors` took of it, or of one like it."""
+    own = policy.state_dict()
+    for name, tensor in tensors:
+        own[name].copy_(tensor)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors by name, whole or not at all; `read_tensors` reads them."""
+    write_bytes_atomic(path, save({name: one.contiguous() for name, one in tensors.items()}))
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """What `save_tensors` wrote."""
+    return load(path.read_bytes())
 
 
 def role_path(settings: Settings, role: RoleTable) -> str:

@@ -138,7 +138,7 @@ class Player(Respondent, Protocol):
         ...
 
     def weights_copy(self) -> Weights:
-        """A copy of the policy's weights, by name."""
+        """A copy of the policy's tensors that training changes, by name."""
         ...
 
     def put_back(self, weights: Weights) -> None:

@@ -21,14 +21,17 @@ from pipelines.policy.checkpoint import (
     check_vocabulary,
     load_policy,
     load_tokenizer,
+    local_folder,
     role_path,
     share_base,
+    trained_tensors,
 )
 from pipelines.policy.fp8 import fp8_checkpoint, train_in_fp8
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.process import on_cpu
 from pipelines.rollouts.engine import Engine, SyncedEngine
+from pipelines.rollouts.sample import Weights
 from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.servers.engine import ServerEngine
 from pipelines.rollouts.servers.start import open_engine
@@ -46,10 +49,11 @@ NUM_SEQUENCES = 8  # on which the sync compares engine and policy
 
 @dataclass(frozen=True)
 class Roles:
-    """The two policies of a run."""
+    """The two policies of a run, and the weights of a critic that only audits."""
 
     learner: RoleTrainer
     critic: RoleTrainer
+    auditor: Weights | None = None
 
     def named(self) -> dict[str, RoleTrainer]:
         """Both, by name."""
@@ -98,11 +102,32 @@ def build_roles(
             name, settings, table, policy, start, engines[name], tokenizer, sequences
         )
         built[name] = RoleTrainer(specs[name], policy, sampler, on_step)
-    roles = Roles(**built)
+    roles = Roles(**built, auditor=_auditor(settings, tokenizer, built["critic"]))
     if _share_a_base(settings, paths):
         share_base(roles.learner.policy, roles.critic.policy)
     _check_world(roles.learner.accelerator.num_processes, settings.run.num_processes)
     return roles
+
+
+def _auditor(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, critic: RoleTrainer
+) -> Weights | None:
+    """The weights of the critic that only audits: the critic's engine serves them.
+
+    Raises:
+        UserError: it has another vocabulary or another shape than the critic.
+    """
+    path = local_folder(settings.critic.auditor)
+    if not path:
+        return None
+    check_vocabulary(tokenizer, load_tokenizer(path), role_path(settings, settings.critic), path)
+    weights, own = trained_tensors(load_policy(path, settings.critic)), critic.weights_copy()
+    if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
+        raise UserError(
+            f"critic.auditor = {path} is a model of another shape than the critic's, whose engine "
+            "is to serve it: name a checkpoint of the same model"
+        )
+    return weights
 
 
 def _shared_tokenizer(paths: Mapping[str, str]) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ import model  # noqa: F401  registers our classes
 from data.records import Task
 from pipelines.errors import UserError
 from pipelines.game.referee import Referee
-from pipelines.policy.checkpoint import chat_ids, check_checkpoint, role_path
+from pipelines.policy.checkpoint import chat_ids, check_checkpoint, local_folder, role_path
 from pipelines.policy.fp8 import check_fp8
 from pipelines.rollouts.sample import Prompt
 from pipelines.rollouts.vllm_engine import require_vllm
@@ -47,6 +47,13 @@ def check_settings(settings: Settings) -> None:
         check_library_table(f"{name}.lora", role.lora, LoraConfig)
     if settings.rollout.engine == "vllm":
         require_vllm()
+    if settings.critic.auditor:
+        if settings.critic.lora or settings.rollout.precision == "fp8":
+            raise UserError(
+                "critic.auditor is a whole checkpoint in the critic's engine: it does not go with "
+                'critic.lora or rollout.precision = "fp8"'
+            )
+        check_checkpoint("critic.auditor", local_folder(settings.critic.auditor))
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
         check_checkpoint(f"{name}.model", role_path(settings, role))
         if settings.rollout.precision == "fp8":

@@ -9,7 +9,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -30,8 +29,10 @@ from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.game.examiner import Examiner, HeldOutTasks, Probe
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.learner import LearnerGame
+from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee
 from pipelines.game.resets import Resets
+from pipelines.policy.checkpoint import read_tensors, save_tensors
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.ledger import Ledger
@@ -79,10 +80,15 @@ class Run:
         learner, critic = self.roles.learner, self.roles.critic
         self.tasks_per_round = learner.prompts_per_block(settings.learner.steps_per_round)
         self.curriculum.draw(0, self.tasks_per_round)  # a source too small for one round fails now
-        self.learner_game = LearnerGame(self.referee, learner, critic, gather_object)
+        self.pool = Pool(
+            self.directory.path / "pool", critic, save_tensors, read_tensors,
+            settings.pointing.meta_checks, settings.critic.pool_every, self.roles.auditor,
+            self.processes.is_main_process,
+        )  # fmt: skip
+        self.learner_game = LearnerGame(self.referee, learner, critic, gather_object, self.pool)
         self.critic_game = CriticGame(self.referee, critic, self.round_log.remark, agreed)
         self.resets = Resets(settings.pointing, settings.run.seed)
-        self.examiner = Examiner(self.referee, learner, critic, held_out, agreed)
+        self.examiner = Examiner(self.referee, learner, critic, held_out, agreed, self.pool)
         self.monitor = RunMonitor(settings.monitor)
         self.interventions = Interventions()
         self.gate = Gate(Contamination([task.question for task in held_out.all()]))
@@ -126,11 +132,13 @@ class Run:
         for role in self.roles.named().values():
             role.sampler.ledger = self.ledger
         self.directory.drop_rows_from(self.next_round)
+        self.pool.drop_from(self.next_round)
         if self.directory.is_main:  # the open round's records, if it got as far as that
             self.corpus.drop_rounds(after=self.next_round - 1)
         self.directory.status("running", round=self.next_round)
         if self.next_round == 0:
-            self._evaluate_cold_start()
+            self.pool.begin()
+            self._evaluate_cold_start()  # every process waits there: all see the pool's files
             self._load_audit_set()
             self._audit_trust()
 
@@ -168,8 +176,7 @@ class Run:
             self.round = self.ledger.round = round_
             self.round_log.begin(round_)
             plan = self.interventions.plan(round_, self.settings)
-            asked = plan.critic_points and self.critic_game.asks_trust
-            yield replace(plan, critic_is_trusted=asked and agreed(self.critic_game.trust.holds))
+            yield self.critic_game.what_counts(plan, agreed)
 
     def __exit__(
         self,
@@ -234,6 +241,7 @@ class Run:
             facts = self._agreed_weights() | coverage(self.referee, bouts)
             facts |= self.critic_game.trust.row() if self.critic_game.asks_trust else {}
             self.log_round(plan, probe, health, records, facts)
+            self.pool.after(plan.round)
             clean = self.monitor.state.last_clean_check
             self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), keep=clean)
         self.directory.status("running", round=plan.round + 1, monitor=health.state)

@@ -33,6 +33,14 @@ class PointingTable(Table):
         "share of its pointings at planted flaws is right, by the lower end of a 95% interval; 1 "
         "trusts no critic.",
     )
+    meta_checks: int = Field(
+        default=0,
+        ge=0,
+        description="A critic's pointing that no test could decide counts only if so many members "
+        "of its pool name the same step too: the critic that the run began with, then its latest "
+        "snapshots. Where no flaw can be planted, and nothing says how far to trust it, their "
+        "agreement alone makes it count; 0 asks none.",
+    )
     credit: bool = Field(
         default=True,
         description="Whether a first flaw that counts alone carries the penalty of its solution.",

@@ -180,6 +180,16 @@ class CriticTable(RoleTable):
         ge=0,
         description="The number of first rounds in which the critic learns and does not point yet.",
     )
+    pool_every: int = Field(
+        default=4,
+        ge=1,
+        description="The rounds between two snapshots of the critic for `pointing.meta_checks`.",
+    )
+    auditor: str = Field(
+        default="",
+        description="A checkpoint's folder or hub id, of another seed: a critic that neither "
+        "learns nor points, whose words on each round's solutions are logged beside the critic's.",
+    )
     champion: bool = Field(
         default=True,
         description="Whether a round's training of a critic that points is taken back where the "

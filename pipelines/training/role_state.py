@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pipelines.policy.checkpoint import put_tensors
+
 if TYPE_CHECKING:
     from pipelines.training.trainer import RoleTrainer
 
@@ -29,9 +31,7 @@ def restore_role(
     role: "RoleTrainer", state: dict[str, object], tensors: Iterable[tuple[str, torch.Tensor]]
 ) -> None:
     """Put the weights back now, and the optimizer when the next block prepares it."""
-    own = role.policy.state_dict()
-    for name, tensor in tensors:
-        own[name].copy_(tensor)
+    put_tensors(role.policy, tensors)
     role.state.global_step = state["global_step"]
     role.state.num_input_tokens_seen = state["num_input_tokens_seen"]
     if state["temperature"] != role.temperature:

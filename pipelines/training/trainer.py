@@ -20,6 +20,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from pipelines.errors import UserError, as_user_error
+from pipelines.policy.checkpoint import put_tensors, trained_tensors
 from pipelines.policy.moe import Policy, freeze_multi_token_layers
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.rollouts.sample import Prompt, Sample, Scored, Scorer, Weights
@@ -178,12 +179,12 @@ class RoleTrainer(GRPOTrainer):
         return [row[len(before) - 1 :] for row, before in zip(scores, asked, strict=True)]
 
     def weights_copy(self) -> Weights:
-        """A copy of the policy's weights, by name."""
-        return {name: tensor.clone() for name, tensor in self.policy.state_dict().items()}
+        """A copy of the policy's tensors that training changes, by name."""
+        return trained_tensors(self.policy)
 
     def put_back(self, weights: Weights) -> None:
         """Give the policy the weights of an earlier copy; its optimizer stays as it is."""
-        self.policy.load_state_dict(dict(weights))
+        put_tensors(self.policy, weights.items())
         self.sampler.weights_changed()
 
     def timed(self, stage: str) -> AbstractContextManager[None]:

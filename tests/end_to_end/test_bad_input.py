@@ -88,6 +88,11 @@ def _refused(capfd: Capture, command: list[str]) -> str:
         ),
         (["run.num_processes=2"], r"num_processes = 2 but the launcher started 1: .*--multi_gpu"),
         (["learner.model=runs/absent"], r"learner\.model: runs/absent does not exist: run .*sft"),
+        (["critic.auditor=runs/absent"], r"critic\.auditor: runs/absent does not exist"),
+        (
+            ["critic.auditor=runs/absent", "critic.lora={r=2}"],
+            r"critic\.auditor is a whole checkpoint .* does not go with critic\.lora",
+        ),
         (["evaluate.num_tasks=100000"], r'of 100000 distinct "test" tasks: ask for fewer'),
     ],
 )  # fmt: skip

@@ -63,6 +63,16 @@ def test_trl_peft_and_transformers_refuse(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_auditor_of_another_shape_is_refused(
+    checkpoint: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    other = save(random_moe(character_tokenizer(), num_hidden_layers=1), tmp_path / "other")
+    overrides = ("rollout.engine=transformers", f"critic.auditor={other}")
+    line = refused(capfd, rl.main, arguments(checkpoint, tmp_path / "run", *overrides))
+    assert f"critic.auditor = {other} is a model of another shape than the critic's" in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(ENGINE != "vllm", reason="vLLM is not installed")
 def test_vllm_refuses_a_context_beyond_the_models(tmp_path: Path, capfd: Capture) -> None:
     dense = save(random_llama(character_tokenizer()), tmp_path / "dense")  # 128 positions

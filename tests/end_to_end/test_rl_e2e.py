@@ -42,8 +42,16 @@ DELICATE = (
     "critic.grpo.learning_rate=1e-3",
     "critic.router_bias_rate=0.01",
     "rollout.probe_every=1",
+    "pointing.step_checks=false",
+    "pointing.trust=0",  # whatever its audits say, so that its pool is asked
+    "pointing.meta_checks=2",
+    "critic.pool_every=1",
 )
 PYTHON = [sys.executable, "pipelines/rl.py"]
+
+
+def _delicate(base: Path) -> tuple[str, ...]:
+    return (*DELICATE, f"critic.auditor={base}")
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -70,7 +78,7 @@ def whole(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """The uninterrupted run, started as the README says, not waited for."""
     directory = tmp_path_factory.mktemp("whole") / "run"
-    command = [*accelerate(), *arguments(judgeable, directory, *DELICATE)]
+    command = [*accelerate(), *arguments(judgeable, directory, *_delicate(judgeable))]
     process = _start(command, directory.parent / "log")
     yield process, directory
     process.kill()
@@ -99,7 +107,7 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
     def in_round(number: int) -> Callable[[], bool]:
         return lambda: any(row["round"] == number for row in rows(directory, "step"))
 
-    start = [*PYTHON, *arguments(judgeable, directory, *DELICATE)]
+    start = [*PYTHON, *arguments(judgeable, directory, *_delicate(judgeable))]
     resume = [*PYTHON, "--resume", str(directory)]
     code = _signal_when(_start(start, log), signal.SIGKILL, in_round(1))
     assert code == -signal.SIGKILL, log.read_text()
@@ -155,6 +163,11 @@ def test_the_command_of_the_docs_runs_to_its_table(
     assert checkpoints == [f"round_{n:05d}" for n in range(ROUNDS)]
     for role in ("learner", "critic"):
         check_checkpoint(role, str(directory / "checkpoints" / checkpoints[-1] / role))
+    pool = sorted(path.name for path in (directory / "pool").iterdir())
+    assert pool == [f"round_{ROUNDS - 1:05d}.safetensors", "start.safetensors"]
+    rounds = rows(directory, "round")
+    assert all(0 <= float(str(row["auditor/agreement"])) <= 1 for row in rounds)
+    assert rounds[0]["tokens/meta_checks"], "the pool was asked"
     hashes = [str(row["policy/weights_hash"]) for row in rows(directory, "round")]
     assert len(set(hashes)) == ROUNDS, "the policy did not move in every round"
     for row in rows(directory, "step"):
@@ -167,7 +180,7 @@ def test_the_command_of_the_docs_runs_to_its_table(
 
 def test_two_processes_train_one_policy(judgeable: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    overrides = (*DELICATE, "run.rounds=2", "run.num_processes=2")
+    overrides = (*_delicate(judgeable), "run.rounds=2", "run.num_processes=2")
     result = run([*accelerate(2), *arguments(judgeable, directory, *overrides)])
     assert result.returncode == 0, result.stderr[-3000:]
     assert status(directory)["state"] == "finished"
