@@ -1,13 +1,14 @@
-"""Mathematical equality with math-verify, in a worker that can be killed.
+"""Are two final answers the same? By reading them, else with math-verify, in a killable worker.
 
 SymPy hangs on inputs as short as `9^{9^9}`, and math-verify's own timeouts score such an
-answer 0. Here it is a `timeout`. An answer that is equal but unsimplified counts as
-correct, as math-verify has it.
+answer 0. Here it is a `timeout`. An answer that is equal but unsimplified counts as correct, as
+math-verify has it, but for sums and products where the reference is a number (`answers.py`).
 """
 
 from importlib.metadata import version
 
 from data.records import Task
+from rewards.answers import VERSION
 from rewards.killable_worker import KillableWorker
 from rewards.solution import Solution
 from rewards.verdict import Verdict
@@ -22,7 +23,7 @@ class MathVerifier:
         if not timeout_seconds > 0:
             raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds}")
         self._timeout_seconds = timeout_seconds
-        self._version = f"math-verify {version('math-verify')}"
+        self._version = f"{VERSION} with math-verify {version('math-verify')}"
         self._worker = KillableWorker("math")
 
     @property

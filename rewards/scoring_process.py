@@ -13,10 +13,13 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import BinaryIO, TextIO
 
+from rewards.answers import compare
+
+CLOSE = 1e-9  # of a number: two that differ by less are one, written as a decimal
 MAX_MEMORY_BYTES = 4 * 1024**3
 ORPHAN_GRACE_SECONDS = 1.0
 IDLE_CHECK_SECONDS = 5.0
@@ -77,19 +80,42 @@ def _load(kind: str) -> Scorer:
 
 
 def _score_math(job: Mapping[str, object]) -> dict[str, object]:
-    """Compare two answers with math-verify.
+    """Compare two answers: by reading them where that is enough, else with math-verify.
 
     Its own timeouts and error handling are off: they turn a hang or a failure into False.
     """
+    pair = compare(str(job["reference"]), str(job["answer"]))
+    if pair.same is not None:
+        return {"status": "scored", "score": float(pair.same)}
     from math_verify import verify
 
-    gold, answer = _parse_math(str(job["reference"])), _parse_math(str(job["answer"]))
+    gold = _parse_math(pair.reference)
     if not gold:
         return {"status": "error", "detail": f"reference {job['reference']!r} holds no mathematics"}
-    if not answer:
-        return {"status": "unreadable", "detail": "the answer holds no mathematics"}
-    equal = verify(gold, answer, timeout_seconds=None, raise_on_error=True)
+    strictly = {"timeout_seconds": None, "raise_on_error": True}
+    try:
+        answer = _parse_math(pair.answer)
+        if not answer:
+            return {"status": "unreadable", "detail": "the answer holds no mathematics"}
+        equal = verify(gold, answer, **strictly) and not _differ(gold, answer)
+    except Exception as error:
+        verify(gold, gold, **strictly)  # else the answer's fault, not the reference's
+        return {"status": "unreadable", "detail": f"{type(error).__name__}: {error}"[:500]}
     return {"status": "scored", "score": float(equal)}
+
+
+def _differ(gold: Sequence[object], answer: Sequence[object]) -> bool:
+    """Whether two numbers that math-verify calls equal are not: it rounds to six decimals."""
+    from sympy import Expr, N
+
+    numbers = [[one for one in parsed if isinstance(one, Expr)] for parsed in (gold, answer)]
+    pairs = [(g, a) for g in numbers[0] for a in numbers[1] if g.is_number and a.is_number]
+    if not pairs:
+        return False
+    return not any(
+        g == a or (g.is_finite and a.is_finite and abs(N(g - a, 20)) <= abs(N(g, 20)) * CLOSE)
+        for g, a in pairs
+    )
 
 
 def _parse_math(text: str) -> list[object]:
