@@ -82,14 +82,14 @@ def _decide(reference: str, answer: str) -> bool | None:
             return _same_parts(ours, pattern.fullmatch(answer))
     if _LETTERS.fullmatch(reference) and not re.fullmatch("[A-Z]", reference):
         return _same_letters(reference, answer)
-    ours, theirs = _ENDS.fullmatch(reference), _ENDS.fullmatch(answer)
-    if ours is not None and theirs is not None and ours.groups() != theirs.groups():
+    ends = [one.groups() for text in (reference, answer) if (one := _ENDS.fullmatch(text))]
+    if len(ends) == 2 and ends[0] != ends[1]:
         return False
-    ours = read_quantity(reference)
-    if ours is not None:
-        theirs = read_quantity(answer)
-        if theirs is not None:
-            return same_quantity(ours, theirs)
+    number = read_quantity(reference)
+    if number is not None:
+        other = read_quantity(answer)
+        if other is not None:
+            return same_quantity(number, other)
         return False if _UNWORKED.search(answer) else None
     if re.fullmatch("[A-Z]", reference):
         choice = _CHOICE.fullmatch(answer)

@@ -9,27 +9,27 @@ from importlib.metadata import version
 
 from data.records import Task
 from rewards.answers import VERSION
-from rewards.killable_worker import KillableWorker
 from rewards.solution import Solution
 from rewards.verdict import Verdict
+from rewards.worker_pool import WorkerPool
 
 NAME = "math"
 
 
 class MathVerifier:
-    """Verifies answers against `task.reference`, one persistent process for all of them."""
+    """Verifies answers against `task.reference`, in as many processes as there are workers."""
 
-    def __init__(self, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, timeout_seconds: float = 5.0, workers: int = 1) -> None:
         if not timeout_seconds > 0:
             raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds}")
         self._timeout_seconds = timeout_seconds
         self._version = f"{VERSION} with math-verify {version('math-verify')}"
-        self._worker = KillableWorker("math")
+        self._pool = WorkerPool("math", workers)
 
     @property
-    def worker_pid(self) -> int | None:
-        """Process id of the worker while it lives."""
-        return self._worker.pid
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that live."""
+        return self._pool.pids
 
     def verify(self, task: Task, solution: Solution) -> Verdict:
         """Judge one solution; a malformed one, or an answer that is not mathematics, is invalid.
@@ -40,8 +40,8 @@ class MathVerifier:
         if solution.answer is None:
             return Verdict("invalid", NAME, self._version, 0.0, f"malformed: {solution.defect}")
         job = {"reference": task.reference, "answer": solution.answer}
-        return self._worker.ask(job, self._timeout_seconds).verdict(NAME, self._version)
+        return self._pool.ask(job, self._timeout_seconds).verdict(NAME, self._version)
 
     def close(self) -> None:
-        """End the worker."""
-        self._worker.close()
+        """End the workers."""
+        self._pool.close()

@@ -19,9 +19,10 @@ from reasoning_gym.factory import DATASETS
 
 from data.errors import UserError
 from data.records import Task
-from rewards.killable_worker import KillableWorker, Reply
+from rewards.killable_worker import Reply
 from rewards.solution import Solution
 from rewards.verdict import Verdict, score_verdict
+from rewards.worker_pool import WorkerPool
 
 NAME = "puzzle"
 
@@ -29,17 +30,17 @@ NAME = "puzzle"
 class PuzzleVerifier:
     """Verifies answers with the scorer of the family that made the task."""
 
-    def __init__(self, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, timeout_seconds: float = 5.0, workers: int = 1) -> None:
         if not timeout_seconds > 0:
             raise ValueError(f"timeout_seconds must be above 0, got {timeout_seconds}")
         self._timeout_seconds = timeout_seconds
         self._version = f"reasoning-gym {version('reasoning-gym')}"
-        self._worker = KillableWorker("puzzle")
+        self._pool = WorkerPool("puzzle", workers)
 
     @property
-    def worker_pid(self) -> int | None:
-        """Process id of the worker while it lives; None until a family needs it."""
-        return self._worker.pid
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that live; none until a family needs one."""
+        return self._pool.pids
 
     def verify(self, task: Task, solution: Solution) -> Verdict:
         """Judge one solution: correct only at full score, malformed is invalid.
@@ -62,15 +63,15 @@ class PuzzleVerifier:
         return score_verdict(score, NAME, self._version)
 
     def _ask(self, job: Mapping[str, object]) -> Reply:
-        reply = self._worker.ask(job, self._timeout_seconds)
+        reply = self._pool.ask(job, self._timeout_seconds)
         if not reply.died:
             return reply
-        reply = self._worker.ask(job, self._timeout_seconds)
+        reply = self._pool.ask(job, self._timeout_seconds)
         return Reply("unreadable", detail=reply.detail) if reply.died else reply
 
     def close(self) -> None:
-        """End the worker, if there is one."""
-        self._worker.close()
+        """End the workers, if there are any."""
+        self._pool.close()
 
 
 def _dataset_name(task: Task) -> str:

@@ -137,10 +137,10 @@ def _read(text: str) -> Quantity | None:
         if found is None:
             continue
         read = _value(found)
-        unit = _after(text[found.end() :])
-        if read is None or unit is None:
+        rest = _after(text[found.end() :])
+        if read is None or rest is None:
             continue
-        scale, is_percent, unit = unit
+        scale, is_percent, unit = rest
         if money:
             unit = _CURRENCIES[money[1].lower().rstrip(".")]
         value, decimals = read

@@ -1,6 +1,8 @@
 """One way into all verifiers: each task names the one that judges it."""
 
 import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from data.errors import UserError
 from data.records import Task
@@ -14,11 +16,17 @@ _EXACT_VERSION = "1"
 
 
 class Verifiers:
-    """The puzzle, math and exact verifiers; close it to end their workers."""
+    """The puzzle, math and exact verifiers; close it to end their workers.
 
-    def __init__(self, timeout_seconds: float = 5.0) -> None:
-        self.puzzle = PuzzleVerifier(timeout_seconds)
-        self.math = MathVerifier(timeout_seconds)
+    Args:
+        timeout_seconds: an answer's deadline.
+        workers: the most processes of each kind, which judge a batch in parallel.
+    """
+
+    def __init__(self, timeout_seconds: float = 5.0, workers: int = 1) -> None:
+        self.puzzle = PuzzleVerifier(timeout_seconds, workers)
+        self.math = MathVerifier(timeout_seconds, workers)
+        self._threads = ThreadPoolExecutor(workers)  # none starts before the first batch
 
     def verify(self, task: Task, solution: Solution) -> Verdict:
         """Judge one solution with the verifier that `task.verifier` names.
@@ -37,8 +45,22 @@ class Verifiers:
             f"task {task.id} asks for verifier {task.verifier!r}: use 'puzzle', 'math' or 'exact'"
         )
 
+    def verify_all(self, pairs: Sequence[tuple[Task, Solution]]) -> list[Verdict]:
+        """Judge a batch in parallel, in its order; equal answers to one task are judged once.
+
+        Raises:
+            UserError: as `verify` does.
+            RuntimeError: as `verify` does.
+        """
+        keys = [(task.id, task.reference, one.answer, one.defect) for task, one in pairs]
+        distinct = dict(zip(keys, pairs, strict=True))
+        found = self._threads.map(lambda pair: self.verify(*pair), distinct.values())
+        verdicts = dict(zip(distinct, found, strict=True))
+        return [verdicts[key] for key in keys]
+
     def close(self) -> None:
         """End all workers."""
+        self._threads.shutdown(cancel_futures=True)
         self.puzzle.close()
         self.math.close()
 

@@ -153,10 +153,12 @@ class Confirmation:
             for claim, start in zip(claims, starts, strict=True)
         ]
         drawn = self.learner.sample(prompts, purpose, self.table.look)
-        for claim, start, samples in zip(claims, starts, drawn, strict=True):
-            self.num_tokens += sum(len(sample.token_ids) for sample in samples)
-            for sample in samples:
-                claim.see(*self.referee.read(claim.attempt.task, sample, start), before)
+        begun = zip(claims, starts, drawn, strict=True)
+        flat = [(claim, start, sample) for claim, start, samples in begun for sample in samples]
+        self.num_tokens += sum(len(sample.token_ids) for _, _, sample in flat)
+        read = self.referee.read_all([(c.attempt.task, sample, start) for c, start, sample in flat])
+        for (claim, _, _), judged in zip(flat, read, strict=True):
+            claim.see(*judged, before)
 
 
 def claims_of(attempts: Sequence[Attempt], pointings: Sequence[Pointing | None]) -> list[Claim]:

@@ -79,13 +79,10 @@ def play_unrewarded(
     """Sample k solutions per task at the configured temperature and verify them; no update."""
     temperature = referee.settings.learner.temperature
     drawn = learner.sample([referee.problem(task) for task in tasks], purpose, k, temperature)
-    groups = []
-    for task, samples in zip(tasks, drawn, strict=True):
-        read = [(sample, *referee.read(task, sample)) for sample in samples]
-        groups.append(
-            [Bout(task, s, solution, verdict, None, None) for s, solution, verdict in read]
-        )
-    return groups
+    flat = [(task, s, "") for task, samples in zip(tasks, drawn, strict=True) for s in samples]
+    read = zip(flat, referee.read_all(flat), strict=True)
+    bouts = [Bout(task, sample, *judged, None, None) for (task, sample, _), judged in read]
+    return [bouts[first : first + k] for first in range(0, len(bouts), k)]
 
 
 def mean_at_k(groups: Sequence[Sequence[Bout]], seed: int = 0) -> Evaluation:

@@ -99,7 +99,7 @@ class LearnerBlock:
 
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
         """Score completions; the `Scorer` of the learner's block."""
-        attempts = [self._attempt(*pair) for pair in zip(indices, samples, strict=True)]
+        attempts = self._attempts(indices, samples)
         asked = self._criticise(attempts)
         attempts = [
             replace(attempt, critique=self._read(attempt, said))
@@ -119,10 +119,14 @@ class LearnerBlock:
             for a, _, _, p, reward in found
         ]
 
-    def _attempt(self, index: int, sample: Sample) -> Attempt:
-        start = self.starts[index]
-        solution, verdict = self.referee.read(start.task, sample, start.prefix)
-        return Attempt(index, start.task, start.prefix, solution, verdict, len(sample.token_ids))
+    def _attempts(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Attempt]:
+        starts = [self.starts[index] for index in indices]
+        pairs = list(zip(starts, samples, strict=True))
+        read = self.referee.read_all([(start.task, one, start.prefix) for start, one in pairs])
+        return [
+            Attempt(index, start.task, start.prefix, *judged, len(sample.token_ids))
+            for index, (start, sample), judged in zip(indices, pairs, read, strict=True)
+        ]
 
     def _criticise(self, attempts: Sequence[Attempt]) -> list[Sample | None]:
         """A critique of each distinct solution, where a critic may point."""

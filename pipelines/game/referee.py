@@ -75,9 +75,19 @@ class Referee:
 
     def read(self, task: Task, sample: Sample, prefix: str = "") -> tuple[Solution, Verdict]:
         """Parse and verify one completion, after the beginning that it continues."""
-        text = prefix + sample.text
-        solution = self.dialect.parse_solution(text, truncated=sample.truncated)
-        return solution, self.verifiers.verify(task, solution)
+        return self.read_all([(task, sample, prefix)])[0]
+
+    def read_all(
+        self, completions: Sequence[tuple[Task, Sample, str]]
+    ) -> list[tuple[Solution, Verdict]]:
+        """The same of a batch, whose answers are judged in parallel."""
+        parse = self.dialect.parse_solution
+        pairs = [
+            (task, parse(prefix + sample.text, truncated=sample.truncated))
+            for task, sample, prefix in completions
+        ]
+        verdicts = self.verifiers.verify_all(pairs)
+        return [(one, verdict) for (_, one), verdict in zip(pairs, verdicts, strict=True)]
 
     def item(self, task: Task, solution: Solution, sound: bool) -> CritiqueItem:
         """A solution that measures the critic, with its first bad step where code finds it.

@@ -53,11 +53,8 @@ class Solver:
         """`num` attempts at each task, adjacent; `purpose` names the call in the seeds."""
         problems = [self.referee.problem(task) for task in tasks]
         drawn = self.learner.sample(problems, purpose, num, temperature)
-        return [
-            self._attempt(task, sample)
-            for task, samples in zip(tasks, drawn, strict=True)
-            for sample in samples
-        ]
+        pairs = zip(tasks, drawn, strict=True)
+        return self._attempts([(task, one) for task, samples in pairs for one in samples])
 
     def criticise(self, attempts: Sequence[Attempt], purpose: str) -> list[Attempt]:
         """The attempts with one critique for each that is well-formed."""
@@ -88,19 +85,23 @@ class Solver:
             max(1, min(self.learner.max_tokens - len(p) + len(s), context - len(p)))
             for p, s in zip(prompts, starts, strict=True)
         ]
-        found: dict[int, Attempt] = {}
+        found: dict[int, Sample] = {}
         for bucket in _buckets([len(p) for p in prompts], room, context):
             sampling = Sampling(room[bucket[-1]], self.learner.temperature)
             asked = [prompts[i] for i in bucket]
             drawn = self.learner.draw(asked, sampling, f"{purpose} after {bucket[0]}", 1)
             for index, sample in zip(bucket, self.learner.to_samples(drawn), strict=True):
-                task, prefix = begun[index]
+                prefix = begun[index][1]
                 cut = self._cut(sample, room[index])
-                found[index] = self._attempt(task, replace(cut, text=prefix + cut.text))
-        return [found[index] for index in range(len(begun))]
+                found[index] = replace(cut, text=prefix + cut.text)
+        return self._attempts([(task, found[index]) for index, (task, _) in enumerate(begun)])
 
-    def _attempt(self, task: Task, sample: Sample) -> Attempt:
-        return Attempt(task, *self.referee.read(task, sample), len(sample.token_ids))
+    def _attempts(self, pairs: Sequence[tuple[Task, Sample]]) -> list[Attempt]:
+        read = self.referee.read_all([(task, sample, "") for task, sample in pairs])
+        return [
+            Attempt(task, *judged, len(sample.token_ids))
+            for (task, sample), judged in zip(pairs, read, strict=True)
+        ]
 
     def _cut(self, sample: Sample, room: int) -> Sample:
         """The sample as its own limit would have ended it."""

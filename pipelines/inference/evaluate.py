@@ -90,7 +90,7 @@ def evaluate_checkpoint(
     settings = origin.settings
     with (
         tempfile.TemporaryDirectory() as scratch,
-        closing(Verifiers(settings.rewards.timeout_seconds)) as verifiers,
+        closing(Verifiers(settings.rewards.timeout_seconds, settings.rewards.workers)) as verifiers,
     ):
         referee = Referee(settings, verifiers)
         say(f"loading {origin.learner}")

@@ -72,7 +72,9 @@ class Run:
         self.curriculum = Curriculum(build_source(settings), settings.run.seed)
         held_out = HeldOutTasks.draw(self.curriculum, settings.evaluate)
         set_seed(settings.run.seed)
-        self.referee = Referee(settings, Verifiers(settings.rewards.timeout_seconds))
+        self.referee = Referee(
+            settings, Verifiers(settings.rewards.timeout_seconds, settings.rewards.workers)
+        )
         self.stages, self.clock = Stages(), Clock(settings.run.max_seconds)
         self.round_log = RoundLog(self.directory, self.stages)
         with self.stages.timed("engines"):

@@ -155,6 +155,12 @@ class RewardTable(Table):
         description="A verifier that needs more seconds for one solution is stopped, and the "
         "solution is left out.",
     )
+    workers: int = Field(
+        default=4,
+        ge=1,
+        description="The most processes of a verifier, which judge a batch in parallel: an answer "
+        "that hangs holds up one of them.",
+    )
     shuffled: bool = Field(
         default=False,
         description="Permutes the rewards over each batch, as a control: nothing can be learned.",

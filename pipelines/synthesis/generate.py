@@ -95,8 +95,9 @@ def generate(request: Request) -> Progress:
             return earlier
     source = build_source(origin.settings)
     source.draw(_split(request.split), 1, request.seed)  # an empty split is an error now, not later
-    timeout_seconds = origin.settings.rewards.timeout_seconds
-    with tempfile.TemporaryDirectory() as scratch, closing(Verifiers(timeout_seconds)) as verifiers:
+    table = origin.settings.rewards
+    judges = Verifiers(table.timeout_seconds, table.workers)
+    with tempfile.TemporaryDirectory() as scratch, closing(judges) as verifiers:
         referee = Referee(origin.settings, verifiers)
         learner, critic = load_samplers(origin, request.seed, Path(scratch))
         weights = {"learner": learner.engine.weights.hash}
@@ -203,7 +204,7 @@ class Generation:
         pairs = [
             (task, sample) for task, group in zip(tasks, drawn, strict=True) for sample in group
         ]
-        read = [self.referee.read(task, sample) for task, sample in pairs]
+        read = self.referee.read_all([(task, sample, "") for task, sample in pairs])
         asked = [None] * len(pairs)
         if self.critic is not None:
             solutions = [(task, one) for (task, _), (one, _) in zip(pairs, read, strict=True)]

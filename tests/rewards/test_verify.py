@@ -131,10 +131,10 @@ def test_an_unknown_verifier_is_refused(verifiers: Verifiers) -> None:
     ],
 )
 def test_math_answers(reference: str, answer: str, outcome: str, verifiers: Verifiers) -> None:
-    pid = verifiers.math.worker_pid
+    pids = verifiers.math.worker_pids
     verdict = verifiers.verify(task_of(reference, "math"), answered(answer))
     assert verdict.outcome == outcome, verdict
-    assert pid in (None, verifiers.math.worker_pid)  # one process serves them all
+    assert pids in ([], verifiers.math.worker_pids)  # one process serves them all
     assert "math-verify " in verdict.version
 
 
@@ -148,7 +148,7 @@ def test_a_hanging_answer_is_a_timeout_and_its_worker_is_killed() -> None:
     with closing(MathVerifier(timeout_seconds=0.5)) as verifier:
         hung = verifier.verify(task_of("1", "math"), answered(HANG))
         assert (hung.outcome, hung.score) == ("timeout", None)
-        assert verifier.worker_pid is None
+        assert verifier.worker_pids == []
 
 
 def test_a_timeout_is_followed_by_a_fresh_worker() -> None:
@@ -161,11 +161,33 @@ def test_a_timeout_is_followed_by_a_fresh_worker() -> None:
 def test_a_killed_worker_is_replaced() -> None:
     with closing(MathVerifier(timeout_seconds=20)) as verifier:
         verifier.verify(task_of("1", "math"), answered("1"))
-        pid = verifier.worker_pid
-        assert pid is not None
+        (pid,) = verifier.worker_pids
         os.kill(pid, signal.SIGKILL)
         assert gone_within(pid, 5)
         assert verifier.verify(task_of("1", "math"), answered("1")).passed
+
+
+def test_answers_that_hang_hold_up_one_worker_each() -> None:
+    """Four of them in a batch cost about one deadline, and the others are judged too."""
+    with closing(Verifiers(timeout_seconds=3, workers=4)) as verifiers:
+        task = task_of("5", "math")
+        verifiers.verify_all([(task, answered(str(n))) for n in range(8)])  # they start
+        assert 1 <= len(verifiers.math.worker_pids) <= 4
+        hanging = [(task, answered(HANG + "+" * (n > 0) + str(n))) for n in range(4)]
+        started = time.monotonic()
+        verdicts = verifiers.verify_all([*hanging, (task, answered("5")), *hanging])
+        spent = time.monotonic() - started
+        assert verdicts[4].passed and not any(v.passed for v in verdicts[:4] + verdicts[5:])
+        assert verdicts[:4] == verdicts[5:], "equal answers are judged once"
+        assert spent < 12, f"{spent:.1f} s: one after another they take twelve"
+
+
+def test_a_batch_keeps_its_order_and_raises_what_one_would(verifiers: Verifiers) -> None:
+    pairs = [(task_of(str(n % 3), "exact"), answered(str(n % 2))) for n in range(12)]
+    assert verifiers.verify_all(pairs) == [verifiers.verify(*pair) for pair in pairs]
+    assert verifiers.verify_all([]) == []
+    with pytest.raises(UserError, match="names no reasoning-gym family"):
+        verifiers.verify_all([*pairs, (task_of("1", "puzzle"), answered("1"))])
 
 
 def puzzle(family: str, seed: int = 1) -> Task:
@@ -202,8 +224,7 @@ def test_an_entry_that_no_scorer_can_read_is_an_error(verifiers: Verifiers) -> N
 def test_closing_ends_the_worker() -> None:
     verifier = MathVerifier(timeout_seconds=20)
     verifier.verify(task_of("1", "math"), answered("1"))
-    pid = verifier.worker_pid
-    assert pid is not None
+    (pid,) = verifier.worker_pids
     verifier.close()
     assert not alive(pid)
 
