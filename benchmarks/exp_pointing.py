@@ -69,7 +69,7 @@ FAMILIES: Mapping[str, Sequence[str]] = {
         "tasks.family=products",
         "tasks.params={min_terms=5, max_terms=7, min_digits=1, max_digits=1}",
         "sft.easy.params={min_terms=2, max_terms=4}",
-        "sft.easy.num_solutions=6400",  # there are no more of them
+        "sft.easy.num_solutions=5600",  # there are hardly more of them
     ),
 }
 SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
@@ -196,8 +196,8 @@ def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
     for family, (deciding, others) in SEEDS.items():
         for seed in range(deciding):
             for arm in ARMS:
-                if arm in DECIDING or seed < others:
-                    rate = rates[f"{family}/{swept_as(arm)}"]
+                rate = rates.get(f"{family}/{swept_as(arm)}")
+                if rate is not None and (arm in DECIDING or seed < others):
                     yield Job(family, arm, rate, seed)
 
 

@@ -26,7 +26,7 @@ from rewards.verdict import Outcome, Verdict, score_verdict
 START_SECONDS = 120.0  # imports SymPy or reasoning-gym, perhaps on a busy machine
 EXIT_SECONDS = 1.0
 
-WorkerKind = Literal["math", "puzzle"]
+WorkerKind = Literal["math", "puzzle", "function"]
 Status = Literal["scored", "unreadable", "timeout", "error"]
 _PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,15 +35,16 @@ _PROJECT_ROOT = Path(__file__).resolve().parent.parent
 class Reply:
     """What came of one question.
 
-    `scored` has a score; `unreadable` means that the answer itself could not be read;
-    `timeout` and `error` mean that nothing was learned about the answer. `died` marks the
-    `error` of a process that ended instead of replying.
+    `scored` has a score, or the `value` of a user's function; `unreadable` means that the answer
+    itself could not be read; `timeout` and `error` mean that nothing was learned about the answer.
+    `died` marks the `error` of a process that ended instead of replying.
     """
 
     status: Status
     score: float | None = None
     detail: str = ""
     died: bool = False
+    value: object = None
 
     def verdict(self, verifier: str, version: str) -> Verdict:
         """The verdict that this reply amounts to."""
@@ -65,6 +66,7 @@ class _Message(TypedDict, total=False):
     status: Status
     score: float | None
     detail: str
+    value: object
 
 
 class KillableWorker:
@@ -73,8 +75,8 @@ class KillableWorker:
     Close it to end the process.
     """
 
-    def __init__(self, kind: WorkerKind) -> None:
-        self._kind = kind
+    def __init__(self, kind: WorkerKind, argument: str = "") -> None:
+        self._kind, self._argument = kind, argument
         self._process: subprocess.Popen[bytes] | None = None
         self._finalizer: weakref.finalize[[subprocess.Popen[bytes]], KillableWorker] | None = None
         self._buffer = b""
@@ -123,7 +125,10 @@ class KillableWorker:
             detail = f"the {self._kind} worker died: {self._obituary()}"
             return Reply("error", detail=detail, died=True)
         assert message["id"] == self._num_questions, f"reply {message} answers another question"
-        return Reply(message["status"], message.get("score"), message.get("detail", ""))
+        return Reply(
+            message["status"], message.get("score"), message.get("detail", ""),
+            value=message.get("value"),
+        )  # fmt: skip
 
     def _start(self) -> None:
         self._stop(wait=False)
@@ -131,7 +136,10 @@ class KillableWorker:
         environment = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             # -P keeps the working directory, and so a file named like a library, off the path.
-            [sys.executable, "-P", "-W", "ignore", "-m", "rewards.scoring_process", self._kind],
+            [
+                *(sys.executable, "-P", "-W", "ignore", "-m", "rewards.scoring_process"),
+                *(self._kind, self._argument),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -155,8 +163,9 @@ class KillableWorker:
         if reason:
             self._stop(wait=False)
             raise RuntimeError(
-                f"the {self._kind} verifier's worker does not start ({reason}): run "
-                f"`python -m rewards.scoring_process {self._kind}` from the checkout to see why"
+                f"the {self._kind} worker does not start ({reason}): run `python -m "
+                f"rewards.scoring_process {self._kind} {self._argument}`".rstrip()
+                + " from the checkout to see why"
             )
 
     def _write(self, line: bytes, deadline: float) -> None:

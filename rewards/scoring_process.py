@@ -1,9 +1,10 @@
 """The scoring process: reads jobs as JSON lines, answers each with one JSON line.
 
-Run as `python -m rewards.scoring_process math|puzzle` by `rewards.killable_worker`, which enforces
-the deadline from outside. In here: the scorers, which may hang, eat memory or evaluate
-a model's text as code (several reasoning-gym scorers call `eval`). Memory and file
-writes are limited; that contains accidents, it is not a sandbox against an attacker.
+Run as `python -m rewards.scoring_process math|puzzle|function [ARGUMENT]` by
+`rewards.killable_worker`, which enforces the deadline from outside. In here: the scorers, which may
+hang, eat memory or evaluate a model's text as code (several reasoning-gym scorers call `eval`), and
+a user's own function. Memory and file writes are limited but for the last; that contains accidents,
+it is not a sandbox against an attacker.
 """
 
 import json
@@ -36,12 +37,13 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     logging.disable()
     try:
-        score = _load(sys.argv[1])
+        score = _load(*sys.argv[1:])
     except Exception as error:
         _send(replies, {"fatal": f"{type(error).__name__}: {error}"})
         return 1
-    _limit(resource.RLIMIT_AS, MAX_MEMORY_BYTES)
-    _limit(resource.RLIMIT_FSIZE, 0)
+    if sys.argv[1] != "function":  # the user's own code may load a model, or write a log
+        _limit(resource.RLIMIT_AS, MAX_MEMORY_BYTES)
+        _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
     _send(replies, {"ready": True})
     while line := _next_line(jobs, parent):
@@ -67,7 +69,7 @@ def _serve(score: Scorer, job: Mapping[str, object]) -> dict[str, object]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _load(kind: str) -> Scorer:
+def _load(kind: str, argument: str = "") -> Scorer:
     if kind == "math":
         import math_verify  # noqa: F401  (paid for before the first deadline starts)
 
@@ -76,7 +78,11 @@ def _load(kind: str) -> Scorer:
         import reasoning_gym  # noqa: F401
 
         return _score_puzzle
-    raise ValueError(f"unknown kind of worker {kind!r}: use 'math' or 'puzzle'")
+    if kind == "function":
+        from rewards.functions import load_function
+
+        return load_function(argument)
+    raise ValueError(f"unknown kind of worker {kind!r}: use 'math', 'puzzle' or 'function'")
 
 
 def _score_math(job: Mapping[str, object]) -> dict[str, object]:

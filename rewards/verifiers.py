@@ -1,11 +1,12 @@
 """One way into all verifiers: each task names the one that judges it."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from data.errors import UserError
 from data.records import Task
+from rewards.functions import OwnReward, RewardFunctions
 from rewards.math_verifier import MathVerifier
 from rewards.puzzle_verifier import PuzzleVerifier
 from rewards.solution import Solution
@@ -21,9 +22,16 @@ class Verifiers:
     Args:
         timeout_seconds: an answer's deadline.
         workers: the most processes of each kind, which judge a batch in parallel.
+        functions: weights of the user's own rewards, by where they are (`functions.py`).
     """
 
-    def __init__(self, timeout_seconds: float = 5.0, workers: int = 1) -> None:
+    def __init__(
+        self,
+        timeout_seconds: float = 5.0,
+        workers: int = 1,
+        functions: Mapping[str, float] | None = None,
+    ) -> None:
+        self.functions = RewardFunctions(functions or {}, timeout_seconds, workers)
         self.puzzle = PuzzleVerifier(timeout_seconds, workers)
         self.math = MathVerifier(timeout_seconds, workers)
         self._threads = ThreadPoolExecutor(workers)  # none starts before the first batch
@@ -58,9 +66,16 @@ class Verifiers:
         verdicts = dict(zip(distinct, found, strict=True))
         return [verdicts[key] for key in keys]
 
+    def own_rewards(self, pairs: Sequence[tuple[Task, Solution]]) -> list[OwnReward]:
+        """What the user's functions say of a batch, in its order, asked in parallel."""
+        if not self.functions.weights:
+            return [OwnReward()] * len(pairs)
+        return list(self._threads.map(lambda pair: self.functions(*pair), pairs))
+
     def close(self) -> None:
         """End all workers."""
         self._threads.shutdown(cancel_futures=True)
+        self.functions.close()
         self.puzzle.close()
         self.math.close()
 

@@ -17,12 +17,13 @@ class WorkerPool:
     Args:
         kind: of the workers.
         size: the most processes, 1 or more.
+        argument: what they are given to begin with.
     """
 
-    def __init__(self, kind: WorkerKind, size: int) -> None:
+    def __init__(self, kind: WorkerKind, size: int, argument: str = "") -> None:
         if size < 1:
             raise ValueError(f"a pool needs at least 1 worker, got {size}")
-        self._workers = [KillableWorker(kind) for _ in range(size)]
+        self._workers = [KillableWorker(kind, argument) for _ in range(size)]
         self._free: LifoQueue[KillableWorker] = LifoQueue()
         for worker in reversed(self._workers):
             self._free.put(worker)

@@ -18,7 +18,8 @@ from pipelines.game.confirmation import Confirmation
 from pipelines.game.pointing import Attempt, Pointer, first_claimed
 from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Player, Sample, Scored
+from pipelines.rollouts.sample import Player, Sample, Scored, StepSignal
+from rewards.functions import OwnReward
 from rewards.solution import Solution
 
 AUDITING_SHARE = 0.2  # of the continuations that are tried, where they need not confirm
@@ -35,6 +36,7 @@ class LearnerGame:
         critic: criticises; None for no critiques.
         gather: the bouts of all processes, given one's own.
         pool: checks the critic's word, where the plan asks it.
+        remark: receives what a reader of the run should know.
 
     Attributes:
         spent: tokens that this process generated since they were last taken, by what for.
@@ -47,9 +49,10 @@ class LearnerGame:
         critic: Player | None,
         gather: Gather = list,
         pool: Pool | None = None,
+        remark: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.referee, self.learner, self.critic, self.gather = referee, learner, critic, gather
-        self.pool = pool
+        self.pool, self.remark = pool, remark
         self.spent: Counter[str] = Counter()
 
     def play(self, starts: Sequence[Start], plan: RoundPlan) -> list[Bout]:
@@ -63,6 +66,11 @@ class LearnerGame:
         prompts = [self.referee.problem(start.task, start.prefix) for start in starts]
         self.learner.play(prompts, block, plan.purpose)
         self.spent.update(block.spent)
+        if block.failures:
+            self.remark(
+                f"{len(block.failures)} completions are left out: a reward function failed, first "
+                f"with {block.failures[0]}"
+            )
         return self.gather(block.bouts)
 
     def _with_room(self, start: Start) -> Start:
@@ -80,6 +88,7 @@ class LearnerBlock:
     Attributes:
         bouts: those scored so far, of this process.
         spent: tokens generated so far, by what for.
+        failures: why the user's functions said nothing of some completions.
     """
 
     referee: Referee
@@ -90,6 +99,7 @@ class LearnerBlock:
     pool: Pool | None = None
     bouts: list[Bout] = field(default_factory=list)
     spent: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         place = f"{self.plan.purpose}/{self.learner.process_index}"
@@ -106,7 +116,9 @@ class LearnerBlock:
             for attempt, said in zip(attempts, asked, strict=True)
         ]
         pointings = self._point(attempts)
-        rewards = [attempt.verdict.reward for attempt in attempts]
+        own = self.referee.verifiers.own_rewards([(a.task, a.solution) for a in attempts])
+        self.failures += [one.failure for one in own if one.failure]
+        rewards = [self._reward(*pair) for pair in zip(attempts, own, strict=True)]
         shuffled = self.referee.settings.rewards.shuffled
         if shuffled:
             self._rng.shuffle(rewards)
@@ -114,10 +126,19 @@ class LearnerBlock:
         found = list(zip(attempts, samples, asked, pointings, rewards, strict=True))
         self.bouts += [self._bout(*one) for one in found]
         self.spent["rollouts"] += sum(len(sample.token_ids) for sample in samples)
+        if shuffled:
+            return [Scored(reward, passed=_passed(a)) for a, _, _, _, reward in found]
         return [
-            Scored(reward, flaw=None if shuffled else self._flaw(a, p), passed=_passed(a))
-            for a, _, _, p, reward in found
+            Scored(reward, _signals(a, said), flaw=self._flaw(a, p), passed=_passed(a))
+            for (a, _, _, p, reward), said in zip(found, own, strict=True)
         ]
+
+    def _reward(self, attempt: Attempt, own: OwnReward) -> float | None:
+        """The rule's outcome and what the user adds; None where either says nothing."""
+        outcome = attempt.verdict.reward
+        if outcome is None or own.value is None:
+            return None
+        return self.referee.settings.rewards.outcome_weight * outcome + own.value
 
     def _attempts(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Attempt]:
         starts = [self.starts[index] for index in indices]
@@ -211,7 +232,8 @@ class LearnerBlock:
         breaking off would be the cheapest way to fail.
         """
         table, given = self.referee.settings.pointing, len(attempt.prefix)
-        if not table.credit or table.source == "none" or not attempt.verdict.counted:
+        pays = self.referee.settings.rewards.outcome_weight > 0
+        if not (pays and table.credit and attempt.verdict.counted) or table.source == "none":
             return None
         if not attempt.solution.well_formed:
             return broken_off(attempt.solution, given)
@@ -233,6 +255,13 @@ def broken_off(solution: Solution, given: int) -> tuple[int, int] | None:
     if start == len(solution.text):  # it ends with a step, and without an answer
         start = max([given, *(step.start for step in solution.steps[-1:])])
     return None if start == len(solution.text) else (start - given, len(solution.text) - given)
+
+
+def _signals(attempt: Attempt, own: OwnReward) -> tuple[StepSignal, ...]:
+    """The rewards of the steps that the completion wrote itself, on its own characters."""
+    given, first = len(attempt.prefix), attempt.first_own_step
+    pairs = list(zip(attempt.solution.steps, own.steps, strict=True))[first:] if own.steps else []
+    return tuple(StepSignal(s.start - given, s.end - given, value) for s, value in pairs)
 
 
 def num_tokens(samples: Sequence[Sample | None]) -> int:

@@ -15,11 +15,17 @@ from critic.reward import JudgedCritique
 from data.records import Task
 from pipelines.game.bout import Bout, CheckedCritique, CritiqueItem
 from pipelines.rollouts.sample import Prompt, Respondent, Sample
+from pipelines.settings.reward_table import RewardTable
 from pipelines.settings.tables import Settings
 from rewards.dialect import Dialect, dialect
 from rewards.solution import Solution
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
+
+
+def verifiers_of(table: RewardTable) -> Verifiers:
+    """The verifiers and the user's functions as configured; close them."""
+    return Verifiers(table.timeout_seconds, table.workers, table.functions)
 
 
 class Referee:

@@ -20,7 +20,7 @@ from data.records import SPLITS, Split, Task
 from data.sources import draw_up_to
 from pipelines.errors import UserError, unknown_name
 from pipelines.game.curriculum import build_source
-from pipelines.game.referee import Referee
+from pipelines.game.referee import Referee, verifiers_of
 from pipelines.inference.answers import same_answers
 from pipelines.inference.attempts import Attempt, Solver
 from pipelines.inference.methods import Classes, Pool, Quality, method_rows, quality
@@ -90,7 +90,7 @@ def evaluate_checkpoint(
     settings = origin.settings
     with (
         tempfile.TemporaryDirectory() as scratch,
-        closing(Verifiers(settings.rewards.timeout_seconds, settings.rewards.workers)) as verifiers,
+        closing(verifiers_of(settings.rewards)) as verifiers,
     ):
         referee = Referee(settings, verifiers)
         say(f"loading {origin.learner}")

@@ -30,7 +30,7 @@ from pipelines.game.examiner import Examiner, HeldOutTasks, Probe
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.learner import LearnerGame
 from pipelines.game.pool import Pool
-from pipelines.game.referee import Referee
+from pipelines.game.referee import Referee, verifiers_of
 from pipelines.game.resets import Resets
 from pipelines.policy.checkpoint import read_tensors, save_tensors
 from pipelines.policy.tensors import weights_hash
@@ -43,7 +43,6 @@ from pipelines.run.directory import RunDirectory
 from pipelines.run.monitoring import Interventions, RunMonitor
 from pipelines.run.round_log import RoundLog, Stages, round_row, write_transcripts
 from pipelines.settings.tables import Settings
-from rewards.verifiers import Verifiers
 
 T = TypeVar("T")
 NUM_AUDITED_TASKS = 48  # before the first round; one after a round has some 16
@@ -72,9 +71,8 @@ class Run:
         self.curriculum = Curriculum(build_source(settings), settings.run.seed)
         held_out = HeldOutTasks.draw(self.curriculum, settings.evaluate)
         set_seed(settings.run.seed)
-        self.referee = Referee(
-            settings, Verifiers(settings.rewards.timeout_seconds, settings.rewards.workers)
-        )
+        self.referee = Referee(settings, verifiers_of(settings.rewards))
+        self.referee.verifiers.functions.prove(held_out.probe[0])
         self.stages, self.clock = Stages(), Clock(settings.run.max_seconds)
         self.round_log = RoundLog(self.directory, self.stages)
         with self.stages.timed("engines"):
@@ -87,7 +85,9 @@ class Run:
             settings.pointing.meta_checks, settings.critic.pool_every, self.roles.auditor,
             self.processes.is_main_process,
         )  # fmt: skip
-        self.learner_game = LearnerGame(self.referee, learner, critic, gather_object, self.pool)
+        self.learner_game = LearnerGame(
+            self.referee, learner, critic, gather_object, self.pool, self.round_log.remark
+        )
         self.critic_game = CriticGame(self.referee, critic, self.round_log.remark, agreed)
         self.resets = Resets(settings.pointing, settings.run.seed)
         self.examiner = Examiner(self.referee, learner, critic, held_out, agreed, self.pool)

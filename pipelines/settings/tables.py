@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from critic.monitor.settings import MonitorSettings
 from pipelines.settings.library import LibraryTable
 from pipelines.settings.pointing_table import PointingTable
+from pipelines.settings.reward_table import RewardTable
 from pipelines.settings.rollout_table import RolloutTable
 from pipelines.settings.table import Table
 from pipelines.settings.task_table import TaskTable
@@ -144,27 +145,6 @@ class RoleTable(Table):
         """What the chat template gets for every conversation with this role."""
         given = self.grpo.get("chat_template_kwargs")
         return dict(given) if isinstance(given, dict) else {}
-
-
-class RewardTable(Table):
-    """What the verifier pays."""
-
-    timeout_seconds: float = Field(
-        default=5.0,
-        gt=0,
-        description="A verifier that needs more seconds for one solution is stopped, and the "
-        "solution is left out.",
-    )
-    workers: int = Field(
-        default=4,
-        ge=1,
-        description="The most processes of a verifier, which judge a batch in parallel: an answer "
-        "that hangs holds up one of them.",
-    )
-    shuffled: bool = Field(
-        default=False,
-        description="Permutes the rewards over each batch, as a control: nothing can be learned.",
-    )
 
 
 class CriticTable(RoleTable):

@@ -32,11 +32,10 @@ from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
-from pipelines.game.referee import Referee
+from pipelines.game.referee import Referee, verifiers_of
 from pipelines.rollouts.sampler import Sampler
 from pipelines.run.directory import versions
 from pipelines.run.origin import Origin, find_origin, load_samplers
-from rewards.verifiers import Verifiers
 
 MAX_BARREN_BATCHES = 8
 
@@ -95,8 +94,7 @@ def generate(request: Request) -> Progress:
             return earlier
     source = build_source(origin.settings)
     source.draw(_split(request.split), 1, request.seed)  # an empty split is an error now, not later
-    table = origin.settings.rewards
-    judges = Verifiers(table.timeout_seconds, table.workers)
+    judges = verifiers_of(origin.settings.rewards)
     with tempfile.TemporaryDirectory() as scratch, closing(judges) as verifiers:
         referee = Referee(origin.settings, verifiers)
         learner, critic = load_samplers(origin, request.seed, Path(scratch))

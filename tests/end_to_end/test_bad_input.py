@@ -88,6 +88,10 @@ def _refused(capfd: Capture, command: list[str]) -> str:
         ),
         (["run.num_processes=2"], r"num_processes = 2 but the launcher started 1: .*--multi_gpu"),
         (["learner.model=runs/absent"], r"learner\.model: runs/absent does not exist: run .*sft"),
+        (
+            ['rewards.functions={"absent.py:mine"=1}'],
+            r"rewards\.functions: absent\.py:mine: .*there is no file absent\.py",
+        ),
         (["critic.auditor=runs/absent"], r"critic\.auditor: runs/absent does not exist"),
         (
             ["critic.auditor=runs/absent", "critic.lora={r=2}"],

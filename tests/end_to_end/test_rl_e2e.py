@@ -46,6 +46,7 @@ DELICATE = (
     "pointing.trust=0",  # whatever its audits say, so that its pool is asked
     "pointing.meta_checks=2",
     "critic.pool_every=1",
+    'rewards.functions={"tests/support/own_reward.py:shorter"=0.1}',
 )
 PYTHON = [sys.executable, "pipelines/rl.py"]
 

@@ -1,0 +1,39 @@
+"""The `[rewards]` table: what a solution earns."""
+
+from pydantic import Field
+
+from pipelines.settings.table import Table
+
+
+class RewardTable(Table):
+    """What the verifier pays, and what the user adds."""
+
+    timeout_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="A verifier that needs more seconds for one solution is stopped, and the "
+        "solution is left out.",
+    )
+    outcome_weight: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="The reward of a solution that the verifier passes; 0 leaves the reward to "
+        "`functions`, and the verifier only measures.",
+    )
+    functions: dict[str, float] = Field(
+        default_factory=dict,
+        description='Your own rewards with their weights: `"mine.py:reward" = 0.5`, or '
+        '`"package.module:reward"`, a function of task and completion that returns a number, one '
+        "for each step, or None (`rewards/functions.py`).",
+    )
+    workers: int = Field(
+        default=4,
+        ge=1,
+        description="The most processes of a verifier, which judge a batch in parallel: an answer "
+        "that hangs holds up one of them.",
+    )
+    shuffled: bool = Field(
+        default=False,
+        description="Permutes the rewards over each batch, as a control: nothing can be learned.",
+    )
