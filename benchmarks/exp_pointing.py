@@ -163,7 +163,7 @@ def outcome(directory: Path) -> dict[str, object]:
     for when in ("before", "after"):
         path = directory / f"{when}.json"
         if path.exists():
-            found[when] = {"figures": json.loads(path.read_text())["figures"]}
+            found[when] = slim({"figures": json.loads(path.read_text())["figures"]})
     path = directory / "summary.json"
     if path.exists():
         found["change"] = json.loads(path.read_text())["change"]
@@ -172,17 +172,18 @@ def outcome(directory: Path) -> dict[str, object]:
 
 def curve_point(row: Mapping[str, object]) -> dict[str, object]:
     """What a round's row says of the comparison."""
-    kept = (
-        "probe/",
-        "tokens/",
-        "pointing/",
-        "trust/",
-        "critic/",
-        "rollouts/",
-        "monitor/state",
-        "run/",
-    )
-    return {name: value for name, value in row.items() if name.startswith(kept)}
+    kept = ("probe/", "tokens/", "pointing/", "trust/", "critic/", "monitor/state", "run/")
+    return slim({name: value for name, value in row.items() if name.startswith(kept)})
+
+
+def slim(value: object) -> object:
+    """Four digits, and nothing that one task's critiques decide."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if not isinstance(value, dict):
+        return value
+    left_out = ("_interval", "by_kind", "weights_hash", "_baseline")
+    return {k: slim(v) for k, v in value.items() if not k.endswith(left_out)}
 
 
 def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
@@ -365,7 +366,7 @@ def main() -> None:
             for job, result in zip(wanted, found, strict=True):
                 results[job.name] = result
                 seeds = {"sweep": len(SWEPT_SEEDS), **{f: n for f, (n, _) in SEEDS.items()}}
-                write_result("pointing", {"context": context(seeds), "results": results})
+                write_result("pointing", {"context": context(seeds), "results": slim(results)})
                 print(f"{job.name}: done", flush=True)
     print(table(results), critic_table(results), sep="\n\n")
 
