@@ -30,27 +30,47 @@ _PHRASE = re.compile(
 )
 _OPENING = re.compile(
     r"^(?:(?:so|thus|hence|therefore|then|and)\b,?\s+)?"
-    r"(?:(?:it|this|that|there|they|we)\s+(?:is|are|equals?|have|get)|[A-Za-z]\s+(?:equals|is))\s+",
+    r"(?:(?:it|this|that|there|they|we)\s+(?:is|are|equals?|have|get)|\$?[A-Za-z]\$?\s+(?:equals|is))\s+",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?<=[\w)}\]$%])\.\s+(?=[A-Z]).*\Z", re.DOTALL)
+_SENTENCE = re.compile(r"(?<=[\w)}\]$%])\.\s+(?=[A-Z])")
+_SENTENCE_WORDS = re.compile(r"\b(?:so|hence|thus|therefore|because|since|is|have|get)\b", re.I)
+_DOUBT = re.compile(
+    r"\b(?:not|no|nor|never|wrong|incorrect|impossible|cannot|can't|unless|if|either|or|wait|hmm|but"
+    r"|actually|however|instead|rather|possibly|maybe|perhaps|might|could|should|choices?)\b|n't\b",
+    re.IGNORECASE,
+)
+_BEFORE_BOX = re.compile(
+    r"(?:^|[.,:;=\n]|\b(?:is|are|be|get|have|answer|thus|so|hence|therefore))\Z", re.I
+)
+_AFTER_BOX = re.compile(r"\A(?:\Z|[.,;:)\n])")
 _WRAPPER = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathbf|mathrm|mathit|mbox|operatorname)\s*\{")
 _SPACING = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~")
+MAX_WRAPPERS = 40
 _LEADING, _ENDING = " \t\n,;:", " \t\n.,;:?"
 
 
-def plain(text: str) -> str:
-    """The answer alone, in one spelling, its mathematics still LaTeX."""
+def plain(text: str, is_reference: bool = False) -> str:
+    """The answer alone, in one spelling, its mathematics still LaTeX.
+
+    Args:
+        text: an answer, or a whole solution that ends in one.
+        is_reference: it is known to be right: what surrounds the box is its derivation.
+    """
     text = text.rpartition("####")[2]
     text = re.sub(r"<<[^<>]*>>", "", text)
     text = _unicode(_SPACES.sub(" ", text)).strip()
     text = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__|`([^`]*)`", _inner, text)
     text = _STYLE.sub("", _TAG.sub("", text)).replace(r"\!", "")
-    text = _boxes(text)
+    text = _boxed(text, is_reference)
     said = list(_PHRASE.finditer(text))
-    text = text[said[-1].end() :] if said else text
+    if said and not _DOUBT.search(text[: said[-1].start()]):
+        text = text[said[-1].end() :]
     text = _OPENING.sub("", text)
-    text = _SENTENCE.sub("", text)
+    text = _without_afterthought(text)
+    formulas = re.findall(r"\$([^$]+)\$", text)
+    if is_reference and len(formulas) > 1 and _SENTENCE_WORDS.search(text):
+        text = formulas[-1]  # a derivation in prose
     text = _trimmed(_trimmed(text).rstrip("\\"))
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
@@ -65,8 +85,9 @@ def bare(text: str) -> str:
         text = re.sub(r"(?<!\\)\$", " ", text)
     text = _SPACING.sub(" ", text)
     text = re.sub(r"\\[()\[\]]", " ", text)
-    while text.startswith("{") and _closing(text, 0) == len(text) - 1:
-        text = text[1:-1]
+    for _ in range(3):
+        if text.startswith("{") and _closing(text, 0) == len(text) - 1:
+            text = text[1:-1]
     return _trimmed(" ".join(text.split()))
 
 
@@ -110,29 +131,54 @@ def _inner(found: re.Match[str]) -> str:
     return next((group for group in found.groups() if group is not None), "")
 
 
-def _boxes(text: str) -> str:
-    """What stands in the box; where different boxes do, all of it."""
-    contents: list[str] = []
-    end = 0
+def _boxed(text: str, is_reference: bool) -> str:
+    """What stands in the box; where different boxes do, or the box is a part of it, all of it."""
+    contents, outside, end = list[str](), list[str](), 0
     for found in _BOX.finditer(text):
         if found.start() < end:
             continue  # within another one
+        outside.append(text[end : found.start()])
         if text[found.end() : found.end() + 1] == "{":
             close = _closing(text, found.end())
-            end = len(text) if close is None else close
-            contents.append(_boxes(text[found.end() + 1 : end]))
+            inner = text[found.end() + 1 : close]
+            end = len(text) if close is None else close + 1
         else:
             word = re.match(r"\S+", text[found.end() :])
             end = found.end() + (word.end() if word else 0)
-            contents.append(text[found.end() : end].strip("$"))
+            inner = text[found.end() : end].strip("$")
+        contents.append(_BOX.sub("", inner).strip() if "boxed" not in inner else _inmost(inner))
     if not contents:
         return text
-    return ", ".join(dict.fromkeys(contents))
+    distinct = list(dict.fromkeys(contents))
+    around = [piece.replace("$", "") for piece in (outside[0], text[end:])]
+    is_whole = _BEFORE_BOX.search(around[0].rstrip(" ")) and _AFTER_BOX.match(around[1].lstrip(" "))
+    doubted = any(_DOUBT.search(piece) for piece in around)
+    if len(distinct) > 1 or is_reference or (is_whole and not doubted):
+        return ", ".join(distinct)
+    return f"{outside[0]} {distinct[0]} {text[end:]}"
+
+
+def _inmost(text: str) -> str:
+    """The content of boxes within a box."""
+    pieces = _BOX.split(text)
+    return pieces[-1].strip("{} ")
+
+
+def _without_afterthought(text: str) -> str:
+    """Without sentences after the answer's, unless they take it back or say another one."""
+    cut = _SENTENCE.search(text)
+    if cut is None or not re.search(r"\d", text[: cut.start()]):
+        return text
+    after = text[cut.end() :]
+    return text if re.search(r"\d", after) or _DOUBT.search(after) else text[: cut.start()]
 
 
 def _unwrapped(text: str) -> str:
     """The text without the commands that set words, and with what they set."""
-    while (found := _WRAPPER.search(text)) is not None:
+    for _ in range(MAX_WRAPPERS):
+        found = _WRAPPER.search(text)
+        if found is None:
+            break
         start = found.end() - 1
         close = _closing(text, start)
         inner = text[start + 1 : close] if close is not None else text[start + 1 :]

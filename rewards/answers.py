@@ -5,43 +5,73 @@
     choices: C, (C), A and B                         compared as letters
     words: "no solution", BCA, June 20               compared as words; an anagram is another word
     numbers, with at most a unit                     compared exactly (`quantity.py`)
-    a number against sums and products               not the same: nobody worked it out
+    a number against a sum or a product              not the same: nobody worked it out
+    mathematics against prose, another relation,
+      another name, another number of elements       not the same
     anything else                                    algebra (math-verify) decides
 
-Pure functions that never raise. Leaves out algebra, and processes that bound its time
-(`scoring_process.py`).
+It prefers a right answer refused to a wrong one accepted: what a policy is paid for it learns.
+Leaves out algebra, and processes that bound its time (`scoring_process.py`).
 """
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from rewards.answer_text import bare, plain
-from rewards.quantity import read_quantity, same_quantity
+from rewards.arithmetic import evaluate
+from rewards.quantity import MAX_EXPONENT, NAME, Quantity, in_words, read_quantity, same_quantity
+from rewards.units import known_unit
 
 VERSION = "2"  # of this reading: verdicts of another one may differ
-LONGEST = 400  # characters of an answer, beyond four times the reference's
-_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*([ap])?\.?\s?(?:m\b\.?)?", re.IGNORECASE)
-_BASED = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
+LONGEST, LONGEST_OF_ALL = 400, 2000  # characters of an answer, beyond four times the reference's
+_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
+_BASED = re.compile(r"([0-9][0-9A-Za-z]*)_\{?(\w+)\}?")
 _QUOTIENT = re.compile(r"(\d+)\s*(?:r|R|rem\.?|remainder)\s*(\d+)")
-_LETTERS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|&|(?:,\s*)?(?i:and))\s*\(?[A-Z]\)?)*")
-_ENDS = re.compile(r"([(\[]).*,.*([)\]])", re.DOTALL)  # of a point or an interval
-_CHOICE = re.compile(r"(?:(?:choice|option)\s+)?\(?([A-Za-z])\)?(?:\s*[.):]\s*.*)?", re.DOTALL)
+_LETTER = r"[(\[]?[A-Z][)\]]?"
+_LETTERS = re.compile(rf"{_LETTER}(?:\s*(?:,|&|(?:,\s*)?(?i:and))\s*{_LETTER})*")
+_CHOICE = re.compile(
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:choice|option|answer)\s+(?:is\s+)?)?"
+    r"(?:[(\[](?P<in>[A-Z])[)\]]|(?P<bare>[A-Z]))(?P<rest>(?:\s*[.):,]\s*|\s+-\s+|\s+because\b|(?<=[)\]])\s+).*)?",
+    re.DOTALL | re.IGNORECASE,
+)
+_WITH_VALUE = re.compile(r"\(([A-J])\)\s*(\S.*)", re.DOTALL)
+_TAKEN_BACK = re.compile(
+    r"\b(?:not|or|wrong|incorrect|no|nor)\b|n't|(?<![A-Za-z'])[A-J](?![A-Za-z'])"
+)
+_ENDS = re.compile(r"(\(|\[|\\?\{).*,.*(\)|\]|\\?\})", re.DOTALL)  # of a point, a set, an interval
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
 _FUNCTIONS = frozenset({
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
     "log", "ln", "exp", "sqrt", "max", "min", "gcd", "lcm", "mod", "deg", "det", "dim", "lim",
-    "inf", "sup", "abs", "pi", "binom", "frac",
+    "inf", "sup", "abs", "pi", "binom", "frac", "pmatrix", "bmatrix", "vmatrix", "matrix", "array",
 })  # fmt: skip
+_BARE = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|ln|log|exp|pi"
 _SHORT_WORDS = frozenset({
     "no", "on", "in", "at", "up", "if", "is", "it", "of", "to", "us", "we", "he", "be", "by", "do",
-    "go", "am", "pm", "ok",
+    "go", "am", "pm", "ok", "so", "as", "an",
 })  # fmt: skip
-
 _OPERATORS = re.compile(r"[=<>+*/^_{}\\|\[\]]|(?<=[\w)])\s*-\s*(?=[\d(])")
 _ALTERNATIVES = re.compile(r"[-\d., ]+(?:(?:and|or)[-\d., ]+)+")
-_UNWORKED = re.compile(
-    r"[\d)]\s*(?:\+|-|\*|/\s*\(|\\times(?!\s*10\s*\^)|\\cdot(?!\s*10\s*\^)|\\div|x(?=\s*\d))\s*[\d(.]"
+_RELATION = re.compile(r"<|>|\\(?:leq?|geq?|neq?|lt|gt|approx|sim|in|notin)(?![A-Za-z])|!=")
+_SETS = re.compile(r"\\(?:cup|cap|infty|mathbb|setminus)(?![A-Za-z])")
+_LONE = re.compile(rf"\s*{NAME}\s*")
+_POWER = re.compile(r"\(?(-?\d{1,9})\)?\s*\^\s*\{?\s*(-?\d{1,3})\s*\}?")
+_MAGNITUDE = re.compile(r"\|(-?\d+(?:\.\d+)?)\|")
+_ROOT = re.compile(r"(?:\\sqrt\s*\{?|sqrt\()\s*(\d{1,30})\s*[})]?")
+_UNIT_TEXT = re.compile(
+    r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}\s*(\^\s*\{?\d\}?)?|\^\s*\{?\s*\\circ\s*\}?"
 )
+_UNIT_LAST = re.compile(r"\s([A-Za-z]{2,}(?:/[A-Za-z]+)?(?:\s*\^\s*\{?\d\}?)?)\Z")
+_SPELLINGS = {
+    "no solutions": "no solution", "no solutions exist": "no solution", "there is no solution":
+    "no solution", "no solution exists": "no solution", "dne": "does not exist",
+    "all reals": "all real numbers", "positive infinity": "infinity", r"\infty": "infinity",
+    r"+\infty": "infinity", r"-\infty": "-infinity", r"\mathbb{r}": "all real numbers",
+    r"(-\infty, \infty)": "all real numbers", r"\emptyset": "no solution", "{}": "no solution",
+    r"\{\}": "no solution",
+}  # fmt: skip
+_SHOUTED = frozenset({"YES", "NO", "TRUE", "FALSE", "DNE", "NONE", "ODD", "EVEN"})
 
 
 @dataclass(frozen=True)
@@ -66,36 +96,37 @@ def compare(reference: str, answer: str) -> Pair:
         reference: the task's, a data set's whole solution included (`#### 7`, or boxed).
         answer: the learner's.
     """
-    if len(answer) > LONGEST + 4 * len(reference):
+    if len(answer) > min(LONGEST + 4 * len(reference), LONGEST_OF_ALL):
         return Pair(False, reference, "")
-    ours, theirs = plain(reference), plain(answer)
-    return Pair(_decide(bare(ours), bare(theirs)), ours, theirs)
+    ours, theirs = plain(reference, is_reference=True), plain(answer)
+    return Pair(_decide(ours, theirs), _for_algebra(ours), _for_algebra(theirs))
 
 
-def _decide(reference: str, answer: str) -> bool | None:
+def _decide(plain_reference: str, plain_answer: str) -> bool | None:
+    reference, answer = bare(plain_reference), bare(plain_answer)
     if not reference or not answer:
-        return None
+        return None if not reference else False
     if _spelled(reference) == _spelled(answer):
+        return True
+    if _words(reference) == _words(answer) and _words(reference) in _SPELLINGS.values():
         return True
     for pattern in (_TIME, _BASED, _QUOTIENT):
         if (ours := pattern.fullmatch(reference)) is not None:
             return _same_parts(ours, pattern.fullmatch(answer))
-    if _LETTERS.fullmatch(reference) and not re.fullmatch("[A-Z]", reference):
+    offered = _WITH_VALUE.fullmatch(reference)
+    if offered is not None and _decide(offered[1], plain_answer):
+        return True
+    if offered is not None and not _OPERATORS.search(offered[2][:1]):
+        return _decide(offered[2], plain_answer)
+    if _LETTERS.fullmatch(reference):
         return _same_letters(reference, answer)
-    ends = [one.groups() for text in (reference, answer) if (one := _ENDS.fullmatch(text))]
-    if len(ends) == 2 and ends[0] != ends[1]:
-        return False
     number = read_quantity(reference)
     if number is not None:
-        other = read_quantity(answer)
-        if other is not None:
-            return same_quantity(number, other)
-        return False if _UNWORKED.search(answer) else None
-    if re.fullmatch("[A-Z]", reference):
-        choice = _CHOICE.fullmatch(answer)
-        return choice is not None and choice[1].upper() == reference
+        return _same_number(number, answer)
     if is_words(reference):
         return _words(reference) == _words(answer)
+    if _is_other_mathematics(reference, answer) or _other_units(plain_reference, plain_answer):
+        return False
     return None
 
 
@@ -109,36 +140,167 @@ def is_words(text: str) -> bool:
     return any(len(word) > 2 or word.lower() in _SHORT_WORDS or word.isupper() for word in words)
 
 
+def _same_number(number: Quantity, answer: str) -> bool:
+    """A number against an answer: read, in words, the end of a sum, or one power or root."""
+    sides = [side.strip() for side in answer.split("=")]
+    values = [evaluate(side) for side in sides[:-1]]
+    if len(sides) > 1 and values[0] is not None and len(set(values)) == 1:  # 3 + 4 = 7
+        other = read_quantity(sides[-1])
+        if other is not None:
+            return other.value == values[0] and same_quantity(number, other)
+    other = read_quantity(answer)
+    if other is not None:
+        return same_quantity(number, other)
+    value = in_words(answer)
+    value = _worked_out(answer) if value is None else Fraction(value)
+    return value is not None and same_quantity(number, Quantity(value))
+
+
+def _worked_out(answer: str) -> Fraction | None:
+    """The value of a power, a magnitude or a whole root of integers, in or without parentheses."""
+    inner = re.fullmatch(r"\(([^(),]+)\)", answer)
+    if inner is not None:
+        found = read_quantity(inner[1])
+        return found.value if found is not None and found.name == "" else None
+    if (power := _POWER.fullmatch(answer)) is not None:
+        base, exponent = int(power[1]), int(power[2])
+        fits = abs(exponent) <= MAX_EXPONENT and (base or exponent > 0)
+        return Fraction(base) ** exponent if fits else None
+    if (magnitude := _MAGNITUDE.fullmatch(answer)) is not None:
+        return abs(Fraction(magnitude[1]))
+    if (root := _ROOT.fullmatch(answer)) is not None:
+        whole = int(int(root[1]) ** 0.5)
+        return next(
+            (Fraction(n) for n in (whole - 1, whole, whole + 1) if n * n == int(root[1])), None
+        )
+    return None
+
+
+def _is_other_mathematics(reference: str, answer: str) -> bool:
+    """Whether what stands around the formula makes the answer another statement."""
+    if _prose(answer) - _prose(reference):
+        return True
+    ends = [one.groups() for text in (reference, answer) if (one := _ENDS.fullmatch(text))]
+    if len(ends) == 2 and _brackets(ends[0]) != _brackets(ends[1]):
+        return True
+    if reference.count("'") != answer.count("'") or _other_case(reference, answer):
+        return True
+    is_set = (bool(ends) and _ENDS.fullmatch(reference) is not None) or _SETS.search(reference)
+    if _RELATION.search(answer) and not _RELATION.search(reference) and not is_set:
+        return True
+    if "=" in answer.replace("!=", "") and not is_set:
+        ours, theirs = _sides(reference), _sides(answer)
+        if len(ours) == 1 and not (len(theirs) == 2 and _LONE.fullmatch(theirs[0])):
+            return True
+        lone = [len(s) == 2 and _LONE.fullmatch(s[0]) is not None for s in (ours, theirs)]
+        if all(lone) and ours[0].strip() != theirs[0].strip():
+            return True
+    num = [_elements(text) for text in (reference, answer)]
+    return len(ends) != 1 and None not in num and num[0] != num[1]
+
+
+def _prose(text: str) -> set[str]:
+    """Words of a text that belong to no formula."""
+    text = re.sub(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[_^]\s*\{[^{}]*\}|_\w+", " ", text)
+    words = {word.lower() for word in _WORD.findall(text)} - _FUNCTIONS - {"and", "or"}
+    return {w for w in words if (len(w) > 2 or w in _SHORT_WORDS) and known_unit(w) is None}
+
+
+def _other_case(reference: str, answer: str) -> bool:
+    """Whether both have the same variables, but for capitals."""
+    ours, theirs = (
+        set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", one)) for one in (reference, answer)
+    )
+    return ours != theirs and {v.lower() for v in ours} == {v.lower() for v in theirs}
+
+
+def _brackets(ends: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(end.lstrip("\\") for end in ends)
+
+
+def _sides(text: str) -> list[str]:
+    return text.split("=")
+
+
+def _elements(text: str) -> int | None:
+    """How many there are in a list without brackets; None where there may be more than appear."""
+    if "\\pm" in text or "\\mp" in text:
+        return None
+    text = re.sub(r"\\?[{}]", "", text) if _ENDS.fullmatch(text) and "{" in text[:2] else text
+    depth, num = 0, 1
+    for part in re.split(r"([(\[{,)\]}]|\band\b|\bor\b)", text):
+        depth += (part in ("(", "[", "{")) - (part in (")", "]", "}"))
+        num += depth == 0 and part in (",", "and", "or")
+    return num
+
+
+def _other_units(reference: str, answer: str) -> bool:
+    """Whether both set a unit as text, and not the same one."""
+    ours, theirs = _units(reference), _units(answer)
+    return bool(ours) and bool(theirs) and ours != theirs
+
+
+def _units(text: str) -> set[object]:
+    said = re.findall(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}", text)
+    return {unit for one in said if one and (unit := known_unit(one))}
+
+
 def _same_parts(ours: re.Match[str], theirs: re.Match[str] | None) -> bool:
-    """Whether both say the same, where a part that one leaves out is no difference."""
+    """Whether both say the same; half of the day may be left out."""
     if theirs is None:
         return False
-    pairs = zip(ours.groups(), theirs.groups(), strict=True)
-    return all(a is None or b is None or _part(a) == _part(b) for a, b in pairs)
+    pairs = list(zip(ours.groups(), theirs.groups(), strict=True))
+    if ours.re is _TIME:
+        half = pairs.pop()
+        if None not in half and _part(half[0]) != _part(half[1]):
+            return False
+    return all(_part(a) == _part(b) for a, b in pairs)
 
 
-def _part(text: str) -> str:
-    return text.casefold().lstrip("0") or "0"
+def _part(text: str | None) -> str:
+    return (text or "0").casefold().lstrip("0") or "0"
 
 
 def _same_letters(reference: str, answer: str) -> bool:
-    if not _LETTERS.fullmatch(answer.upper()) and not _CHOICE.fullmatch(answer):
+    ours = re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", reference)
+    if _LETTERS.fullmatch(answer) is not None:
+        return sorted(ours) == sorted(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", answer))
+    choice = _CHOICE.fullmatch(answer)
+    if choice is None or len(ours) > 1:
         return False
-    chosen = _CHOICE.fullmatch(answer)
-    if len(re.findall(r"\b[A-Z]\b", reference)) == 1 and chosen is not None:
-        return chosen[1].upper() in reference
-    return set(re.findall(r"\b[A-Z]\b", reference)) == set(re.findall(r"\b[A-Z]\b", answer.upper()))
+    said = choice["in"] or choice["bare"]
+    is_choice = ours[0] in "ABCDEFGHIJ"
+    if _TAKEN_BACK.search(choice["rest"] or "") or (said.islower() and len(answer) > 3):
+        return False
+    return (said.upper() if is_choice else said) == ours[0]
 
 
 def _spelled(text: str) -> str:
     """Without spaces, but for those between digits."""
-    return (
-        re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
-        .replace(r"\dfrac", r"\frac")
-        .replace(r"\tfrac", r"\frac")
-    )
+    text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+    return text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
 
 
-def _words(text: str) -> list[str]:
-    text = re.sub(r"^(?:the|a|an)\s+", "", text.casefold())
-    return re.findall(r"\w+(?:[.:/]\d+)*", text.replace("'", ""))
+def _words(text: str) -> str:
+    """Case, spaces, articles and quotes do not matter; signs, numbers and brackets do."""
+    is_symbol = text.isupper() and len(text) <= 4 and " " not in text and text not in _SHOUTED
+    text = text if is_symbol else text.casefold()
+    text = re.sub(r"^(?:the|a|an)\s+", "", text).replace("'", "").replace('"', "")
+    text = re.sub(r"\s+", " ", re.sub(r"\s*([,;:])\s*", r"\1 ", text)).strip(" .,;:")
+    return _SPELLINGS.get(text, text)
+
+
+def _for_algebra(text: str) -> str:
+    """Without units, and without dollar signs that delimit mathematics."""
+    signs = re.findall(r"(?<!\\)\$", text)
+    text = re.sub(r"(?<!\\)\$", "", text) if len(signs) % 2 == 0 else text
+    text = _UNIT_TEXT.sub(_without_unit, text)
+    last = _UNIT_LAST.search(text)
+    text = text[: last.start()] if last is not None and known_unit(last[1]) else text
+    text = re.sub(rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 ", text)
+    return text.replace("**", "^")
+
+
+def _without_unit(found: re.Match[str]) -> str:
+    is_unit = found[1] is None or known_unit(found[1] + (found[2] or "")) is not None
+    return "" if is_unit else found[0]

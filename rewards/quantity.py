@@ -1,15 +1,18 @@
 """A number as it is written, read exactly: 1,234.50, 3 1/2, 6.02e23, 25%, 2.5 million, $18, 12 cm.
 
-Pure functions on `answer_text.bare` text that never raise; what is not wholly a number with at most
-a unit is not read. Leaves out sums and powers, which algebra has to work out (`answers.py`).
+Pure functions on `answer_text.bare` text. What is not wholly a number, with at most a known unit or
+a plural noun after it, is not read: `2ab`, `7 is wrong` and `3 tenths` are other things. Leaves out
+how texts are spelled (`answer_text.py`) and what else an answer may be (`answers.py`).
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from rewards.units import ATTACHED, Unit, known_unit
+
 MAX_EXPONENT = 400
-_SURE_DIGITS = 10  # of a decimal that stands for a fraction: 0.3333333333 for 1/3, not 0.333
+_SURE_DECIMALS = 9  # of a decimal that stands for a fraction: 0.3333333333 for 1/3, not 0.333
 
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _POWER = r"(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)\s*[})]?"
@@ -34,40 +37,42 @@ _SCALES = {
     "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
     "trillion": 10**12,
 }  # fmt: skip
+_SCALE = re.compile(rf"({'|'.join(_SCALES)})s?\b\s*", re.IGNORECASE)
+_PERCENT = re.compile(r"(?:\\?%|percent\b|per cent\b|pct\b)\s*", re.IGNORECASE)
 _ABOUT = re.compile(r"^(?:\\approx|~|approximately|approx\.?|about|around|roughly|=)\s*")
-_CURRENCIES = {
-    "$": "usd", "\\$": "usd", "us$": "usd", "usd": "usd", "dollar": "usd", "buck": "usd",
-    "€": "eur", "eur": "eur", "euro": "eur", "£": "gbp", "gbp": "gbp", "pound": "gbp",
-    "¥": "jpy", "yen": "jpy", "₹": "inr", "rupee": "inr", "rs": "inr", "cent": "cent", "¢": "cent",
-}  # fmt: skip
 _MONEY = re.compile(r"^(US\$|\\?\$|€|£|¥|₹|¢|USD|EUR|GBP|Rs\.?)\s*")
-_UNITS = {
-    "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
-    "mm": "millimeter millimetre", "in": "inch inche", "ft": "foot feet", "yd": "yard",
-    "mi": "mile", "g": "gram", "kg": "kilogram kilo", "mg": "milligram", "oz": "ounce",
-    "l": "liter litre L", "ml": "milliliter millilitre", "s": "second sec", "min": "minute",
-    "h": "hour hr", "d": "day", "wk": "week", "mo": "month", "yr": "year", "°": "degree deg",
-    "c": "celsius C", "f": "fahrenheit F", "mph": "mi/h", "n": "newton N", "j": "joule J",
-    "w": "watt W", "v": "volt V", "hz": "hertz Hz", "pa": "pascal Pa", "k": "kelvin K",
+_CURRENCIES = {
+    "$": "usd", "\\$": "usd", "us$": "usd", "usd": "usd", "€": "eur", "eur": "eur", "£": "gbp",
+    "gbp": "gbp", "¥": "jpy", "₹": "inr", "rs": "inr", "¢": "cent",
 }  # fmt: skip
-_CANONICAL = {w: unit for unit, words in _UNITS.items() for w in [unit, *words.split()]}
-_CANONICAL |= {word.casefold(): unit for word, unit in _CANONICAL.items()}
-# After a number these make another number of it, or another statement.
-_NO_UNITS = frozenset({
-    "or", "and", "not", "times", "plus", "minus", "over", "divided", "multiplied", "to", "x", "r",
-    "remainder", "mod", "modulo", "base", "squared", "cubed", "factorial", "half", "halves",
-    "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "if", "when",
-    "unless", "but", "except", "point", "negative", "positive", "than", "less", "more", "of", "the",
-    "st", "nd", "rd", "th",
+_COUNTED = re.compile(r"[a-z]+(?:[ -][a-z]+){0,2}\Z")
+_IRREGULAR = frozenset({"people", "children", "men", "women", "fish", "sheep", "mice", "feet"})
+# They look like plurals, or make another number or another statement of what is before them.
+_NO_NOUNS = frozenset({
+    "is", "was", "fails", "works", "seems", "looks", "has", "does", "exceeds", "equals", "remains",
+    "becomes", "halves", "times", "plus", "minus", "less", "or", "and", "not", "never", "if", "to",
+    "of", "as", "so", "too", "versus", "thus", "unless", "this", "crores", "lakhs", "wrong",
+    "raised", "below", "above", "than", "squares", "cubes", "isn", "cannot", "at", "in",
 })  # fmt: skip
-_UNIT = re.compile(r"[A-Za-zµ°$€£%'/.^\d{}() \\-]*\Z")
-_AFTERWARDS = re.compile(
-    r"\s*(?:[,;(\u2013\u2014-]\s*)?\b(?:since|because|as|so|for|where|which|hence|thus)\b.*\Z"
-    r"|\s*\([A-Za-z][A-Za-z -]*\)\Z",
-    re.DOTALL,
+_BECAUSE = re.compile(r"\s*[,;(]?\s*\b(?:since|because)\b(?P<why>.*)\Z", re.DOTALL | re.IGNORECASE)
+_NEARLY = re.compile(r"(?P<exact>.+?)\s*\\approx\s*(?P<rounded>-?[\d.]+)", re.DOTALL)
+_TURN = re.compile(r"\b(?:so|thus|hence|therefore|but|not|wrong|however|actually)\b|n't", re.I)
+_ASIDE = re.compile(r"\s*\((?P<word>[a-z-]+(?: [a-z]+)*)\)\Z", re.IGNORECASE)
+NAME = (
+    r"(?:\\(?:angle|triangle|overline|vec|hat|bar)\s*\{?\s*[A-Z]{1,3}\s*\}?|\\[a-z]+|[A-Z]{2}|[A-Za-z]"
+    r"(?:_\{?\w+\}?)?(?:\^\{-1\})?(?:\([A-Za-z]\))?)"
 )
-_NAMED = re.compile(r"^(?P<name>\\?[A-Za-z][A-Za-z_]{0,2}(?:_?\{?\w\}?)?)\s*=\s*(?P<value>[^=]+)\Z")
+_NAMED = re.compile(rf"^(?P<name>{NAME})\s*=\s*(?P<value>[^=]+)\Z")
 _NAMED_LAST = re.compile(r"^(?P<value>[^=]+?)\s*=\s*(?P<name>[A-Za-z])\Z")
+_DIGIT_WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14,
+    "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19,
+}  # fmt: skip
+_TENS = {
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70,
+    "eighty": 80, "ninety": 90,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,32 +81,36 @@ class Quantity:
 
     Attributes:
         value: exactly what is written; a percentage's number, not a hundredth of it.
-        unit: in one spelling; "" without one.
+        unit: known units with their powers; empty without one.
+        noun: what is counted; "" without one.
         is_percent: whether it is a percentage.
         decimals: written after the point; None where it is no plain decimal.
+        is_quotient: whether it is written as a fraction.
         name: of the variable that it is the value of; "" without one.
     """
 
     value: Fraction
-    unit: str = ""
+    unit: Unit = frozenset()
+    noun: str = ""
     is_percent: bool = False
     decimals: int | None = None
+    is_quotient: bool = False
     name: str = ""
 
 
 def read_quantity(text: str) -> Quantity | None:
-    """Read a number with at most a name before it and a unit after it; None for anything else."""
+    """Read a number with at most a name before it and a unit after it; None for anything else.
+
+    An integer that is left as a quotient, such as 30/2, is none: nobody worked it out.
+    """
     name = ""
     named = _NAMED.match(text) or _NAMED_LAST.match(text)
     if named is not None:
-        name, text = named["name"], named["value"].strip()
-    found = _read(text)
-    if found is None:
-        shorter = _AFTERWARDS.sub("", text)
-        found = _read(shorter) if shorter != text else None
-    if found is None:
+        name, text = re.sub(r"\s", "", named["name"]), named["value"].strip()
+    found = _read(text) or _read(_without_aside(text))
+    if found is None or (found.is_quotient and found.value.denominator == 1):
         return None
-    return Quantity(found.value, found.unit, found.is_percent, found.decimals, name)
+    return replace(found, name=name)
 
 
 def same_quantity(reference: Quantity, answer: Quantity) -> bool:
@@ -112,17 +121,56 @@ def same_quantity(reference: Quantity, answer: Quantity) -> bool:
     """
     if reference.name and answer.name and reference.name != answer.name:
         return False
-    if reference.unit and answer.unit and not _same_unit(reference.unit, answer.unit):
+    if not _same_thing(reference, answer):
         return False
     if reference.is_percent == answer.is_percent:
         return _same_number(reference, answer)
     percent, other = sorted((reference, answer), key=lambda one: not one.is_percent)
-    if other.unit:
+    if other.unit or other.noun:
         return False
     if percent.value / 100 == other.value:
         return True
     # "25" is often meant as 25%, and "0.5" hardly ever as 0.5%.
     return percent.value == other.value and (reference.is_percent or abs(other.value) > 1)
+
+
+def in_words(text: str) -> int | None:
+    """The number below a hundred that is written in words, such as forty-two."""
+    words = text.casefold().replace("-", " ").split()
+    if len(words) == 1:
+        return _DIGIT_WORDS.get(words[0], _TENS.get(words[0]))
+    if len(words) == 2 and words[0] in _TENS and 0 < _DIGIT_WORDS.get(words[1], 0) < 10:
+        return _TENS[words[0]] + _DIGIT_WORDS[words[1]]
+    return None
+
+
+def _same_thing(reference: Quantity, answer: Quantity) -> bool:
+    if bool(reference.unit) != bool(answer.unit) and (reference.noun or answer.noun):
+        return not (reference.unit and answer.noun) and not (answer.unit and reference.noun)
+    if reference.unit and answer.unit and reference.unit != answer.unit:
+        return _is_price_of_each(reference.unit, answer.unit)
+    ours, theirs = set(reference.noun.split()), set(answer.noun.split())
+    return not ours or not theirs or ours <= theirs or theirs <= ours
+
+
+def _is_price_of_each(one: Unit, other: Unit) -> bool:
+    """Whether one is money and the other the same money per something."""
+    less, more = sorted((one, other), key=len)
+    return less < more and all(unit in _CURRENCIES.values() for unit, _ in less)
+
+
+def _without_aside(text: str) -> str:
+    """Without a reason, or the number in words once more, after it."""
+    nearly = _NEARLY.fullmatch(text)
+    if nearly is not None:
+        exact, rounded = _read(nearly["exact"]), _read(nearly["rounded"])
+        if exact and rounded and abs(exact.value - rounded.value) <= abs(exact.value) / 100:
+            return nearly["exact"]
+    because = _BECAUSE.search(text)
+    if because is not None and not _TURN.search(because["why"]):
+        return text[: because.start()]
+    aside = _ASIDE.search(text)
+    return text[: aside.start()] if aside and in_words(aside["word"]) is not None else text
 
 
 def _read(text: str) -> Quantity | None:
@@ -134,18 +182,20 @@ def _read(text: str) -> Quantity | None:
         negative, text = _sign(text)
     for pattern in _NUMBERS:
         found = pattern.match(text)
-        if found is None:
+        read = None if found is None else _value(found)
+        rest = None if found is None else _after(text[found.end() :])
+        if found is None or read is None or rest is None:
             continue
-        read = _value(found)
-        rest = _after(text[found.end() :])
-        if read is None or rest is None:
-            continue
-        scale, is_percent, unit = rest
+        unit = rest.unit
         if money:
-            unit = _CURRENCIES[money[1].lower().rstrip(".")]
+            unit = unit | {(_CURRENCIES[money[1].lower().rstrip(".")], 1)}
         value, decimals = read
-        value = (-value if negative else value) * scale
-        return Quantity(value, unit, is_percent, decimals if scale == 1 else None)
+        return Quantity(
+            (-value if negative else value) * rest.value, unit, rest.noun, rest.is_percent,
+            decimals if rest.value == 1 else None, "whole" not in found.groupdict() and (
+                "top" in found.groupdict()
+            ),
+        )  # fmt: skip
     return None
 
 
@@ -169,67 +219,38 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int | None] | None:
         tail = Fraction(int(fixed or 0), 10 ** len(fixed)) + Fraction(int(repeated), nines)
         return int(parts["before"] or 0) + tail, None
     number = re.sub("[, ]", "", parts["number"])
-    power = int(parts.get("power", 0))
-    if abs(power) > MAX_EXPONENT:
+    if len(parts.get("power", "")) > 4 or abs(int(parts.get("power", 0))) > MAX_EXPONENT:
         return None
+    power = int(parts.get("power", 0))
     if "ten" in parts:
         return Fraction(10) ** power, None
     value = Fraction(number if number[0] != "." else f"0{number}") * Fraction(10) ** power
     return value, (len(number.partition(".")[2]) if "power" not in parts else None)
 
 
-def _after(text: str) -> tuple[int, bool, str] | None:
-    """Scale, percentage and unit of what follows a number; None where that is something else."""
-    text = text.strip()
-    scaled = re.match(r"(dozen|hundred|thousand|million|billion|trillion)s?\b\s*", text, re.I)
-    scale = _SCALES[scaled[1].lower()] if scaled else 1
+def _after(text: str) -> Quantity | None:
+    """What follows a number, with the scale as its value; None where it is something else."""
+    attached, text = not text[:1].isspace(), text.strip()
+    scaled = _SCALE.match(text)
+    scale = Fraction(_SCALES[scaled[1].lower()] if scaled else 1)
     text = text[scaled.end() :] if scaled else text
-    percent = re.match(r"(?:\\?%|percent\b|per cent\b|pct\b)\s*", text, re.I)
+    percent = _PERCENT.match(text)
+    text = text[percent.end() :] if percent else text
+    if not text or text in ("$", "€", "£", "¥", "¢"):
+        return Quantity(scale, is_percent=percent is not None)
     if percent is not None:
-        text = text[percent.end() :]
-        return (scale, True, "") if not text or _is_unit(text) else None
-    if not text:
-        return scale, False, ""
-    return (scale, False, _canonical(text)) if _is_unit(text) else None
-
-
-def _is_unit(text: str) -> bool:
-    if text in ("$", "€", "£", "¥", "¢"):
-        return True
-    if not _UNIT.match(text) or not re.match(r"[A-Za-zµ°]|\^\s*\{?\s*\\circ", text):
-        return False
-    without = re.sub(r"\^\s*\{?\s*(?:\\circ|-?\d)\s*\}?", " ", text)
-    words = re.findall(r"[A-Za-zµ°']+", without)
-    if re.search(r"[\d\\{}^]", without) or len(words) > 6:
-        return False
-    if any(word.lower() in _NO_UNITS for word in words):
-        return False
-    return all(len(word) > 1 or word in _CANONICAL or word == "a" for word in words)
-
-
-def _canonical(text: str) -> str:
-    """One spelling of a unit: known words shortened, a plural's s and spaces left out."""
-    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", "°", text)
-    text = re.sub(r"\bper\b", "/", text).replace("{", "").replace("}", "")
-    square = re.search(r"\b(square|sq|cubic|cu)\b\.?\s*", text)
-    power = {"s": "^2", "c": "^3"}[square[1][0]] if square else ""
-    text = text.replace(square[0], "") if square else text
-    words = re.findall(r"[A-Za-zµ°']+|\^\d|/", text)
-    known = "".join(_known(word) for word in words if word not in ("a", "an"))
-    return {"mi/h": "mph", "km/hr": "km/h"}.get(known, known) + power
-
-
-def _known(word: str) -> str:
-    for spelled in (word, word.casefold(), word.casefold().removesuffix("s")):
-        if spelled in _CANONICAL:
-            return _CANONICAL[spelled]
-        if spelled in _CURRENCIES:
-            return _CURRENCIES[spelled]
-    return word.casefold().removesuffix("s")
-
-
-def _same_unit(one: str, other: str) -> bool:
-    return one == other or (one in ("°",) and other in ("°c", "°f", "°"))
+        return None
+    unit = known_unit(text)
+    if unit is not None:
+        word = re.match(r"[A-Za-zµΩ]+", text)
+        is_apart = not attached or scaled is not None or word is None or word[0] in ATTACHED
+        return Quantity(scale, unit) if is_apart else None
+    words = text.split()
+    is_noun = _COUNTED.match(text) is not None and not attached
+    if not is_noun or any(word in _NO_NOUNS for word in words):
+        return None
+    is_plural = re.search(r"\w{3}(?<!th)(?<![sui])s\Z", words[-1]) is not None
+    return Quantity(scale, noun=text) if is_plural or words[-1] in _IRREGULAR else None
 
 
 def _same_number(reference: Quantity, answer: Quantity) -> bool:
@@ -238,7 +259,6 @@ def _same_number(reference: Quantity, answer: Quantity) -> bool:
     for decimal, other in ((reference, answer), (answer, reference)):
         if decimal.decimals is None or other.decimals is not None:
             continue
-        digits = len(str(abs(int(decimal.value * 10**decimal.decimals))))
-        if digits >= _SURE_DIGITS:
+        if decimal.decimals >= _SURE_DECIMALS and other.value.denominator > 1:
             return abs(decimal.value - other.value) < Fraction(1, 10**decimal.decimals)
     return False

@@ -90,7 +90,12 @@ def _score_math(job: Mapping[str, object]) -> dict[str, object]:
 
     Its own timeouts and error handling are off: they turn a hang or a failure into False.
     """
-    pair = compare(str(job["reference"]), str(job["answer"]))
+    reference, answered = str(job["reference"]), str(job["answer"])
+    try:
+        pair = compare(reference, answered)
+    except (ValueError, RecursionError) as error:  # such as too many digits
+        compare(reference, reference)  # else the answer's fault, not the reference's
+        return {"status": "unreadable", "detail": f"{type(error).__name__}: {error}"[:500]}
     if pair.same is not None:
         return {"status": "scored", "score": float(pair.same)}
     from math_verify import verify
@@ -125,13 +130,23 @@ def _differ(gold: Sequence[object], answer: Sequence[object]) -> bool:
 
 
 def _parse_math(text: str) -> list[object]:
-    from math_verify import parse
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+    from math_verify.parser import NormalizationConfig
 
     # Bare LaTeX outside an environment loses all but one number: \sqrt{2} would read as nothing.
     enclosed = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
-    parsed: list[object] = parse(
-        text if enclosed else f"${text}$", parsing_timeout=None, raise_on_error=True
+    # Units are read by us: it takes "ab" in "2ab" for one.
+    spelled = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all",
+        equations=False,
+    )  # fmt: skip
+    latex = LatexExtractionConfig(
+        try_extract_without_anchor=True, boxed_match_priority=50, normalization_config=spelled
     )
+    parsed: list[object] = parse(
+        text if enclosed else f"${text}$", [latex, ExprExtractionConfig()],
+        parsing_timeout=None, raise_on_error=True,
+    )  # fmt: skip
     return parsed
 
 

@@ -21,9 +21,10 @@ def _pairs() -> list[tuple[str, str, bool]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("# "):
             continue
-        reference, *groups = line.replace("⏎", "\n").split(" || ")
+        reference, *groups = line.replace("⏎", "\n").split(" ||")
         for answers, is_right in zip(groups, (True, False), strict=True):
-            found += [(reference, answer, is_right) for answer in answers.split(" ;; ")]
+            said = [answer for answer in answers.strip().split(" ;; ") if answer]
+            found += [(reference, answer, is_right) for answer in said]
     return found
 
 
@@ -48,7 +49,7 @@ def _outcome(verifier: MathVerifier, reference: str, answer: str) -> str:
 
 def test_every_pair_is_judged_rightly(verifier: MathVerifier) -> None:
     judged = [(r, a, _outcome(verifier, r, a) == "correct", right) for r, a, right in PAIRS]
-    assert len(PAIRS) > 300
+    assert len(PAIRS) > 800
     assert [(r, a) for r, a, found, right in judged if found and not right] == []
     assert [(r, a) for r, a, found, right in judged if right and not found] == []
 
@@ -83,9 +84,9 @@ def test_reading_never_raises_and_is_quick() -> None:
     slowest = 0.0
     for _ in range(20_000):
         reference, answer = ("".join(rng.choices(pieces, k=rng.randint(0, 40))) for _ in range(2))
-        started = time.perf_counter()
+        started = time.process_time()
         compare(reference, answer)
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, time.process_time() - started)
     assert slowest < 0.5, "no expression backtracks for long"
 
 
@@ -93,10 +94,10 @@ def test_reading_never_raises_and_is_quick() -> None:
     "text", ["(" * 900, "A, " * 300, "1 234" * 150, "a1" * 400, "\\text{" * 150]
 )
 def test_a_long_text_does_not_backtrack(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     compare(text, text + "!")
     compare("x" * 300, text)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("text", ["east", "June 20", "BCA", "no", "all real numbers", "1st", "DNE"])
