@@ -151,8 +151,8 @@ def _same_number(number: Quantity, answer: str) -> bool:
     other = read_quantity(answer)
     if other is not None:
         return same_quantity(number, other)
-    value = in_words(answer)
-    value = _worked_out(answer) if value is None else Fraction(value)
+    said = in_words(answer)
+    value = _worked_out(answer) if said is None else Fraction(said)
     return value is not None and same_quantity(number, Quantity(value))
 
 
@@ -272,7 +272,7 @@ def _same_letters(reference: str, answer: str) -> bool:
     is_choice = ours[0] in "ABCDEFGHIJ"
     if _TAKEN_BACK.search(choice["rest"] or "") or (said.islower() and len(answer) > 3):
         return False
-    return (said.upper() if is_choice else said) == ours[0]
+    return bool((said.upper() if is_choice else said) == ours[0])
 
 
 def _spelled(text: str) -> str:
