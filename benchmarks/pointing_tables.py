@@ -1,0 +1,127 @@
+"""The tables of `exp_pointing.py`: what each arm reached at which cost, and its critic."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from harness import mean_interval
+
+from pipelines.run.round_log import number
+
+SWEPT_SEEDS = (100, 101)  # others than those of the comparison
+
+
+def accuracy(point: Mapping[str, object]) -> float:
+    """Held-out mean@k of a round."""
+    return number(point, "probe/mean_at_k")
+
+
+def table(results: Mapping[str, Mapping]) -> str:
+    """Arms as rows: held-out accuracy over seeds, what it cost, and how soon it was reached.
+
+    The last three columns are steps, thousand tokens and seconds until an arm first stood where
+    the family's verifier-only arm ended, by the mean of three rounds; the mean over the seeds that
+    came there, with their number. Verifier-only plays twice as many rounds as the others: its half
+    way is their end.
+    """
+    groups: dict[tuple[str, str, str, str], list[Mapping]] = {}
+    for name, found in results.items():
+        family, arm, rate, seed = name.split("/")
+        stage = "sweep" if int(seed) in SWEPT_SEEDS else "run"
+        if found["rounds"]:
+            groups.setdefault((stage, family, arm, rate), []).append(found)
+    lines = [
+        "| arm | rate | seeds | start | half way | end | tokens (thousand) | seconds "
+        "| to verifier-only's end: steps | tokens | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (stage, family, arm, rate), runs in groups.items():
+        rounds = [run["rounds"] for run in runs]
+        start = [run["before"]["figures"]["mean_at_k"] for run in runs]
+        half = [accuracy(each[(len(each) - 1) // 2]) for each in rounds]
+        cells = [shown(start), shown(half), shown([accuracy(each[-1]) for each in rounds])]
+        cells += [plain([tokens(each[-1]) / 1000 for each in rounds])]
+        cells += [plain([number(each[-1], "run/seconds") for each in rounds])]
+        goals = [
+            statistics.fmean(accuracy(run["rounds"][-1]) for run in found)
+            for (when, kind, who, _), found in groups.items()
+            if (when, kind, who) == (stage, family, "verifier") and stage == "run"
+        ]
+        reached = [place for each in rounds for place in first_at(each, goals)]
+        cells += [plain([point["steps"] for point in reached]) + f" ({len(reached)})"]
+        cells += [plain([tokens(point) / 1000 for point in reached])]
+        cells += [plain([number(point, "run/seconds") for point in reached])]
+        name = f"{'sweep: ' if stage == 'sweep' else ''}{family}: {arm}"
+        lines.append(f"| {name} | {rate} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def critic_table(results: Mapping[str, Mapping]) -> str:
+    """How good each arm's critic stays: the worst round of the worst seed, and what changed.
+
+    Located: of the round's failed solutions that the critic judged, the share whose first flaw it
+    names first; by kind, of those kinds that make up a tenth of the mistakes and have ten of them.
+    The other figures are of the fixed audit; a seed is worse where the paired interval says so.
+    """
+    lines = [
+        "| arm | seeds | located: first round | least | least by kind | sound accused, most "
+        "| AUROC, Brier, false accusations worse |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[Mapping]] = {}
+    for name, found in results.items():
+        family, arm, _, seed = name.split("/")
+        if int(seed) not in SWEPT_SEEDS and "change" in found:
+            groups.setdefault((family, arm), []).append(found)
+    for (family, arm), runs in groups.items():
+        rounds = [point for run in runs for point in run["rounds"] if "pointing/located" in point]
+        if not rounds:
+            continue
+        first = [run["rounds"][0].get("pointing/located", math.nan) for run in runs]
+        by_kind = [kind for point in rounds for kind in often(point)]
+        accused = [number(p, "critic/false_accusations") for run in runs for p in run["rounds"]]
+        cells = [f"{statistics.fmean(first):.2f}"]
+        cells += [f"{min(number(point, 'pointing/located') for point in rounds):.2f}"]
+        cells += [f"{min(by_kind):.2f}" if by_kind else "-", f"{max(accused):.1%}"]
+        worse = [
+            sum(run["change"][name]["verdict"] == "worse" for run in runs)
+            for name in ("auroc", "brier", "false_accusations")
+        ]
+        cells += [", ".join(map(str, worse))]
+        lines.append(f"| {family}: {arm} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def often(point: Mapping) -> list[float]:
+    """The located share of each frequent kind of mistake in a round."""
+    kinds, failed = point.get("pointing/kinds", {}), point["pointing/failed"]
+    return [
+        kind["located"] for kind in kinds.values()
+        if "located" in kind and kind["share"] >= 0.1 and kind["share"] * failed >= 10
+    ]  # fmt: skip
+
+
+def first_at(rounds: Sequence[Mapping], goals: Sequence[float]) -> list[dict]:
+    """The first round whose accuracy, over it and the two before, is at a goal; nothing if none."""
+    for goal in goals:
+        for place, point in enumerate(rounds):
+            last = rounds[max(0, place - 2) : place + 1]
+            if statistics.fmean(map(accuracy, last)) >= goal:
+                return [{**point, "steps": 5 * (place + 1)}]
+    return []
+
+
+def tokens(point: Mapping[str, object]) -> float:
+    """Every token generated for training so far, the critic's and the continuations included."""
+    return math.fsum(number(point, name) for name in point if name.startswith("tokens/"))
+
+
+def plain(values: Sequence[float]) -> str:
+    """The mean, or a dash."""
+    return f"{statistics.fmean(values):.0f}" if values else "-"
+
+
+def shown(values: Sequence[float]) -> str:
+    """Mean with its 95% interval over seeds."""
+    found = mean_interval(values)
+    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
