@@ -43,6 +43,11 @@ _DOUBT = re.compile(
 _BEFORE_BOX = re.compile(
     r"(?:^|[.,:;=\n]|\b(?:is|are|be|get|have|answer|thus|so|hence|therefore))\Z", re.I
 )
+_IN_A_SENTENCE = re.compile(
+    r"(?!.*\b(?:half|twice|double|triple|times|minus|plus|negative|less|more|than|greater|square|root"
+    r"|over|million|thousand|billion|dozen|hundred|percent)\b)[A-Za-z ,.']*",
+    re.DOTALL,
+)
 _AFTER_BOX = re.compile(r"\A(?:\Z|[.,;:)\n])")
 _WRAPPER = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathbf|mathrm|mathit|mbox|operatorname)\s*\{")
 _SPACING = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~")
@@ -61,12 +66,13 @@ def plain(text: str, is_reference: bool = False) -> str:
     text = re.sub(r"<<[^<>]*>>", "", text)
     text = _unicode(_SPACES.sub(" ", text)).strip()
     text = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__|`([^`]*)`", _inner, text)
-    text = _STYLE.sub("", _TAG.sub("", text)).replace(r"\!", "")
+    text = _STYLE.sub("", _TAG.sub("", text))
+    text = re.sub(r"\\!\s*", "", text)
     text = _boxed(text, is_reference)
     said = list(_PHRASE.finditer(text))
     if said and not _DOUBT.search(text[: said[-1].start()]):
         text = text[said[-1].end() :]
-    text = _OPENING.sub("", text)
+    text = _OPENING.sub("", re.sub(r"^(?:so|thus|hence|therefore),\s*", "", text, flags=re.I))
     text = _without_afterthought(text)
     formulas = re.findall(r"\$([^$]+)\$", text)
     if is_reference and len(formulas) > 1 and _SENTENCE_WORDS.search(text):
@@ -151,7 +157,8 @@ def _boxed(text: str, is_reference: bool) -> str:
         return text
     distinct = list(dict.fromkeys(contents))
     around = [piece.replace("$", "") for piece in (outside[0], text[end:])]
-    is_whole = _BEFORE_BOX.search(around[0].rstrip(" ")) and _AFTER_BOX.match(around[1].lstrip(" "))
+    ends = _BEFORE_BOX.search(around[0].rstrip(" ")), _AFTER_BOX.match(around[1].lstrip(" "))
+    is_whole = None not in ends or all(_IN_A_SENTENCE.fullmatch(piece) for piece in around)
     doubted = any(_DOUBT.search(piece) for piece in around)
     if len(distinct) > 1 or is_reference or (is_whole and not doubted):
         return ", ".join(distinct)

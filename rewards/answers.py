@@ -99,7 +99,9 @@ def compare(reference: str, answer: str) -> Pair:
     if len(answer) > min(LONGEST + 4 * len(reference), LONGEST_OF_ALL):
         return Pair(False, reference, "")
     ours, theirs = plain(reference, is_reference=True), plain(answer)
-    return Pair(_decide(ours, theirs), _for_algebra(ours), _for_algebra(theirs))
+    same = _decide(ours, theirs)
+    theirs = theirs if "=" in ours else _without_name(theirs)
+    return Pair(same, _for_algebra(ours), _for_algebra(theirs))
 
 
 def _decide(plain_reference: str, plain_answer: str) -> bool | None:
@@ -110,6 +112,8 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
         return True
     if _words(reference) == _words(answer) and _words(reference) in _SPELLINGS.values():
         return True
+    if "=" not in reference:
+        answer = _without_name(answer)
     for pattern in (_TIME, _BASED, _QUOTIENT):
         if (ours := pattern.fullmatch(reference)) is not None:
             return _same_parts(ours, pattern.fullmatch(answer))
@@ -128,6 +132,16 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
     if _is_other_mathematics(reference, answer) or _other_units(plain_reference, plain_answer):
         return False
     return None
+
+
+def _without_name(answer: str) -> str:
+    """The values of a list that names one variable again and again: x = 1 or x = -2."""
+    parts = re.split(r"\s*(?:,|\bor\b|\band\b)\s*", answer)
+    sides = [part.split("=") for part in parts]
+    is_list = len(parts) > 1 and all(len(pair) == 2 for pair in sides)
+    if not is_list or len({pair[0].strip() for pair in sides}) > 1:
+        return answer
+    return ", ".join(pair[1].strip() for pair in sides)
 
 
 def is_words(text: str) -> bool:
@@ -202,7 +216,11 @@ def _is_other_mathematics(reference: str, answer: str) -> bool:
 def _prose(text: str) -> set[str]:
     """Words of a text that belong to no formula."""
     text = re.sub(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|[_^]\s*\{[^{}]*\}|_\w+", " ", text)
-    words = {word.lower() for word in _WORD.findall(text)} - _FUNCTIONS - {"and", "or"}
+    words = (
+        {word.lower() for word in _WORD.findall(text)}
+        - _FUNCTIONS
+        - {"and", "or", "square", "cubic"}
+    )
     return {w for w in words if (len(w) > 2 or w in _SHORT_WORDS) and known_unit(w) is None}
 
 
@@ -297,6 +315,7 @@ def _for_algebra(text: str) -> str:
     text = _UNIT_TEXT.sub(_without_unit, text)
     last = _UNIT_LAST.search(text)
     text = text[: last.start()] if last is not None and known_unit(last[1]) else text
+    text = re.sub(r"\s(?:square|sq\.?|cubic)\Z", "", text)
     text = re.sub(rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 ", text)
     return text.replace("**", "^")
 

@@ -52,7 +52,8 @@ _NO_NOUNS = frozenset({
     "is", "was", "fails", "works", "seems", "looks", "has", "does", "exceeds", "equals", "remains",
     "becomes", "halves", "times", "plus", "minus", "less", "or", "and", "not", "never", "if", "to",
     "of", "as", "so", "too", "versus", "thus", "unless", "this", "crores", "lakhs", "wrong",
-    "raised", "below", "above", "than", "squares", "cubes", "isn", "cannot", "at", "in",
+    "raised", "below", "above", "than", "squares", "cubes", "isn", "cannot", "at", "in", "thirds",
+    "quarters",
 })  # fmt: skip
 _BECAUSE = re.compile(r"\s*[,;(]?\s*\b(?:since|because)\b(?P<why>.*)\Z", re.DOTALL | re.IGNORECASE)
 _NEARLY = re.compile(r"(?P<exact>.+?)\s*\\approx\s*(?P<rounded>-?[\d.]+)", re.DOTALL)
@@ -62,7 +63,7 @@ NAME = (
     r"(?:\\(?:angle|triangle|overline|vec|hat|bar)\s*\{?\s*[A-Z]{1,3}\s*\}?|\\[a-z]+|[A-Z]{2}|[A-Za-z]"
     r"(?:_\{?\w+\}?)?(?:\^\{-1\})?(?:\([A-Za-z]\))?)"
 )
-_NAMED = re.compile(rf"^(?P<name>{NAME})\s*=\s*(?P<value>[^=]+)\Z")
+_NAMED = re.compile(rf"^(?P<name>{NAME}|[a-z](?:\s*\+\s*[a-z]){{1,3}})\s*=\s*(?P<value>[^=]+)\Z")
 _NAMED_LAST = re.compile(r"^(?P<value>[^=]+?)\s*=\s*(?P<name>[A-Za-z])\Z")
 _DIGIT_WORDS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
@@ -240,17 +241,22 @@ def _after(text: str) -> Quantity | None:
         return Quantity(scale, is_percent=percent is not None)
     if percent is not None:
         return None
-    unit = known_unit(text)
+    unit = known_unit(re.sub(r"\b(years?) old\Z", r"\1", text))
     if unit is not None:
         word = re.match(r"[A-Za-zµΩ]+", text)
         is_apart = not attached or scaled is not None or word is None or word[0] in ATTACHED
         return Quantity(scale, unit) if is_apart else None
-    words = text.split()
-    is_noun = _COUNTED.match(text) is not None and not attached
+    counted, of, _ = text.partition(" of ")
+    words = counted.split()
+    is_noun = (
+        _COUNTED.match(counted) is not None
+        and not attached
+        and (not of or re.fullmatch(r"[a-z ]+", text) is not None)
+    )
     if not is_noun or any(word in _NO_NOUNS for word in words):
         return None
     is_plural = re.search(r"\w{3}(?<!th)(?<![sui])s\Z", words[-1]) is not None
-    return Quantity(scale, noun=text) if is_plural or words[-1] in _IRREGULAR else None
+    return Quantity(scale, noun=counted) if is_plural or words[-1] in _IRREGULAR else None
 
 
 def _same_number(reference: Quantity, answer: Quantity) -> bool:

@@ -103,7 +103,9 @@ def _score_math(job: Mapping[str, object]) -> dict[str, object]:
     gold = _parse_math(pair.reference)
     if not gold:
         return {"status": "error", "detail": f"reference {job['reference']!r} holds no mathematics"}
-    strictly = {"timeout_seconds": None, "raise_on_error": True}
+    strictly = {
+        "timeout_seconds": None, "raise_on_error": True, "allow_set_relation_comp": True
+    }  # fmt: skip
     try:
         answer = _parse_math(pair.answer)
         if not answer:
