@@ -9,6 +9,7 @@ from harness import mean_interval
 from pipelines.run.round_log import number
 
 SWEPT_SEEDS = (100, 101)  # others than those of the comparison
+GOALS = (0.5, 0.8)  # held-out accuracies
 
 
 def accuracy(point: Mapping[str, object]) -> float:
@@ -54,6 +55,60 @@ def table(results: Mapping[str, Mapping]) -> str:
         name = f"{'sweep: ' if stage == 'sweep' else ''}{family}: {arm}"
         lines.append(f"| {name} | {rate} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def reach_table(results: Mapping[str, Mapping]) -> str:
+    """When each deciding arm first stood at an accuracy, by the mean of two rounds, over its seeds.
+
+    The share is of what verifier-only took, a geometric mean over the seeds that both reached it
+    with; a seed that did not reach it counts in none.
+    """
+    lines = [
+        "| arm | accuracy | seeds that reached it | steps | tokens (thousand) | seconds "
+        "| of verifier-only's: steps | tokens | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    runs: dict[tuple[str, str], dict[int, Mapping]] = {}
+    for name, found in results.items():
+        family, arm, _, seed = name.split("/")
+        if int(seed) not in SWEPT_SEEDS and found["rounds"]:
+            runs.setdefault((family, arm), {})[int(seed)] = found
+    for (family, arm), by_seed in runs.items():
+        for goal in GOALS:
+            reached = {seed: reach(run["rounds"], goal) for seed, run in by_seed.items()}
+            alone = {
+                seed: reach(run["rounds"], goal)
+                for seed, run in runs.get((family, "verifier"), {}).items()
+            }
+            own = [cost for cost in reached.values() if cost]
+            pairs = [(c, alone[s]) for s, c in reached.items() if c and alone.get(s)]
+            cells = [plain([cost[kind] for cost in own]) for kind in range(3)]
+            ratios = [
+                geometric([ours[kind] / theirs[kind] for ours, theirs in pairs if theirs])
+                for kind in range(3)
+            ]
+            lines.append(
+                f"| {family}: {arm} | {goal} | {len(own)} of {len(by_seed)} "
+                f"| {' | '.join(cells)} | {' | '.join(ratios)} |"
+            )
+    return "\n".join(lines)
+
+
+def reach(rounds: Sequence[Mapping], goal: float) -> tuple[float, float, float] | None:
+    """Steps, thousand tokens and seconds until two rounds' mean stands at an accuracy."""
+    for place, point in enumerate(rounds):
+        if statistics.fmean(map(accuracy, rounds[max(0, place - 1) : place + 1])) >= goal:
+            return 5.0 * (place + 1), tokens(point) / 1000, number(point, "run/seconds")
+    return None
+
+
+def geometric(ratios: Sequence[float]) -> str:
+    """Geometric mean of ratios with its 95% t interval over seeds."""
+    if not ratios:
+        return "-"
+    found = mean_interval([math.log(ratio) for ratio in ratios])
+    mean, low, high = (math.exp(found[name]) for name in ("mean", "low", "high"))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def critic_table(results: Mapping[str, Mapping]) -> str:
