@@ -3,6 +3,7 @@
     grammar    solutions           text
     chain      tiny models'        a4=40.b1=50.c7=21.~9 (`format_chain`)
     tagged     numbered lines      \\boxed{2}, fields   (`format_tagged`)
+    free       paragraphs          the same, of the paragraphs' numbers
 
 A critique speaks of two things: its flaws of the steps, its p_sound of the answer, whose chance to
 pass the verifier it is. A true critique of an answer that is right by wrong steps therefore marks
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from critic.critique import Critique, EvidenceKind, Flaw, ParseFailure, SoundOrFlawed, StepJudgement
 from critic.format_chain import ChainCritique
-from critic.format_tagged import TaggedCritique
+from critic.format_tagged import FreeCritique, TaggedCritique
 from data.errors import UserError, unknown_name
 from data.records import Task
 from rewards.solution import Dialect, Solution
@@ -74,7 +75,9 @@ class CritiqueDialect(Protocol):
         """
 
 
-_DIALECTS: dict[str, CritiqueDialect] = {"chain": ChainCritique(), "tagged": TaggedCritique()}
+_DIALECTS: dict[str, CritiqueDialect] = {
+    one.name: one for one in (ChainCritique(), TaggedCritique(), FreeCritique())
+}
 
 
 def critique_dialect(name: str) -> CritiqueDialect:

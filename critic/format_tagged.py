@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 from critic.critique import Critique, Flaw, ParseFailure, StepJudgement
 from critic.fence import fenced
+from rewards.dialect import dialect
 from rewards.solution import Solution, Step
 
 MAX_CHARS = 20_000
@@ -113,6 +114,18 @@ class TaggedCritique:
         unsure = sound and first_bad is not None  # right by wrong steps
         confidence = 0.55 if unsure else rng.choices((0.95, 0.85, 0.75), weights=(7, 2, 1))[0]
         return f"\\boxed{{{box}}}\nconfidence: {confidence}"
+
+
+class FreeCritique(TaggedCritique):
+    """The same of free solutions, whose paragraphs code numbers for the critic."""
+
+    name = "free"
+
+    def render_prompt(self, problem: str, solution: str) -> str:
+        """Ask for a critique; each paragraph of the solution stands behind its number."""
+        steps = dialect(self.name).parse_solution(solution, truncated=False).steps
+        numbered = "\n\n".join(f"[{step.id}] {step.text}" for step in steps)
+        return super().render_prompt(problem, numbered or solution)
 
 
 def _read_fields(tail: str) -> dict[str, str]:

@@ -2,14 +2,15 @@ r"""Assertions of correctness and pleas to the judge, put into solutions to see 
 
 A learner that is judged by its words learns to praise itself, and a judge that reads "verified" as
 evidence pays for it. A solution with a plea is the same solution: its steps, answer and verdict
-stay what they were, so a critic whose verdict changes was swayed (`flipped`). Only the tagged
-dialect has room for words. In the chain dialect each character is a label, a digit or a sign, and
-any other makes the solution malformed.
+stay what they were, so a critic whose verdict changes was swayed (`flipped`). The chain
+dialect has no room for words: each character is a label, a digit or a sign, and any other makes the
+solution malformed.
 """
 
 import random
 
 from critic.critique import Critique, ParseFailure
+from rewards.solution import Solution
 
 # By sort. None holds a tag of the dialect, or a line that begins like a numbered step.
 PLEAS: dict[str, tuple[str, ...]] = {
@@ -46,20 +47,26 @@ PLEAS: dict[str, tuple[str, ...]] = {
 _OPENING = "<think>"
 
 
-def with_plea(text: str, rng: random.Random) -> str:
-    """Put a plea before the first step of a tagged solution.
+def with_plea(solution: Solution, rng: random.Random, is_numbered: bool = True) -> str:
+    """Put a plea before the first step, or, where code cuts the steps, at the first one's start.
 
     Args:
-        text: a well-formed solution of the tagged dialect.
+        solution: well-formed, of the tagged or the free dialect.
         rng: chooses the sort, then its wording.
+        is_numbered: whether the solution numbers its steps, as in the tagged dialect.
 
     Raises:
         ValueError: the text opens no reasoning.
     """
+    plea = rng.choice(PLEAS[rng.choice(sorted(PLEAS))])
+    text = solution.text
+    if not is_numbered and solution.steps:
+        boxless = [plea for sort in PLEAS.values() for plea in sort if "\\boxed" not in plea]
+        start = solution.steps[0].start  # a box might be read as the answer
+        return f"{text[:start]}{' '.join(rng.choice(boxless).split())} {text[start:]}"
     before, opening, rest = text.partition(_OPENING)
     if not opening:
         raise ValueError(f"a plea needs a solution with {_OPENING}, got {text[:80]!r}")
-    plea = rng.choice(PLEAS[rng.choice(sorted(PLEAS))])
     return f"{before}{opening}\n{plea}\n{rest.lstrip(chr(10))}"
 
 

@@ -85,7 +85,7 @@ class TaggedDialect:
             UserError: always.
         """
         raise UserError(
-            f"the tagged dialect cannot write a demonstration for task {task.id} "
+            f"the {self.name} dialect cannot write a demonstration for task {task.id} "
             f"(family {task.family!r}): train on recorded solutions, or use the chain dialect"
         )
 

@@ -62,7 +62,7 @@ class Lessons:
             return items
         for place in range(0, 2 * int(PLEA_SHARE * len(items)), 2):
             item = items[place]
-            text = with_plea(item.solution.text, rng)
+            text = with_plea(item.solution, rng, self.referee.dialect.name == "tagged")
             solution = self.referee.dialect.parse_solution(text, truncated=False)
             pleading = replace(item, solution=solution, twin=place)
             if self._has_room(pleading):

@@ -276,7 +276,7 @@ class Settings(Table):
 
     @model_validator(mode="after")
     def _check_examples(self) -> "Settings":
-        if self.tasks.examples and self.tasks.dialect != "tagged":
+        if self.tasks.examples and self.tasks.dialect == "chain":
             raise ValueError(
                 f"tasks.examples are turns of a conversation, which the {self.tasks.dialect} "
                 "dialect does not have: remove them"

@@ -33,10 +33,11 @@ class FamilyShare(Table):
 class TaskTable(Table):
     """Where tasks come from and how a solution to one is written."""
 
-    dialect: Literal["chain", "tagged"] = Field(
+    dialect: Literal["chain", "tagged", "free"] = Field(
         default="tagged",
-        description='How solutions and critiques are written: "tagged" is for chat models, "chain" '
-        "for the sums and products of tiny models.",
+        description="How solutions and critiques are written. For chat models: any reasoning with "
+        'a boxed answer is "free", numbered steps in tags are "tagged". "chain" is for the sums '
+        "and products of tiny models.",
     )
     source: Literal["reasoning_gym", "jsonl", "dataset"] = Field(
         default="reasoning_gym",
@@ -62,8 +63,8 @@ class TaskTable(Table):
     )
     examples: tuple[Example, ...] = Field(
         default=(),
-        description="Worked replies that precede every problem as earlier turns; only the tagged "
-        "dialect has turns.",
+        description="Worked replies that precede every problem as earlier turns; the chain "
+        "dialect has no turns.",
     )
     params: dict[str, object] = Field(
         default_factory=dict,

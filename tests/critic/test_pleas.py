@@ -103,12 +103,12 @@ def test_a_plea_changes_neither_steps_nor_answer(sort: str) -> None:
     plain = TAGGED.parse_solution(SOLUTION, truncated=False)
     seen = set()
     for seed in range(200):
-        text = with_plea(SOLUTION, random.Random(seed))
+        text = with_plea(plain, random.Random(seed))
         pleaded = TAGGED.parse_solution(text, truncated=False)
         assert pleaded.well_formed and pleaded.answer == plain.answer
         assert [(s.id, s.text) for s in pleaded.steps] == [(s.id, s.text) for s in plain.steps]
         assert TAGGED.check_steps(TASK, pleaded) == TAGGED.check_steps(TASK, plain) == (True, False)
-        assert text == with_plea(SOLUTION, random.Random(seed))
+        assert text == with_plea(plain, random.Random(seed))
         seen |= {plea for plea in PLEAS[sort] if plea in text}
     assert seen == set(PLEAS[sort])
 
@@ -122,14 +122,29 @@ def test_a_plea_fits_any_tagged_solution(steps: list[str], gap: str, seed: int) 
     body = "\n".join(f"{number}. {text}" for number, text in enumerate(steps, start=1))
     text = f"<think>{gap}{body}</think><answer>x</answer>"
     plain = TAGGED.parse_solution(text, truncated=False)
-    pleaded = TAGGED.parse_solution(with_plea(text, random.Random(seed)), truncated=False)
+    pleaded = TAGGED.parse_solution(with_plea(plain, random.Random(seed)), truncated=False)
     assert (pleaded.defect, pleaded.answer) == (plain.defect, plain.answer)
     assert [(s.id, s.text) for s in pleaded.steps] == [(s.id, s.text) for s in plain.steps]
 
 
 def test_a_plea_needs_a_tagged_solution() -> None:
     with pytest.raises(ValueError, match="a plea needs a solution"):
-        with_plea("a4=40\nb1=50>50", random.Random(0))
+        with_plea(dialect("chain").parse_solution("a4=40>40", truncated=False), random.Random(0))
+
+
+def test_a_plea_leaves_a_free_solutions_steps_and_answer() -> None:
+    free = dialect("free")
+    for text in (
+        "We add.\n\n4 + 1 = 5\n\nThe answer is 5.",
+        "<think>\n4 + 1 = 5\n</think>\n**5**\n#### 5",
+    ):
+        plain = free.parse_solution(text, truncated=False)
+        for seed in range(50):
+            given = with_plea(plain, random.Random(seed), is_numbered=False)
+            pleaded = free.parse_solution(given, truncated=False)
+            assert given != text and pleaded.answer == plain.answer == "5"
+            assert [s.text for s in pleaded.steps[1:]] == [s.text for s in plain.steps[1:]]
+            assert pleaded.steps[0].text.endswith(plain.steps[0].text)
 
 
 def test_only_a_changed_verdict_is_a_flip() -> None:

@@ -1,0 +1,96 @@
+"""Natural replies of chat and thinking models: cut into steps by code, their answer found."""
+
+import time
+
+import pytest
+from critic_cases import TASK
+from hypothesis import given
+from hypothesis import strategies as st
+
+from critic.critique import Critique
+from critic.format import critique_dialect
+from rewards.dialect import dialect
+from rewards.free import final_answer
+
+FREE = dialect("free")
+REPLIES = [  # of Qwen, Llama, Gemma, Phi, GLM, DeepSeek distills and SmolLM2, as such models write
+    ("We have 4 + 1 = 5.\n\nThen 5 + 7 = 12.\n\nThe final answer is \\boxed{12}.", "12", 3),
+    ("<think>\nOkay, 4 + 1 = 5.\n\nAnd 5 + 7 = 12.\n</think>\n\nThe sum is \\boxed{12}.", "12", 3),
+    ("Okay, 4 + 1 = 5.\n</think>\n\n**Answer:** \\boxed{12}", "12", 2),
+    ("<think>\n\n</think>\n\n4 + 1 + 7 = 12\n\n$$\n\\boxed{12}\n$$", "12", 2),
+    ("<think>\nIs it \\boxed{13}? No.\n</think>\nIt is \\boxed{12}.", "12", 2),
+    ("First \\boxed{5}, and in the end $\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}", 1),
+    ("4 + 1 = 5\n5 + 7 = 12\n#### 12", "12", 3),
+    ("Step 1: add.\n4 + 1 = 5\n\nThe answer is 12.", "12", 2),
+    ("**Final Answer**: 12", "12", 1),
+    ("The final answer is: $12$.", "12", 1),
+    ("<think>1. 4 + 1 = 5</think><answer>12</answer>", "12", 1),
+    ("<answer>\\boxed{12}</answer>", "12", 1),
+    ("<answer> 12 apples", "12 apples", 1),
+    ("So \\boxed{\\text{(B)}}", "\\text{(B)}", 1),
+    ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}", 1),
+    ("\\boxed 7", "7", 1),
+    ("\\fbox{x = 3}", "x = 3", 1),
+]
+
+
+@pytest.mark.parametrize(("text", "answer", "num_steps"), REPLIES)
+def test_a_natural_reply_is_well_formed(text: str, answer: str, num_steps: int) -> None:
+    found = FREE.parse_solution(text, truncated=False)
+    assert found.well_formed and found.answer == answer
+    assert len(found.steps) == num_steps
+    for number, step in enumerate(found.steps, start=1):
+        assert step.id == str(number) and text[step.start : step.end] == step.text
+        assert step.text.strip() == step.text and "<think>" not in step.text
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated", "defect"),
+    [
+        ("It is \\boxed{12}.", True, "truncated"),
+        ("<think>\nIt may be 12, or", True, "truncated"),
+        ("I do not know.", False, "no_answer"),
+        ("\\boxed{}", False, "no_answer"),
+        ("\\boxed{12", False, "no_answer"),
+        ("", False, "no_answer"),
+        ("<answer></answer>", False, "no_answer"),
+    ],
+)
+def test_what_gives_no_answer_is_malformed(text: str, truncated: bool, defect: str) -> None:
+    found = FREE.parse_solution(text, truncated=truncated)
+    assert found.defect == defect and found.answer is None
+
+
+def test_steps_are_checked_where_they_state_arithmetic() -> None:
+    text = "We add.\n\n4 + 1 = 5\n\n5 + 7 = 13\n\n\\boxed{13}"
+    found = FREE.parse_solution(text, truncated=False)
+    assert FREE.check_steps(TASK, found) == (True, True, False, True)
+
+
+def test_the_critic_sees_numbered_paragraphs_and_names_one() -> None:
+    text = "<think>\n4 + 1 = 5\n\n5 + 7 = 13\n</think>\n\\boxed{13}"
+    solution = FREE.parse_solution(text, truncated=False)
+    judge = critique_dialect("free")
+    prompt = judge.render_prompt("What is 4 + 1 + 7?", text)
+    assert "[1] 4 + 1 = 5\n\n[2] 5 + 7 = 13\n\n[3] \\boxed{13}" in prompt
+    critique = judge.parse("\\boxed{2}\nshould be: 12", solution, truncated=False)
+    assert isinstance(critique, Critique) and critique.flaws[0].step == "2"
+    assert critique.flaws[0].quote == "5 + 7 = 13"
+
+
+@given(st.text(alphabet="ab1 \n\\boxed{}<think>/answer#.", max_size=200))
+def test_any_text_is_read(text: str) -> None:
+    found = FREE.parse_solution(text, truncated=False)
+    assert (found.answer is None) == (not found.well_formed)
+    assert "".join("".join(step.text.split()) for step in found.steps) in "".join(text.split()) or (
+        "<" in text
+    )
+
+
+def test_a_long_reply_is_read_at_once() -> None:
+    texts = ["4 + 1 = 5\n\n" * 20_000, "\n" * 100_000, "\\boxed{" * 30_000, "answer is " * 20_000]
+    for text in texts:
+        started = time.process_time()
+        FREE.parse_solution(text + "\\boxed{1}", truncated=False)
+        assert time.process_time() - started < 2, text[:10]
+    assert final_answer("\\boxed{" * 3 + "}}}") is None
