@@ -29,7 +29,10 @@ Reason in numbered steps, one step a line, then give only the final answer. Use 
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 _SHAPE = ("<think>", "</think>", "<answer>", "</answer>")
-_NUMBERED = re.compile(r"(?:^|(?<=<think>))[ \t]*([0-9]{1,4})[.)][ \t]+(?=\S)", re.MULTILINE)
+_NUMBERED = re.compile(
+    r"(?:^|(?<=<think>))([ \t]*)(?:\*\*)?([0-9]{1,4})[.)](?:\*\*)?[ \t]+(?=\S)", re.MULTILINE
+)
+FAR = 9  # a number that is so much further on is no step's: a year, a result
 
 
 class TaggedDialect:
@@ -91,19 +94,37 @@ class TaggedDialect:
 
 
 def _read_steps(text: str, tags: list[re.Match[str]]) -> tuple[tuple[Step, ...], bool]:
-    """Numbered steps of the first think block; also whether they run 1, 2, 3, ..."""
+    """Numbered steps of the first think block; also whether they run 1, 2, 3, ...
+
+    Lines that begin with a number belong to a step if they stand further in than the first step,
+    or if the number is far from the next one's.
+    """
     if not tags or tags[0][0] != "<think>":
         return (), False
     begin = tags[0].end()
     end = tags[1].start() if len(tags) > 1 else len(text)
-    marks = list(_NUMBERED.finditer(text, begin, end))
+    marks, in_order = _in_order(list(_NUMBERED.finditer(text, begin, end)))
     starts = [mark.start() for mark in marks] + [end]
     steps = []
     for number, mark in enumerate(marks, start=1):
         body = text[mark.end() : starts[number]].rstrip()
         steps.append(Step(str(number), mark.end(), mark.end() + len(body), body))
-    in_order = all(int(mark[1]) == number for number, mark in enumerate(marks, start=1))
     return tuple(steps), in_order
+
+
+def _in_order(marks: list[re.Match[str]]) -> tuple[list[re.Match[str]], bool]:
+    """The numbers that begin steps, and whether none is missing or comes twice."""
+    chosen: list[re.Match[str]] = []
+    in_order = True
+    for mark in marks:
+        number, due = int(mark[2]), len(chosen) + 1
+        if chosen and len(mark[1]) > len(chosen[0][1]):
+            continue
+        if number == due:
+            chosen.append(mark)
+        elif number <= due + FAR:
+            in_order = False
+    return chosen, in_order
 
 
 def _defect(

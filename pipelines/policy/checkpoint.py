@@ -13,7 +13,12 @@ from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import model  # noqa: F401  registers our classes
@@ -132,6 +137,25 @@ def check_vocabulary(
         raise UserError(
             f"learner ({a}) and critic ({b}) have different vocabularies ({len(ours)} and "
             f"{len(theirs)} tokens): start both from models with one tokenizer"
+        )
+
+
+def check_tokenizer(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Refuse a tokenizer that does not belong to its model, or that cannot end a reply.
+
+    Raises:
+        UserError: the model has fewer embeddings than the tokenizer tokens, or there is no end.
+    """
+    num_embeddings = policy.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise UserError(
+            f"{path}: its tokenizer has {len(tokenizer)} tokens, its model {num_embeddings}: "
+            "they do not belong together"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{path}: its tokenizer has no end token, so that no reply would end: name one as "
+            "eos_token in its tokenizer_config.json"
         )
 
 

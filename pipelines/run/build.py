@@ -18,6 +18,7 @@ from data.records import Task
 from pipelines.errors import UserError
 from pipelines.game.referee import Referee
 from pipelines.policy.checkpoint import (
+    check_tokenizer,
     check_vocabulary,
     load_policy,
     load_tokenizer,
@@ -87,6 +88,8 @@ def build_roles(
     sequences = [_agreement_ids(tokenizer, referee, task) for task in held_out[:NUM_SEQUENCES]]
     starts = {name: _start(name, settings, path) for name, path in paths.items()}
     policies = {name: load_policy(starts[name], table) for name, table in tables.items()}
+    for name, policy in policies.items():
+        check_tokenizer(policy, tokenizer, paths[name])
     # A process's first engine decides whether vLLM makes a group for experts.
     order = sorted(tables, key=lambda name: not _has_experts(starts[name]))
     engines = {

@@ -19,6 +19,7 @@ from pipelines.errors import UserError, as_user_error
 from pipelines.policy.checkpoint import (
     LOADING,
     check_checkpoint,
+    check_tokenizer,
     check_vocabulary,
     load_policy,
     load_tokenizer,
@@ -194,12 +195,7 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
     else:
         policy = load_policy(path, role.model_copy(update={"lora": {}}))
         weights = weights_hash(policy)
-    num_embeddings = policy.get_input_embeddings().num_embeddings
-    if len(tokenizer) > num_embeddings:
-        raise UserError(
-            f"{path}: its tokenizer has {len(tokenizer)} tokens, its model {num_embeddings}: "
-            "they do not belong together"
-        )
+    check_tokenizer(policy, tokenizer, path)
     if rollout.engine == "vllm":
         del policy  # the engine loads its own copy
         spec = EngineSpec(Path(path), rollout, role.dtype, tokenizer.eos_token_id)

@@ -1,6 +1,7 @@
 """What a library refuses about a user's options is one line too, wherever the library notices."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,26 @@ def test_trl_peft_and_transformers_refuse(
     line = refused(capfd, rl.main, command)
     assert told in line, line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_that_does_not_fit_its_model_is_refused(
+    checkpoint: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    endless = AutoTokenizer.from_pretrained(checkpoint)
+    endless.eos_token = None
+    larger = AutoTokenizer.from_pretrained(checkpoint)
+    larger.add_tokens([f"more{number}" for number in range(9)])
+    for name, tokenizer, told in (
+        ("endless", endless, "its tokenizer has no end token"),
+        ("larger", larger, "they do not belong together"),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(checkpoint, folder)
+        tokenizer.save_pretrained(folder)
+        command = arguments(folder, tmp_path / "run", "rollout.engine=transformers")
+        line = refused(capfd, rl.main, command)
+        assert told in line and str(folder) in line, line
+        assert not (tmp_path / "run").exists()
 
 
 def test_an_auditor_of_another_shape_is_refused(

@@ -197,6 +197,22 @@ def test_tagged_reads_steps_and_answer() -> None:
     assert TAGGED.kind_of_mistake(chain_task([4, 1, 7]), solution, 1) == "other"
 
 
+@pytest.mark.parametrize(
+    ("body", "steps"),
+    [
+        ("1. The year is\n2024. So it ends\n2. Done", ["The year is\n2024. So it ends", "Done"]),
+        ("1. Cases:\n  1. a\n  2. b\n2. Sum", ["Cases:\n  1. a\n  2. b", "Sum"]),
+        ("**1.** 2 + 3 = 5\n**2.** 5 + 4 = 9", ["2 + 3 = 5", "5 + 4 = 9"]),
+        ("  1. a\n  2. b", ["a", "b"]),
+    ],
+)
+def test_a_line_that_begins_with_a_number_need_not_be_a_step(body: str, steps: list[str]) -> None:
+    solution = TAGGED.parse_solution(
+        f"<think>\n{body}\n</think>\n<answer>9</answer>", truncated=False
+    )
+    assert solution.well_formed and [step.text for step in solution.steps] == steps
+
+
 def test_tagged_has_nothing_to_check_without_arithmetic() -> None:
     text = "<think>1. Think hard\n2. Decide</think><answer>yes</answer>"
     solution = TAGGED.parse_solution(text, truncated=False)
@@ -218,6 +234,8 @@ def test_tagged_has_nothing_to_check_without_arithmetic() -> None:
         ("<think>\n1. a<answer>3</answer></think>", "bad_tags"),
         ("<think>\nsomehow\n</think><answer>3</answer>", "bad_steps"),
         ("<think>\n1. a\n1. b\n</think><answer>3</answer>", "bad_steps"),
+        ("<think>\n1. a\n3. b\n</think><answer>3</answer>", "bad_steps"),
+        ("<think>\n2. a\n</think><answer>3</answer>", "bad_steps"),
     ],
 )
 def test_tagged_names_the_defect(text: str, defect: str) -> None:
