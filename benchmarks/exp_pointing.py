@@ -23,7 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import ROOT, context, write_result
-from pointing_tables import SWEPT_SEEDS, accuracy, critic_table, reach_table, table
+from pointing_tables import (
+    SWEPT_SEEDS,
+    accuracy,
+    critic_table,
+    equal_table,
+    reach_table,
+    table,
+)
 
 RATES = ("1e-4", "3e-4", "1e-3")
 DECIDING = ("verifier", "ours", "oracle")
@@ -253,7 +260,8 @@ def main() -> None:
                 seeds = {"sweep": len(SWEPT_SEEDS), **{f: n for f, (n, _) in SEEDS.items()}}
                 write_result("pointing", {"context": context(seeds), "results": slim(results)})
                 print(f"{job.name}: done", flush=True)
-    print(table(results), reach_table(results), critic_table(results), sep="\n\n")
+    tables = (table, reach_table, equal_table, critic_table)
+    print(*(each(results) for each in tables), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,60 @@ def reach_table(results: Mapping[str, Mapping]) -> str:
     return "\n".join(lines)
 
 
+def equal_table(results: Mapping[str, Mapping]) -> str:
+    """Verifier-only where each arm ended: at as many steps, tokens, seconds, by its last round."""
+    lines = [
+        "| arm | seeds | it ends at | verifier-only at as many steps | tokens | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name in results:
+        family, arm, _, seed = name.split("/")
+        if int(seed) not in SWEPT_SEEDS and results[name]["rounds"]:
+            groups.setdefault((family, arm), []).append(name)
+    for (family, arm), names in groups.items():
+        if arm == "verifier":
+            continue
+        alone = {
+            name.split("/")[-1]: results[name] for name in groups.get((family, "verifier"), [])
+        }
+        pairs = [
+            (results[name]["rounds"], alone[seed]["rounds"])
+            for name in names
+            if (seed := name.split("/")[-1]) in alone
+        ]
+        if not pairs:
+            continue
+        cells = [shown([accuracy(ours[-1]) for ours, _ in pairs])]
+        for costs in (step_counts, token_counts, second_counts):
+            ends = [
+                [
+                    p
+                    for p, cost in zip(theirs, costs(theirs), strict=True)
+                    if cost <= costs(ours)[-1]
+                ]
+                for ours, theirs in pairs
+            ]
+            cells += [shown([accuracy(points[-1]) for points in ends])]
+        lines.append(f"| {family}: {arm} | {len(pairs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def step_counts(rounds: Sequence[Mapping]) -> list[float]:
+    """The learner's optimizer steps after each round."""
+    return [5.0 * (place + 1) for place in range(len(rounds))]
+
+
+def token_counts(rounds: Sequence[Mapping]) -> list[float]:
+    """Tokens generated after each round."""
+    return [tokens(point) for point in rounds]
+
+
+def second_counts(rounds: Sequence[Mapping]) -> list[float]:
+    """Seconds after each round."""
+    return [number(point, "run/seconds") for point in rounds]
+
+
 def reach(rounds: Sequence[Mapping], goal: float) -> tuple[float, float, float] | None:
     """Steps, thousand tokens and seconds until two rounds' mean stands at an accuracy."""
     for place, point in enumerate(rounds):

@@ -115,8 +115,9 @@ def _read(reply: Reply, num_steps: int | None) -> tuple[Value, str]:
 
 
 def _number(value: object) -> float | None:
-    usable = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if usable else None  # type: ignore[arg-type]
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return None
 
 
 # -- in the function's own process ----------------------------------------------------------------
