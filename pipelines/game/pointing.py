@@ -2,7 +2,8 @@
 
     code      where every step can be checked and the checks are not withheld
     critic    where they cannot
-    chance    a share that no critic chooses, so that its blind spots are found too
+    chance    a share that no critic chooses, and every failure in which it finds no flaw, so that
+              its blind spots are found too
 
 A pointing is a claim. Code confirms it where it may check steps, else continuations do
 (`game/confirmation.py`); only a confirmed one counts, or one of a critic that is trusted
@@ -99,10 +100,15 @@ class Pointer:
                 return by_code
         if source == "chance" or (chosen_by_chance and source == "cheapest"):
             return self.checked(attempt, at_random)
-        claimed = first_claimed(attempt.solution, attempt.critique) if critic_points else None
-        if claimed is None or claimed not in own:
+        if not critic_points or not isinstance(attempt.critique, Critique):
             return None
-        return self.checked(attempt, Pointing(claimed, "critic"))
+        claimed = first_claimed(attempt.solution, attempt.critique)
+        if claimed is not None and claimed in own:
+            return self.checked(attempt, Pointing(claimed, "critic"))
+        # It failed, so there is a flaw, and the critic is blind to it: who chose not to look there
+        # does not choose what is tested.
+        seeks = source == "cheapest" and self.table.chance_share > 0
+        return self.checked(attempt, at_random) if seeks else None
 
     def _by_code(self, attempt: Attempt) -> Pointing | None:
         index = self._first_bad(attempt)

@@ -55,7 +55,8 @@ class PointingTable(Table):
         ge=0,
         le=1,
         description="The share of failed solutions at which chance points instead of the critic, "
-        "so that the critic's blind spots are found.",
+        "so that the critic's blind spots are found; unless 0, chance points at every failure in "
+        "which the critic finds no flaw, too.",
     )
     look: int = Field(
         default=4,

@@ -75,6 +75,23 @@ def test_a_share_is_left_to_chance(verifiers: Verifiers) -> None:
     assert {p.index for p in by_chance} == {0, 1, 2, 3, 4}, "every step may be chosen"
 
 
+def test_chance_points_where_the_critic_is_blind(verifiers: Verifiers) -> None:
+    """A failure has a flaw: one that the critic calls sound, or faults before it, is unexplained."""
+    blind = "a4=40.b1=50.c7=20.d6=80.>80.~9"
+    elsewhere = "a4=50.~9"  # in the beginning, which passed from there
+    prefix = WRONG[: WRONG.index("b1")]
+    referee = referee_of(verifiers, WITHHELD, "pointing.chance_share=0.001")
+    for critique, begun, steps in ((blind, "", {0, 1, 2, 3, 4}), (elsewhere, prefix, {1, 2, 3, 4})):
+        attempts = [attempt_of(referee, WRONG, prefix=begun, critique=critique)] * 200
+        found = Pointer(referee, random.Random(0)).point(attempts, critic_points=True)
+        assert {(p.source, p.status) for p in found if p is not None} == {("chance", "unknown")}
+        assert {p.index for p in found if p is not None} == steps
+    unread = attempt_of(referee, WRONG, critique="a4=40.b1=50.c7=2.~9")
+    assert _point(referee, unread) is None, "a parse failure of the critic changes nothing"
+    without = referee_of(verifiers, WITHHELD, "pointing.chance_share=0")
+    assert _point(without, attempt_of(without, WRONG, critique=blind)) is None
+
+
 def test_nobody_points_into_a_given_beginning(verifiers: Verifiers) -> None:
     """The flaw stands in the prefix, which this completion did not write."""
     prefix = WRONG[: WRONG.index("d6")]
