@@ -59,7 +59,8 @@ class Resets:
     def _take(self, num: int, round_: int) -> list[Start]:
         """Take states by weight, without replacement."""
         rng = random.Random(f"{self.seed}/resets/{round_}")
-        keys = [rng.random() ** (1 / _weight(value)) for _, value in self.waiting]
+        weights = [_weight(value, self.table.reset_focus) for _, value in self.waiting]
+        keys = [rng.random() ** (1 / weight) for weight in weights]
         order = sorted(range(len(keys)), key=keys.__getitem__, reverse=True)
         taken = set(order[:num])
         states = [self.waiting[place][0] for place in order[:num]]
@@ -110,9 +111,12 @@ def _states(bout: Bout) -> list[tuple[int, float | None]]:
     return [(pointing.index, pointing.value_before)]
 
 
-def _weight(value: float) -> float:
-    """Squared: the many states that hardly ever succeed would crowd out the few that teach."""
-    return max((4 * value * (1 - value)) ** 2, LEAST_WEIGHT)
+def _weight(value: float, focus: float) -> float:
+    """1 where half of the continuations should pass; the less the farther from that, by `focus`.
+
+    With a focus of 1 the many states that hardly ever succeed would crowd out the few that teach.
+    """
+    return max((4 * value * (1 - value)) ** focus, LEAST_WEIGHT)
 
 
 def _spread(num: int, of: int) -> list[int]:

@@ -83,3 +83,9 @@ class PointingTable(Table):
         ge=1,
         description="How many updates old the weights may be that wrote such a beginning.",
     )
+    reset_focus: float = Field(
+        default=2.0,
+        ge=0,
+        description="How strongly those beginnings are preferred from which about half of the "
+        "continuations should pass; 0 draws all alike.",
+    )

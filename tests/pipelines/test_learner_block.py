@@ -128,8 +128,9 @@ def _bouts(
     return block.bouts
 
 
-def _resets(share: float = 0.5, max_age: int = 10) -> Resets:
+def _resets(share: float = 0.5, max_age: int = 10, focus: float = 2.0) -> Resets:
     overrides = [f"pointing.reset_share={share}", f"pointing.reset_max_age={max_age}"]
+    overrides.append(f"pointing.reset_focus={focus}")
     return Resets(load_settings(CONFIG, overrides).pointing, 0)
 
 
@@ -156,6 +157,22 @@ def test_any_beginning_of_a_solution_that_passed_may_start_a_group(verifiers: Ve
     nothing = _resets(share=0.0)
     nothing.collect(_bouts(verifiers, RIGHT), version=3)
     assert nothing.waiting == []
+
+
+@pytest.mark.parametrize(("focus", "least", "most"), [(0.0, 15, 35), (2.0, 45, 50)])
+def test_beginnings_that_pass_half_of_the_time_are_preferred_as_asked(
+    focus: float, least: int, most: int
+) -> None:
+    """Of 50 that pass half of the time and 50 that pass in 5%, 50 are taken."""
+    resets = _resets(share=0.5, focus=focus)
+    for place in range(100):
+        start = Start(sum_task(1, 2, place), "a1=10\n", 0)
+        resets.waiting.append((start, 0.5 if place % 2 else 0.05))
+    starts = resets.starts([sum_task(3, 4, n) for n in range(100)], 1, version=1)
+    taken = {start.task.id for start in starts if start.prefix}
+    promising = {sum_task(1, 2, place).id for place in range(1, 100, 2)}
+    assert len(taken) == 50
+    assert least <= len(taken & promising) <= most
 
 
 def test_what_is_too_old_or_not_asked_for_starts_nothing(verifiers: Verifiers) -> None:
