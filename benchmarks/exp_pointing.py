@@ -34,7 +34,9 @@ from pointing_tables import (
 
 RATES = ("1e-4", "3e-4", "1e-3")
 DECIDING = ("verifier", "ours", "oracle")
+EVERY_SEED = (*DECIDING, "ours_decay")
 WITHHELD = "pointing.step_checks=false"
+DECAYS = "learner.grpo.lr_scheduler_type=cosine"  # to 0 at the run's end
 NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
 NO_RESETS = "pointing.reset_share=0"
 REWARD_ALONE = ("critic.imitation_steps=0", "critic.steps_per_round=3")
@@ -43,26 +45,31 @@ ARMS: Mapping[str, Sequence[str]] = {
     # Twice the steps of the others: more tokens than the co-trained arm spends in all.
     "verifier": (*ALONE, "run.rounds=16"),
     "verifier_200": (*ALONE, "run.rounds=40"),
+    "verifier_decay": (*ALONE, "run.rounds=16", DECAYS),
     "ours": (WITHHELD,),
     "oracle": ("pointing.source=code", *NO_CRITIC),
-    "random": (WITHHELD, "pointing.source=chance", *NO_CRITIC),
+    # At the rate that climbs fastest the pointed arms swing at the end, unless it decays. What
+    # follows is set beside `ours_decay`.
+    "ours_decay": (WITHHELD, DECAYS),
+    "oracle_decay": ("pointing.source=code", *NO_CRITIC, DECAYS),
+    "random": (WITHHELD, DECAYS, "pointing.source=chance", *NO_CRITIC),
     "random_unconfirmed": (
-        WITHHELD, "pointing.source=chance", "pointing.confirm=false", *NO_CRITIC
+        WITHHELD, DECAYS, "pointing.source=chance", "pointing.confirm=false", *NO_CRITIC
     ),
-    "frozen": (WITHHELD, *NO_CRITIC),
-    "tested": (WITHHELD, "pointing.trust=1"),  # only what continuations decide counts
-    "unconfirmed": (WITHHELD, "pointing.confirm=false"),
-    "credit": (WITHHELD, NO_RESETS),
-    "resets": (WITHHELD, "pointing.credit=false"),
-    "shuffled": (WITHHELD, "rewards.shuffled=true"),
-    "no_rl": (WITHHELD, "critic.steps_per_round=0"),
-    "no_champion": (WITHHELD, "critic.champion=false"),
-    "no_balance": (WITHHELD, "critic.balance_classes=false"),
+    "frozen": (WITHHELD, DECAYS, *NO_CRITIC),
+    "tested": (WITHHELD, DECAYS, "pointing.trust=1"),  # only what continuations decide counts
+    "unconfirmed": (WITHHELD, DECAYS, "pointing.confirm=false"),
+    "credit": (WITHHELD, DECAYS, NO_RESETS),
+    "resets": (WITHHELD, DECAYS, "pointing.credit=false"),
+    "shuffled": (WITHHELD, DECAYS, "rewards.shuffled=true"),
+    "no_rl": (WITHHELD, DECAYS, "critic.steps_per_round=0"),
+    "no_champion": (WITHHELD, DECAYS, "critic.champion=false"),
+    "no_balance": (WITHHELD, DECAYS, "critic.balance_classes=false"),
     # Beside four steps of imitation a reward shows little: these learn by it alone.
-    "no_imitation": (WITHHELD, *REWARD_ALONE),
-    "dsm2": (WITHHELD, *REWARD_ALONE, "critic.reward=dsm2"),
-    "tango": (WITHHELD, *REWARD_ALONE, "critic.reward=tango"),
-    "rlcr": (WITHHELD, *REWARD_ALONE, "critic.reward=rlcr"),
+    "no_imitation": (WITHHELD, DECAYS, *REWARD_ALONE),
+    "dsm2": (WITHHELD, DECAYS, *REWARD_ALONE, "critic.reward=dsm2"),
+    "tango": (WITHHELD, DECAYS, *REWARD_ALONE, "critic.reward=tango"),
+    "rlcr": (WITHHELD, DECAYS, *REWARD_ALONE, "critic.reward=rlcr"),
 }  # fmt: skip
 FAMILIES: Mapping[str, Sequence[str]] = {
     "sums": (
@@ -206,7 +213,7 @@ def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
         for seed in range(deciding):
             for arm in ARMS:
                 rate = rates.get(f"{family}/{swept_as(arm)}")
-                if rate is not None and (arm in DECIDING or seed < others):
+                if rate is not None and (arm in EVERY_SEED or seed < others):
                     yield Job(family, arm, rate, seed)
 
 
