@@ -34,7 +34,7 @@ from pointing_tables import (
 
 RATES = ("1e-4", "3e-4", "1e-3")
 DECIDING = ("verifier", "ours", "oracle")
-EVERY_SEED = (*DECIDING, "ours_decay")
+EVERY_SEED = (*DECIDING, "ours_decay", "oracle_decay")
 WITHHELD = "pointing.step_checks=false"
 DECAYS = "learner.grpo.lr_scheduler_type=cosine"  # to 0 at the run's end
 NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
