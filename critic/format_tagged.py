@@ -26,7 +26,10 @@ MAX_FIELD_CHARS = 500
 # Of a reply that states none: written out, it would earn the same.
 DEFAULT_CONFIDENCE = 0.75
 
-_BOX = re.compile(r"\\boxed\s{0,3}\{([^{}]{0,40})\}")
+_BOX = re.compile(
+    r"\\boxed\s{0,3}\{\s{0,3}(?:\\[a-z]{4,10}\{([^{}]{0,40})\}|([^{}]{0,40}))\s{0,3}\}"
+)
+_OPENED = re.compile(r"\\boxed\b")
 _STEP = re.compile(r"(?:(?:step|paragraph)\s+)?([-\u2212]?[0-9]{1,6})", re.IGNORECASE)
 _FIELD = re.compile(
     r"^[\s$*_.,-]{0,8}(should be|because|confidence)[ \t*_]{0,4}[:=](.*)$",
@@ -83,12 +86,15 @@ class TaggedCritique:
             return ParseFailure("truncated")
         if len(text) > MAX_CHARS:
             return ParseFailure("too_long")
-        boxes = list(_BOX.finditer(text))
-        if not boxes:
+        opened = [match.start() for match in _OPENED.finditer(text)]
+        if not opened:
             return ParseFailure("no_box")
+        box = _BOX.match(text, opened[-1])  # never an earlier one: it was thought better of
+        if box is None:
+            return ParseFailure("bad_box")
         try:
-            fields = _read_fields(text[boxes[-1].end() :])
-            return _read_critique(boxes[-1][1].strip(), fields, solution.steps)
+            fields = _read_fields(text[box.end() :])
+            return _read_critique((box[1] or box[2] or "").strip(), fields, solution.steps)
         except _Malformed as failure:
             return ParseFailure(str(failure))
 

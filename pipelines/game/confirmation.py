@@ -32,7 +32,8 @@ class Claim:
         places: of the attempts in their batch that it was said of.
         others: continuations that took another step there.
         same: continuations that took this step, by choice or because they began after it.
-        before: all that began before the step and took what they chose.
+        before: all that began before the step and took what they chose, the attempts included
+            that the claim is about.
         right_step: a step that stood there in a continuation that passed.
     """
 
@@ -176,8 +177,10 @@ def claims_of(attempts: Sequence[Attempt], pointings: Sequence[Pointing | None])
 def add_siblings(claim: Claim, attempts: Sequence[Attempt]) -> None:
     """Count the group's other attempts that came to the step by the same way.
 
-    Those that the claim is about are left out: they were chosen because they failed.
+    Those that the claim is about are no evidence for it, since they were chosen because they
+    failed; of how often the place leads to success they are.
     """
+    claim.before += Tally(0, len(claim.places))
     way = _texts(claim.attempt)[: claim.index]
     for place, other in enumerate(attempts):
         is_sibling = place not in claim.places and other.group == claim.attempt.group

@@ -8,6 +8,7 @@ confirmed (`game/confirmation.py`).
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from pipelines.rollouts.sample import Player, Sample, Scored, StepSignal
 from rewards.functions import OwnReward
 from rewards.solution import Solution
 
+_LINE = re.compile(r"\s*[^\n]*")
 AUDITING_SHARE = 0.2  # of the continuations that are tried, where they need not confirm
 
 Gather = Callable[[list[Bout]], list[Bout]]
@@ -197,6 +199,8 @@ class LearnerBlock:
         purpose = f"{self.plan.purpose}/{self.learner.num_steps}/meta-check"
         with self.learner.timed("confirm"):
             said = self.pool.ask(self.referee, pairs, purpose)
+        if not said:
+            return list(pointings)
         self.spent["meta_checks"] += sum(map(num_tokens, said))
         found = list(pointings)
         for (place, claim), words in zip(claims.items(), zip(*said, strict=True), strict=True):
@@ -228,33 +232,41 @@ class LearnerBlock:
     def _flaw(self, attempt: Attempt, pointing: Pointing | None) -> tuple[int, int] | None:
         """The first flaw's characters in the completion, where it is certain and credit is given.
 
-        Of a text that leaves the grammar it is what follows the last readable step: were that free,
-        breaking off would be the cheapest way to fail.
+        They begin with what separates the step from the one before: to go on was the mistake where
+        nothing was left to do. Of a chain that leaves its grammar they are where it does: were that
+        free, breaking off would be the cheapest way to fail.
         """
         table, given = self.referee.settings.pointing, len(attempt.prefix)
         pays = self.referee.settings.rewards.outcome_weight > 0
         if not (pays and table.credit and attempt.verdict.counted) or table.source == "none":
             return None
         if not attempt.solution.well_formed:
+            if self.referee.dialect.conversational:
+                return None  # prose may go wrong anywhere: it stays a failure like any other
             return broken_off(attempt.solution, given)
         if pointing is None or not pointing.counts:
             return None
-        step = attempt.solution.steps[pointing.index]
-        return (step.start - given, step.end - given)
+        steps, index = attempt.solution.steps, pointing.index
+        start = steps[index - 1].end if index > attempt.first_own_step else steps[index].start
+        return (start - given, steps[index].end - given)
 
 
-def broken_off(solution: Solution, given: int) -> tuple[int, int] | None:
-    """What a malformed completion wrote after its last readable step, or that step, if nothing.
+def broken_off(solution: Solution, given: int) -> tuple[int, int]:
+    """Where a malformed completion left its grammar: the rest of the line, or the end token.
 
     Args:
         solution: the whole text, malformed.
         given: characters of it that the completion did not write.
+
+    Returns:
+        Characters [start, end) of the completion, from the end of its last readable step on; beyond
+        its text where it stopped there.
     """
-    ends = [step.end for step in solution.steps]
-    start = max([given, *ends])
-    if start == len(solution.text):  # it ends with a step, and without an answer
-        start = max([given, *(step.start for step in solution.steps[-1:])])
-    return None if start == len(solution.text) else (start - given, len(solution.text) - given)
+    start = max([given, *(step.end for step in solution.steps)])
+    line = _LINE.match(solution.text, start)
+    assert line is not None, "it matches the empty text too"
+    end = line.end() if line[0] else start + 1
+    return (start - given, end - given)
 
 
 def _signals(attempt: Attempt, own: OwnReward) -> tuple[StepSignal, ...]:

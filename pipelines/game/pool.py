@@ -30,6 +30,7 @@ class Pool:
         critic: whose engine serves them.
         save: writes weights to a file, whole or not at all.
         read: reads what `save` wrote.
+        same: whether two critics are one: nobody confirms its own word.
         size: the most members that check its word, the start among them; 0 keeps none.
         every: rounds between two snapshots.
         auditor: weights of the critic of another origin; None without one.
@@ -42,19 +43,24 @@ class Pool:
         critic: Player,
         save: Callable[[Path, Weights], None],
         read: Callable[[Path], Weights],
+        same: Callable[[Weights, Weights], bool],
         size: int,
         every: int,
         auditor: Weights | None = None,
         owner: bool = True,
     ) -> None:
         self.folder, self.critic, self.save, self.read = folder, critic, save, read
+        self.same = same
         self.size, self.every, self.auditor, self.owner = size, every, auditor, owner
 
     def members(self) -> list[str]:
-        """Names of those that check its word: the start, then the latest snapshots."""
+        """Names of those that may check its word: the start, then the latest snapshots.
+
+        One more than are asked: the critic itself may be among them.
+        """
         snapshots = sorted((p.stem for p in self.folder.glob("round_*.safetensors")), reverse=True)
         started = [START] if self._file(START).exists() else []
-        return (started + snapshots)[: self.size]
+        return (started + snapshots)[: self.size + 1] if self.size else []
 
     def begin(self) -> None:
         """Keep the critic that the run begins with."""
@@ -67,7 +73,7 @@ class Pool:
             return
         self._keep(f"round_{round_:05d}")
         snapshots = sorted(self.folder.glob("round_*.safetensors"))
-        for path in snapshots[: max(0, len(snapshots) - (self.size - 1))]:
+        for path in snapshots[: max(0, len(snapshots) - self.size)]:
             path.unlink()
 
     def drop_from(self, round_: int) -> None:
@@ -85,10 +91,18 @@ class Pool:
             referee: writes the prompts.
             pairs: tasks and solutions.
             purpose: names the call in the seeds.
+
+        Returns:
+            `size` lists; none where there are not yet as many that differ from the critic.
         """
+        own = self.critic.weights_copy()
+        kept = [(name, self.read(self._file(name))) for name in self.members()]
+        others = [(name, weights) for name, weights in kept if not self.same(weights, own)]
+        if len(others) < self.size:
+            return []
         said = []
-        for name in self.members():
-            with self._as(self.read(self._file(name))):
+        for name, weights in others[: self.size]:
+            with self._as(weights):
                 said.append(referee.criticise(pairs, self.critic, f"{purpose} by {name}"))
         return said
 

@@ -18,7 +18,7 @@ from pipelines.rollouts.sample import Prompt, Respondent, Sample
 from pipelines.settings.reward_table import RewardTable
 from pipelines.settings.tables import Settings
 from rewards.dialect import Dialect, dialect
-from rewards.solution import Solution
+from rewards.solution import Solution, first_bad_step
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
@@ -115,6 +115,12 @@ class Referee:
         if bout.located is None or bout.pointing is None:
             return item
         return replace(item, first_bad=bout.located.id, right_step=bout.pointing.right_step)
+
+    def first_bad_step(self, bout: Bout) -> int | None:
+        """Index of the first wrong step, where training may know; None if none is known."""
+        if not self.settings.pointing.step_checks:
+            return None
+        return first_bad_step(self.dialect.check_steps(bout.task, bout.solution))
 
     def check(self, item: CritiqueItem, sample: Sample) -> CheckedCritique:
         """Parse a critique of a solution and check its claims against what is known of it."""

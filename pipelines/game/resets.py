@@ -12,7 +12,7 @@ untried one is guessed from the pass rate of whole solutions. Leaves out who fla
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from critic.value_drop import expected_value
@@ -67,14 +67,26 @@ class Resets:
         self.waiting = [pair for i, pair in enumerate(self.waiting) if i not in taken]
         return states
 
-    def collect(self, bouts: Sequence[Bout], version: int) -> None:
-        """Note the states that the bouts came to, each once."""
+    def collect(
+        self,
+        bouts: Sequence[Bout],
+        version: int,
+        first_bad: Callable[[Bout], int | None] = lambda bout: None,
+    ) -> None:
+        """Note the states that the bouts came to, each once.
+
+        Args:
+            bouts: a round's.
+            version: of the weights that wrote them.
+            first_bad: the first wrong step of one that passed, where code may say: what begins
+                behind it could only pass by a second slip, and would teach that.
+        """
         if self.table.reset_share == 0:
             return
         known = {(start.task.id, start.prefix) for start, _ in self.waiting}
         rate = pass_rate(bout.verdict for bout in bouts if not bout.prefix)
         for bout in bouts:
-            for index, value in _states(bout):
+            for index, value in _states(bout, first_bad):
                 prefix = bout.solution.text[: bout.solution.steps[index].start]
                 if (bout.task.id, prefix) in known:
                     continue
@@ -93,7 +105,7 @@ class Resets:
         self.waiting = [(_start(row), value) for row, value in state["waiting"]]
 
 
-def _states(bout: Bout) -> list[tuple[int, float | None]]:
+def _states(bout: Bout, first_bad: Callable[[Bout], int | None]) -> list[tuple[int, float | None]]:
     """The steps that a later group may begin before, each with the counted chance to pass.
 
     Those of a solution that begins with the reset itself are left out: they were there before. So
@@ -102,8 +114,9 @@ def _states(bout: Bout) -> list[tuple[int, float | None]]:
     """
     steps, pointing = bout.solution.steps, bout.pointing
     if bout.verdict.passed:
-        given = len(bout.prefix)
-        return [(i, None) for i, step in enumerate(steps) if i and step.start > given]
+        given, wrong = len(bout.prefix), first_bad(bout)
+        last = len(steps) if wrong is None else wrong + 1
+        return [(i, None) for i, step in enumerate(steps[:last]) if i and step.start > given]
     if pointing is None or pointing.status == "refuted" or pointing.index == 0:
         return []
     if (pointing.source, pointing.status) == ("chance", "unknown") and not pointing.value_before:

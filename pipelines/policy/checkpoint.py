@@ -72,6 +72,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return load(path.read_bytes())
 
 
+def same_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights agree in every name and bit."""
+    return one.keys() == other.keys() and all(
+        torch.equal(tensor, other[name].to(tensor.device)) for name, tensor in one.items()
+    )
+
+
 def role_path(settings: Settings, role: RoleTable) -> str:
     """Where a role starts: its own checkpoint, or the cold start."""
     if role.model:

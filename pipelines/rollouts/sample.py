@@ -50,8 +50,9 @@ class Scored:
     Attributes:
         reward: of the outcome; None masks the completion out.
         steps: rewards of single steps, which are added on the steps' own tokens.
-        flaw: the characters [start, end) of the first flawed step, where it is located; it takes
-            the place of the outcome.
+        flaw: the characters [start, end) of the first flawed step, where it is located, with what
+            separates it from the step before; an end beyond the text includes its end token. It
+            takes the place of the outcome.
         passed: whether a rule accepts it; None where none judged it, or where it is no measure of
             the policy, such as the end of a solution that was begun for it.
     """

@@ -32,7 +32,7 @@ from pipelines.game.learner import LearnerGame
 from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee, verifiers_of
 from pipelines.game.resets import Resets
-from pipelines.policy.checkpoint import read_tensors, save_tensors
+from pipelines.policy.checkpoint import read_tensors, same_tensors, save_tensors
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.ledger import Ledger
@@ -81,7 +81,7 @@ class Run:
         self.tasks_per_round = learner.prompts_per_block(settings.learner.steps_per_round)
         self.curriculum.draw(0, self.tasks_per_round)  # a source too small for one round fails now
         self.pool = Pool(
-            self.directory.path / "pool", critic, save_tensors, read_tensors,
+            self.directory.path / "pool", critic, save_tensors, read_tensors, same_tensors,
             settings.pointing.meta_checks, settings.critic.pool_every, self.roles.auditor,
             self.processes.is_main_process,
         )  # fmt: skip
@@ -238,7 +238,8 @@ class Run:
                 self.corpus.admit(accepted)
                 write_transcripts(self.directory.path, plan.round, bouts)
             self.curriculum.learn_from(bouts)
-            self.resets.collect(bouts, self.roles.learner.sampler.version)
+            version = self.roles.learner.sampler.version
+            self.resets.collect(bouts, version, self.referee.first_bad_step)
             self.interventions.apply(health.actions, self.roles.learner, self.curriculum)
             facts = self._agreed_weights() | coverage(self.referee, bouts)
             facts |= self.critic_game.trust.row() if self.critic_game.asks_trust else {}

@@ -93,10 +93,18 @@ def _mean(steps: Sequence[StepSignal]) -> float:
 
 
 def tokens_of(span: tuple[int, int], ends: Sequence[int]) -> list[int]:
-    """The tokens that write any of the characters [start, end)."""
+    """The tokens that write any of the characters [start, end).
+
+    An end beyond the text includes the token that ends it: the first after the last character that
+    writes nothing.
+    """
     start, end = span
     starts = [0, *ends]
-    return [t for t, last in enumerate(ends) if starts[t] < end and last > max(start, starts[t])]
+    own = [t for t, last in enumerate(ends) if starts[t] < end and last > max(start, starts[t])]
+    if ends and end > ends[-1]:
+        last_written = max((t for t, last in enumerate(ends) if last > starts[t]), default=-1)
+        own += [last_written + 1] if last_written + 1 < len(ends) else []
+    return own
 
 
 def ends_by_row(

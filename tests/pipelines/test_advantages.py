@@ -168,7 +168,8 @@ def test_a_solution_counts_once_in_the_baseline() -> None:
         ([1, 2, 3, 4], [1, 2]),
         ([2, 4], [0, 1]),  # tokens of two characters, each of which touches the span
         ([1, 1, 3, 3], [2]),  # tokens that decode to nothing, such as the end token
-        ([0, 0], []),
+        ([1, 2, 2, 2], [1, 2]),  # an end beyond the text includes its end token, and no padding
+        ([0, 0], [0]),
     ],
 )
 def test_a_token_belongs_to_a_span_that_it_writes_into(ends: list[int], tokens: list[int]) -> None:

@@ -31,7 +31,7 @@ from pipelines.game.learner import broken_off
 from pipelines.game.lessons import Lessons
 from pipelines.game.resets import Resets
 from pipelines.settings.load import load_settings
-from pipelines.training.advantages import advantages
+from pipelines.training.advantages import advantages, tokens_of
 from rewards.verifiers import Verifiers
 
 
@@ -51,7 +51,7 @@ def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
     right, wrong, unread = block([0, 0, 0], samples_of(RIGHT, WRONG, "a4=4"))
     assert [right.reward, wrong.reward, unread.reward] == [1.0, 0.0, 0.0]
     assert right.flaw is None
-    assert wrong.flaw is not None and WRONG[slice(*wrong.flaw)] == "c7=20"
+    assert wrong.flaw is not None and WRONG[slice(*wrong.flaw)] == "\nc7=20"
     judged = [bout.judged for bout in block.bouts]
     assert judged[0] is None and judged[2] is None, "of these nobody asks where they fail"
     assert judged[1] is not None and [c.status for c in judged[1].claims] == ["confirmed"]
@@ -63,18 +63,35 @@ def test_the_verifier_pays_and_the_critic_points(verifiers: Verifiers) -> None:
 @pytest.mark.parametrize(
     ("text", "given", "flaw"),
     [
-        ("a4=40\nb1=50 and so on", 0, " and so on"),
-        ("a4=40\nb1=50", 0, "b1=50"),  # no answer follows: the last step is where it ends
+        ("a4=40\nb1=50 and so on\nand on", 0, " and so on"),
+        ("a4=40\nb1=50\nd7=21\ne6=81>81", 0, "\nd7=21"),  # a label is left out
+        ("a4=40\nb1", 0, "\nb1"),
         ("a4=40\nb1", 6, "b1"),
-        ("nonsense", 0, "nonsense"),
-        ("", 0, None),
+        ("nonsense\nmore of it", 0, "nonsense"),
+        ("a4=40\nb1=50", 0, "<end>"),  # a right step, and no answer follows: to stop was wrong
+        ("a4=40\n", 6, "<end>"),
+        ("", 0, "<end>"),
     ],
 )
 def test_a_text_that_leaves_the_grammar_goes_wrong_where_it_leaves_it(
-    text: str, given: int, flaw: str | None
+    text: str, given: int, flaw: str
 ) -> None:
+    """Judged on the tokens that are pushed down: one a character, then the end token."""
     span = broken_off(CHAIN.parse_solution(text, truncated=False), given)
-    assert (None if span is None else text[given:][slice(*span)]) == flaw
+    written = [*text[given:], "<end>", "<pad>"]
+    ends = [min(t + 1, len(text) - given) for t in range(len(written))]
+    assert "".join(written[t] for t in tokens_of(span, ends)) == flaw
+
+
+def test_a_model_that_has_not_learned_the_form_is_not_driven_from_its_words(
+    verifiers: Verifiers,
+) -> None:
+    """A malformed reply in prose is a failure like any other: less than its group, or nothing."""
+    block = block_of(referee_of(verifiers, "tasks.dialect=tagged"), None, [Start(TASK)])
+    texts = ["The sum is 18.", "<think>\n1. 4 + 1 = 5\n</think>\nand so on"]
+    scored = block([0, 0], samples_of(*texts))
+    assert [one.flaw for one in scored] == [None, None]
+    assert [one.reward for one in scored] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("critique", ["a4=40.b1=50.c7=2.~9", "nonsense", "a4=40.b1=60.~9"])
@@ -89,9 +106,9 @@ def test_a_failed_or_refuted_critique_changes_nothing(verifiers: Verifiers, crit
 def test_breaking_off_is_not_the_cheapest_way_to_fail(verifiers: Verifiers) -> None:
     """On the advantages of a group that failed whole: each failure is pushed down somewhere."""
     block = block_of(referee_of(verifiers), None, [Start(TASK)])
-    texts = [WRONG, "a4=40\nb1=50", "a4=40 and so on", "nonsense"]
+    texts = [WRONG, "a4=40\nb1=50", "a4=40 and so on", ""]
     scored = block([0] * 4, samples_of(*texts))
-    width = max(map(len, texts))
+    width = max(map(len, texts)) + 1
     ends = [[min(t + 1, len(text)) for t in range(width)] for text in texts]
     found_BT = advantages(torch.zeros(4), scored, 4, 1.0, ends)
     assert (found_BT.amin(1) == -1).all() and (found_BT <= 0).all()
@@ -173,6 +190,20 @@ def test_beginnings_that_pass_half_of_the_time_are_preferred_as_asked(
     promising = {sum_task(1, 2, place).id for place in range(1, 100, 2)}
     assert len(taken) == 50
     assert least <= len(taken & promising) <= most
+
+
+def test_no_group_begins_behind_a_wrong_step_of_a_lucky_solution(verifiers: Verifiers) -> None:
+    """Two slips that cancel: only a slip passes from between them, and would be taught."""
+    lucky = "a4=40\nb1=60\nc7=31\nd6=81>81"
+    for overrides, begun in (
+        ((), ["a4=40\n"]),
+        ((WITHHELD,), ["a4=40\n", "a4=40\nb1=60\n", lucky[:18], lucky[:23]]),  # nobody knows
+    ):
+        referee, resets = referee_of(verifiers, *overrides), _resets()
+        bouts = _bouts(verifiers, lucky, RIGHT, overrides=overrides)
+        assert bouts[0].verdict.passed
+        resets.collect(bouts[:1], 0, referee.first_bad_step)
+        assert [start.prefix for start, _ in resets.waiting] == begun
 
 
 def test_what_is_too_old_or_not_asked_for_starts_nothing(verifiers: Verifiers) -> None:

@@ -76,7 +76,7 @@ def test_a_share_is_left_to_chance(verifiers: Verifiers) -> None:
 
 
 def test_chance_points_where_the_critic_is_blind(verifiers: Verifiers) -> None:
-    """A failure has a flaw: one that the critic calls sound, or faults before it, is unexplained."""
+    """A failure has a flaw: what the critic calls sound, or faults elsewhere, is unexplained."""
     blind = "a4=40.b1=50.c7=20.d6=80.>80.~9"
     elsewhere = "a4=50.~9"  # in the beginning, which passed from there
     prefix = WRONG[: WRONG.index("b1")]

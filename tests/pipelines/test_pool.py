@@ -44,8 +44,8 @@ def _save(path: Path, weights: Weights) -> None:
 
 def _pool(folder: Path, critic: Judge, size: int, **others: object) -> Pool:
     return Pool(
-        folder / "pool", critic, _save, lambda path: json.loads(path.read_text()), size,
-        every=2, **others,
+        folder / "pool", critic, _save, lambda path: json.loads(path.read_text()),
+        lambda one, other: dict(one) == dict(other), size, every=2, **others,
     )  # type: ignore[arg-type]  # fmt: skip
 
 
@@ -56,10 +56,11 @@ def test_the_start_and_the_latest_snapshots_are_members(tmp_path: Path) -> None:
     pool.begin()
     for round_ in range(8):
         pool.after(round_)
-    assert pool.members() == [START, "round_00007", "round_00005"], "every second round, two kept"
-    assert len(list(pool.folder.iterdir())) == 3
+    kept = [START, "round_00007", "round_00005", "round_00003"]
+    assert pool.members() == kept, "every second round; one more than are asked"
+    assert len(list(pool.folder.iterdir())) == 4
     pool.drop_from(6)
-    assert pool.members() == [START, "round_00005"], "round 7 is played again"
+    assert pool.members() == [START, *kept[2:]], "round 7 is played again"
     alone = _pool(tmp_path / "alone", critic, size=1)
     alone.begin()
     alone.after(1)
@@ -79,8 +80,9 @@ def test_what_stays_open_counts_if_every_member_names_the_same_step(
     critic = Judge(first_was_right, True)
     pool = _pool(tmp_path, critic, size=2)
     pool.begin()
-    critic.right = True
+    critic.right, critic.age = True, 1
     pool.after(1)
+    critic.age = 2
     block = block_of(referee, critic, [Start(TASK)])
     block.pool, block.plan = pool, ASKED
     right, wrong = block([0, 0], samples_of(RIGHT, WRONG))
@@ -93,6 +95,30 @@ def test_what_stays_open_counts_if_every_member_names_the_same_step(
     assert bout.located is None and referee.lesson(bout).first_bad is None
     known = Lessons(referee, critic).for_trial(block.bouts, 4, random.Random(0))
     assert WRONG not in {item.solution.text for item in known}
+
+
+def test_nobody_confirms_its_own_word(tmp_path: Path, verifiers: Verifiers) -> None:
+    """A critic that the pool holds already is no other one; too few others confirm nothing."""
+    referee = referee_of(verifiers, WITHHELD, "pointing.meta_checks=2")
+    critic = Judge(True, True)
+    pool = _pool(tmp_path, critic, size=2)
+    pool.begin()
+
+    def status() -> str:
+        block = block_of(referee, critic, [Start(TASK)])
+        block.pool, block.plan = pool, ASKED
+        block([0], samples_of(WRONG))
+        pointing = block.bouts[0].pointing
+        assert pointing is not None
+        return pointing.status
+
+    assert status() == "unknown", "the start is the critic itself"
+    critic.age = 1
+    assert status() == "unknown", "one other, where two must agree"
+    pool.after(1)
+    assert status() == "unknown", "the snapshot is the critic itself"
+    critic.age = 2
+    assert status() == "agreed"
 
 
 def test_the_critics_weights_come_back_whatever_happens(

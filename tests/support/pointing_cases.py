@@ -126,7 +126,7 @@ class Judge(Solver):
 
     def __init__(self, right: bool, learns_to_be: bool) -> None:
         super().__init__()
-        self.right, self.learns_to_be = right, learns_to_be
+        self.right, self.learns_to_be, self.age = right, learns_to_be, 0
 
     def sample(
         self,
@@ -146,13 +146,13 @@ class Judge(Solver):
         return true_critique(task, solution, CHAIN, random.Random(0))
 
     def weights_copy(self) -> Weights:
-        return {"right": self.right}
+        return {"right": self.right, "age": self.age}
 
     def put_back(self, weights: Weights) -> None:
-        self.right = bool(weights["right"])
+        self.right, self.age = bool(weights["right"]), int(weights.get("age", 0))
 
     def imitate(self, *given: object) -> None:
-        self.right = self.learns_to_be
+        self.right, self.age = self.learns_to_be, self.age + 1
 
     def replies_per_block(self, steps: int) -> int:
         return 8 * steps
