@@ -186,7 +186,8 @@ def curve_point(row: Mapping[str, object]) -> dict[str, object]:
     kept = (
         "probe/mean_at_k", "tokens/", "pointing/", "trust/", "critic/location_accuracy",
         "critic/false_accusations", "critic/auroc", "critic/brier", "critic/ece", "critic/parsed",
-        "critic/processbench_f1", "critic/fresh/location_accuracy", "monitor/state", "run/seconds", "time/",
+        "critic/processbench_f1", "critic/fresh/location_accuracy", "monitor/state", "run/seconds",
+        "time/",
     )  # fmt: skip
     return slim({name: value for name, value in row.items() if name.startswith(kept)})
 

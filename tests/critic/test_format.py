@@ -155,7 +155,7 @@ def test_tagged_may_doubt_the_answer_alone() -> None:
         ("\\boxed{2}", "2", "", 0.25),
         ("$\\boxed{ Step 2 }$.\n**should be:** $12$\n**Confidence:** 1.0", "2", "$12$", 0.0),
         ("\\boxed{-1} at first, then\n\\boxed{1}\nconfidence: .6.", "1", "", 0.4),
-        ("Is it \\boxed{-1}? No: \\boxed{\\text{2}} confidence: 0.95", "2", "", 0.25),
+        ("Is it \\boxed{-1}? No: \\boxed{\\text{2}} confidence: 0.95", "2", "", 0.05),
         ("\\boxed{ \\mathbf{Step 2} }", "2", "", 0.25),
         ("\\boxed{3}\nbecause: \\frac{2}{1} is \\sqrt{4}", "3", "\\frac{2}{1} is \\sqrt{4}", 0.25),
         ("\\boxed{2}\nshould be = \\sqrt{2}\nand that is all", "2", "\\sqrt{2}", 0.25),
