@@ -53,6 +53,12 @@ def test_a_second_look_may_confirm_what_the_first_left_open() -> None:
     assert decide(NOTHING, NOTHING, is_last_look=True) == "unknown"
 
 
+def test_what_may_still_be_a_flaw_is_not_refuted() -> None:
+    """Neither a smaller drop than was claimed nor a step behind which nothing passed yet."""
+    assert decide(Tally(3, 4), Tally(2, 4), is_last_look=False) == "unknown"
+    assert decide(Tally(1, 12), Tally(0, 1), is_last_look=False) == "unknown"
+
+
 def test_counts_are_counts() -> None:
     assert Tally(1, 2) + Tally(0, 3) == Tally(1, 5)
     assert Tally(1, 4).value == 0.25 and NOTHING.value is None

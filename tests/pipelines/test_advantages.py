@@ -91,6 +91,17 @@ def test_a_flaw_costs_its_own_tokens_and_nothing_else() -> None:
     assert (found_BT[[1, 3]] == 0).all(), "nobody pointed at these"
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.5])
+def test_a_flaw_takes_the_place_of_its_failures_outcome(penalty: float) -> None:
+    """Beside a success too: what GRPO would take from the whole failure falls on the flaw alone."""
+    scored = [Scored(1.0), Scored(0.0, flaw=SECOND), Scored(0.0)]
+    outcome_B = normalised([1.0, 0.0, 0.0])
+    found_BT = advantages(outcome_B, scored, 3, penalty, _ends(TEXTS[:3]))
+    width = found_BT.shape[1]
+    assert found_BT[1].tolist() == [-penalty if 6 <= t < 11 else 0.0 for t in range(width)]
+    assert torch.equal(found_BT[[0, 2]], outcome_B[[0, 2]].unsqueeze(1).repeat(1, width))
+
+
 @given(
     passed=st.lists(st.booleans(), min_size=4, max_size=4),
     flaws=st.lists(st.none() | st.sampled_from([FIRST, SECOND]), min_size=4, max_size=4),

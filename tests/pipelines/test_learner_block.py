@@ -1,13 +1,12 @@
 """A learner's block, where later groups begin, what the critic is taught, what is covered."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import torch
-from pipeline_cases import CONFIG
 from pointing_cases import (
     CHAIN,
     RIGHT,
@@ -16,21 +15,17 @@ from pointing_cases import (
     WRONG,
     Solver,
     block_of,
+    bouts_of,
     referee_of,
     samples_of,
-    sum_task,
 )
 
 from critic.format import true_critique
-from pipelines.game.bout import Bout, Pointing, Start
+from pipelines.game.bout import Pointing, Start
 from pipelines.game.coverage import coverage
 from pipelines.game.critic import with_flips
-from pipelines.game.curriculum import Curriculum, build_source
-from pipelines.game.evaluation import rollout_figures
 from pipelines.game.learner import broken_off
 from pipelines.game.lessons import Lessons
-from pipelines.game.resets import Resets
-from pipelines.settings.load import load_settings
 from pipelines.training.advantages import advantages, tokens_of
 from rewards.verifiers import Verifiers
 
@@ -131,150 +126,6 @@ def test_shuffled_rewards_point_at_nothing(verifiers: Verifiers) -> None:
     assert all(one.flaw is None for one in scored)
 
 
-# -- resets ---------------------------------------------------------------------------------------
-
-
-def _bouts(
-    verifiers: Verifiers,
-    *texts: str,
-    overrides: Sequence[str] = (),
-    critic: Solver | None = None,
-) -> list[Bout]:
-    block = block_of(referee_of(verifiers, *overrides), critic, [Start(TASK)])
-    block([0] * len(texts), samples_of(*texts))
-    return block.bouts
-
-
-def _resets(share: float = 0.5, max_age: int = 10, focus: float = 2.0) -> Resets:
-    overrides = [f"pointing.reset_share={share}", f"pointing.reset_max_age={max_age}"]
-    overrides.append(f"pointing.reset_focus={focus}")
-    return Resets(load_settings(CONFIG, overrides).pointing, 0)
-
-
-def test_the_beginning_before_a_flaw_starts_a_later_group_once(verifiers: Verifiers) -> None:
-    resets = _resets()
-    resets.collect(_bouts(verifiers, WRONG, WRONG), version=3)
-    tasks = [sum_task(1, 2, n) for n in range(4)]
-    starts = resets.starts(tasks, 1, version=4)
-    begun = [start for start in starts if start.prefix]
-    assert begun == [Start(TASK, "a4=40\nb1=50\n", 3)]
-    assert [s.task for s in starts if not s.prefix] == [t for t in tasks if t in
-                                                        [s.task for s in starts]]  # fmt: skip
-    assert all(not start.prefix for start in resets.starts(tasks, 2, version=5)), "used up"
-
-
-def test_any_beginning_of_a_solution_that_passed_may_start_a_group(verifiers: Verifiers) -> None:
-    resets = _resets()
-    resets.collect(_bouts(verifiers, RIGHT, RIGHT), version=3)
-    assert [start.prefix for start, _ in resets.waiting] == [
-        "a4=40\n", "a4=40\nb1=50\n", "a4=40\nb1=50\nc7=21\n", "a4=40\nb1=50\nc7=21\nd6=81"
-    ]  # fmt: skip
-    values = [value for _, value in resets.waiting]
-    assert values == sorted(values), "the later, the likelier to pass"
-    nothing = _resets(share=0.0)
-    nothing.collect(_bouts(verifiers, RIGHT), version=3)
-    assert nothing.waiting == []
-
-
-@pytest.mark.parametrize(("focus", "least", "most"), [(0.0, 15, 35), (2.0, 45, 50)])
-def test_beginnings_that_pass_half_of_the_time_are_preferred_as_asked(
-    focus: float, least: int, most: int
-) -> None:
-    """Of 50 that pass half of the time and 50 that pass in 5%, 50 are taken."""
-    resets = _resets(share=0.5, focus=focus)
-    for place in range(100):
-        start = Start(sum_task(1, 2, place), "a1=10\n", 0)
-        resets.waiting.append((start, 0.5 if place % 2 else 0.05))
-    starts = resets.starts([sum_task(3, 4, n) for n in range(100)], 1, version=1)
-    taken = {start.task.id for start in starts if start.prefix}
-    promising = {sum_task(1, 2, place).id for place in range(1, 100, 2)}
-    assert len(taken) == 50
-    assert least <= len(taken & promising) <= most
-
-
-def test_no_group_begins_behind_a_wrong_step_of_a_lucky_solution(verifiers: Verifiers) -> None:
-    """Two slips that cancel: only a slip passes from between them, and would be taught."""
-    lucky = "a4=40\nb1=60\nc7=31\nd6=81>81"
-    for overrides, begun in (
-        ((), ["a4=40\n"]),
-        ((WITHHELD,), ["a4=40\n", "a4=40\nb1=60\n", lucky[:18], lucky[:23]]),  # nobody knows
-    ):
-        referee, resets = referee_of(verifiers, *overrides), _resets()
-        bouts = _bouts(verifiers, lucky, RIGHT, overrides=overrides)
-        assert bouts[0].verdict.passed
-        resets.collect(bouts[:1], 0, referee.first_bad_step)
-        assert [start.prefix for start, _ in resets.waiting] == begun
-
-
-def test_what_is_too_old_or_not_asked_for_starts_nothing(verifiers: Verifiers) -> None:
-    tasks = [sum_task(1, 2, n) for n in range(4)]
-    for resets, version in ((_resets(max_age=2), 6), (_resets(share=0.0), 3)):
-        resets.collect(_bouts(verifiers, WRONG), version=3)
-        assert resets.starts(tasks, 1, version) == [Start(task) for task in tasks]
-
-
-def test_a_refuted_pointing_and_a_first_step_start_nothing(verifiers: Verifiers) -> None:
-    (bout,) = _bouts(verifiers, WRONG)
-    for pointing in (Pointing(2, "critic", "refuted"), Pointing(0, "code", "confirmed"), None):
-        resets = _resets()
-        resets.collect([replace(bout, pointing=pointing)], version=0)
-        assert resets.waiting == []
-
-
-def test_where_chance_points_a_group_begins_only_if_something_passed_from_there(
-    verifiers: Verifiers,
-) -> None:
-    """Late places of a failed solution look promising, and mostly carry its flaw."""
-    (bout,) = _bouts(verifiers, WRONG)
-    for value, status, begins in (
-        (None, "unknown", False), (0.0, "unknown", False), (0.1, "unknown", True),
-        (None, "confirmed", True),
-    ):  # fmt: skip
-        resets = _resets()
-        pointing = Pointing(3, "chance", status, value)
-        resets.collect([replace(bout, pointing=pointing)], version=0)
-        assert bool(resets.waiting) == begins, (value, status)
-
-
-def test_states_that_succeed_half_of_the_time_go_first(verifiers: Verifiers) -> None:
-    (bout,) = _bouts(verifiers, WRONG)
-    taken = []
-    for round_ in range(200):
-        resets = _resets(share=0.5)
-        for value, index in ((0.5, 2), (0.02, 1)):
-            pointing = Pointing(index, "critic", "confirmed", value)
-            resets.collect([replace(bout, pointing=pointing)], version=0)
-        (state,) = [
-            s for s in resets.starts([sum_task(1, 2), sum_task(2, 2)], round_, 0) if s.prefix
-        ]
-        taken.append(state.prefix == "a4=40\nb1=50\n")
-    assert 0.8 < sum(taken) / len(taken) < 1
-
-
-def test_waiting_states_survive_a_commit(verifiers: Verifiers) -> None:
-    resets, again = _resets(), _resets()
-    resets.collect(_bouts(verifiers, WRONG), version=3)
-    again.load_state_dict(resets.state_dict())
-    assert again.waiting == resets.waiting and len(again.waiting) == 1
-
-
-def test_a_task_is_not_retired_because_its_end_was_easy(verifiers: Verifiers) -> None:
-    curriculum = Curriculum(build_source(load_settings(CONFIG)), seed=0)
-    curriculum.retiring = True
-    whole = _bouts(verifiers, RIGHT, WRONG)
-    begun = [replace(bout, prefix="a4=40\n") for bout in _bouts(verifiers, RIGHT, RIGHT)]
-    curriculum.learn_from(begun)
-    assert not curriculum.retired
-    curriculum.learn_from([*begun, whole[0]])
-    assert curriculum.retired == {TASK.id}
-
-
-def test_what_begins_elsewhere_does_not_count_as_the_rounds_pass_rate(verifiers: Verifiers) -> None:
-    begun = [replace(bout, prefix="a4=40\n") for bout in _bouts(verifiers, RIGHT, RIGHT)]
-    found = rollout_figures([*_bouts(verifiers, RIGHT, WRONG, WRONG, WRONG), *begun])
-    assert found.pass_rate == 0.25
-
-
 # -- the critic's lessons -------------------------------------------------------------------------
 
 
@@ -282,7 +133,7 @@ def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> No
     """With and without step checks: each reply reads as a true critique of its solution."""
     for overrides in ((), (WITHHELD,)):
         referee = referee_of(verifiers, *overrides)
-        bouts = _bouts(verifiers, RIGHT, WRONG, overrides=overrides)
+        bouts = bouts_of(verifiers, RIGHT, WRONG, overrides=overrides)
         prompts, replies = Lessons(referee, Solver()).to_imitate(bouts, 16, random.Random(0))
         assert len(prompts) == len(replies) == 16
         sound = 0
@@ -301,7 +152,7 @@ def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> No
 def test_a_flaw_that_nobody_located_teaches_no_place(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD)
     odd = "a4=40\nb1=99\nc7=601\nd6=211>211"  # no kind of planted flaw
-    bouts = _bouts(verifiers, odd, overrides=(WITHHELD, "pointing.source=none"))
+    bouts = bouts_of(verifiers, odd, overrides=(WITHHELD, "pointing.source=none"))
     prompts, _ = Lessons(referee, Solver()).to_imitate(bouts, 40, random.Random(0))
     assert not any(odd in str(prompt) for prompt in prompts)
     items = Lessons(referee, Solver()).items(bouts, 40, random.Random(0))
@@ -316,7 +167,7 @@ def test_a_flaw_that_nobody_located_teaches_no_place(verifiers: Verifiers) -> No
 
 def test_coverage_counts_by_kind_what_is_confirmed_rightly(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD)
-    bouts = _bouts(verifiers, WRONG, WRONG, RIGHT, "a4=40\nb1=60\nc7=31\nd6=91>91")
+    bouts = bouts_of(verifiers, WRONG, WRONG, RIGHT, "a4=40\nb1=60\nc7=31\nd6=91>91")
     pointings = [Pointing(2, "critic", "confirmed"), Pointing(1, "chance", "confirmed"), None, None]
     row = coverage(referee, [replace(b, pointing=p) for b, p in zip(bouts, pointings, strict=True)])
     assert row["pointing/failed"] == 3
@@ -336,7 +187,7 @@ def test_what_the_critic_locates_is_told_from_what_counts(verifiers: Verifiers) 
     says = "a4=40.b1=50.c7=21.~9"
     right, late, unasked = (
         bout for critic in (Solver(writes=says), Solver(writes="a4=40.b1=50.c7=20.d6=36.~9"), None)
-        for bout in _bouts(verifiers, WRONG, critic=critic, overrides=(WITHHELD,))
+        for bout in bouts_of(verifiers, WRONG, critic=critic, overrides=(WITHHELD,))
     )  # fmt: skip
     row = coverage(referee, [replace(bout, pointing=None) for bout in (right, late, unasked)])
     assert row["pointing/located"] == 0.5 and row["pointing/coverage"] == 0
@@ -348,7 +199,7 @@ def test_what_the_critic_locates_is_told_from_what_counts(verifiers: Verifiers) 
 def test_a_flaw_that_was_given_is_not_the_learners_mistake(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD)
     given = "a4=40\nb1=50\nc7=20\n"
-    (bout,) = _bouts(verifiers, WRONG)
+    (bout,) = bouts_of(verifiers, WRONG)
     own = replace(bout, pointing=Pointing(2, "critic", "trusted"))
     row = coverage(referee, [own, replace(bout, prefix=given, pointing=None)])
     assert row["pointing/failed"] == 1 and row["pointing/lost_resets"] == 1
@@ -375,7 +226,7 @@ def test_a_tenth_of_the_items_of_a_chat_model_are_there_with_a_plea_too(
 
 def test_a_verdict_that_a_plea_changed_is_noted(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, "pointing.source=critic")
-    bouts = _bouts(verifiers, WRONG)
+    bouts = bouts_of(verifiers, WRONG)
     plain = referee.item(TASK, bouts[0].solution, sound=False)
     items = [plain, replace(plain, twin=0)]
     finds_nothing = "a4=40.b1=50.c7=20.d6=80.>80.~9"

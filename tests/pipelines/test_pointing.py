@@ -5,17 +5,20 @@ each step is known, and so is what a test of it should find.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from pointing_cases import RIGHT, WITHHELD, WRONG, Solver, attempt_of, referee_of, sum_task
 
+from critic.value_drop import Decision, Tally
 from pipelines.errors import UserError
 from pipelines.game.bout import Pointing
 from pipelines.game.confirmation import Confirmation, add_siblings, claims_of
 from pipelines.game.pointing import Attempt, Pointer
 from pipelines.game.referee import Referee
+from pipelines.rollouts.sample import Prompt, Sample
 from rewards.verifiers import Verifiers
 
 
@@ -175,3 +178,104 @@ def test_siblings_are_evidence_that_costs_nothing(verifiers: Verifiers) -> None:
     assert (claim.others.passed, claim.others.tried) == (2, 2)
     assert (claim.same.passed, claim.same.tried) == (0, 1), "it took the same step and failed"
     assert claim.right_step == "c7=21"
+
+
+def test_only_what_passed_shows_what_is_right(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD)
+    texts = [WRONG, "a4=40\nb1=50\nc7=31\nd6=91>91", RIGHT]
+    attempts = [attempt_of(referee, text) for text in texts]
+    attempts[2:] = [replace(attempts[2], group="another"), attempts[2]]
+    (claim,) = claims_of(attempts, [Pointing(2, "critic"), None, None, None])
+    add_siblings(claim, attempts)
+    assert (claim.others.passed, claim.others.tried) == (1, 2), "another group begins elsewhere"
+    assert claim.right_step == "c7=21"
+
+
+@pytest.mark.parametrize("passed", [0, 2, 4, 6])
+def test_a_places_value_counts_the_failures_that_it_is_claimed_of(
+    verifiers: Verifiers, passed: int
+) -> None:
+    """No evidence for the claim, and all the evidence there is of how often success follows."""
+    referee = referee_of(verifiers, WITHHELD)
+    attempts = [attempt_of(referee, RIGHT)] * passed + [attempt_of(referee, WRONG)] * (8 - passed)
+    pointings = [None] * passed + [Pointing(2, "critic")] * (8 - passed)
+    confirmation = Confirmation(referee, Solver(), random.Random(0))
+    found = confirmation.confirm(attempts, pointings, "test", 0.0)[-1]
+    assert found is not None and found.value_before == passed / 8
+
+
+def test_what_follows_the_step_says_nothing_of_the_place_before_it(verifiers: Verifiers) -> None:
+    """Of four from before the step all pass; the attempt itself did not."""
+    found, _ = _confirm(verifiers, 2, slip_rate=0.0)
+    assert found[0] is not None
+    assert (found[0].status, found[0].value_before) == ("confirmed", 4 / 5)
+
+
+def test_a_step_is_not_tried_where_no_other_passes(verifiers: Verifiers) -> None:
+    solver = Solver(1.0)
+    confirmation = Confirmation(referee_of(verifiers, WITHHELD), solver, random.Random(0))
+    confirmation.confirm([attempt_of(confirmation.referee, WRONG)], [Pointing(2, "critic")], "t", 9)
+    assert solver.num_asked == 4, "one look from before it"
+
+
+def test_only_the_last_look_is_lenient(
+    verifiers: Verifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lenient: list[bool] = []
+
+    def undecided(others: Tally, same: Tally, is_last_look: bool) -> Decision:
+        lenient.append(is_last_look)
+        return "unknown"
+
+    monkeypatch.setattr("pipelines.game.confirmation.decide", undecided)
+    _confirm(verifiers, 2, slip_rate=0.0)
+    assert lenient == [False, False, True]
+
+
+def test_claims_of_different_steps_are_different_claims(verifiers: Verifiers) -> None:
+    referee = referee_of(verifiers, WITHHELD)
+    attempts = [attempt_of(referee, text) for text in (WRONG, WRONG.replace("c7=20", "c7=22"))]
+    assert len(claims_of(attempts, [Pointing(2, "critic")] * 2)) == 2
+
+
+@pytest.mark.parametrize(("index", "asked"), [(0, 0), (2, 8)])
+def test_what_has_no_hope_is_not_tried(verifiers: Verifiers, index: int, asked: int) -> None:
+    """Where one in 65 passes at best: nothing from the start, one in some ten from half way."""
+    referee, solver = referee_of(verifiers, WITHHELD), Solver()
+    attempts = [attempt_of(referee, WRONG)] * 32
+    confirmation = Confirmation(referee, solver, random.Random(0))
+    confirmation.confirm(attempts, [Pointing(index, "critic")] * 32, "test", 20)
+    assert solver.num_asked == asked
+
+
+def test_what_the_context_cannot_hold_is_not_tried(verifiers: Verifiers) -> None:
+    class Long(Solver):
+        def prompt_length(self, prompt: Prompt) -> int:
+            return 10_000
+
+    referee, solver = referee_of(verifiers, WITHHELD), Long()
+    confirmation = Confirmation(referee, solver, random.Random(0))
+    found = confirmation.confirm(
+        [attempt_of(referee, WRONG)], [Pointing(2, "critic")], "test", budget=20
+    )
+    assert solver.num_asked == 0 and found[0] == Pointing(2, "critic")
+
+
+def test_cheap_and_likely_claims_are_preferred(verifiers: Verifiers) -> None:
+    """Of ten early claims and ten late ones a small budget tries late ones above all."""
+    referee = referee_of(verifiers, WITHHELD)
+    tried: list[str] = []
+
+    class Noting(Solver):
+        def sample(self, prompts: Sequence[Prompt], *given: object) -> list[list[Sample]]:
+            tried.extend(map(str, prompts))
+            return super().sample(prompts, *given)  # type: ignore[arg-type]
+
+    tasks = [sum_task(4, 1, 7, 6, term) for term in range(10)] * 2
+    texts = [f"a4=40\nb1=50\nc7=20\nd6=80\ne{t}={f'{8 + t:02d}'[::-1]}>{f'{8 + t:02d}'[::-1]}"
+             for t in range(10)] * 2  # fmt: skip
+    attempts = [attempt_of(referee, text, task) for text, task in zip(texts, tasks, strict=True)]
+    pointings = [Pointing(1, "critic")] * 10 + [Pointing(4, "critic")] * 10
+    Confirmation(referee, Noting(1.0), random.Random(0)).confirm(attempts, pointings, "test", 1.0)
+    late = sum("d6=80" in prompt for prompt in tried)
+    assert late > 2 * (len(tried) - late)

@@ -196,6 +196,14 @@ def test_trusted_pointings_are_still_watched_at_less_cost(verifiers: Verifiers) 
     assert 0 < spent[True] <= spent[False] / 2
 
 
+def test_old_tests_are_forgotten() -> None:
+    trust = Trust(0.5)
+    trust.count(_bouts("critic", "refuted", 9))
+    for _ in range(3):
+        trust.count(_bouts("critic", "confirmed", 2))
+    assert trust.tested == Tally(6, 6)
+
+
 def test_what_is_known_of_a_critic_survives_a_resume(verifiers: Verifiers) -> None:
     referee = referee_of(verifiers, WITHHELD, "critic.steps_per_round=0")
     critic = Judge(True, True)

@@ -169,3 +169,15 @@ def bouts_judged_by(referee: Referee, critic: Judge) -> list[Bout]:
             texts.append(f"{text.split('>')[0]}\ne{term}={total}>{total}")
     block([index // 2 for index in range(24)], samples_of(*texts))
     return block.bouts
+
+
+def bouts_of(
+    verifiers: Verifiers,
+    *texts: str,
+    overrides: Sequence[str] = (),
+    critic: Solver | None = None,
+    prefix: str = "",
+) -> list[Bout]:
+    block = block_of(referee_of(verifiers, *overrides), critic, [Start(TASK, prefix)])
+    block([0] * len(texts), samples_of(*texts))
+    return block.bouts
