@@ -1,89 +1,145 @@
-"""Several procedural families in one stream of tasks, each task of one of them.
+"""Several sources in one stream of tasks, each task of one of them.
 
-Left out: the families themselves (`data.puzzles`).
+Left out: the sources themselves (`data/puzzles.py`, `data/listed.py`).
 """
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data.errors import UserError
-from data.puzzles import ReasoningGymSource
-from data.records import Shown, Split, Task
+from data.records import SPLITS, Split, Task
+from data.source import TaskSource
 
 
 @dataclass(frozen=True)
 class Part:
-    """One family of a mixture, with its parameters; weights are relative to each other."""
+    """One source of a mixture; weights are relative to each other."""
 
-    family: str
-    params: Mapping[str, object]
-    weight: float
+    name: str
+    source: TaskSource
+    weight: float = 1.0
 
 
 class MixtureSource:
-    """Verifiable puzzles of several reasoning-gym families, or of one at several settings.
+    """Tasks of several sources, or of one at several settings.
+
+    A problem that parts have in different splits is in none.
 
     Args:
-        parts: the families.
-        shown: how questions are rendered, which fixes each task's identity and split. Without it
-            two families that ask the same have two tasks.
+        parts: the sources. Give all of them how questions are rendered: without it two families
+            that ask the same have two tasks.
 
     Raises:
-        UserError: there are no parts, a weight is not above 0, or a family is refused.
+        UserError: there are no parts, or a weight is not above 0.
     """
 
-    def __init__(self, parts: Sequence[Part], shown: Shown | None = None) -> None:
+    def __init__(self, parts: Sequence[Part]) -> None:
         if not parts:
-            raise UserError("a mixture needs at least one family")
+            raise UserError("a mixture needs at least one source")
         for part in parts:
             if not part.weight > 0:
-                raise UserError(f"the weight of {part.family} must be above 0, got {part.weight}")
+                raise UserError(f"the weight of {part.name} must be above 0, got {part.weight}")
         self._weights = [part.weight for part in parts]
-        self._sources = [ReasoningGymSource(part.family, part.params, shown) for part in parts]
+        self._sources = [part.source for part in parts]
+        listed = {split: self.ids(split) for split in SPLITS}
+        self._elsewhere: dict[Split, frozenset[str]] = {
+            split: frozenset[str]().union(*(ids for other, ids in listed.items() if other != split))
+            for split in SPLITS
+        }
 
     def draw(
         self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
     ) -> list[Task]:
         """Return `num` distinct tasks of `split`, the same for the same arguments.
 
-        The family of each is chosen by weight, whatever the others are. A longer draw begins with
+        The source of each is chosen by weight, whatever the others are. A longer draw begins with
         the shorter one of the same seed.
 
         Raises:
-            UserError: a family does not yield as many distinct tasks as fall to it.
+            UserError: a source does not yield as many distinct tasks as fall to it.
         """
-        rng, families = random.Random(f"mixture/{seed}"), range(len(self._sources))
-        picks = [rng.choices(families, self._weights)[0] for _ in range(num)]
-        sizes = [picks.count(family) for family in families]
+        apart = exclude | self._elsewhere[split]
+
+        def draw(part: int, size: int) -> list[Task]:
+            return self._sources[part].draw(split, size, _seed(seed, part), apart)
+
+        return self._mixed(num, seed, draw, frozenset())
+
+    def draw_round(
+        self, num: int, seed: int, exclude: frozenset[str], played: Mapping[str, int]
+    ) -> list[Task]:
+        """Return `num` training tasks by weight; a list that is used up begins again."""
+        apart = exclude | self._elsewhere["train"]
+
+        def draw(part: int, size: int) -> list[Task]:
+            return self._sources[part].draw_round(size, _seed(seed, part), apart, played)
+
+        return self._mixed(num, seed, draw, self.ids("train"))
+
+    def ids(self, split: Split) -> frozenset[str]:
+        """Ids of the listed tasks of a split."""
+        return frozenset[str]().union(*(source.ids(split) for source in self._sources))
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the parts."""
+        return [line for source in self._sources for line in source.remarks()]
+
+    def reports(self) -> list[dict[str, Any]]:
+        """The parts' reports."""
+        return [report for source in self._sources for report in source.reports()]
+
+    def _mixed(
+        self,
+        num: int,
+        seed: int,
+        draw: Callable[[int, int], list[Task]],
+        repeatable: frozenset[str],
+    ) -> list[Task]:
+        """Take each task from the part that its pick names."""
+        rng, parts = random.Random(f"mixture/{seed}"), range(len(self._sources))
+        picks = [rng.choices(parts, self._weights)[0] for _ in range(num)]
+        sizes = [picks.count(part) for part in parts]
         while True:
-            drawn = [
-                source.draw(split, size, _seed(seed, family), exclude)
-                for family, (source, size) in enumerate(zip(self._sources, sizes, strict=True))
-            ]
-            tasks, missing = _merged(drawn, picks)
+            drawn = [draw(part, size) if size else [] for part, size in enumerate(sizes)]
+            tasks, missing = _merged(drawn, picks, repeatable)
             if not any(missing):
                 return tasks
             sizes = [size + more for size, more in zip(sizes, missing, strict=True)]
 
 
-def _merged(drawn: Sequence[Sequence[Task]], picks: Sequence[int]) -> tuple[list[Task], list[int]]:
-    """Take the families' tasks in the order of the picks, without a task that was taken before.
+def _merged(
+    drawn: Sequence[Sequence[Task]], picks: Sequence[int], repeatable: frozenset[str]
+) -> tuple[list[Task], list[int]]:
+    """Take the parts' tasks in the order of the picks, without a task that another part gave.
 
-    Also returns how many tasks each family is short of, because another had some of them too.
+    Args:
+        drawn: the parts' tasks.
+        picks: a part for each task.
+        repeatable: ids of tasks that may come again.
+
+    Returns:
+        The tasks, and how many each part is short of, because another had some of its own too.
     """
+
+    def is_new(task: Task, part: int) -> bool:
+        return task.id in repeatable or owners.get(task.id, part) == part
+
     streams, missing = [iter(tasks) for tasks in drawn], [0] * len(drawn)
-    taken: dict[str, Task] = {}
-    for family in picks:
-        task = next((task for task in streams[family] if task.id not in taken), None)
+    owners: dict[str, int] = {}
+    taken: list[Task] = []
+    for part in picks:
+        task = next((task for task in streams[part] if is_new(task, part)), None)
         if task is None:
-            missing[family] += 1
+            missing[part] += 1
         else:
-            taken[task.id] = task
-    return list(taken.values()), missing
+            owners[task.id] = part
+            taken.append(task)
+    return taken, missing
 
 
-def _seed(seed: int, family: int) -> int:
+def _seed(seed: int, part: int) -> int:
     """Two settings of one family must not share a stream."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{family}".encode()).digest()[:4], "big")
+    return int.from_bytes(hashlib.sha256(f"{seed}/{part}".encode()).digest()[:4], "big")

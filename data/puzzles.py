@@ -35,6 +35,7 @@ from data.errors import UserError, unknown_name
 from data.records import (
     DEFAULT_SHARES,
     SPLITS,
+    Fits,
     Generator,
     Shown,
     Split,
@@ -70,6 +71,7 @@ class ReasoningGymSource:
         family: the family's name, such as `basic_arithmetic`.
         params: the family's own parameters (`min_terms`, ...), all but `seed` and `size`.
         shown: how questions are rendered, which fixes each task's identity and split.
+        fits: whether the context holds a task; None holds any.
 
     Raises:
         UserError: the family or a parameter is unknown, a value is refused by the family, or
@@ -81,8 +83,9 @@ class ReasoningGymSource:
         family: str = "basic_arithmetic",
         params: Mapping[str, object] | None = None,
         shown: Shown | None = None,
+        fits: Fits | None = None,
     ) -> None:
-        self.family, self._shown = family, shown
+        self.family, self._shown, self._fits = family, shown, fits
         self.params: dict[str, object] = dict(params or {})
         _check_params(family, self.params)
         self._difficulty = canonical_json(self.params)
@@ -128,10 +131,30 @@ class ReasoningGymSource:
                     continue
                 if split_of(task_id) != split:
                     continue
-                if _fault(chunk, entry) is None:
-                    tasks[task_id] = self._task(_stored(entry), chunk_seed)
-                    num_idle = 0
+                if _fault(chunk, entry) is not None:
+                    continue
+                task = self._task(_stored(entry), chunk_seed)
+                if self._fits is None or self._fits(task):
+                    tasks[task_id], num_idle = task, 0
         return list(tasks.values())
+
+    def draw_round(
+        self, num: int, seed: int, exclude: frozenset[str], played: Mapping[str, int]
+    ) -> list[Task]:
+        """Return `num` fresh training tasks; see `TaskSource`."""
+        return self.draw("train", num, seed, exclude)
+
+    def ids(self, split: Split) -> frozenset[str]:
+        """None: tasks are made on demand."""
+        return frozenset()
+
+    def remarks(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Nothing: there are no rows."""
+        return []
 
     def _entries(self, seed: int) -> Iterator[tuple[int, ProceduralDataset, dict[str, Any]]]:
         """Yield the endless stream of entries, each with its chunk and the chunk's seed."""

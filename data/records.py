@@ -22,6 +22,8 @@ VERIFIER_NAMES: tuple[VerifierName, ...] = get_args(VerifierName)
 
 # What a question comes to when a dialect renders it; None where the dialect passes it over.
 Shown = Callable[[str], str | None]
+# Whether the context holds what a task's roles are asked, with their longest replies.
+Fits = Callable[["Task"], bool]
 
 LabelSource = Literal["rule", "consensus", "human"]
 
@@ -224,8 +226,9 @@ def make_task(
     generator: Generator,
     entry: dict[str, object] | None = None,
     shown: Shown | None = None,
+    split: Split | None = None,
 ) -> Task:
-    """Build a task, whose id and split follow from `identity`.
+    """Build a task, whose id follows from `identity`, and its split from that if none is given.
 
     Raises:
         ValueError: the question is one to pass over.
@@ -239,7 +242,7 @@ def make_task(
         question=question,
         reference=reference,
         verifier=verifier,
-        split=split_of(task_id),
+        split=split_of(task_id) if split is None else split,
         entry={} if entry is None else entry,
         generator=generator,
     )

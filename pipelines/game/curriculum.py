@@ -1,43 +1,68 @@
-"""Which tasks a round plays: fresh ones from the train split, minus those that are solved.
+"""Which tasks a round plays: from the train split, those played least first, none that are solved.
 
 Leaves out where tasks come from (`data/sources.py`).
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from data.mixture import Part
-from data.records import Split, Task, identity
-from data.sources import TaskSource, WithoutExamples, make_source
+from data.records import Fits, Shown, Split, Task, identity
+from data.source import TaskSource, draw_up_to
+from data.sources import Fields, Part, WithoutExamples, make_source
 from pipelines.errors import UserError
-from pipelines.game.bout import Bout
+from pipelines.game.bout import Bout, Start
 from pipelines.settings.tables import Settings
+from pipelines.settings.task_table import SourceTable
 from rewards.dialect import dialect
 
 
 class Curriculum:
-    """Draws tasks, reproducibly from (run seed, round), and retires saturated ones on request."""
+    """Draws tasks, reproducibly, and retires saturated ones on request.
+
+    A listed task is played again only when all others were played as often: epochs, without
+    replacement. Tasks that are made on demand follow from run seed and round alone.
+    """
 
     def __init__(self, source: TaskSource, seed: int) -> None:
         self.source, self.seed = source, seed
         self.retired: set[str] = set()
         self.retiring = False
+        self.played: Counter[str] = Counter()  # how often each listed task was played
+        self._listed = source.ids("train")
 
     def draw(self, round_: int, num: int) -> list[Task]:
         """The round's training tasks; a source too small to spare the retired ones keeps them."""
+        given = (num, self._seed(round_))
         try:
-            return self.source.draw("train", num, self._seed(round_), frozenset(self.retired))
+            return self.source.draw_round(*given, frozenset(self.retired), self.played)
         except UserError:
             if not self.retired:
                 raise
             self.retired.clear()
-            return self.source.draw("train", num, self._seed(round_))
+            return self.source.draw_round(*given, frozenset(), self.played)
+
+    def begin(self, starts: list[Start]) -> list[Start]:
+        """Note what a round plays, and return it; what it continues was noted before."""
+        fresh = (start.task.id for start in starts if not start.prefix)
+        self.played.update(task_id for task_id in fresh if task_id in self._listed)
+        return starts
+
+    def epochs(self) -> float | None:
+        """How often the listed tasks were played, on average; None where nothing is listed."""
+        return self.played.total() / len(self._listed) if self._listed else None
 
     def held_out(self, split: Split, num: int) -> list[Task]:
-        """A fixed set of a held-out split: the same in every round and every run."""
-        return self.source.draw(split, num, 0)
+        """A fixed set of a held-out split: the same in every round and every run.
+
+        Fewer than asked for where the source has fewer.
+
+        Raises:
+            UserError: it has none.
+        """
+        tasks = draw_up_to(self.source, split, num, 0)
+        return tasks or self.source.draw(split, 1, 0)  # which says why there is none
 
     def learn_from(self, bouts: Sequence[Bout]) -> None:
         """Once the monitor asked for it, never draw a task again whose whole group passed."""
@@ -52,42 +77,60 @@ class Curriculum:
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {"retired": sorted(self.retired), "retiring": self.retiring}
+        return {
+            "retired": sorted(self.retired), "retiring": self.retiring, "played": self.played,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.retired, self.retiring = set(state["retired"]), state["retiring"]
+        self.played = Counter(state["played"])
 
     def _seed(self, round_: int) -> int:
         digest = hashlib.sha256(f"{self.seed}/{round_}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
 
 
-def build_source(settings: Settings) -> TaskSource:
+def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:
     """The task source that the `[tasks]` table describes.
 
     Its tasks are as distinct as what the dialect shows of them, and its held-out splits lack the
     table's worked examples.
+
+    Args:
+        settings: the run's.
+        fits: whether the context holds a task; None holds any.
     """
-    shown, examples = dialect(settings.tasks.dialect).shown, settings.tasks.examples
-    source = make_source(shown=shown, **_arguments(settings))
+    tasks = settings.tasks
+    shown, examples = dialect(tasks.dialect).shown, tasks.examples
+    if tasks.mixture:
+        made = [(part, _source(part, shown, fits)) for part in tasks.mixture]
+        parts = [Part(part.family or part.path, source, part.weight) for part, source in made]
+        source = make_source("mixture", parts=parts)
+    else:
+        source = _source(tasks, shown, fits)
     if not examples:
         return source
     ids = (identity("", example.question, shown) for example in examples)
     return WithoutExamples(source, frozenset(task_id for task_id in ids if task_id is not None))
 
 
-def _arguments(settings: Settings) -> dict[str, Any]:
-    """The kind of source and what it needs."""
-    tasks = settings.tasks
-    if tasks.source == "jsonl":
-        return {"kind": "jsonl", "path": tasks.path}
-    if tasks.source == "dataset":
-        return {
-            "kind": "dataset", "path_or_id": tasks.path, "split": tasks.dataset_split,
-            "question_field": tasks.question_field, "answer_field": tasks.answer_field,
-        }  # fmt: skip
-    if tasks.mixture:
-        parts = [Part(part.family, part.params, part.weight) for part in tasks.mixture]
-        return {"kind": "mixture", "parts": parts}
-    return {"kind": "reasoning_gym", "family": tasks.family, "params": tasks.params}
+def _source(table: SourceTable, shown: Shown, fits: Fits | None) -> TaskSource:
+    return make_source(table.source, shown=shown, fits=fits, **_arguments(table))
+
+
+def _arguments(table: SourceTable) -> dict[str, Any]:
+    """What the kind of source needs."""
+    if table.source == "reasoning_gym":
+        return {"family": table.family, "params": table.params}
+    fields = Fields(table.question_field, table.answer_field, table.answer_pattern, table.verifier)
+    listed = {
+        "fields": fields, "test_path": table.test_path, "family": table.family or table.source,
+        "skip_faulty_rows": table.skip_faulty_rows,
+    }  # fmt: skip
+    if table.source == "jsonl":
+        return {"path": table.path, **listed}
+    return {
+        "path_or_id": table.path, "config": table.dataset_config, "split": table.dataset_split,
+        "test_split": table.test_split, **listed,
+    }  # fmt: skip

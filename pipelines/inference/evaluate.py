@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.records import SPLITS, Split, Task
-from data.sources import draw_up_to
+from data.source import draw_up_to
 from pipelines.errors import UserError, unknown_name
 from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee, verifiers_of
@@ -26,9 +26,12 @@ from pipelines.inference.attempts import Attempt, Solver
 from pipelines.inference.methods import Classes, Pool, Quality, method_rows, quality
 from pipelines.inference.redo import redo_rounds
 from pipelines.inference.table import InferenceReport
-from pipelines.run.checks import check_context
+from pipelines.policy.checkpoint import load_tokenizer
 from pipelines.run.directory import versions
-from pipelines.run.origin import Origin, find_origin, load_samplers
+from pipelines.run.origin import find_origin, load_samplers
+from pipelines.run.tasks import Context
+from pipelines.settings.tables import Settings
+from pipelines.settings.task_table import TaskTable
 from rewards.verifiers import Verifiers
 
 ALL = "all"
@@ -86,17 +89,18 @@ def evaluate_checkpoint(
     origin = find_origin(
         request.source, request.config, request.overrides, request.critic, request.criticise
     )
-    origin, tasks = _tasks(request, origin)
     settings = origin.settings
     with (
         tempfile.TemporaryDirectory() as scratch,
         closing(verifiers_of(settings.rewards)) as verifiers,
     ):
         referee = Referee(settings, verifiers)
+        tokenizer = load_tokenizer(origin.learner)
+        context = Context(settings, tokenizer, referee, has_critic=origin.critic is not None)
+        with context.explaining():
+            table, tasks = _tasks(request, settings, context, say)
         say(f"loading {origin.learner}")
         learner, critic = load_samplers(origin, request.seed, Path(scratch))
-        if critic is not None:
-            check_context(settings, learner.tokenizer, referee, tasks)
         pool = _sample(Solver(referee, learner, critic), tasks, request, say)
     weights = {"learner": learner.engine.weights.hash}
     weights |= {} if critic is None else {"critic": critic.engine.weights.hash}
@@ -104,7 +108,7 @@ def evaluate_checkpoint(
         learner=origin.learner,
         critic=origin.critic,
         weights=weights,
-        tasks=settings.tasks.path or settings.tasks.family,
+        tasks=_name(table),
         split=_split_name(request),
         num_tasks=len(tasks),
         num_samples=request.num_samples,
@@ -169,30 +173,48 @@ def _qualities(pool: Pool) -> list[Quality]:
     return found
 
 
-def _tasks(request: Request, origin: Origin) -> tuple[Origin, list[Task]]:
-    """The tasks, and the settings with the source that they come from."""
-    settings, file = origin.settings, request.tasks_file
+def _tasks(
+    request: Request, settings: Settings, context: Context, say: Callable[[str], None]
+) -> tuple[TaskTable, list[Task]]:
+    """The tasks, and where they come from."""
+    table, file = settings.tasks, request.tasks_file
+    if file is not None:
+        table = _own_file(request, table, file)
+    source = build_source(settings.model_copy(update={"tasks": table}), context.fits)
     if file is None:
         num = settings.evaluate.num_tasks if request.num_tasks is None else request.num_tasks
-        return origin, build_source(settings).draw(_split(_split_name(request)), num, 0)
-    own = settings.tasks
-    if (
-        request.split is None
-        and own.source == "jsonl"
-        and Path(own.path).resolve() == file.resolve()
-    ):
+        split = _split(_split_name(request))
+        tasks = draw_up_to(source, split, num, 0) or source.draw(split, 1, 0)
+    else:
+        name = _split_name(request)
+        wanted = SPLITS if name == ALL else (_split(name),)
+        tasks = [task for split in wanted for task in draw_up_to(source, split, MAX_TASKS, 0)]
+        random.Random(0).shuffle(tasks)
+        if not tasks:
+            raise UserError(f'{file} has no "{name}" tasks: give --split all')
+        tasks = tasks[: request.num_tasks]
+    for line in [*source.remarks(), *context.remarks()]:
+        say(line)
+    return table, tasks
+
+
+def _own_file(request: Request, trained: TaskTable, file: Path) -> TaskTable:
+    """The table of a file of the user's own, in the plain format."""
+    is_trained_on = trained.source == "jsonl" and Path(trained.path).resolve() == file.resolve()
+    if is_trained_on and request.split is None:
         raise UserError(
             f"{file} is the file that the settings train on: add --split test (or --split all)"
         )
-    tables = own.model_copy(update={"source": "jsonl", "path": str(file)})
-    settings = settings.model_copy(update={"tasks": tables})
-    source, name = build_source(settings), _split_name(request)
-    wanted = SPLITS if name == ALL else (_split(name),)
-    tasks = [task for split in wanted for task in draw_up_to(source, split, MAX_TASKS, 0)]
-    random.Random(0).shuffle(tasks)
-    if not tasks:
-        raise UserError(f'{file} has no "{name}" tasks: give --split all')
-    return replace(origin, settings=settings), tasks[: request.num_tasks]
+    if is_trained_on:
+        return trained
+    return TaskTable(
+        dialect=trained.dialect, examples=trained.examples, source="jsonl", path=str(file)
+    )
+
+
+def _name(table: TaskTable) -> str:
+    parts = table.mixture or (table,)
+    return " + ".join(part.path or part.family for part in parts)
 
 
 def _split_name(request: Request) -> str:

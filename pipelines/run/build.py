@@ -6,7 +6,7 @@ Leaves out what is refused before that (`run/checks.py`) and the run's other par
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from pipelines.rollouts.servers.start import open_engine
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
-from pipelines.run.checks import check_context
+from pipelines.run.tasks import RunTasks
 from pipelines.run.trainer_options import trainer_options
 from pipelines.settings.tables import CriticTable, RoleTable, Settings
 from pipelines.sync.push import WeightSync
@@ -66,24 +66,21 @@ class Roles:
             role.sampler.engine.close()
 
 
-def build_roles(
-    settings: Settings, on_step: OnStep, held_out: Sequence[Task], referee: Referee
-) -> Roles:
-    """Load both policies, start their engines, and prove that the tokenizers agree.
+def build_roles(settings: Settings, on_step: OnStep, tasks: RunTasks) -> Roles:
+    """Load both policies and start their engines.
 
     Args:
         settings: the run's.
         on_step: receives one metrics row per optimizer step.
-        held_out: evaluation tasks; their prompts must fit, and the sync is checked on the first.
-        referee: renders them.
+        tasks: the run's; the sync is checked on the first that are held out.
 
     Raises:
-        UserError: a checkpoint, a vocabulary, a batch or the context does not fit; what to change.
+        UserError: a checkpoint or a batch does not fit; what to change.
     """
     tables = {"learner": settings.learner, "critic": settings.critic}
     paths = {name: role_path(settings, table) for name, table in tables.items()}
-    tokenizer = _shared_tokenizer(paths)
-    check_context(settings, tokenizer, referee, held_out)
+    tokenizer, referee = tasks.context.tokenizer, tasks.context.referee
+    held_out = tasks.held_out.all()
     specs = {name: _spec(name, settings, table) for name, table in tables.items()}
     sequences = [_agreement_ids(tokenizer, referee, task) for task in held_out[:NUM_SEQUENCES]]
     starts = {name: _start(name, settings, path) for name, path in paths.items()}
@@ -131,12 +128,6 @@ def _auditor(
             "is to serve it: name a checkpoint of the same model"
         )
     return weights
-
-
-def _shared_tokenizer(paths: Mapping[str, str]) -> PreTrainedTokenizerBase:
-    tokenizer = load_tokenizer(paths["learner"])
-    check_vocabulary(tokenizer, load_tokenizer(paths["critic"]), paths["learner"], paths["critic"])
-    return tokenizer
 
 
 def _share_a_base(settings: Settings, paths: Mapping[str, str]) -> bool:

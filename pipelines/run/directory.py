@@ -1,6 +1,7 @@
 """The run directory: one atomic checkpoint per round, metrics, transcripts, and how the run ended.
 
 RUN/config.json versions.json   what was run, and on what
+RUN/tasks.json                  what became of a file's or dataset's rows, each faulty one named
 RUN/metrics.jsonl               one flat JSON row per optimizer step and per round
 RUN/transcripts/                sample bouts of each round
 RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file per process

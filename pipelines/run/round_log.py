@@ -91,6 +91,12 @@ class RoundLog:
         """Log something that a reader of the metrics should know."""
         self.directory.log({"kind": "note", "round": self.round, "note": text})
 
+    def announce(self, text: str) -> None:
+        """Log something that a person should see at once, too."""
+        self.remark(text)
+        if self.directory.is_main:
+            tqdm.write(text)
+
     def token_entropy(self) -> float:
         """Mean over the learner's steps of this round, nats per token."""
         return sum(self._token_entropies) / len(self._token_entropies)

@@ -25,9 +25,8 @@ from pipelines.game.audit import load_audit, save_audit
 from pipelines.game.bout import Bout, RoundPlan, Start
 from pipelines.game.coverage import coverage
 from pipelines.game.critic import CriticGame
-from pipelines.game.curriculum import Curriculum, build_source
-from pipelines.game.examiner import Examiner, HeldOutTasks, Probe
-from pipelines.game.gate import Gate, reject_counts
+from pipelines.game.examiner import Examiner, Probe
+from pipelines.game.gate import Gate
 from pipelines.game.learner import LearnerGame
 from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee, verifiers_of
@@ -39,9 +38,11 @@ from pipelines.rollouts.ledger import Ledger
 from pipelines.run.build import build_roles
 from pipelines.run.checkpoints import Checkpoints, Part
 from pipelines.run.checks import check_launch, check_settings
+from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
 from pipelines.run.monitoring import Interventions, RunMonitor
 from pipelines.run.round_log import RoundLog, Stages, round_row, write_transcripts
+from pipelines.run.tasks import run_tasks
 from pipelines.settings.tables import Settings
 
 T = TypeVar("T")
@@ -68,18 +69,18 @@ class Run:
         self.checkpoints = Checkpoints(self.directory.path / "checkpoints", self.processes)
         if not resume:
             self.directory.refuse_existing()
-        self.curriculum = Curriculum(build_source(settings), settings.run.seed)
-        held_out = HeldOutTasks.draw(self.curriculum, settings.evaluate)
-        set_seed(settings.run.seed)
         self.referee = Referee(settings, verifiers_of(settings.rewards))
+        self.tasks = run_tasks(settings, self.referee)
+        self.curriculum, held_out = self.tasks.curriculum, self.tasks.held_out
+        set_seed(settings.run.seed)
         self.referee.verifiers.functions.prove(held_out.probe[0])
         self.stages, self.clock = Stages(), Clock(settings.run.max_seconds)
         self.round_log = RoundLog(self.directory, self.stages)
         with self.stages.timed("engines"):
-            self.roles = build_roles(settings, self.round_log.note, held_out.all(), self.referee)
+            self.roles = build_roles(settings, self.round_log.note, self.tasks)
         learner, critic = self.roles.learner, self.roles.critic
         self.tasks_per_round = learner.prompts_per_block(settings.learner.steps_per_round)
-        self.curriculum.draw(0, self.tasks_per_round)  # a source too small for one round fails now
+        self.tasks.check_round(self.tasks_per_round)
         self.pool = Pool(
             self.directory.path / "pool", critic, save_tensors, read_tensors, same_tensors,
             settings.pointing.meta_checks, settings.critic.pool_every, self.roles.auditor,
@@ -138,6 +139,7 @@ class Run:
         if self.directory.is_main:  # the open round's records, if it got as far as that
             self.corpus.drop_rounds(after=self.next_round - 1)
         self.directory.status("running", round=self.next_round)
+        self.tasks.announce(self.directory, self.round_log.announce)
         if self.next_round == 0:
             self.pool.begin()
             self._evaluate_cold_start()  # every process waits there: all see the pool's files
@@ -274,7 +276,8 @@ class Run:
     def starts(self, plan: RoundPlan) -> list[Start]:
         """The round's fresh tasks, a share of them replaced by states that wait."""
         tasks = self.curriculum.draw(plan.round, self.tasks_per_round)
-        return self.resets.starts(tasks, plan.round, self.roles.learner.sampler.version)
+        starts = self.resets.starts(tasks, plan.round, self.roles.learner.sampler.version)
+        return self.curriculum.begin(starts)
 
     def _count_tokens(self) -> None:
         """Add what all processes generated for training since the last call."""
@@ -322,27 +325,6 @@ class Clock:
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self._before = state["seconds"]
-
-
-class KeptCounts(Counter[str]):
-    """Counts over the run that a commit keeps."""
-
-    def state_dict(self) -> dict[str, object]:
-        """What a later process needs to go on."""
-        return dict(self)
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken."""
-        self.clear()
-        self.update(state)
-
-
-class GateCounts(KeptCounts):
-    """How many samples were admitted over the run, and how many rejected for which reason."""
-
-    def count(self, records: Sequence[Record]) -> None:
-        """Add a round's."""
-        self.update(admitted=sum(r.accepted for r in records), **reject_counts(records))
 
 
 def agreed(own: T) -> T:

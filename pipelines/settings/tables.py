@@ -284,18 +284,22 @@ class Settings(Table):
         return self
 
     @model_validator(mode="after")
-    def _check_mixture(self) -> "Settings":
+    def _check_tasks(self) -> "Settings":
         tasks = self.tasks
-        if tasks.mixture and (tasks.family or tasks.params):
+        if tasks.mixture and (tasks.family or tasks.params or tasks.path):
             raise ValueError(
-                "tasks.mixture lists the families: remove tasks.family and tasks.params, or give "
-                'tasks.family="" and tasks.params={} beside it'
+                "tasks.mixture lists the sources: remove tasks.family and tasks.params, and "
+                'tasks.path, or give tasks.family="" and tasks.params={} beside it'
             )
         if tasks.mixture and tasks.source != "reasoning_gym":
             raise ValueError(
-                f"tasks.mixture mixes reasoning-gym families, but tasks.source is {tasks.source}: "
-                "remove one of them"
+                f"tasks.mixture lists the sources, but tasks.source is {tasks.source}: remove that "
+                "and give each part a source of its own"
             )
+        named = {f"tasks.mixture[{i}]": part for i, part in enumerate(tasks.mixture)}
+        for name, table in (named or {"tasks": tasks}).items():
+            if (fault := table.fault()) is not None:
+                raise ValueError(f"{name}: {fault}")
         return self
 
     @model_validator(mode="after")

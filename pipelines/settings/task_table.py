@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from data.gold import check_pattern
+from pipelines.errors import UserError
 from pipelines.settings.table import Table
 
 
@@ -14,23 +16,100 @@ class Example(Table):
     reply: str = Field(description="The whole reply that a model should give to it.")
 
 
-class FamilyShare(Table):
-    """One family of a mixture."""
+class SourceTable(Table):
+    """Where tasks come from."""
 
-    family: str = Field(description="The reasoning-gym family that yields these tasks.")
+    source: Literal["reasoning_gym", "jsonl", "dataset"] = Field(
+        default="reasoning_gym",
+        description="Tasks come from a reasoning-gym family, from a file of JSON lines, or from a "
+        "dataset that the datasets library loads.",
+    )
+    family: str = Field(
+        default="",
+        description="The reasoning-gym family that yields the tasks; of a file or a dataset, the "
+        "name that its tasks go by.",
+    )
     params: dict[str, object] = Field(
         default_factory=dict,
-        description="Parameters of the family, which set how hard its tasks are.",
+        description="Parameters of the reasoning-gym family, which set how hard its tasks are.",
     )
+    path: str = Field(
+        default="",
+        description="The file of JSON lines, or the dataset's path or hub id; reasoning-gym "
+        "ignores it.",
+    )
+    dataset_config: str = Field(
+        default="",
+        description="The configuration of a dataset that has several, such as GSM8K's main.",
+    )
+    dataset_split: str = Field(
+        default="train",
+        description="The split of a dataset that tasks are taken from.",
+    )
+    test_path: str = Field(
+        default="",
+        description="A file or dataset of test tasks, with the same fields; without it and "
+        "`test_split` some of the tasks are kept for testing.",
+    )
+    test_split: str = Field(
+        default="",
+        description="The split of the dataset (that of `test_path`, if there is one) whose rows "
+        "are the test tasks.",
+    )
+    question_field: str = Field(
+        default="question",
+        description="The field that holds the question, as text or as a conversation of one user "
+        "turn; dots lead into nested fields.",
+    )
+    answer_field: str = Field(
+        default="answer",
+        description="The field that holds the reference answer; dots lead into nested fields.",
+    )
+    answer_pattern: str = Field(
+        default="",
+        description="How the reference is found in that field: gsm8k (after the last ####), boxed "
+        "(in the last box, as in MATH), or a regular expression with one group, whose last match "
+        "counts; empty takes the whole field.",
+    )
+    verifier: Literal["math", "exact"] = Field(
+        default="math",
+        description="What judges the answers to a file's or dataset's tasks; a JSON line may name "
+        "another.",
+    )
+    skip_faulty_rows: bool = Field(
+        default=False,
+        description="Whether rows that are no problems are left out, named and counted, instead "
+        "of refused.",
+    )
+
+    def fault(self) -> str | None:
+        """What is wrong with the table, if anything is."""
+        if self.source != "reasoning_gym" and not self.path:
+            return f'source = "{self.source}" needs a path: add it'
+        if self.source == "jsonl" and (self.dataset_config or self.test_split):
+            return (
+                "dataset_config and test_split are a dataset's, but the source is jsonl: remove "
+                'them, name a test_path, or set source = "dataset"'
+            )
+        try:
+            check_pattern(self.answer_pattern)
+        except UserError as error:
+            return f"answer_pattern: {error}"
+        return None
+
+
+class MixturePart(SourceTable):
+    """One source of a mixture."""
+
     weight: float = Field(
         default=1.0,
         gt=0,
         allow_inf_nan=False,
-        description="How often the family is drawn, relative to the other weights.",
+        description="How often a task is drawn from it, relative to the other weights.",
     )
 
 
-class TaskTable(Table):
+class TaskTable(SourceTable):
     """Where tasks come from and how a solution to one is written."""
 
     dialect: Literal["chain", "tagged", "free"] = Field(
@@ -39,39 +118,13 @@ class TaskTable(Table):
         'a boxed answer is "free", numbered steps in tags are "tagged". "chain" is for the sums '
         "and products of tiny models.",
     )
-    source: Literal["reasoning_gym", "jsonl", "dataset"] = Field(
-        default="reasoning_gym",
-        description="Tasks come from a reasoning-gym family, from a file of JSON lines, or from a "
-        "dataset that the datasets library loads.",
-    )
-    family: str = Field(
-        default="", description="The reasoning-gym family that yields the tasks; others ignore it."
-    )
-    path: str = Field(
-        default="",
-        description="The file of JSON lines, or the dataset's path or hub id; reasoning-gym "
-        "ignores it.",
-    )
-    question_field: str = Field(
-        default="question", description="The column of a dataset that holds the question."
-    )
-    answer_field: str = Field(
-        default="answer", description="The column of a dataset that holds the reference answer."
-    )
-    dataset_split: str = Field(
-        default="train", description="The split of a dataset that all tasks are taken from."
-    )
     examples: tuple[Example, ...] = Field(
         default=(),
         description="Worked replies that precede every problem as earlier turns; the chain "
         "dialect has no turns.",
     )
-    params: dict[str, object] = Field(
-        default_factory=dict,
-        description="Parameters of the reasoning-gym family, which set how hard its tasks are.",
-    )
-    mixture: tuple[FamilyShare, ...] = Field(
+    mixture: tuple[MixturePart, ...] = Field(
         default=(),
-        description="Several reasoning-gym families in one run, instead of `family` and `params`; "
-        "each task is of one of them, chosen at random by weight.",
+        description="Several sources in one run, in place of the one above; each task is of one "
+        "of them, chosen at random by weight.",
     )

@@ -6,6 +6,7 @@ that was cut off anywhere goes on as if it had not been. Leaves out training, an
 """
 
 import hashlib
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,15 +28,17 @@ from data.dataset_folder import (
 from data.dedup import DuplicateIndex
 from data.errors import unknown_name
 from data.records import SPLITS, Record, Split, Task
-from data.sources import TaskSource, draw_up_to
+from data.source import TaskSource, draw_up_to
 from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee, verifiers_of
+from pipelines.policy.checkpoint import load_tokenizer
 from pipelines.rollouts.sampler import Sampler
 from pipelines.run.directory import versions
 from pipelines.run.origin import Origin, find_origin, load_samplers
+from pipelines.run.tasks import Context
 
 MAX_BARREN_BATCHES = 8
 
@@ -92,11 +95,10 @@ def generate(request: Request) -> Progress:
         folder.clean_up(earlier)
         if earlier.accepted == request.num:
             return earlier
-    source = build_source(origin.settings)
-    source.draw(_split(request.split), 1, request.seed)  # an empty split is an error now, not later
     judges = verifiers_of(origin.settings.rewards)
     with tempfile.TemporaryDirectory() as scratch, closing(judges) as verifiers:
         referee = Referee(origin.settings, verifiers)
+        source = _source(request, origin, referee)
         learner, critic = load_samplers(origin, request.seed, Path(scratch))
         weights = {"learner": learner.engine.weights.hash}
         weights |= {"critic": critic.engine.weights.hash} if critic is not None else {}
@@ -104,6 +106,18 @@ def generate(request: Request) -> Progress:
             _refuse_changes("weights", earlier.weights, weights, request.out)
         progress = earlier or Progress(arguments, weights, versions())
         return Generation(request, folder, progress, referee, source, learner, critic).finish()
+
+
+def _source(request: Request, origin: Origin, referee: Referee) -> TaskSource:
+    """The tasks that the context holds; an empty split is an error now, not later."""
+    tokenizer, has_critic = load_tokenizer(origin.learner), origin.critic is not None
+    context = Context(origin.settings, tokenizer, referee, has_critic)
+    with context.explaining():
+        source = build_source(origin.settings, context.fits)
+        source.draw(_split(request.split), 1, request.seed)
+    for line in [*source.remarks(), *context.remarks()]:
+        tqdm.write(f"tasks: {line}", file=sys.stderr)
+    return source
 
 
 class Generation:

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from data.dataset_folder import SURPLUS, DatasetFolder, cut_surplus
 from data.records import record_digest
-from data.sources import JsonlSource, draw_up_to
+from data.sources import draw_up_to, jsonl_source
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.dataset import main
@@ -276,7 +276,7 @@ def test_draw_up_to_takes_what_there_is(tmp_path: Path) -> None:
     path = tmp_path / "tasks.jsonl"
     rows = [json.dumps({"question": f"What is {n} + 1?", "answer": n + 1}) for n in range(50)]
     path.write_text("\n".join(rows))
-    source = JsonlSource(path)
+    source = jsonl_source(path)
     everything = draw_up_to(source, "train", 1000, 0)
     assert 30 < len(everything) < 50 and {task.split for task in everything} == {"train"}
     seen = frozenset(task.id for task in everything[:7])

@@ -14,12 +14,12 @@ import torch
 from pipeline_cases import CONFIG, ENGINE, SHORT_RUN, learner_role, random_moe, save
 
 from pipelines.errors import UserError
-from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.run.build import Roles, build_roles
+from pipelines.run.tasks import run_tasks
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
 from pipelines.training.trainer import RoleTrainer
@@ -93,9 +93,8 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
     chosen: Settings = load_settings(CONFIG, overrides)
     rows: list[dict[str, object]] = []
     with closing(Verifiers(5.0)) as verifiers:
-        probes = build_source(chosen).draw("probe", 8, 0)
-        referee = Referee(chosen, verifiers)
-        return build_roles(chosen, rows.append, probes, referee), rows
+        tasks = run_tasks(chosen, Referee(chosen, verifiers))
+        return build_roles(chosen, rows.append, tasks), rows
 
 
 def test_one_step_blocks_of_two_roles(built: tuple[Roles, list]) -> None:

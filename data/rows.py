@@ -1,0 +1,255 @@
+"""Rows of JSON lines or of a dataset, read as questions with gold answers; each bad one named.
+
+A field may be nested (`reward_model.ground_truth`), a question may be a conversation of one turn,
+and the gold answer may stand within a longer solution (`data/gold.py`). Leaves out what becomes of
+the rows (`data/listed.py`).
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError, reason, unknown_name
+from data.gold import gold_answer
+from data.records import VERIFIER_NAMES, VerifierName
+
+TEXT_VERIFIERS = tuple(name for name in VERIFIER_NAMES if name != "puzzle")
+BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where a row has its question and its gold answer.
+
+    Attributes:
+        question: a field; dots lead into nested ones.
+        answer: the same.
+        pattern: how the gold answer is found within that field (`data/gold.py`); "" takes it whole.
+        verifier: judges answers, unless a JSON line names another.
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    pattern: str = ""
+    verifier: VerifierName = "math"
+
+    def __post_init__(self) -> None:
+        if self.verifier not in TEXT_VERIFIERS:
+            raise UserError(unknown_name("verifier", self.verifier, TEXT_VERIFIERS))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One problem as read.
+
+    Attributes:
+        place: where it stands, for a person.
+        has_system_turn: whether a system turn stood before the question; it is left out.
+    """
+
+    place: str
+    question: str
+    answer: str
+    verifier: VerifierName
+    has_system_turn: bool = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that is no problem, and why."""
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+def read_jsonl(path: Path, fields: Fields) -> Iterator[Row | Fault]:
+    """Read a file of one JSON object a line; empty lines are passed over.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"task file {path} does not exist or is not a file: check the path")
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            yield _row(place, _parsed(line), fields, names_verifier=True)
+        except UserError as error:
+            yield Fault(place, str(error))
+
+
+def read_dataset(path_or_id: str, config: str, split: str, fields: Fields) -> Iterator[Row | Fault]:
+    """Read a split of what the datasets library loads.
+
+    Args:
+        path_or_id: a folder, a file (parquet, jsonl, csv) or a hub id.
+        config: the configuration's name; "" where there is only one.
+        split: the dataset's own.
+        fields: where its rows have what.
+
+    Raises:
+        UserError: it cannot be loaded, or lacks the configuration, the split or a column.
+    """
+    dataset = _load_dataset(path_or_id, config, split)
+    columns = [_column(path_or_id, name, dataset.column_names) for name in _names(fields)]
+    where = f"{path_or_id} [{split}]"
+    chosen = dataset.select_columns(list(dict.fromkeys(columns)))
+    for number, row in enumerate(chosen):
+        place = f"{where} row {number}"
+        try:
+            yield _row(place, row, fields)
+        except UserError as error:
+            yield Fault(place, str(error))
+
+
+def _names(fields: Fields) -> tuple[str, str]:
+    return fields.question, fields.answer
+
+
+def _column(path_or_id: str, name: str, columns: Sequence[str]) -> str:
+    """The column that holds a field, which may be nested."""
+    column = name if name in columns else name.partition(".")[0]
+    if column not in columns:
+        raise UserError(
+            f"{unknown_name(f'column of {path_or_id}', column, columns)} Set tasks.question_field "
+            "and tasks.answer_field"
+        )
+    return column
+
+
+# -- one row --------------------------------------------------------------------------------------
+
+
+def _parsed(line: bytes) -> object:
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 ({error.reason}): re-save the file") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not a JSON object on one line: {error}") from error
+
+
+def _row(place: str, row: object, fields: Fields, names_verifier: bool = False) -> Row:
+    if not isinstance(row, dict):
+        raise UserError(f"expected a JSON object, got {type(row).__name__}")
+    asked, has_system = _question(_at(row, fields.question))
+    answer = gold_answer(_answer(_at(row, fields.answer)), fields.pattern)
+    for name, text in (("question", asked), ("answer", answer)):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"the {name} holds half of a surrogate pair: fix its escape")
+    verifier = row.get("verifier", fields.verifier) if names_verifier else fields.verifier
+    if verifier not in TEXT_VERIFIERS:
+        raise UserError(unknown_name("verifier", str(verifier), TEXT_VERIFIERS))
+    return Row(place, asked, answer, verifier, has_system)
+
+
+def _at(row: Mapping[str, Any], name: str) -> object:
+    """The value of a field; each part of a dotted name leads one level down."""
+    if name in row:
+        return row[name]
+    value: object = row
+    for part in name.split("."):
+        value = _inner(value, part, name)
+    return value
+
+
+def _inner(value: object, part: str, name: str) -> object:
+    if isinstance(value, str):  # some data sets keep a nested object as its JSON text
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = {}
+    if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+        return value[int(part)]
+    if isinstance(value, dict) and part in value:
+        return value[part]
+    found = ", ".join(sorted(value)) if isinstance(value, dict) else ""
+    raise UserError(f'field "{name}" is missing (fields found: {found or "none"})')
+
+
+def _question(value: object) -> tuple[str, bool]:
+    """The text that asks, and whether a system turn stood beside it."""
+    has_system = False
+    if isinstance(value, list):
+        value, has_system = _only_turn(value)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"the question must be non-empty text, got {value!r:.80}")
+    return value, has_system
+
+
+def _only_turn(turns: Sequence[object]) -> tuple[object, bool]:
+    """The content of a conversation's one user turn."""
+    if not turns or not all(isinstance(turn, dict) and "role" in turn for turn in turns):
+        raise UserError(f"the question must be text or a conversation, got {turns!r:.80}")
+    spoken = [turn for turn in turns if turn["role"] != "system"]  # type: ignore[index]
+    if [turn["role"] for turn in spoken] != ["user"]:  # type: ignore[index]
+        raise UserError("the question's conversation must have one user turn and no reply")
+    content = spoken[0].get("content")  # type: ignore[attr-defined]
+    if isinstance(content, list):
+        content = _text_parts(content)
+    return content, len(spoken) < len(turns)
+
+
+def _text_parts(parts: Sequence[object]) -> str:
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+        raise UserError("the question's turn holds something other than text")
+    return "".join(map(str, texts))
+
+
+def _answer(value: object) -> str:
+    """An answer as text; numbers are taken as their text."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"the answer must be a finite number, got {value}")
+    text = str(value) if is_number else value
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"the answer must be non-empty text or a number, got {value!r:.80}")
+    return text
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+def _load_dataset(path_or_id: str, config: str, split: str) -> Any:
+    import datasets  # here, since it takes half a second that other sources need not pay
+
+    path = Path(path_or_id)
+    looks_local = path.suffix in BUILDERS or path.is_absolute() or path_or_id.startswith((".", "~"))
+    if not path.exists() and (looks_local or path_or_id.count("/") > 1):
+        raise UserError(f"dataset {path_or_id} does not exist: check the path")
+    try:
+        if path.is_file():
+            if path.suffix not in BUILDERS:
+                raise UserError(f"unknown file type (known: {', '.join(BUILDERS)})")
+            return datasets.load_dataset(BUILDERS[path.suffix], data_files=path_or_id, split=split)
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _saved(datasets.load_from_disk(path_or_id), split)
+        return datasets.load_dataset(path_or_id, config or None, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        tried = "" if path.exists() else "no such path, and as a hub id: "
+        setting = "; set tasks.dataset_config" if "onfig" in str(error) else ""
+        raise UserError(
+            f"dataset {path_or_id} [{split}] cannot be loaded: {tried}{reason(error)}{setting}"
+        ) from error
+
+
+def _saved(saved: Any, split: str) -> Any:
+    """A split of what `save_to_disk` wrote; a lone data set has none."""
+    if not isinstance(saved, dict):
+        return saved
+    if split not in saved:
+        raise UserError(unknown_name("split", split, saved))
+    return saved[split]
