@@ -128,9 +128,10 @@ class ListedSource:
         """Return `num` tasks of `split` in an order fixed by `seed`; see `TaskSource`."""
         kept = self._shuffled(split, seed, exclude)
         if len(kept) < num:
+            least = f", at least {FEWEST_TASKS} in all" if len(self.tasks) < FEWEST_TASKS else ""
             raise UserError(
                 f'{self.name} has {len(kept)} of {num} "{split}" tasks ({len(self.tasks)} in all; '
-                "each task's hash fixes its split): ask for fewer or add tasks"
+                f"each task's hash fixes its split): ask for fewer or add tasks{least}"
             )
         return kept[:num]
 

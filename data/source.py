@@ -65,3 +65,18 @@ def draw_up_to(
         except UserError:  # a source says so when it has not that many
             step //= 2
     return tasks
+
+
+def draw_held_out(source: TaskSource, split: Split, num: int) -> list[Task]:
+    """Draw the same tasks every time: `num`, or all there are where a list has fewer.
+
+    Raises:
+        UserError: a list has none, or too few can be made on demand.
+    """
+    try:
+        return source.draw(split, num, 0)
+    except UserError:
+        tasks = draw_up_to(source, split, num, 0) if source.ids(split) else []
+        if not tasks:
+            raise
+        return tasks

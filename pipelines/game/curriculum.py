@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.records import Fits, Shown, Split, Task, identity
-from data.source import TaskSource, draw_up_to
+from data.source import TaskSource, draw_held_out
 from data.sources import Fields, Part, WithoutExamples, make_source
 from pipelines.errors import UserError
 from pipelines.game.bout import Bout, Start
@@ -56,13 +56,9 @@ class Curriculum:
     def held_out(self, split: Split, num: int) -> list[Task]:
         """A fixed set of a held-out split: the same in every round and every run.
 
-        Fewer than asked for where the source has fewer.
-
-        Raises:
-            UserError: it has none.
+        See `data.source.draw_held_out`.
         """
-        tasks = draw_up_to(self.source, split, num, 0)
-        return tasks or self.source.draw(split, 1, 0)  # which says why there is none
+        return draw_held_out(self.source, split, num)
 
     def learn_from(self, bouts: Sequence[Bout]) -> None:
         """Once the monitor asked for it, never draw a task again whose whole group passed."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.records import SPLITS, Split, Task
-from data.source import draw_up_to
+from data.source import draw_held_out, draw_up_to
 from pipelines.errors import UserError, unknown_name
 from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee, verifiers_of
@@ -183,8 +183,7 @@ def _tasks(
     source = build_source(settings.model_copy(update={"tasks": table}), context.fits)
     if file is None:
         num = settings.evaluate.num_tasks if request.num_tasks is None else request.num_tasks
-        split = _split(_split_name(request))
-        tasks = draw_up_to(source, split, num, 0) or source.draw(split, 1, 0)
+        tasks = draw_held_out(source, _split(_split_name(request)), num)
     else:
         name = _split_name(request)
         wanted = SPLITS if name == ALL else (_split(name),)
