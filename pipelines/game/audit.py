@@ -190,11 +190,15 @@ def audit_critic(
 ) -> CriticAudit | None:
     """Ask the critic about each solution several times; None where there is nothing to ask.
 
-    Each critique counts on its own, as in the game.
+    Each critique counts on its own, as in the game. Solutions that the critic's context does not
+    hold are left out, and counted.
     """
-    if not solutions:
+    asked = [(s, referee.critique_prompt(s.item.task, s.item.solution)) for s in solutions]
+    held = [pair for pair in asked if referee.critic_has_room(critic, pair[1])]
+    referee.num_too_long += len(asked) - len(held)
+    if not held:
         return None
-    prompts = [referee.critique_prompt(s.item.task, s.item.solution) for s in solutions]
+    solutions, prompts = [s for s, _ in held], [prompt for _, prompt in held]
     k = referee.settings.critic.critiques_per_audit
     drawn = referee.ask(critic, prompts, purpose, k)
     critiques = [

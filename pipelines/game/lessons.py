@@ -165,6 +165,7 @@ class Lessons:
         half = num // 2
         least_planted = round(num * self.table.planted_share)
         planted = self._plant(sound, max(least_planted, half - num_located), rng)
+        planted = [item for item in planted if self._has_room(item)]
         flawed = planted + flawed[: max(0, half - len(planted))]
         chosen = _padded(sound, num - half, rng) + _padded(flawed, half, rng)
         if len(chosen) < num:

@@ -34,10 +34,13 @@ class Referee:
     Args:
         settings: the run's.
         verifiers: judge answers; the caller closes them.
+
+    Attributes:
+        num_too_long: solutions that no critic could be asked about, since last taken.
     """
 
     def __init__(self, settings: Settings, verifiers: Verifiers) -> None:
-        self.settings, self.verifiers = settings, verifiers
+        self.settings, self.verifiers, self.num_too_long = settings, verifiers, 0
         self.dialect: Dialect = dialect(settings.tasks.dialect)
         self.critiques: CritiqueDialect = critique_dialect(settings.tasks.dialect)
 
@@ -161,7 +164,9 @@ class Referee:
             for task, solution in pairs
             if solution.well_formed
         }
-        prompts = {key: one for key, one in prompts.items() if self.critic_has_room(critic, one)}
+        fitting = {key: one for key, one in prompts.items() if self.critic_has_room(critic, one)}
+        self.num_too_long += len(prompts) - len(fitting)
+        prompts = fitting
         drawn = self.ask(critic, list(prompts.values()), purpose)
         found = {key: samples[0] for key, samples in zip(prompts, drawn, strict=True)}
         return [found.get((task.id, solution.text)) for task, solution in pairs]
@@ -176,3 +181,8 @@ class Referee:
         """Whether the context holds a prompt and the critic's longest critique."""
         longest = self.settings.critic.max_completion_length
         return critic.prompt_length(prompt) + longest <= self.settings.rollout.max_model_len
+
+    def take_num_too_long(self) -> int:
+        """How many solutions were too long for the critic since the last call."""
+        num, self.num_too_long = self.num_too_long, 0
+        return num

@@ -23,7 +23,8 @@ class Attempt:
 
     Attributes:
         learner_tokens: generated for it; not those of a prefix that it continues.
-        critique: None where none was asked for: malformed solutions are seen without a critic.
+        critique: None where none was asked for: malformed solutions are seen without a critic, and
+            those too long for its context are not seen.
         critic_tokens: generated for the critique.
     """
 
@@ -57,15 +58,18 @@ class Solver:
         return self._attempts([(task, one) for task, samples in pairs for one in samples])
 
     def criticise(self, attempts: Sequence[Attempt], purpose: str) -> list[Attempt]:
-        """The attempts with one critique for each that is well-formed."""
+        """The attempts with one critique for each that is well-formed and not too long for it."""
         if self.critic is None:
             return list(attempts)
-        asked = [index for index, a in enumerate(attempts) if a.solution.well_formed]
-        prompts = [
-            self.referee.critique_prompt(attempts[i].task, attempts[i].solution) for i in asked
-        ]
+        prompts = {
+            index: self.referee.critique_prompt(a.task, a.solution)
+            for index, a in enumerate(attempts)
+            if a.solution.well_formed
+        }
+        asked = [i for i, one in prompts.items() if self.referee.critic_has_room(self.critic, one)]
+        self.referee.num_too_long += len(prompts) - len(asked)
         judged = list(attempts)
-        drawn = self.referee.ask(self.critic, prompts, purpose)
+        drawn = self.referee.ask(self.critic, [prompts[i] for i in asked], purpose)
         for index, (sample,) in zip(asked, drawn, strict=True):
             before = attempts[index]
             parse, truncated = self.referee.critiques.parse, sample.truncated
@@ -76,8 +80,10 @@ class Solver:
     def resume(self, begun: Sequence[tuple[Task, str]], purpose: str) -> list[Attempt]:
         """One attempt at each task that continues the given start of a solution.
 
-        A solution with its start has the same limit of tokens as one from scratch.
+        A solution with its start has the same limit of tokens as one from scratch. A start that
+        fills the context is dropped: the attempt is one from scratch.
         """
+        begun = [(task, self._if_fits(task, start)) for task, start in begun]
         starts = self.learner.tokenize([self.referee.problem(task) for task, _ in begun])
         prompts = self.learner.tokenize([self.referee.problem(*pair) for pair in begun])
         context = self.referee.settings.rollout.max_model_len
@@ -95,6 +101,11 @@ class Solver:
                 cut = self._cut(sample, room[index])
                 found[index] = replace(cut, text=prefix + cut.text)
         return self._attempts([(task, found[index]) for index, (task, _) in enumerate(begun)])
+
+    def _if_fits(self, task: Task, start: str) -> str:
+        """A start, or none where the context would hold no token after it."""
+        length = self.learner.prompt_length(self.referee.problem(task, start))
+        return start if length < self.referee.settings.rollout.max_model_len else ""
 
     def _attempts(self, pairs: Sequence[tuple[Task, Sample]]) -> list[Attempt]:
         read = self.referee.read_all([(task, sample, "") for task, sample in pairs])

@@ -102,6 +102,8 @@ def evaluate_checkpoint(
         say(f"loading {origin.learner}")
         learner, critic = load_samplers(origin, request.seed, Path(scratch))
         pool = _sample(Solver(referee, learner, critic), tasks, request, say)
+        if referee.num_too_long:
+            say(f"{referee.num_too_long} solutions are too long for the critic: no critique")
     weights = {"learner": learner.engine.weights.hash}
     weights |= {} if critic is None else {"critic": critic.engine.weights.hash}
     return InferenceReport(

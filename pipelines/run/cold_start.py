@@ -10,6 +10,7 @@ or in all with `accelerator_config.split_batches`.
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from data.atomic import atomic_folder
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.errors import UserError, as_user_error
-from pipelines.game.demonstrations import demonstrations
+from pipelines.game.demonstrations import Row, demonstrations
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.process import on_cpu
 from pipelines.run.trainer_options import REFUSALS, trainer_options
@@ -68,7 +69,7 @@ def cold_start(settings: Settings) -> Path:
     start = time.perf_counter()
     set_seed(settings.run.seed)
     tokenizer = character_tokenizer()
-    rows = demonstrations(settings)
+    rows = _that_fit(demonstrations(settings), tokenizer, options.max_length, processes)
     with as_user_error("sft.model", ValueError, TypeError):
         config = tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
     trainer = _trainer(options, SparringMoeForCausalLM(config), tokenizer, rows)
@@ -90,6 +91,34 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
     }
+
+
+def _that_fit(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    processes: PartialState,
+) -> list[Row]:
+    """The demonstrations that TRL would not cut off, and an end token after each.
+
+    Raises:
+        UserError: every one is too long.
+    """
+    whole = [row["prompt"] + row["completion"] for row in rows]
+    lengths = [len(ids) + 1 for ids in tokenizer(whole)["input_ids"]]
+    limit = max(lengths) if max_length is None else max_length
+    fitting = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
+    if not fitting:
+        raise UserError(
+            f"sft.trainer.max_length = {limit} holds no demonstration: raise it to at least "
+            f"{max(lengths)}"
+        )
+    if len(fitting) < len(rows) and processes.is_main_process:
+        print(
+            f"cold start: {len(rows) - len(fitting)} of {len(rows)} demonstrations are too long "
+            f"and left out: the longest has {max(lengths)} tokens, sft.trainer.max_length = {limit}"
+        )
+    return fitting
 
 
 def _options(settings: Settings) -> SFTConfig:

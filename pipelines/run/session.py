@@ -268,6 +268,9 @@ class Run:
             row["moe/load"] = [load_E.tolist() for load_E in load.values()]
         if learner.sampler.sync is not None:
             row["rollout/probe_difference"] = learner.sampler.sync.agreement_difference
+        row["critic/too_long"] = sum(gather_object([self.referee.take_num_too_long()]))
+        if (epochs := self.curriculum.epochs()) is not None:
+            row["tasks/epochs"] = epochs
         self._count_tokens()
         row |= {f"tokens/{what}": num for what, num in sorted(self.tokens.items())}
         times = {f"time/{name}": spent for name, spent in self.stages.take_round().items()}
