@@ -1,6 +1,9 @@
-"""Mixtures of families: reproducible, disjoint, distinct, and in the proportions asked for."""
+"""Mixtures of sources: reproducible, disjoint, distinct, and in the proportions asked for."""
 
+import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,7 @@ from data.errors import UserError
 from data.mixture import MixtureSource, Part
 from data.puzzles import ReasoningGymSource
 from data.records import SPLITS, split_of
-from data.sources import make_source
+from data.sources import draw_up_to, jsonl_source, make_source
 from rewards.dialect import dialect
 
 SHOWN = dialect("chain").shown
@@ -78,3 +81,45 @@ def test_excluded_tasks_are_passed_over() -> None:
 def test_mistakes_are_named(parts: list[Part], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_source("mixture", parts=parts)
+
+
+def listed(path: Path, first: int, num: int) -> Part:
+    rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(first, first + num)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Part(path.name, jsonl_source(path, shown=lambda question: question), 1.0)
+
+
+def test_lists_and_puzzles_mix_by_weight_each_list_in_epochs(tmp_path: Path) -> None:
+    few, many = listed(tmp_path / "few.jsonl", 0, 40), listed(tmp_path / "many.jsonl", 1000, 400)
+    source = MixtureSource([few, replace(many, weight=2.0), part("products", PRODUCTS, 1.0)])
+    played: Counter[str] = Counter()
+    names: Counter[str] = Counter()
+    for seed in range(8):
+        tasks = source.draw_round(40, seed, frozenset(), played)
+        assert tasks == source.draw_round(40, seed, frozenset(), played)
+        names.update(task.generator.name for task in tasks)
+        played.update(task.id for task in tasks)
+    assert names["few.jsonl"] == pytest.approx(80, abs=31)  # four standard deviations
+    assert names["many.jsonl"] == pytest.approx(160, abs=36)
+    assert names["reasoning_gym/products"] == pytest.approx(80, abs=31)
+    often = [played[task_id] for task_id in few.source.ids("train")]
+    assert max(often) - min(often) <= 1 < max(often), "the short list began again, and no earlier"
+    assert max(played[task_id] for task_id in many.source.ids("train")) == 1
+
+
+def test_what_one_list_tests_no_other_trains_on(tmp_path: Path) -> None:
+    """A short list moves problems between splits, so that two lists may disagree."""
+    one, other = listed(tmp_path / "one.jsonl", 0, 30), listed(tmp_path / "two.jsonl", 0, 300)
+    source = MixtureSource([one, other])
+    seen = {
+        split: {task.id for task in draw_up_to(source, split, 300, 0)}
+        for split in ("test", "probe", "audit")
+    }
+    seen["train"] = {task.id for task in source.draw_round(600, 0, frozenset(), {})}
+    assert all(seen.values()) and sum(map(len, seen.values())) == len(set.union(*seen.values()))
+
+
+def test_the_same_list_twice_does_not_hang(tmp_path: Path) -> None:
+    one = listed(tmp_path / "one.jsonl", 0, 30)
+    source = MixtureSource([one, one])
+    assert len(source.draw_round(100, 0, frozenset(), {})) == 100
