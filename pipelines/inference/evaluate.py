@@ -26,12 +26,9 @@ from pipelines.inference.attempts import Attempt, Solver
 from pipelines.inference.methods import Classes, Pool, Quality, method_rows, quality
 from pipelines.inference.redo import redo_rounds
 from pipelines.inference.table import InferenceReport
-from pipelines.policy.checkpoint import load_tokenizer
 from pipelines.run.directory import versions
-from pipelines.run.origin import find_origin, load_samplers
-from pipelines.run.tasks import Context
-from pipelines.settings.tables import Settings
-from pipelines.settings.task_table import TaskTable
+from pipelines.run.origin import Origin, find_origin, load_samplers
+from pipelines.run.tasks import Context, context_of
 from rewards.verifiers import Verifiers
 
 ALL = "all"
@@ -95,10 +92,9 @@ def evaluate_checkpoint(
         closing(verifiers_of(settings.rewards)) as verifiers,
     ):
         referee = Referee(settings, verifiers)
-        tokenizer = load_tokenizer(origin.learner)
-        context = Context(settings, tokenizer, referee, has_critic=origin.critic is not None)
+        context = context_of(origin, referee)
         with context.explaining():
-            table, tasks = _tasks(request, settings, context, say)
+            name, tasks = _tasks(request, origin, context, say)
         say(f"loading {origin.learner}")
         learner, critic = load_samplers(origin, request.seed, Path(scratch))
         pool = _sample(Solver(referee, learner, critic), tasks, request, say)
@@ -110,7 +106,7 @@ def evaluate_checkpoint(
         learner=origin.learner,
         critic=origin.critic,
         weights=weights,
-        tasks=_name(table),
+        tasks=name,
         split=_split_name(request),
         num_tasks=len(tasks),
         num_samples=request.num_samples,
@@ -176,18 +172,23 @@ def _qualities(pool: Pool) -> list[Quality]:
 
 
 def _tasks(
-    request: Request, settings: Settings, context: Context, say: Callable[[str], None]
-) -> tuple[TaskTable, list[Task]]:
-    """The tasks, and where they come from."""
-    table, file = settings.tasks, request.tasks_file
+    request: Request, origin: Origin, context: Context, say: Callable[[str], None]
+) -> tuple[str, list[Task]]:
+    """Where the tasks come from, and the tasks."""
+    settings, file = origin.settings, request.tasks_file
     if file is not None:
-        table = _own_file(request, table, file)
-    source = build_source(settings.model_copy(update={"tasks": table}), context.fits)
+        is_trained_on = settings.tasks.is_read_from(file)
+        if is_trained_on and request.split is None:
+            raise UserError(
+                f"{file} is the file that the settings train on: add --split test (or --split all)"
+            )
+        if not is_trained_on:
+            settings = settings.model_copy(update={"tasks": settings.tasks.of_file(file)})
+    source, name = build_source(settings, context.fits), _split_name(request)
     if file is None:
         num = settings.evaluate.num_tasks if request.num_tasks is None else request.num_tasks
-        tasks = draw_held_out(source, _split(_split_name(request)), num)
+        tasks = draw_held_out(source, _split(name), num)
     else:
-        name = _split_name(request)
         wanted = SPLITS if name == ALL else (_split(name),)
         tasks = [task for split in wanted for task in draw_up_to(source, split, MAX_TASKS, 0)]
         random.Random(0).shuffle(tasks)
@@ -196,26 +197,7 @@ def _tasks(
         tasks = tasks[: request.num_tasks]
     for line in [*source.remarks(), *context.remarks()]:
         say(line)
-    return table, tasks
-
-
-def _own_file(request: Request, trained: TaskTable, file: Path) -> TaskTable:
-    """The table of a file of the user's own, in the plain format."""
-    is_trained_on = trained.source == "jsonl" and Path(trained.path).resolve() == file.resolve()
-    if is_trained_on and request.split is None:
-        raise UserError(
-            f"{file} is the file that the settings train on: add --split test (or --split all)"
-        )
-    if is_trained_on:
-        return trained
-    return TaskTable(
-        dialect=trained.dialect, examples=trained.examples, source="jsonl", path=str(file)
-    )
-
-
-def _name(table: TaskTable) -> str:
-    parts = table.mixture or (table,)
-    return " + ".join(part.path or part.family for part in parts)
+    return settings.tasks.name, tasks
 
 
 def _split_name(request: Request) -> str:

@@ -18,6 +18,7 @@ from pipelines.game.referee import Referee
 from pipelines.policy.checkpoint import chat_ids, check_vocabulary, load_tokenizer, role_path
 from pipelines.rollouts.sample import Prompt
 from pipelines.run.directory import RunDirectory
+from pipelines.run.origin import Origin
 from pipelines.settings.tables import RoleTable, Settings
 from rewards.solution import Solution
 
@@ -163,6 +164,12 @@ def run_tasks(settings: Settings, referee: Referee) -> RunTasks:
     with context.explaining():
         curriculum = Curriculum(build_source(settings, context.fits), settings.run.seed)
         return RunTasks(context, curriculum, HeldOutTasks.draw(curriculum, settings.evaluate))
+
+
+def context_of(origin: Origin, referee: Referee) -> Context:
+    """The context of checkpoints that are sampled from and stay as they are."""
+    tokenizer, has_critic = load_tokenizer(origin.learner), origin.critic is not None
+    return Context(origin.settings, tokenizer, referee, has_critic)
 
 
 def shared_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:

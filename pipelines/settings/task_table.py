@@ -1,5 +1,6 @@
 """The configuration's `[tasks]` table: where tasks come from and how they are written."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -128,3 +129,19 @@ class TaskTable(SourceTable):
         description="Several sources in one run, in place of the one above; each task is of one "
         "of them, chosen at random by weight.",
     )
+
+    @property
+    def name(self) -> str:
+        """The sources, for a person."""
+        return " + ".join(part.path or part.family for part in self.mixture or (self,))
+
+    def is_read_from(self, file: Path) -> bool:
+        """Whether a file of JSON lines is what tasks are taken from."""
+        lines = [one.path for one in (self, *self.mixture) if one.source == "jsonl"]
+        return file.resolve() in [Path(path).resolve() for path in lines]
+
+    def of_file(self, file: Path) -> "TaskTable":
+        """The same dialect and examples for a file of JSON lines in the plain format."""
+        return TaskTable(
+            dialect=self.dialect, examples=self.examples, source="jsonl", path=str(file)
+        )

@@ -34,11 +34,10 @@ from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee, verifiers_of
-from pipelines.policy.checkpoint import load_tokenizer
 from pipelines.rollouts.sampler import Sampler
 from pipelines.run.directory import versions
 from pipelines.run.origin import Origin, find_origin, load_samplers
-from pipelines.run.tasks import Context
+from pipelines.run.tasks import context_of
 
 MAX_BARREN_BATCHES = 8
 
@@ -110,8 +109,7 @@ def generate(request: Request) -> Progress:
 
 def _source(request: Request, origin: Origin, referee: Referee) -> TaskSource:
     """The tasks that the context holds; an empty split is an error now, not later."""
-    tokenizer, has_critic = load_tokenizer(origin.learner), origin.critic is not None
-    context = Context(origin.settings, tokenizer, referee, has_critic)
+    context = context_of(origin, referee)
     with context.explaining():
         source = build_source(origin.settings, context.fits)
         source.draw(_split(request.split), 1, request.seed)

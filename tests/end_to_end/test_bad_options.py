@@ -121,6 +121,7 @@ def test_a_cold_start_is_refused(tmp_path: Path, capfd: Capture, override: str, 
         "sft.num_solutions=2",
         "sft.num_critiques=2",
         "sft.easy.num_solutions=2",
+        "tasks.path=x",
         f"sft.directory={tmp_path / 'base'}",
     )
     line = refused(capfd, sft.main, ["--config", str(CONFIG), *few, override])

@@ -9,6 +9,7 @@ from pipeline_cases import CONFIG
 from data.records import Split, Task
 from data.sources import TaskSource
 from pipelines.errors import UserError
+from pipelines.game.bout import Start
 from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.settings.load import load_settings
 from rewards.dialect import dialect
@@ -64,6 +65,47 @@ def test_a_mixture_of_families_can_be_configured() -> None:
 def test_a_mixture_says_all_or_nothing(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_settings(CONFIG, overrides)
+
+
+def test_the_settings_of_a_file_act(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{"q": {"text": f"What is {n} + 1?"}, "a": f"So #### {n + 1}"} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["tasks.source=jsonl", f"tasks.path={path}", "tasks.dialect=tagged"]
+    given += ["tasks.question_field=q.text", "tasks.answer_field=a", "tasks.answer_pattern=gsm8k"]
+    given += ["tasks.family=eggs", "tasks.verifier=exact"]
+    task, *_ = Curriculum(build_source(load_settings(CONFIG, given)), seed=0).draw(0, 8)
+    assert (task.family, task.verifier) == ("eggs", "exact")
+    assert int(task.reference) == int(task.question.split()[2]) + 1
+
+
+def test_an_epoch_goes_on_after_a_commit_and_resets_take_no_problem_from_it(
+    problems: Path,
+) -> None:
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    source = build_source(load_settings(CONFIG, given))
+    curriculum = Curriculum(source, seed=0)
+    seen: list[str] = []
+    for round_ in range(3):
+        tasks = curriculum.draw(round_, 40)
+        begun = [Start(tasks[0], prefix="1. "), *map(Start, tasks[1:])]
+        seen += [start.task.id for start in curriculum.begin(begun) if not start.prefix]
+        again = Curriculum(source, seed=0)
+        again.load_state_dict(json.loads(json.dumps(curriculum.state_dict())))
+        assert again.draw(round_ + 1, 40) == curriculum.draw(round_ + 1, 40)
+        curriculum = again
+    assert len(seen) == len(set(seen)) == 117
+    assert curriculum.epochs() == 117 / len(source.ids("train"))
+
+
+def test_a_mixture_may_hold_a_file(problems: Path) -> None:
+    mine = f"{{source = 'jsonl', path = '{problems}', family = 'mine', weight = 3}}"
+    given = [*MIXTURE[:2], "tasks.dialect=tagged"]
+    given.append(f"tasks.mixture=[{{family = 'products'}}, {mine}]")
+    curriculum = Curriculum(build_source(load_settings(CONFIG, given)), seed=0)
+    families = [task.family for task in curriculum.draw(0, 40)]
+    assert set(families) == {"products", "mine"} and families.count("mine") > 20
+    assert curriculum.held_out("test", 8)
 
 
 def test_a_worked_example_is_in_no_held_out_split(problems: Path) -> None:
