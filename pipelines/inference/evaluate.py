@@ -177,13 +177,11 @@ def _tasks(
     """Where the tasks come from, and the tasks."""
     settings, file = origin.settings, request.tasks_file
     if file is not None:
-        is_trained_on = settings.tasks.is_read_from(file)
-        if is_trained_on and request.split is None:
+        if settings.tasks.part_of(file) is not None and request.split is None:
             raise UserError(
-                f"{file} is the file that the settings train on: add --split test (or --split all)"
+                f"{file} is a file that the settings train on: add --split test (or --split all)"
             )
-        if not is_trained_on:
-            settings = settings.model_copy(update={"tasks": settings.tasks.of_file(file)})
+        settings = settings.model_copy(update={"tasks": settings.tasks.of_file(file)})
     source, name = build_source(settings, context.fits), _split_name(request)
     if file is None:
         num = settings.evaluate.num_tasks if request.num_tasks is None else request.num_tasks

@@ -135,13 +135,13 @@ class TaskTable(SourceTable):
         """The sources, for a person."""
         return " + ".join(part.path or part.family for part in self.mixture or (self,))
 
-    def is_read_from(self, file: Path) -> bool:
-        """Whether a file of JSON lines is what tasks are taken from."""
-        lines = [one.path for one in (self, *self.mixture) if one.source == "jsonl"]
-        return file.resolve() in [Path(path).resolve() for path in lines]
+    def part_of(self, file: Path) -> SourceTable | None:
+        """The source that a file of JSON lines is; None where tasks come from elsewhere."""
+        parts = [one for one in self.mixture or (self,) if one.source == "jsonl"]
+        return next((one for one in parts if Path(one.path).resolve() == file.resolve()), None)
 
     def of_file(self, file: Path) -> "TaskTable":
-        """The same dialect and examples for a file of JSON lines in the plain format."""
-        return TaskTable(
-            dialect=self.dialect, examples=self.examples, source="jsonl", path=str(file)
-        )
+        """The same dialect and examples for a file of JSON lines: one of these, or a plain one."""
+        part = self.part_of(file) or SourceTable(source="jsonl", path=str(file))
+        table = {name: getattr(part, name) for name in SourceTable.model_fields}
+        return TaskTable(dialect=self.dialect, examples=self.examples, **table)
