@@ -45,6 +45,7 @@ class MixtureSource:
         self._weights = [part.weight for part in parts]
         self._sources = [part.source for part in parts]
         listed = {split: self.ids(split) for split in SPLITS}
+        self._is_listed = [any(map(source.ids, SPLITS)) for source in self._sources]
         self._elsewhere: dict[Split, frozenset[str]] = {
             split: frozenset[str]().union(*(ids for other, ids in listed.items() if other != split))
             for split in SPLITS
@@ -55,29 +56,40 @@ class MixtureSource:
     ) -> list[Task]:
         """Return `num` distinct tasks of `split`, the same for the same arguments.
 
-        The source of each is chosen by weight, whatever the others are. A longer draw begins with
-        the shorter one of the same seed.
+        The source of each is chosen by weight, whatever the others are; a list that is used up is
+        chosen no more. A longer draw begins with the shorter one of the same seed.
 
         Raises:
-            UserError: a source does not yield as many distinct tasks as fall to it.
+            UserError: there are not that many.
         """
         apart = exclude | self._elsewhere[split]
+        excluded, room = list[frozenset[str]](), list[int | None]()
+        for source, is_listed in zip(self._sources, self._is_listed, strict=True):
+            own = source.ids(split) - apart
+            room.append(len(own) if is_listed else None)
+            excluded.append(apart)
+            apart |= own  # what two lists have is the first one's
 
         def draw(part: int, size: int) -> list[Task]:
-            return self._sources[part].draw(split, size, _seed(seed, part), apart)
+            return self._sources[part].draw(split, size, _seed(seed, part), excluded[part])
 
-        return self._mixed(num, seed, draw, frozenset())
+        return self._mixed(num, seed, draw, room, frozenset())
 
     def draw_round(
         self, num: int, seed: int, exclude: frozenset[str], played: Mapping[str, int]
     ) -> list[Task]:
         """Return `num` training tasks by weight; a list that is used up begins again."""
         apart = exclude | self._elsewhere["train"]
+        is_empty = [
+            is_listed and not source.ids("train") - apart
+            for source, is_listed in zip(self._sources, self._is_listed, strict=True)
+        ]
+        room = [0 if empty else None for empty in is_empty]
 
         def draw(part: int, size: int) -> list[Task]:
             return self._sources[part].draw_round(size, _seed(seed, part), apart, played)
 
-        return self._mixed(num, seed, draw, self.ids("train"))
+        return self._mixed(num, seed, draw, room, self.ids("train"))
 
     def ids(self, split: Split) -> frozenset[str]:
         """Ids of the listed tasks of a split."""
@@ -96,18 +108,35 @@ class MixtureSource:
         num: int,
         seed: int,
         draw: Callable[[int, int], list[Task]],
+        room: Sequence[int | None],
         repeatable: frozenset[str],
     ) -> list[Task]:
         """Take each task from the part that its pick names."""
-        rng, parts = random.Random(f"mixture/{seed}"), range(len(self._sources))
-        picks = [rng.choices(parts, self._weights)[0] for _ in range(num)]
-        sizes = [picks.count(part) for part in parts]
+        picks = self._picks(num, seed, list(room))
+        sizes = [picks.count(part) for part in range(len(self._sources))]
         while True:
             drawn = [draw(part, size) if size else [] for part, size in enumerate(sizes)]
             tasks, missing = _merged(drawn, picks, repeatable)
             if not any(missing):
                 return tasks
             sizes = [size + more for size, more in zip(sizes, missing, strict=True)]
+
+    def _picks(self, num: int, seed: int, room: list[int | None]) -> list[int]:
+        """A part for each task, chosen by weight among those that have room for another."""
+        rng, parts = random.Random(f"mixture/{seed}"), range(len(self._sources))
+        picks: list[int] = []
+        while len(picks) < num:
+            weights = [0.0 if room[part] == 0 else self._weights[part] for part in parts]
+            if not any(weights):
+                raise UserError(
+                    f"the lists of the mixture have {len(picks)} of {num} tasks: ask for fewer or "
+                    "add tasks"
+                )
+            pick = rng.choices(parts, weights)[0]
+            left = room[pick]
+            room[pick] = None if left is None else left - 1
+            picks.append(pick)
+        return picks
 
 
 def _merged(

@@ -116,7 +116,8 @@ def test_what_one_list_tests_no_other_trains_on(tmp_path: Path) -> None:
         for split in ("test", "probe", "audit")
     }
     seen["train"] = {task.id for task in source.draw_round(600, 0, frozenset(), {})}
-    assert all(seen.values()) and sum(map(len, seen.values())) == len(set.union(*seen.values()))
+    assert sum(map(len, seen.values())) == len(set.union(*seen.values())) > 270
+    assert min(map(len, seen.values())) >= 8, "the longer list gives what the shorter one lacks"
 
 
 def test_the_same_list_twice_does_not_hang(tmp_path: Path) -> None:
