@@ -15,11 +15,10 @@ from pipelines.errors import UserError
 from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.game.examiner import HeldOutTasks
 from pipelines.game.referee import Referee
-from pipelines.policy.checkpoint import chat_ids, check_vocabulary, load_tokenizer, role_path
-from pipelines.rollouts.sample import Prompt
+from pipelines.policy.checkpoint import check_vocabulary, load_tokenizer, role_path
 from pipelines.run.directory import RunDirectory
 from pipelines.run.origin import Origin
-from pipelines.settings.tables import RoleTable, Settings
+from pipelines.settings.tables import Settings
 from rewards.solution import Solution
 
 
@@ -92,17 +91,14 @@ class Context:
             raise UserError(f"{self._advice()} ({error})") from error
 
     def _advice(self) -> str:
-        limit = self.settings.rollout.max_model_len
-        name = next(
-            role for role in ("learner", "critic")
-            if any(needed.get(role, 0) > limit for needed in self.needed.values())
-        )  # fmt: skip
-        whole = max(needed[name] for needed in self.needed.values())
-        reply = self.settings.learner if name == "learner" else self.settings.critic
+        """What the shortest of the problems that are too long needs."""
+        needed = min(self.needed.values(), key=lambda needed: max(needed.values()))
+        name, whole = max(needed.items(), key=lambda item: item[1])
+        role = self.settings.learner if name == "learner" else self.settings.critic
         return (
-            f"rollout.max_model_len = {limit} is too small: the {name}'s prompts have up to "
-            f"{whole - reply.max_completion_length} tokens and its completions "
-            f"{reply.max_completion_length}: raise it to at least {whole}, or lower "
+            f"rollout.max_model_len = {self.settings.rollout.max_model_len} is too small: the "
+            f"{name}'s prompts have {whole - role.max_completion_length} tokens or more, and its "
+            f"completions {role.max_completion_length}: raise it to at least {whole}, or lower "
             "*.max_completion_length"
         )
 

@@ -16,11 +16,10 @@ pytestmark = pytest.mark.timeout(600)
 CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 FREE = (
     *SHORT_RUN, "tasks.dialect=free", "tasks.source=dataset", 'tasks.family=""', "tasks.params={}",
-    "rollout.engine=transformers", "rollout.max_model_len=512", "run.rounds=2",
+    "rollout.engine=transformers", "rollout.max_model_len=900", "run.rounds=2",
     "learner.max_completion_length=4", "critic.max_completion_length=4", "critic.planted_share=0",
     "evaluate.num_samples=1", "pointing.reset_share=0", "learner.steps_per_round=1",
     "learner.grpo.per_device_train_batch_size=64", "learner.grpo.num_generations=2",
-    "learner.max_completion_length=4",
 )  # fmt: skip
 
 
@@ -37,7 +36,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gsm8k(path: Path, num: int, num_long: int = 0, faulty: bool = False) -> Path:
     """A data set in GSM8K's form, saved to disk."""
     asked = [f"Ann has {n} eggs and gets 1 more. How many?" for n in range(num)]
-    asked += [f"Ann has {n} eggs. " + "She waits. " * 60 + "How many?" for n in range(num_long)]
+    asked += [f"Ann has {n} eggs. " + "She waits. " * 90 + "How many?" for n in range(num_long)]
     solved = [f"She has {n} + 1 = <<{n}+1={n + 1}>>{n + 1}.\n#### {n + 1}" for n in range(num)]
     solved += [f"Still {n}.\n#### {n}" for n in range(num_long)]
     if faulty:
@@ -103,7 +102,7 @@ def test_a_context_that_holds_no_problem_is_refused(
     data = gsm8k(tmp_path / "gsm8k", 12)
     command = arguments(chat, tmp_path / "run", data, "rollout.max_model_len=100")
     line = refused(capfd, main, command)
-    assert "rollout.max_model_len = 100 is too small: the learner's prompts have up to" in line
+    assert "rollout.max_model_len = 100 is too small: the critic's prompts have" in line
     assert not (tmp_path / "run").exists()
 
 
