@@ -15,10 +15,16 @@ from pipelines.errors import UserError
 from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.game.examiner import HeldOutTasks
 from pipelines.game.referee import Referee
-from pipelines.policy.checkpoint import check_vocabulary, load_tokenizer, role_path
+from pipelines.policy.checkpoint import (
+    chat_ids,
+    check_vocabulary,
+    load_tokenizer,
+    role_path,
+)
+from pipelines.rollouts.sample import Prompt
 from pipelines.run.directory import RunDirectory
 from pipelines.run.origin import Origin
-from pipelines.settings.tables import Settings
+from pipelines.settings.tables import RoleTable, Settings
 from rewards.solution import Solution
 
 
