@@ -10,8 +10,8 @@ import hashlib
 import random
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data.errors import UserError, unknown_name
@@ -104,10 +104,11 @@ class ListedSource:
             )
         if not own:
             raise UserError(f"{name} holds no tasks: give at least one question with its answer")
-        splits = _splits(own, has_test=bool(test))
+        tasks = reader.tasks(test | own, name)
+        fitting = [(key, task) for key, task in tasks if fits is None or fits(task)]
+        splits = _splits({key for key, _ in fitting if key in own}, has_test=bool(test))
         splits |= {key: "test" for key in test}
-        tasks = reader.tasks(test | own, splits, name)
-        self.tasks = [task for task in tasks if fits is None or fits(task)]
+        self.tasks = [replace(task, split=splits[key]) for key, task in fitting]
         counts: dict[str, int] = {
             split: sum(task.split == split for task in self.tasks) for split in SPLITS
         }
@@ -243,23 +244,23 @@ class _Reader:
             self.num_repeats += len(same) - 1
         return not others
 
-    def tasks(
-        self, problems: Mapping[str, Sequence[Row]], splits: Mapping[str, Split], name: str
-    ) -> list[Task]:
-        """The tasks of all problems."""
+    def tasks(self, problems: Mapping[str, Sequence[Row]], name: str) -> list[tuple[str, Task]]:
+        """The tasks of all problems, each with its problem's key."""
         rows = [row for same in problems.values() for row in same]
         content = "\n".join(f"{row.question}\n{row.answer}" for row in rows)
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         generator = Generator(name=name, version=version, seed=0, difficulty="")
         return [
-            make_task(
-                family=self.family,
-                question=row.question,
-                reference=row.answer,
-                verifier=row.verifier,
-                generator=generator,
-                shown=self.shown,
-                split=splits[key],
+            (
+                key,
+                make_task(
+                    family=self.family,
+                    question=row.question,
+                    reference=row.answer,
+                    verifier=row.verifier,
+                    generator=generator,
+                    shown=self.shown,
+                ),
             )
             for key, same in problems.items()
             for row in same
@@ -272,7 +273,7 @@ def _tells_apart(character: str) -> bool:
     return character.isalnum() or is_operator
 
 
-def _splits(problems: Mapping[str, Sequence[Row]], has_test: bool) -> dict[str, Split]:
+def _splits(problems: Collection[str], has_test: bool) -> dict[str, Split]:
     """Each problem's split, by its hash; a short list's held-out splits take some from training."""
     splits = {key: split_of(key) for key in problems}
     if has_test:

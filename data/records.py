@@ -226,9 +226,8 @@ def make_task(
     generator: Generator,
     entry: dict[str, object] | None = None,
     shown: Shown | None = None,
-    split: Split | None = None,
 ) -> Task:
-    """Build a task, whose id follows from `identity`, and its split from that if none is given.
+    """Build a task, whose id and split follow from `identity`.
 
     Raises:
         ValueError: the question is one to pass over.
@@ -242,7 +241,7 @@ def make_task(
         question=question,
         reference=reference,
         verifier=verifier,
-        split=split_of(task_id) if split is None else split,
+        split=split_of(task_id),
         entry={} if entry is None else entry,
         generator=generator,
     )

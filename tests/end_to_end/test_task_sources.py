@@ -28,7 +28,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that takes conversations."""
     tokenizer, folder = character_tokenizer(), tmp_path_factory.mktemp("chat") / "moe"
     tokenizer.chat_template = CHAT
-    random_moe(tokenizer, num_hidden_layers=1).save_pretrained(folder)
+    random_moe(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
