@@ -12,11 +12,13 @@ from critic_cases import chain_task
 from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_cases import CONFIG, SHORT_RUN
+from pointing_cases import Solver
 
 from data.records import Task
 from pipelines.errors import UserError
 from pipelines.game.audit import (
     AuditedSolution,
+    audit_critic,
     audit_rollouts,
     audit_set,
     audit_share,
@@ -198,3 +200,22 @@ def test_items_keep_their_task_and_text(referee: Referee) -> None:
     solution = audit_set(referee, [[_bout(referee, RIGHT), _bout(referee, WRONG)]], 0)[0]
     assert isinstance(solution, AuditedSolution) and isinstance(solution.item, CritiqueItem)
     assert solution.item.task == TASK
+
+
+def test_a_solution_too_long_for_the_critic_is_left_out_and_counted(referee: Referee) -> None:
+    short = AuditedSolution(_bout_item(referee, RIGHT), None, -1.0, 1)
+    long = AuditedSolution(_bout_item(referee, WRONG + "0" * 400), "carry", -1.0, 1)
+    critic = Solver(writes="a4=40.b1=50.~9")  # counts a character as a token
+    audit = audit_critic(referee, critic, [short, long], "audit")
+    assert audit is not None and {c.sound for c in audit.critiques} == {True}
+    assert referee.take_num_too_long() == 1 and referee.take_num_too_long() == 0
+    assert audit_critic(referee, critic, [long], "audit") is None
+    pairs = [(long.item.task, long.item.solution), (short.item.task, short.item.solution)]
+    asked = referee.criticise(pairs, critic, "game")
+    assert asked[0] is None and asked[1] is not None
+    assert referee.take_num_too_long() == 2
+
+
+def _bout_item(referee: Referee, text: str) -> CritiqueItem:
+    solution = referee.dialect.parse_solution(text, truncated=False)
+    return CritiqueItem(TASK, solution, sound=text == RIGHT, first_bad=None)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from pipeline_cases import COLD_START, CONFIG, ROOT, accelerate, environment
 
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
+from pipelines.errors import UserError
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.run import cold_start
 from pipelines.settings.load import load_settings
@@ -83,3 +85,18 @@ def test_two_processes_share_a_step(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}, "no work is left"
     # TRL takes the mean of the processes' means, whose numbers of tokens differ.
     assert float(said["one"]) == pytest.approx(float(said["two"]), abs=0.15)
+
+
+def test_demonstrations_that_the_trainer_would_cut_off_are_left_out_and_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With its end token a demonstration may have as many tokens as TRL's limit, and no more."""
+    tokenizer, processes = character_tokenizer(), PartialState(cpu=True)
+    rows = [{"prompt": "a" * n, "completion": "=1"} for n in range(1, 11)]
+    kept = cold_start._that_fit(rows, tokenizer, 8, processes)
+    assert kept == rows[:5]
+    said = capsys.readouterr().out
+    assert "5 of 10 demonstrations are too long" in said and "longest has 13 tokens" in said
+    assert cold_start._that_fit(rows, tokenizer, None, processes) == rows
+    with pytest.raises(UserError, match=r"max_length = 3 holds no demonstration: .* least 13"):
+        cold_start._that_fit(rows, tokenizer, 3, processes)
