@@ -24,6 +24,7 @@ from pathlib import Path
 
 from harness import ROOT, context, write_result
 from pointing_tables import (
+    NUM_BASES,
     SWEPT_SEEDS,
     accuracy,
     critic_table,
@@ -84,8 +85,8 @@ FAMILIES: Mapping[str, Sequence[str]] = {
         "sft.easy.num_solutions=5600",  # there are hardly more of them
     ),
 }
+TRAINS = ("learner block", "critic block", "gate", "commit")  # what is not there to measure
 SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
-NUM_BASES = 2
 SIZES = (
     "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=1",
     "critic.imitation_steps=4", "evaluate.num_tasks=64", "evaluate.num_samples=4",
@@ -170,7 +171,11 @@ def outcome(directory: Path) -> dict[str, object]:
     """A run's curve by round, and its examinations before and after."""
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     rounds = [row for row in map(json.loads, lines) if row["kind"] == "round"]
-    found: dict[str, object] = {"rounds": [curve_point(row) for row in rounds]}
+    points, seconds = list[dict[str, object]](), 0.0
+    for row in rounds:
+        seconds += math.fsum(row.get(f"time/{stage}", 0.0) for stage in TRAINS)
+        points.append(curve_point(row) | {"train/seconds": round(seconds, 1)})
+    found: dict[str, object] = {"rounds": points}
     for when in ("before", "after"):
         path = directory / f"{when}.json"
         if path.exists():
@@ -187,7 +192,6 @@ def curve_point(row: Mapping[str, object]) -> dict[str, object]:
         "probe/mean_at_k", "tokens/", "pointing/", "trust/", "critic/location_accuracy",
         "critic/false_accusations", "critic/auroc", "critic/brier", "critic/ece", "critic/parsed",
         "critic/processbench_f1", "critic/fresh/location_accuracy", "monitor/state", "run/seconds",
-        "time/",
     )  # fmt: skip
     return slim({name: value for name, value in row.items() if name.startswith(kept)})
 

@@ -9,6 +9,7 @@ from harness import mean_interval
 from pipelines.run.round_log import number
 
 SWEPT_SEEDS = (100, 101)  # others than those of the comparison
+NUM_BASES = 2  # cold starts, which the seeds take turns in using
 GOALS = (0.5, 0.8)  # held-out accuracies
 
 
@@ -42,7 +43,7 @@ def table(results: Mapping[str, Mapping]) -> str:
         half = [accuracy(each[(len(each) - 1) // 2]) for each in rounds]
         cells = [shown(start), shown(half), shown([accuracy(each[-1]) for each in rounds])]
         cells += [plain([tokens(each[-1]) / 1000 for each in rounds])]
-        cells += [plain([number(each[-1], "run/seconds") for each in rounds])]
+        cells += [plain([seconds(each[-1]) for each in rounds])]
         goals = [
             statistics.fmean(accuracy(run["rounds"][-1]) for run in found)
             for (when, kind, who, _), found in groups.items()
@@ -51,7 +52,7 @@ def table(results: Mapping[str, Mapping]) -> str:
         reached = [place for each in rounds for place in first_at(each, goals)]
         cells += [plain([point["steps"] for point in reached]) + f" ({len(reached)})"]
         cells += [plain([tokens(point) / 1000 for point in reached])]
-        cells += [plain([number(point, "run/seconds") for point in reached])]
+        cells += [plain([seconds(point) for point in reached])]
         name = f"{'sweep: ' if stage == 'sweep' else ''}{family}: {arm}"
         lines.append(f"| {name} | {rate} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -61,7 +62,8 @@ def reach_table(results: Mapping[str, Mapping]) -> str:
     """When each deciding arm first stood at an accuracy, by the mean of two rounds, over its seeds.
 
     The share is of what verifier-only took, a geometric mean over the seeds that both reached it
-    with; a seed that did not reach it counts in none.
+    with, and behind it that of each cold start's seeds: an interval over seeds says nothing of
+    other cold starts. A seed that did not reach it counts in none.
     """
     lines = [
         "| arm | accuracy | seeds that reached it | steps | tokens (thousand) | seconds "
@@ -81,10 +83,10 @@ def reach_table(results: Mapping[str, Mapping]) -> str:
                 for seed, run in runs.get((family, "verifier"), {}).items()
             }
             own = [cost for cost in reached.values() if cost]
-            pairs = [(c, alone[s]) for s, c in reached.items() if c and alone.get(s)]
+            pairs = [(s, c, theirs) for s, c in reached.items() if c and (theirs := alone.get(s))]
             cells = [plain([cost[kind] for cost in own]) for kind in range(3)]
             ratios = [
-                geometric([ours[kind] / theirs[kind] for ours, theirs in pairs if theirs])
+                geometric([(seed, ours[kind] / theirs[kind]) for seed, ours, theirs in pairs])
                 for kind in range(3)
             ]
             lines.append(
@@ -145,24 +147,26 @@ def token_counts(rounds: Sequence[Mapping]) -> list[float]:
 
 def second_counts(rounds: Sequence[Mapping]) -> list[float]:
     """Seconds after each round."""
-    return [number(point, "run/seconds") for point in rounds]
+    return [seconds(point) for point in rounds]
 
 
 def reach(rounds: Sequence[Mapping], goal: float) -> tuple[float, float, float] | None:
     """Steps, thousand tokens and seconds until two rounds' mean stands at an accuracy."""
     for place, point in enumerate(rounds):
         if statistics.fmean(map(accuracy, rounds[max(0, place - 1) : place + 1])) >= goal:
-            return 5.0 * (place + 1), tokens(point) / 1000, number(point, "run/seconds")
+            return 5.0 * (place + 1), tokens(point) / 1000, seconds(point)
     return None
 
 
-def geometric(ratios: Sequence[float]) -> str:
-    """Geometric mean of ratios with its 95% t interval over seeds."""
+def geometric(ratios: Sequence[tuple[int, float]]) -> str:
+    """Geometric mean of the seeds' ratios with its 95% t interval; then of each cold start's."""
     if not ratios:
         return "-"
-    found = mean_interval([math.log(ratio) for ratio in ratios])
+    found = mean_interval([math.log(ratio) for _, ratio in ratios])
     mean, low, high = (math.exp(found[name]) for name in ("mean", "low", "high"))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    by_base = [[r for seed, r in ratios if seed % NUM_BASES == base] for base in range(NUM_BASES)]
+    each = ", ".join(f"{statistics.geometric_mean(own):.2f}" for own in by_base if own)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]; {each}"
 
 
 def critic_table(results: Mapping[str, Mapping]) -> str:
@@ -223,6 +227,11 @@ def first_at(rounds: Sequence[Mapping], goals: Sequence[float]) -> list[dict]:
 def tokens(point: Mapping[str, object]) -> float:
     """Every token generated for training so far, the critic's and the continuations included."""
     return math.fsum(number(point, name) for name in point if name.startswith("tokens/"))
+
+
+def seconds(point: Mapping[str, object]) -> float:
+    """What was spent on training so far: examinations, which only measure, are left out."""
+    return number(point, "train/seconds")
 
 
 def plain(values: Sequence[float]) -> str:
