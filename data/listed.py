@@ -22,6 +22,7 @@ from data.records import (
     Shown,
     Split,
     Task,
+    canonical_json,
     identity,
     make_task,
     signature,
@@ -227,7 +228,10 @@ class _Reader:
         """Whether rows that ask one question give one answer; which is right nobody can say."""
         first = same[0]
         others = [
-            row for row in same if (row.answer, row.verifier) != (first.answer, first.verifier)
+            row
+            for row in same
+            if (row.answer, row.verifier, row.parameters)
+            != (first.answer, first.verifier, first.parameters)
         ]
         self.faults += [
             Fault(
@@ -247,7 +251,7 @@ class _Reader:
     def tasks(self, problems: Mapping[str, Sequence[Row]], name: str) -> list[tuple[str, Task]]:
         """The tasks of all problems, each with its problem's key."""
         rows = [row for same in problems.values() for row in same]
-        content = "\n".join(f"{row.question}\n{row.answer}" for row in rows)
+        content = "\n".join(map(_content, rows))
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         generator = Generator(name=name, version=version, seed=0, difficulty="")
         return [
@@ -258,6 +262,7 @@ class _Reader:
                     question=row.question,
                     reference=row.answer,
                     verifier=row.verifier,
+                    entry=row.parameters,
                     generator=generator,
                     shown=self.shown,
                 ),
@@ -265,6 +270,11 @@ class _Reader:
             for key, same in problems.items()
             for row in same
         ]
+
+
+def _content(row: Row) -> str:
+    parameters = f"\n{canonical_json(row.parameters)}" if row.parameters else ""
+    return f"{row.question}\n{row.answer}{parameters}"
 
 
 def _tells_apart(character: str) -> bool:

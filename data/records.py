@@ -17,7 +17,7 @@ from data.columns import Column, columns_of
 Split = Literal["train", "audit", "probe", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-VerifierName = Literal["puzzle", "math", "exact"]
+VerifierName = Literal["puzzle", "math", "exact", "numeric", "json_schema", "regex", "composite"]
 VERIFIER_NAMES: tuple[VerifierName, ...] = get_args(VerifierName)
 
 # What a question comes to when a dialect renders it; None where the dialect passes it over.
@@ -54,7 +54,8 @@ class Task:
     Attributes:
         id: `identity` of the question, which also fixes the split.
         reference: the gold answer.
-        entry: the reasoning-gym entry, JSON-able; empty for other sources.
+        entry: what the verifier needs besides, JSON-able: the reasoning-gym entry, or parameters
+            (`data/verifier_parameters.py`).
     """
 
     id: str
@@ -114,7 +115,7 @@ class Record:
         prompt: the task's question, before any dialect renders it.
         answer: the answer read from the solution; None where there is none.
         reference: the task's gold answer; with `entry` it lets anyone verify the sample again.
-        entry: the task's reasoning-gym entry as JSON text ("{}" for other sources).
+        entry: the task's entry as JSON text, "{}" if empty.
         revision_of: id of the record that this one revises, or "".
         pass_rate: share of this task's group that the verifier passed; None if it had no group.
         signature: `signature(prompt, solution)`, the key of exact deduplication.

@@ -8,15 +8,15 @@ the rows (`data/listed.py`).
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError, reason, unknown_name
 from data.gold import gold_answer
-from data.records import VERIFIER_NAMES, VerifierName
+from data.records import VerifierName, canonical_json
+from data.verifier_parameters import check_parameters
 
-TEXT_VERIFIERS = tuple(name for name in VERIFIER_NAMES if name != "puzzle")
 BUILDERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
 
@@ -29,16 +29,21 @@ class Fields:
         answer: the same.
         pattern: how the gold answer is found within that field (`data/gold.py`); "" takes it whole.
         verifier: judges answers, unless a JSON line names another.
+        parameters: of that verifier; a JSON line's own are added to them.
+
+    Raises:
+        UserError: there is no such verifier, or the parameters are not its own.
     """
 
     question: str = "question"
     answer: str = "answer"
     pattern: str = ""
-    verifier: VerifierName = "math"
+    verifier: str = "math"
+    parameters: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.verifier not in TEXT_VERIFIERS:
-            raise UserError(unknown_name("verifier", self.verifier, TEXT_VERIFIERS))
+        # What each line brings itself, such as its schema, may be missing here.
+        check_parameters(self.verifier, self.parameters, complete=False)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Row:
 
     Attributes:
         place: where it stands, for a person.
+        parameters: of the verifier.
         has_system_turn: whether a system turn stood before the question; it is left out.
     """
 
@@ -54,6 +60,7 @@ class Row:
     question: str
     answer: str
     verifier: VerifierName
+    parameters: dict[str, object] = field(default_factory=dict, hash=False)
     has_system_turn: bool = False
 
 
@@ -143,14 +150,21 @@ def _row(place: str, row: object, fields: Fields, names_verifier: bool = False) 
     if not isinstance(row, dict):
         raise UserError(f"expected a JSON object, got {type(row).__name__}")
     asked, has_system = _question(_at(row, fields.question))
-    answer = gold_answer(_answer(_at(row, fields.answer)), fields.pattern)
+    verifier, parameters = _judged_by(row, fields) if names_verifier else _judged_by({}, fields)
+    answer = gold_answer(_answer(_at(row, fields.answer), verifier), fields.pattern)
     for name, text in (("question", asked), ("answer", answer)):
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise UserError(f"the {name} holds half of a surrogate pair: fix its escape")
-    verifier = row.get("verifier", fields.verifier) if names_verifier else fields.verifier
-    if verifier not in TEXT_VERIFIERS:
-        raise UserError(unknown_name("verifier", str(verifier), TEXT_VERIFIERS))
-    return Row(place, asked, answer, verifier, has_system)
+    return Row(place, asked, answer, verifier, parameters, has_system)
+
+
+def _judged_by(row: Mapping[str, Any], fields: Fields) -> tuple[VerifierName, dict[str, object]]:
+    """The verifier that a line names, or the configured one, with its parameters."""
+    name, given = row.get("verifier", fields.verifier), row.get("verifier_parameters", {})
+    if not isinstance(given, dict):
+        raise UserError(f"verifier_parameters must be a JSON object, got {given!r:.80}")
+    whole = {**(fields.parameters if name == fields.verifier else {}), **given}
+    return check_parameters(str(name), whole), whole
 
 
 def _at(row: Mapping[str, Any], name: str) -> object:
@@ -207,8 +221,13 @@ def _text_parts(parts: Sequence[object]) -> str:
     return "".join(map(str, texts))
 
 
-def _answer(value: object) -> str:
-    """An answer as text; numbers are taken as their text."""
+def _answer(value: object, verifier: VerifierName) -> str:
+    """An answer as text; numbers, and JSON for the verifier of JSON, are taken as their text."""
+    if verifier == "json_schema" and value is not None and not isinstance(value, str):
+        try:
+            return canonical_json(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the answer is not JSON: {error}") from None
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

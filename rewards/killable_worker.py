@@ -26,7 +26,7 @@ from rewards.verdict import Outcome, Verdict, score_verdict
 START_SECONDS = 120.0  # imports SymPy or reasoning-gym, perhaps on a busy machine
 EXIT_SECONDS = 1.0
 
-WorkerKind = Literal["math", "puzzle", "function"]
+WorkerKind = Literal["math", "puzzle", "text", "function"]
 Status = Literal["scored", "unreadable", "timeout", "error"]
 _PROJECT_ROOT = Path(__file__).resolve().parent.parent
 

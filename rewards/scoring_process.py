@@ -1,6 +1,6 @@
 """The scoring process: reads jobs as JSON lines, answers each with one JSON line.
 
-Run as `python -m rewards.scoring_process math|puzzle|function [ARGUMENT]` by
+Run as `python -m rewards.scoring_process math|puzzle|text|function [ARGUMENT]` by
 `rewards.killable_worker`, which enforces the deadline from outside. In here: the scorers, which may
 hang, eat memory or evaluate a model's text as code (several reasoning-gym scorers call `eval`), and
 a user's own function. Memory and file writes are limited but for the last; that contains accidents,
@@ -78,11 +78,15 @@ def _load(kind: str, argument: str = "") -> Scorer:
         import reasoning_gym  # noqa: F401
 
         return _score_puzzle
+    if kind == "text":
+        from rewards.text_scorers import score_text
+
+        return score_text
     if kind == "function":
         from rewards.functions import load_function
 
         return load_function(argument)
-    raise ValueError(f"unknown kind of worker {kind!r}: use 'math', 'puzzle' or 'function'")
+    raise ValueError(f"unknown kind of worker {kind!r}: use 'math', 'puzzle', 'text' or 'function'")
 
 
 def _score_math(job: Mapping[str, object]) -> dict[str, object]:

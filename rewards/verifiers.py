@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from data.errors import UserError
-from data.records import Task
+from data.records import VERIFIER_NAMES, Task
+from data.verifier_parameters import JsonSchemaParameters, read_parameters
+from rewards.composite import verify_composite
 from rewards.functions import OwnReward, RewardFunctions
 from rewards.math_verifier import MathVerifier
 from rewards.puzzle_verifier import PuzzleVerifier
 from rewards.solution import Solution
+from rewards.text_verifier import TEXT, TextVerifier
 from rewards.verdict import Verdict, score_verdict
 
 _EXACT = "exact"
@@ -17,7 +20,7 @@ _EXACT_VERSION = "1"
 
 
 class Verifiers:
-    """The puzzle, math and exact verifiers; close it to end their workers.
+    """All verifiers that a task may name; close it to end their workers.
 
     Args:
         timeout_seconds: an answer's deadline.
@@ -34,6 +37,7 @@ class Verifiers:
         self.functions = RewardFunctions(functions or {}, timeout_seconds, workers)
         self.puzzle = PuzzleVerifier(timeout_seconds, workers)
         self.math = MathVerifier(timeout_seconds, workers)
+        self.text = TextVerifier(timeout_seconds, workers)
         self._threads = ThreadPoolExecutor(workers)  # none starts before the first batch
 
     def verify(self, task: Task, solution: Solution) -> Verdict:
@@ -49,8 +53,13 @@ class Verifiers:
             return self.math.verify(task, solution)
         if task.verifier == "exact":
             return verify_exact(task, solution)
+        if task.verifier in TEXT:
+            return self.text.verify(task, solution)
+        if task.verifier == "composite":
+            return verify_composite(task, solution, self.verify)
         raise UserError(
-            f"task {task.id} asks for verifier {task.verifier!r}: use 'puzzle', 'math' or 'exact'"
+            f"task {task.id} asks for verifier {task.verifier!r}: use one of "
+            f"{', '.join(VERIFIER_NAMES)}"
         )
 
     def verify_all(self, pairs: Sequence[tuple[Task, Solution]]) -> list[Verdict]:
@@ -78,6 +87,14 @@ class Verifiers:
         self.functions.close()
         self.puzzle.close()
         self.math.close()
+        self.text.close()
+
+
+def compares_with_reference(task: Task) -> bool:
+    """Whether the task's verifier compares an answer with the reference and with nothing else."""
+    if task.verifier == "json_schema":
+        return read_parameters(JsonSchemaParameters, task.verifier, task.entry).equals_reference
+    return task.verifier in ("math", "exact", "numeric")
 
 
 def verify_exact(task: Task, solution: Solution) -> Verdict:

@@ -119,7 +119,10 @@ def _arguments(table: SourceTable) -> dict[str, Any]:
     """What the kind of source needs."""
     if table.source == "reasoning_gym":
         return {"family": table.family, "params": table.params}
-    fields = Fields(table.question_field, table.answer_field, table.answer_pattern, table.verifier)
+    fields = Fields(
+        table.question_field, table.answer_field, table.answer_pattern,
+        table.verifier, table.verifier_parameters,
+    )  # fmt: skip
     listed = {
         "fields": fields, "test_path": table.test_path, "family": table.family or table.source,
         "skip_faulty_rows": table.skip_faulty_rows,

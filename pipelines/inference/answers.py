@@ -11,7 +11,7 @@ from dataclasses import replace
 from data.records import Task
 from rewards.solution import Solution
 from rewards.verdict import Verdict
-from rewards.verifiers import Verifiers
+from rewards.verifiers import Verifiers, compares_with_reference
 
 
 def same_answers(
@@ -19,8 +19,8 @@ def same_answers(
 ) -> list[int | None]:
     """The class of each solution's answer; None for a malformed solution, which has none.
 
-    Answers of one spelling are one class. Beyond that "math" and "exact" tasks ask their verifier;
-    a puzzle's scorer judges against the puzzle and not against another answer, so there the
+    Answers of one spelling are one class. Beyond that a verifier that compares with the reference
+    is asked. A puzzle's scorer judges against the puzzle, a pattern against itself: there the
     spelling decides, and so it does where the verifier had timed out or failed on an answer.
     """
     spellings: dict[str, int] = {}
@@ -33,7 +33,7 @@ def same_answers(
         text = _spelling(solution.answer)
         if text not in spellings:
             known = None
-            if verdict.counted and task.verifier != "puzzle":
+            if verdict.counted and compares_with_reference(task):
                 known = _accepted_by(verifiers, task, solution, representatives)
             if known is None:
                 known = len(spellings)

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from data.gold import check_pattern
+from data.verifier_parameters import check_parameters
 from pipelines.errors import UserError
 from pipelines.settings.table import Table
 
@@ -72,16 +73,41 @@ class SourceTable(Table):
         "(in the last box, as in MATH), or a regular expression with one group, whose last match "
         "counts; empty takes the whole field.",
     )
-    verifier: Literal["math", "exact"] = Field(
+    verifier: str = Field(
         default="math",
-        description="What judges the answers to a file's or dataset's tasks; a JSON line may name "
-        "another.",
+        description="What judges the answers to a file's or dataset's tasks: math, exact, numeric, "
+        "json_schema, regex or composite; a JSON line may name another, and reasoning-gym's "
+        "families bring their own scorer.",
+    )
+    verifier_parameters: dict[str, object] = Field(
+        default_factory=dict,
+        description="What that verifier is told of every task, such as a tolerance, a schema or a "
+        "pattern (`data/verifier_parameters.py`); what a JSON line gives itself is added.",
     )
     skip_faulty_rows: bool = Field(
         default=False,
         description="Whether rows that are no problems are left out, named and counted, instead "
         "of refused.",
     )
+
+    @field_validator("verifier")
+    @classmethod
+    def _is_for_the_source(cls, verifier: str, info: ValidationInfo) -> str:
+        if info.data.get("source") == "reasoning_gym" and verifier != "math":
+            raise ValueError(
+                "reasoning-gym's families bring their own scorer: remove it, or set "
+                'tasks.source to "jsonl" or "dataset"'
+            )
+        return check_parameters(verifier, {}, complete=False)
+
+    @field_validator("verifier_parameters")
+    @classmethod
+    def _are_the_verifiers(
+        cls, parameters: dict[str, object], info: ValidationInfo
+    ) -> dict[str, object]:
+        if "verifier" in info.data:  # else it is wrong itself
+            check_parameters(info.data["verifier"], parameters, complete=False)
+        return parameters
 
     def fault(self) -> str | None:
         """What is wrong with the table, if anything is."""
