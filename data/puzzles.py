@@ -230,7 +230,7 @@ def _fault(chunk: ProceduralDataset, entry: dict[str, Any]) -> str | None:
     if type(chunk).score_answer is ProceduralDataset.score_answer:
         return None  # compares strings
     for wrong in NEGATIVE_CONTROLS:
-        if not _same(wrong, gold) and _full_marks(chunk, wrong, stored):
+        if not same_answer(wrong, gold) and _full_marks(chunk, wrong, stored):
             return f"its scorer gives full marks to the answer {wrong!r}"
     return None
 
@@ -242,7 +242,7 @@ def _full_marks(chunk: ProceduralDataset, answer: str, entry: dict[str, Any]) ->
         return False
 
 
-def _same(answer: str, gold: str | None) -> bool:
+def same_answer(answer: str, gold: str | None) -> bool:
     """Whether two answers are equal as text or as numbers; no answer equals a missing gold one."""
     if gold is None:
         return False

@@ -1,17 +1,21 @@
 """What is refused before a model is loaded, and before anything is written."""
 
 import os
+from collections.abc import Sequence
 
 from peft import LoraConfig
 from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
+from data.records import Task
 from pipelines.errors import UserError
 from pipelines.policy.checkpoint import check_checkpoint, local_folder, role_path
 from pipelines.policy.fp8 import check_fp8
 from pipelines.rollouts.vllm_engine import require_vllm
 from pipelines.settings.library import GRPO_CHOICES, GRPO_OWNED, check_library_table
 from pipelines.settings.tables import Settings
+from rewards.proof import Proof, prove, require
+from rewards.verifiers import Verifiers
 
 
 def check_launch(settings: Settings) -> None:
@@ -52,3 +56,16 @@ def check_settings(settings: Settings) -> None:
         check_checkpoint(f"{name}.model", role_path(settings, role))
         if settings.rollout.precision == "fp8":
             check_fp8(name, role_path(settings, role), role)
+
+
+def prove_rewards(settings: Settings, verifiers: Verifiers, tasks: Sequence[Task]) -> list[Proof]:
+    """Let the verifiers and the user's own rewards prove themselves on tasks of the run.
+
+    Raises:
+        UserError: a verifier cannot tell right from wrong, or an own reward cannot be used.
+    """
+    verifiers.functions.prove(tasks[0])
+    table = settings.rewards
+    proofs = prove(verifiers, tasks, table.proof_tasks) if table.proof_tasks else []
+    require(proofs, table.min_tpr, table.min_tnr)
+    return proofs

@@ -2,6 +2,7 @@
 
 RUN/config.json versions.json   what was run, and on what
 RUN/tasks.json                  what became of a file's or dataset's rows, each faulty one named
+RUN/verifiers.json              how each verifier did on right and on planted wrong answers
 RUN/metrics.jsonl               one flat JSON row per optimizer step and per round
 RUN/transcripts/                sample bouts of each round
 RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file per process

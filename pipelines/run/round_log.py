@@ -21,6 +21,7 @@ from pipelines.game.examiner import Probe
 from pipelines.game.gate import reject_counts
 from pipelines.rollouts.stage_seconds import StageSeconds
 from pipelines.run.directory import RunDirectory
+from rewards.proof import Proof, table
 
 NUM_TRANSCRIPTS = 24
 ROUND_STAGES = ("learner block", "critic block", "gate", "probe and audit", "monitor", "commit")
@@ -96,6 +97,12 @@ class RoundLog:
         self.remark(text)
         if self.directory.is_main:
             tqdm.write(text)
+
+    def show_proofs(self, proofs: Sequence[Proof]) -> None:
+        """Keep in verifiers.json, and print, how the verifiers did before the run."""
+        self.directory.write_json("verifiers.json", [proof.row() for proof in proofs])
+        if self.directory.is_main and proofs:
+            tqdm.write(table(proofs))
 
     def token_entropy(self) -> float:
         """Mean over the learner's steps of this round, nats per token."""

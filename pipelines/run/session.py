@@ -37,7 +37,7 @@ from pipelines.process import on_cpu
 from pipelines.rollouts.ledger import Ledger
 from pipelines.run.build import build_roles
 from pipelines.run.checkpoints import Checkpoints, Part
-from pipelines.run.checks import check_launch, check_settings
+from pipelines.run.checks import check_launch, check_settings, prove_rewards
 from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
 from pipelines.run.monitoring import Interventions, RunMonitor
@@ -73,7 +73,7 @@ class Run:
         self.tasks = run_tasks(settings, self.referee)
         self.curriculum, held_out = self.tasks.curriculum, self.tasks.held_out
         set_seed(settings.run.seed)
-        self.referee.verifiers.functions.prove(held_out.probe[0])
+        self.proofs = prove_rewards(settings, self.referee.verifiers, held_out.all())
         self.stages, self.clock = Stages(), Clock(settings.run.max_seconds)
         self.round_log = RoundLog(self.directory, self.stages)
         with self.stages.timed("engines"):
@@ -130,6 +130,7 @@ class Run:
             self.next_round = last + 1
         self.directory.create(self.settings)
         self._begun = True
+        self.round_log.show_proofs(self.proofs)
         self.ledger = Ledger(self.directory.ledger)
         self.ledger.take_back(self.next_round)
         for role in self.roles.named().values():

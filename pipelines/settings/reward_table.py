@@ -27,6 +27,27 @@ class RewardTable(Table):
         '`"package.module:reward"`, a function of task and completion that returns a number, one '
         "for each step, or None (`rewards/functions.py`).",
     )
+    proof_tasks: int = Field(
+        default=8,
+        ge=0,
+        description="The number of held-out tasks of each verifier and family on which it proves "
+        "itself before a run: references must pass, planted wrong answers must not; 0 asks no "
+        "proof.",
+    )
+    min_tpr: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="The least share of right answers that a verifier must pass in its proof; "
+        "below it the run is refused.",
+    )
+    min_tnr: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="The least share of planted wrong answers that a verifier must judge wrong in "
+        "its proof; below it the run is refused.",
+    )
     workers: int = Field(
         default=4,
         ge=1,

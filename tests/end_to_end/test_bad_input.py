@@ -76,6 +76,11 @@ def _refused(capfd: Capture, command: list[str]) -> str:
             r"learner\.steps_per_round = 3 .*not a multiple",
         ),
         (["tasks.family=basic_arithmetics"], r'"basic_arithmetics": .* "basic_arithmetic"'),
+        (
+            ["tasks.dialect=free", "tasks.family=puzzle24", "tasks.params={}"],
+            r"verifier puzzle of puzzle24: tnr 0\.\d+ is below rewards\.min_tnr = 0\.95: .*"
+            r"lower the threshold",
+        ),
         (["tasks.dialect=chains"], r"tasks\.dialect = 'chains'"),
         (["rollout.max_model_len=32"], r"rollout\.max_model_len = 32 leaves no room .*learner"),
         (

@@ -157,6 +157,9 @@ def test_the_command_of_the_docs_runs_to_its_table(
         assert costs["transfer_ns_per_parameter"] > 0 and costs["proof_ns_per_parameter"] > 0
         assert "weight sync: " in printed
     assert status(directory)["state"] == "finished"
+    (proof,) = json.loads((directory / "verifiers.json").read_text())
+    assert (proof["family"], proof["tpr"], proof["tnr"]) == ("basic_arithmetic", 1.0, 1.0)
+    assert "puzzle    basic_arithmetic      8  1.000     48  1.000" in printed
     for name in ("config.json", "versions.json", "metrics.jsonl", "summary.json", "report.html"):
         assert (directory / name).stat().st_size > 0
     assert len(list((directory / "transcripts").iterdir())) == ROUNDS

@@ -1,0 +1,236 @@
+"""Each verifier proves itself before a run: right answers pass, planted wrong ones do not.
+
+Right are the tasks' own references, of a whole solution its final answer. Wrong are, of each task:
+the answer to another task, its own with a number changed, nothing at all, garbage, and some of what
+no scorer may take for right (`data/puzzles.py`). Where any text of a form is right, only what has
+no form is planted. Judged as completions' answers are, in the same workers. Leaves out a dialect's
+reading of a completion.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from data.errors import UserError
+from data.puzzles import NEGATIVE_CONTROLS, same_answer
+from data.records import Task
+from data.verifier_parameters import (
+    CompositeParameters,
+    NumericParameters,
+    RegexParameters,
+    read_parameters,
+)
+from rewards.answer_text import bare, plain
+from rewards.composite import part_tasks
+from rewards.quantity import read_quantity
+from rewards.solution import Solution
+from rewards.verdict import Verdict
+from rewards.verifiers import Verifiers, compares_with_reference
+
+GARBAGE = "\0garbage"
+ALWAYS = ("", GARBAGE)
+EMPTY_JSON = ("null", "{}", "[]")
+CONTROLS = tuple(one for one in NEGATIVE_CONTROLS if one not in ALWAYS)
+CONTROLS_PER_TASK = 2
+NUM_EXAMPLES = 3
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How one verifier did on the tasks of one family.
+
+    Attributes:
+        num_right: references that it judged; a puzzle may have none.
+        num_passed: of these.
+        num_wrong: planted answers that it judged.
+        num_refused: of these; a timeout or an error refuses nothing.
+        faults: some of what it judged wrongly, in words.
+    """
+
+    verifier: str
+    family: str
+    num_right: int
+    num_passed: int
+    num_wrong: int
+    num_refused: int
+    faults: tuple[str, ...] = ()
+
+    @property
+    def tpr(self) -> float | None:
+        """Share of the right answers that pass; None without any."""
+        return self.num_passed / self.num_right if self.num_right else None
+
+    @property
+    def tnr(self) -> float | None:
+        """Share of the wrong answers that are judged wrong; None without any."""
+        return self.num_refused / self.num_wrong if self.num_wrong else None
+
+    def row(self) -> dict[str, object]:
+        """As it is kept."""
+        return {**vars(self), "tpr": self.tpr, "tnr": self.tnr}
+
+
+def prove(verifiers: Verifiers, tasks: Sequence[Task], num: int) -> list[Proof]:
+    """Put right and planted wrong answers to the verifiers of a run's own tasks.
+
+    Args:
+        tasks: a sample of them.
+        num: the most tasks of each verifier and family.
+    """
+    groups = defaultdict[tuple[str, str], list[Task]](list)
+    for task in tasks:
+        group = groups[task.verifier, task.family]
+        if len(group) < num:
+            group.append(task)
+    return [_prove(verifiers, group) for group in groups.values()]
+
+
+def _prove(verifiers: Verifiers, group: Sequence[Task]) -> Proof:
+    right = [(task, gold) for task in group if (gold := gold_answer(task))]
+    wrong = [(t, answer) for place, t in enumerate(group) for answer in planted(t, group, place)]
+    asked = [(task, Solution(answer, (), answer, None)) for task, answer in (*right, *wrong)]
+    verdicts = verifiers.verify_all(asked)
+    judged = [(t, one.text, verdict) for (t, one), verdict in zip(asked, verdicts, strict=True)]
+    missed = [one for one in judged[: len(right)] if not one[2].passed]
+    slipped = [one for one in judged[len(right) :] if one[2].passed or not one[2].counted]
+    return Proof(
+        group[0].verifier, group[0].family, len(right), len(right) - len(missed), len(wrong),
+        len(wrong) - len(slipped),
+        tuple(_fault(*one) for one in [*missed[:NUM_EXAMPLES], *slipped[:NUM_EXAMPLES]]),
+    )  # fmt: skip
+
+
+def require(proofs: Sequence[Proof], min_tpr: float, min_tnr: float) -> None:
+    """Refuse verifiers that cannot tell right from wrong.
+
+    Raises:
+        UserError: names the verifier, its rates and what it got wrong.
+    """
+    said = [
+        f"verifier {one.verifier} of {one.family}: {name} {rate:.2f} is below rewards.min_{name} = "
+        f"{least:g}: {'; '.join(one.faults)}"
+        for one in proofs
+        for name, rate, least in (("tpr", one.tpr, min_tpr), ("tnr", one.tnr, min_tnr))
+        if rate is not None and rate < least
+    ]
+    if said:
+        raise UserError(
+            f"{' | '.join(said)}. Such a reward teaches what it pays for: mend the references, the "
+            "verifier's parameters or the choice of verifier, or lower the threshold"
+        )
+
+
+def table(proofs: Sequence[Proof]) -> str:
+    """The rates as a person reads them."""
+    rows = [("verifier", "family", "right", "TPR", "wrong", "TNR")]
+    rows += [
+        (p.verifier, p.family, str(p.num_right), _rate(p.tpr), str(p.num_wrong), _rate(p.tnr))
+        for p in proofs
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def planted(task: Task, group: Sequence[Task], place: int) -> list[str]:
+    """Answers to a task that are wrong.
+
+    Args:
+        group: tasks of the same verifier and family, this one among them.
+        place: its index there.
+    """
+    right = _right_answers(task)
+    if not has_one_answer(task):
+        found = [*ALWAYS, *_formless(task)]
+    else:
+        others = map(gold_answer, [*group[place + 1 :], *group[:place]])
+        other = next((one for one in others if not _is_among(one, right)), None)
+        start = place * CONTROLS_PER_TASK
+        controls = (CONTROLS * 2)[start % len(CONTROLS) :][:CONTROLS_PER_TASK]
+        found = [*ALWAYS, *controls, *filter(None, [other, changed(task)])]
+    return [answer for answer in dict.fromkeys(found) if not _is_among(answer, right)]
+
+
+def gold_answer(task: Task) -> str:
+    """The task's reference as a learner would answer; "" where it has none."""
+    if task.verifier in ("math", "numeric"):
+        return plain(task.reference, is_reference=True)
+    return task.reference
+
+
+def has_one_answer(task: Task) -> bool:
+    """Whether one answer alone is right, rather than any that has the right form."""
+    if task.verifier == "composite":
+        parts = [has_one_answer(part) for part in part_tasks(task)]
+        require = read_parameters(CompositeParameters, task.verifier, task.entry).require
+        return any(parts) if require == "all" else all(parts)
+    return task.verifier == "puzzle" or compares_with_reference(task)
+
+
+def changed(task: Task) -> str | None:
+    """The reference with the first digit of its last number changed; None if it has no number.
+
+    A number with a tolerance moves by twice that, and by no less than itself.
+    """
+    if task.verifier == "numeric":
+        return _beyond_tolerance(task)
+    gold = gold_answer(task)
+    numbers = list(_NUMBER.finditer(gold))
+    if not numbers:
+        return None
+    digits = re.search("[1-9]", numbers[-1][0])
+    at = numbers[-1].start() + (digits.start() if digits else 0)
+    digit = int(gold[at])
+    other = digit + 1 if digit < 9 else digit - 1
+    return f"{gold[:at]}{other}{gold[at + 1 :]}"
+
+
+def _beyond_tolerance(task: Task) -> str | None:
+    number = read_quantity(bare(gold_answer(task)))
+    if number is None:
+        return None
+    allowed = read_parameters(NumericParameters, task.verifier, task.entry)
+    relative = Fraction(str(allowed.relative_tolerance)) * abs(number.value)
+    step = max(relative * 2, Fraction(str(allowed.absolute_tolerance)) * 2, abs(number.value))
+    value = number.value + (step or 1)
+    return f"{value.numerator}/{value.denominator}" if value.denominator > 1 else str(value)
+
+
+def _formless(task: Task) -> list[str]:
+    """What has no form, where any answer of a form is right."""
+    if task.verifier == "json_schema":
+        return [*EMPTY_JSON, task.reference + GARBAGE]
+    if task.verifier == "regex":
+        anywhere = read_parameters(RegexParameters, task.verifier, task.entry).search
+        return [] if anywhere else [task.reference + GARBAGE]
+    return []
+
+
+def _right_answers(task: Task) -> list[str]:
+    parts = part_tasks(task) if task.verifier == "composite" else []
+    return [
+        task.reference,
+        gold_answer(task),
+        *(right for part in parts for right in _right_answers(part)),
+    ]
+
+
+def _is_among(answer: str, right: Sequence[str]) -> bool:
+    return any(same_answer(answer, one) for one in right)
+
+
+def _fault(task: Task, answer: str, verdict: Verdict) -> str:
+    why = f" ({verdict.detail:.80})" if verdict.detail else ""
+    return f"{answer!r:.60} is {verdict.outcome} where {task.reference!r:.60} is right{why}"
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.3f}"
