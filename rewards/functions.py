@@ -44,6 +44,12 @@ class OwnReward:
     steps: tuple[float, ...] = ()
     failure: str = ""
 
+    def plus(self, value: "OwnReward") -> "OwnReward":
+        """Both together, where the other says nothing of steps; nothing where either failed."""
+        if self.value is None or value.value is None:
+            return OwnReward(None, failure=self.failure or value.failure)
+        return OwnReward(self.value + value.value, self.steps)
+
 
 class RewardFunctions:
     """The user's functions; close it to end their processes.

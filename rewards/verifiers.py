@@ -9,6 +9,8 @@ from data.records import VERIFIER_NAMES, Task
 from data.verifier_parameters import JsonSchemaParameters, read_parameters
 from rewards.composite import verify_composite
 from rewards.functions import OwnReward, RewardFunctions
+from rewards.judge import Judge
+from rewards.judge_settings import JudgeSettings
 from rewards.math_verifier import MathVerifier
 from rewards.puzzle_verifier import PuzzleVerifier
 from rewards.solution import Solution
@@ -26,6 +28,7 @@ class Verifiers:
         timeout_seconds: an answer's deadline.
         workers: the most processes of each kind, which judge a batch in parallel.
         functions: weights of the user's own rewards, by where they are (`functions.py`).
+        judge: a model that scores completions (`judge.py`); None for none.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class Verifiers:
         timeout_seconds: float = 5.0,
         workers: int = 1,
         functions: Mapping[str, float] | None = None,
+        judge: JudgeSettings | None = None,
     ) -> None:
+        self.judge = None if judge is None else Judge(judge)
         self.functions = RewardFunctions(functions or {}, timeout_seconds, workers)
         self.puzzle = PuzzleVerifier(timeout_seconds, workers)
         self.math = MathVerifier(timeout_seconds, workers)
@@ -76,10 +81,23 @@ class Verifiers:
         return [verdicts[key] for key in keys]
 
     def own_rewards(self, pairs: Sequence[tuple[Task, Solution]]) -> list[OwnReward]:
-        """What the user's functions say of a batch, in its order, asked in parallel."""
-        if not self.functions.weights:
-            return [OwnReward()] * len(pairs)
-        return list(self._threads.map(lambda pair: self.functions(*pair), pairs))
+        """What the user's functions and the judge say of a batch, in its order."""
+        found = [OwnReward()] * len(pairs)
+        if self.functions.weights:
+            found = list(self._threads.map(lambda pair: self.functions(*pair), pairs))
+        if self.judge is None:
+            return found
+        return [a.plus(b) for a, b in zip(found, self.judge.score(pairs), strict=True)]
+
+    def prove_own_rewards(self, task: Task) -> None:
+        """Ask each function, and the judge, once about a task's reference.
+
+        Raises:
+            UserError: one cannot be used.
+        """
+        self.functions.prove(task)
+        if self.judge is not None:
+            self.judge.prove(task)
 
     def close(self) -> None:
         """End all workers."""

@@ -24,8 +24,8 @@ from rewards.verifiers import Verifiers
 
 
 def verifiers_of(table: RewardTable) -> Verifiers:
-    """The verifiers and the user's functions as configured; close them."""
-    return Verifiers(table.timeout_seconds, table.workers, table.functions)
+    """The verifiers and the user's own rewards as configured; close them."""
+    return Verifiers(table.timeout_seconds, table.workers, table.functions, table.judge)
 
 
 class Referee:

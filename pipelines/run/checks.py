@@ -64,7 +64,7 @@ def prove_rewards(settings: Settings, verifiers: Verifiers, tasks: Sequence[Task
     Raises:
         UserError: a verifier cannot tell right from wrong, or an own reward cannot be used.
     """
-    verifiers.functions.prove(tasks[0])
+    verifiers.prove_own_rewards(tasks[0])
     table = settings.rewards
     proofs = prove(verifiers, tasks, table.proof_tasks) if table.proof_tasks else []
     require(proofs, table.min_tpr, table.min_tnr)

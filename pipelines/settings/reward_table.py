@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from pipelines.settings.table import Table
+from rewards.judge_settings import JudgeSettings
 
 
 class RewardTable(Table):
@@ -26,6 +27,11 @@ class RewardTable(Table):
         description='Your own rewards with their weights: `"mine.py:reward" = 0.5`, or '
         '`"package.module:reward"`, a function of task and completion that returns a number, one '
         "for each step, or None (`rewards/functions.py`).",
+    )
+    judge: JudgeSettings | None = Field(
+        default=None,
+        description="A model behind an OpenAI-compatible API whose score is added to the reward "
+        "(`rewards/judge.py`); leave the table out for none.",
     )
     proof_tasks: int = Field(
         default=8,

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from judge_server import Answer, judge_server, says
 from pointing_cases import PLAN, RIGHT, TASK, WRONG, Solver, block_of, referee_of, samples_of
 
 from pipelines.game.bout import Start
 from pipelines.game.learner import LearnerGame
 from pipelines.rollouts.sample import StepSignal
 from pipelines.training.advantages import advantages
+from rewards.judge_settings import JudgeSettings
 from rewards.verifiers import Verifiers
 
 FILE = Path(__file__).resolve().parents[1] / "support" / "own_reward.py"
@@ -83,3 +85,20 @@ def test_a_completion_that_a_function_fails_on_is_left_out_and_told(
         "1 completions are left out: a reward function failed, first with "
         f"{FILE}:hangs_on_wrong: no verdict within 2 s"
     ]
+
+
+def test_a_completion_that_the_judge_fails_on_is_left_out_and_counted() -> None:
+    def answer(prompt: str, time_asked: int) -> Answer:
+        return says("Score: 5") if prompt == RIGHT else Answer(b"overloaded", 503)
+
+    with judge_server(answer) as server:
+        given = {"base_url": server.url, "model": "m", "prompt": "{completion}", "retries": 0}
+        judge = JudgeSettings.model_validate(given)
+        with closing(Verifiers(20, 1, None, judge)) as verifiers:
+            task = TASK.__class__(**{**vars(TASK), "reference": "81"})
+            block = block_of(referee_of(verifiers), None, [Start(task)])
+            right, wrong, again = block([0, 0, 0], samples_of(RIGHT, WRONG, WRONG))
+    assert right.reward is not None and right.reward % 1 == 0.5, "the verdict's, and a half"
+    assert wrong.reward is None and again.reward is None, "never a silent 0"
+    assert block.failures == ["judge: status 503: overloaded"] * 2
+    assert server.prompts.count(WRONG) == 1, "equal completions share one request"
