@@ -73,7 +73,7 @@ class Judge:
         return asyncio.run(self._score(pairs))
 
     async def _score(self, pairs: Sequence[tuple[Task, Solution]]) -> list[OwnReward]:
-        distinct = {(task.id, solution.text): (task, solution) for task, solution in pairs}
+        distinct = {(task, solution.text): (task, solution) for task, solution in pairs}
         batch = _Batch(self.settings.concurrency)
         async with httpx.AsyncClient(
             headers=self._headers(), timeout=None, limits=httpx.Limits(max_connections=None)
@@ -82,7 +82,7 @@ class Judge:
                 *(self._one(client, batch, *pair) for pair in distinct.values())
             )
         rewards = dict(zip(distinct, found, strict=True))
-        return [rewards[task.id, solution.text] for task, solution in pairs]
+        return [rewards[task, solution.text] for task, solution in pairs]
 
     def _headers(self) -> dict[str, str]:
         content = {"Content-Type": "application/json"}

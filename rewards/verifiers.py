@@ -74,7 +74,7 @@ class Verifiers:
             UserError: as `verify` does.
             RuntimeError: as `verify` does.
         """
-        keys = [(task.id, task.reference, one.answer, one.defect) for task, one in pairs]
+        keys = [(task, one.answer, one.defect) for task, one in pairs]
         distinct = dict(zip(keys, pairs, strict=True))
         found = self._threads.map(lambda pair: self.verify(*pair), distinct.values())
         verdicts = dict(zip(distinct, found, strict=True))

@@ -208,6 +208,14 @@ def test_a_part_that_says_nothing_leaves_the_whole_open_unless_another_decides(
             assert found.counted == (outcome != "timeout"), "never a silent 0"
 
 
+def test_a_batch_keeps_tasks_apart_that_differ_in_their_parameters_alone(
+    verifiers: Verifiers,
+) -> None:
+    tasks = [task_of("numeric", "10", absolute_tolerance=allowed) for allowed in (0, 5)]
+    verdicts = verifiers.verify_all([(task, answered("12")) for task in tasks * 2])
+    assert [verdict.passed for verdict in verdicts] == [False, True] * 2
+
+
 @pytest.mark.parametrize(
     ("task", "told"),
     [
