@@ -93,6 +93,10 @@ def _prove(verifiers: Verifiers, group: Sequence[Task]) -> Proof:
     wrong = [(t, answer) for place, t in enumerate(group) for answer in planted(t, group, place)]
     asked = [(task, Solution(answer, (), answer, None)) for task, answer in (*right, *wrong)]
     verdicts = verifiers.verify_all(asked)
+    silent = [place for place, verdict in enumerate(verdicts) if not verdict.counted]
+    again = verifiers.verify_all([asked[place] for place in silent])  # the machine may be busy
+    for place, verdict in zip(silent, again, strict=True):
+        verdicts[place] = verdict
     judged = [(t, one.text, verdict) for (t, one), verdict in zip(asked, verdicts, strict=True)]
     missed = [one for one in judged[: len(right)] if not one[2].passed]
     slipped = [one for one in judged[len(right) :] if one[2].passed or not one[2].counted]
