@@ -1,10 +1,9 @@
 """A user's mistakes: one line that says what to change, exit status 2, and nothing written.
 
-Most go through `rl.py`'s own `main` in this process; three are subprocesses.
+They go through `rl.py`'s own `main` in this process (`test_bad_start.py` starts it as a user does).
 """
 
 import json
-import os
 import re
 import socket
 import sys
@@ -15,17 +14,11 @@ import pytest
 from pipeline_cases import (
     CONFIG,
     ENGINE,
-    ROOT,
-    accelerate,
     arguments,
-    environment,
     random_llama,
     random_moe,
     refused,
-    rows,
-    run,
     save,
-    status,
 )
 from transformers import BertConfig, BertModel
 
@@ -298,58 +291,3 @@ def test_a_resumed_run_may_find_its_servers_elsewhere_and_changes_nothing_else(
     assert table.max_restarts == 9
     with pytest.raises(UserError, match=r"would change the experiment: .* rollout\.urls"):
         resume_settings(tmp_path, ["rollout.precision=fp8"])
-
-
-# -- as a user starts it -------------------------------------------------------------------------
-
-
-def test_the_command_prints_one_line_and_exits_2(tmp_path: Path) -> None:
-    command = [*PYTHON, "--config", str(CONFIG), f"run.directory={tmp_path / 'run'}"]
-    result = run([*command, "learner.step_per_round=1"])
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: unknown key ")
-    assert result.stdout == "" and list(tmp_path.iterdir()) == []
-
-
-def test_under_the_launcher_rank_0_prints_the_line_and_no_traceback_is_ours(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    """Both processes refuse; the other's line names it."""
-    mistake = "learner.step_per_round=1"
-    result = run([*accelerate(2), *arguments(checkpoint, tmp_path / "run", mistake)])
-    assert result.returncode != 0
-    lines = result.stderr.splitlines()
-    assert len([line for line in lines if line.startswith("error: unknown key")]) == 1, lines
-    assert not [line for line in lines if line.strip().startswith(f'File "{ROOT}{os.sep}pipelines')]
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(ENGINE != "vllm", reason="vLLM is not installed: every other run shows it")
-def test_without_vllm_the_run_says_so_and_transformers_serves(
-    checkpoint: Path, judgeable: Path, tmp_path: Path
-) -> None:
-    """An environment of links to all of this one's packages but vLLM's."""
-    import vllm
-
-    packages = tmp_path / "site-packages"
-    packages.mkdir()
-    for path in Path(vllm.__file__).parents[1].iterdir():
-        if not path.name.startswith(("vllm", "_vllm")) and path.suffix != ".pth":
-            (packages / path.name).symlink_to(path)
-    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(packages)]))
-    python = [sys.executable, "-S", "pipelines/rl.py"]
-
-    command = [*python, *arguments(checkpoint, tmp_path / "run", "rollout.engine=vllm")]
-    result = run(command, env)
-    assert result.returncode == 2, result.stderr[-3000:]
-    assert result.stderr.startswith('error: rollout.engine = "vllm" but vLLM is not installed: ')
-    assert len(result.stderr.splitlines()) == 1
-    assert not (tmp_path / "run").exists()
-
-    overrides = ("rollout.engine=transformers", "run.rounds=1")
-    result = run([*python, *arguments(judgeable, tmp_path / "run", *overrides)], env)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert status(tmp_path / "run")["state"] == "finished"
-    for row in rows(tmp_path / "run", "step"):
-        assert float(str(row.get("rollout/mismatch_max", 0))) <= 1e-4
-    assert "vllm" not in json.loads((tmp_path / "run" / "versions.json").read_text())
