@@ -42,7 +42,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         table = RolloutTable(max_model_len=TOKENS + MAX_PROMPT, compile=options.compiled)
         engine = VllmEngine(
-            EngineSpec(Path(folder), table, options.precision, tokenizer.eos_token_id)
+            EngineSpec(Path(folder), table, options.precision, (tokenizer.eos_token_id,))
         )
     asked = Judge(options.completions // GROUP).prompts
     prompts = [tokenizer(prompt)["input_ids"] for prompt in asked for _ in range(GROUP)]

@@ -127,7 +127,7 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
     policy = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(base)
     table = RolloutTable(max_model_len=192, kv_cache_gib=0.1, probe_threshold=5.0)
-    engine = VllmEngine(EngineSpec(base, table, "bfloat16", tokenizer.eos_token_id))
+    engine = VllmEngine(EngineSpec(base, table, "bfloat16", (tokenizer.eos_token_id,)))
     probes = [tokenizer("a3b7c9d9\na3=30\nb7=01\n")["input_ids"]]
     sync = WeightSync(engine, checkpoint_manifest(base), probes, 20, table.probe_threshold)
     args = _grpo_config(setting, precision, seed)

@@ -299,16 +299,16 @@ class OurSteps:
         ids, sync = self.tokenizer, None
         if variant.rollouts == "transformers":
             engine = TransformersEngine(
-                policy, ids.eos_token_id, ids.pad_token_id, table.max_model_len
+                policy, (ids.eos_token_id,), ids.pad_token_id, table.max_model_len
             )
         else:
             dtype = "float32" if variant.precision == "float32" else "bfloat16"
             manifest = checkpoint_manifest(folder)
             if variant.rollouts == "vLLM server":
-                engine = open_engine(name, EngineSpec(folder, table, dtype, ids.eos_token_id))
+                engine = open_engine(name, EngineSpec(folder, table, dtype, (ids.eos_token_id,)))
                 engine.await_ready(manifest)
             else:
-                engine = VllmEngine(EngineSpec(folder, table, dtype, ids.eos_token_id))
+                engine = VllmEngine(EngineSpec(folder, table, dtype, (ids.eos_token_id,)))
             probes = [ids(prompt)["input_ids"] for prompt in self.judge.prompts[:NUM_PROBES]]
             sync = WeightSync(engine, manifest, probes, table.probe_every, table.probe_threshold)
         grpo = _grpo_config(self.job, self.folder, max_completion_length=length)

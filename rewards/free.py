@@ -21,10 +21,9 @@ import re
 from data.records import Task
 from rewards.solution import Solution, Step
 from rewards.tagged import TaggedDialect
+from rewards.thinking import TAG, after_thinking
 
 _INSTRUCTION = "Put your final answer within \\boxed{}."
-_TAG = re.compile(r"</?(?:think|thinking|reasoning|answer)>")
-_END_OF_THINKING = re.compile(r"</(?:think|thinking|reasoning)>")
 _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _BETWEEN_LINES = re.compile(r"\n")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
@@ -57,8 +56,7 @@ class FreeDialect(TaggedDialect):
 
 def final_answer(text: str) -> str | None:
     """The answer that a reply ends with; None where it gives none."""
-    ended = list(_END_OF_THINKING.finditer(text))
-    reply = text[ended[-1].end() :] if ended else text
+    reply = after_thinking(text)
     for part in (reply, text) if reply.strip() != text.strip() else (text,):
         for read in (_tagged, _boxed, _after_hashes, _said):
             answer = read(part)
@@ -100,7 +98,7 @@ def _said(text: str) -> str | None:
 
 def _steps(text: str) -> tuple[Step, ...]:
     """Paragraphs, or lines where there is but one; tags are in none of them."""
-    blank = _TAG.sub(lambda tag: " " * len(tag[0]), text)
+    blank = TAG.sub(lambda tag: " " * len(tag[0]), text)
     spans = _spans(blank, _BETWEEN_PARAGRAPHS)
     if len(spans) == 1:
         spans = _spans(blank, _BETWEEN_LINES)

@@ -6,6 +6,7 @@
     </think>
     <answer>12</answer>
 
+A chat template may have opened the thinking already: then the reply begins within it.
 Works for any task family. Steps are checked only where they state plain arithmetic
 (`rewards.arithmetic`); it writes no demonstrations.
 """
@@ -60,7 +61,7 @@ class TaggedDialect:
         tags = list(_TAG.finditer(text))
         steps, numbered = _read_steps(text, tags)
         defect = _defect(text, tags, steps, numbered, truncated)
-        answer = None if defect else text[tags[2].end() : tags[3].start()].strip()
+        answer = None if defect else text[tags[-2].end() : tags[-1].start()].strip()
         return Solution(text, steps, answer, defect)
 
     def check_steps(self, task: Task, solution: Solution) -> tuple[bool, ...] | None:
@@ -99,10 +100,10 @@ def _read_steps(text: str, tags: list[re.Match[str]]) -> tuple[tuple[Step, ...],
     Lines that begin with a number belong to a step if they stand further in than the first step,
     or if the number is far from the next one's.
     """
-    if not tags or tags[0][0] != "<think>":
+    thinking = _thinking(text, tags)
+    if thinking is None:
         return (), False
-    begin = tags[0].end()
-    end = tags[1].start() if len(tags) > 1 else len(text)
+    begin, end = thinking
     marks, in_order = _in_order(list(_NUMBERED.finditer(text, begin, end)))
     starts = [mark.start() for mark in marks] + [end]
     steps = []
@@ -110,6 +111,14 @@ def _read_steps(text: str, tags: list[re.Match[str]]) -> tuple[tuple[Step, ...],
         body = text[mark.end() : starts[number]].rstrip()
         steps.append(Step(str(number), mark.end(), mark.end() + len(body), body))
     return tuple(steps), in_order
+
+
+def _thinking(text: str, tags: list[re.Match[str]]) -> tuple[int, int] | None:
+    """Where the thinking stands: [start, end), from 0 where the template has opened it."""
+    first = tags[0][0] if tags else ""
+    if first == "<think>":
+        return tags[0].end(), tags[1].start() if len(tags) > 1 else len(text)
+    return (0, tags[0].start()) if first == "</think>" else None
 
 
 def _in_order(marks: list[re.Match[str]]) -> tuple[list[re.Match[str]], bool]:
@@ -139,11 +148,15 @@ def _defect(
     names = tuple(tag[0] for tag in tags)
     if "<answer>" not in names or "</answer>" not in names:
         return "no_answer"
-    if names[:1] != ("<think>",) or not text[tags[0].end() : tags[1].start()].strip():
+    thinking = _thinking(text, tags)
+    if thinking is None or not text[slice(*thinking)].strip():
         return "bare_answer"
-    outside = text[: tags[0].start()] + text[tags[-1].end() :]
-    if names != _SHAPE or outside.strip() or text[tags[1].end() : tags[2].start()].strip():
+    if names not in (_SHAPE, _SHAPE[1:]):
         return "bad_tags"
-    if not text[tags[2].end() : tags[3].start()].strip():
+    *opening, closing, answer, end = tags
+    before = text[: opening[0].start()] if opening else ""
+    if (before + text[closing.end() : answer.start()] + text[end.end() :]).strip():
+        return "bad_tags"
+    if not text[answer.end() : end.start()].strip():
         return "no_answer"
     return None if numbered and steps else "bad_steps"

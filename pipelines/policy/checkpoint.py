@@ -4,12 +4,11 @@ Leaves out the names of its tensors (`policy/tensors.py`) and the checkpoints of
 optimizers (`run/checkpoints.py`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -173,36 +172,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         UserError: it cannot be loaded.
     """
     with as_user_error(f"cannot load a tokenizer from {path}", *LOADING):
-        return AutoTokenizer.from_pretrained(path)
-
-
-def chat_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: Sequence[Mapping[str, str]],
-    template: Mapping[str, object],
-) -> list[int]:
-    """Token ids of a conversation as the tokenizer's model is prompted with it.
-
-    A last turn of the assistant is the start of the reply: its text follows the generation prompt,
-    as the model wrote it. The template's own `continue_final_message` would not do, since a
-    template may trim the text, and may open a reply otherwise than it shows a past one.
-
-    Args:
-        tokenizer: has a chat template.
-        turns: tables of "role" and "content".
-        template: further arguments of the chat template, such as `enable_thinking`.
-
-    Raises:
-        UserError: there is no chat template, or it refuses the conversation.
-    """
-    what = f"{tokenizer.name_or_path} cannot be prompted with a conversation"
-    begun = turns[-1]["content"] if turns[-1]["role"] == "assistant" else ""
-    asked = turns[:-1] if begun else turns
-    with as_user_error(what, ValueError, TemplateError):
-        text = tokenizer.apply_chat_template(
-            asked, add_generation_prompt=True, tokenize=False, **template
-        )
-    return tokenizer(text + begun, add_special_tokens=False)["input_ids"]
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.pad_token is None:  # what is padded is masked, so that any token will do
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def load_policy(path: str, role: RoleTable) -> Policy:
@@ -220,12 +193,28 @@ def load_policy(path: str, role: RoleTable) -> Policy:
             f"{path} lacks {len(info['missing_keys'])} of the model's tensors, such as "
             f"{min(info['missing_keys'])}: it is not a checkpoint of its own config.json"
         )
+    _check_tied(policy, path)
     if not role.lora:
         return policy
     with as_user_error(f"lora, on {path}", ValueError, TypeError, ImportError, KeyError):
         adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
     check_lora(adapted)
     return adapted
+
+
+def _check_tied(policy: PreTrainedModel, path: str) -> None:
+    """Refuse a head of its own in a checkpoint whose config ties it: engines would not read it.
+
+    Raises:
+        UserError: how to say which is meant.
+    """
+    tied = policy.config.get_text_config().tie_word_embeddings
+    head, embeddings = policy.get_output_embeddings(), policy.get_input_embeddings()
+    if tied and head is not None and head.weight is not embeddings.weight:
+        raise UserError(
+            f"{path} holds a head that is not its embeddings, though its config.json ties them: "
+            "set tie_word_embeddings to false there, or remove the head's tensor"
+        )
 
 
 def share_base(ours: PeftModel, theirs: PeftModel) -> None:

@@ -8,11 +8,16 @@ import json
 import struct
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from data.json_table import read_table
 from model.checkpoint.naming import multi_token_prefixes
 from pipelines.errors import UserError
 
 Manifest = dict[str, tuple[int, ...]]
+TIED_HEAD = "lm_head.weight"  # the embeddings again, where a checkpoint that ties them holds it
+_DERIVED = ".rotary_emb.inv_freq"  # follows from the config; checkpoints of Llama's first days
+INDEX = "model.safetensors.index.json"
 
 
 def checkpoint_manifest(directory: Path) -> Manifest:
@@ -21,12 +26,12 @@ def checkpoint_manifest(directory: Path) -> Manifest:
     Raises:
         UserError: no safetensors file in the directory, or one that was cut short.
     """
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{directory} has no .safetensors file: save the checkpoint as safetensors")
     manifest: Manifest = {}
-    for file in files:
+    for file in _files(directory):
         manifest |= {name: tuple(entry["shape"]) for name, entry in _header(file).items()}
+    manifest = {name: shape for name, shape in manifest.items() if not name.endswith(_DERIVED)}
+    if TIED_HEAD in manifest and _is_tied(directory):
+        del manifest[TIED_HEAD]
     config = read_table(directory / "config.json")
     if config.get("num_nextn_predict_layers"):
         counts = config["num_hidden_layers"], config["num_nextn_predict_layers"]
@@ -46,6 +51,37 @@ def manifest_difference(ours: Manifest, theirs: Manifest) -> str:
         f"{len(missing)} missing {missing[:3]}, {len(extra)} unknown {extra[:3]}, "
         f"{len(reshaped)} of another shape {reshaped[:3]}"
     )
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files that a loader reads: those of the index, else the one, else all of the folder.
+
+    A folder may hold more, such as the same weights under other names (`consolidated.safetensors`).
+
+    Raises:
+        UserError: there is none, or one that the index names is missing.
+    """
+    index, whole = directory / INDEX, directory / "model.safetensors"
+    if whole.exists():
+        return [whole]
+    if not index.exists():
+        files = sorted(directory.glob("*.safetensors"))
+        if files:
+            return files
+        raise UserError(f"{directory} has no .safetensors file: save the checkpoint as safetensors")
+    named = read_table(index).get("weight_map")
+    if not isinstance(named, dict):
+        raise UserError(f"{index} has no weight_map: save or copy the checkpoint again")
+    files = sorted({directory / str(name) for name in named.values()})
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{index} names {file.name}, which is missing: copy it again")
+    return files
+
+
+def _is_tied(directory: Path) -> bool:
+    """Whether the config ties the head; most models' own default stands in no config.json."""
+    return bool(AutoConfig.from_pretrained(directory).get_text_config().tie_word_embeddings)
 
 
 def _header(file: Path) -> dict[str, dict[str, list[int]]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from pipelines.policy.checkpoint import chat_ids
+from pipelines.policy.chat import chat_ids, reply_text, text_ids, turn_end_id, without_end
 from pipelines.policy.fingerprint import UNPROVEN, WeightsId
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import weights_hash
@@ -132,7 +132,12 @@ class Sampler:
 
     def tokenize_replies(self, replies: Sequence[str]) -> list[list[int]]:
         """Token ids of what is said after a prompt."""
-        return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in replies]
+        return [text_ids(self.tokenizer, text) for text in replies]
+
+    def end_id(self, prompt: Prompt) -> int:
+        """The token that ends a reply to such a prompt."""
+        turn_end = None if isinstance(prompt, str) else turn_end_id(self.tokenizer)
+        return self.tokenizer.eos_token_id if turn_end is None else turn_end
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -141,10 +146,10 @@ class Sampler:
 
     def to_samples(self, rollouts: Rollouts) -> list[Sample]:
         """The completions as text."""
-        request, decode = rollouts.request, self.tokenizer.decode
+        request = rollouts.request
         samples = []
         for done, seed in zip(rollouts.completions, request.seeds, strict=True):
-            text = decode(done.token_ids, skip_special_tokens=True)
+            text = reply_text(self.tokenizer, without_end(self.tokenizer, done.token_ids))
             known = (done.token_ids, done.logprobs, done.truncated, seed, request.weights.hash)
             samples.append(Sample(text, *known))
         return samples

@@ -28,13 +28,13 @@ class EngineSpec:
         directory: a checkpoint with its config; its tensor names are the sync's manifest.
         settings: the `[rollout]` table.
         dtype: the policy's, passed on: vLLM would turn fp32 into bf16.
-        eos_id: the token id that ends a completion.
+        end_ids: the token ids that end a completion, any of them.
     """
 
     directory: Path
     settings: RolloutTable
     dtype: str
-    eos_id: int
+    end_ids: tuple[int, ...]
 
     @cached_property
     def config(self) -> PretrainedConfig:

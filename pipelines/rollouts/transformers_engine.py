@@ -27,7 +27,7 @@ class TransformersEngine:
 
     Args:
         policy: what samples, as it is at each call.
-        eos_id: the token id that ends a completion.
+        end_ids: the token ids that end a completion, any of them.
         pad_id: the token id that fills up shorter prompts.
         max_model_len: the most tokens of a prompt with its completion.
         max_num_seqs: the most completions sampled at a time.
@@ -39,12 +39,12 @@ class TransformersEngine:
     def __init__(
         self,
         policy: PreTrainedModel,
-        eos_id: int,
+        end_ids: Sequence[int],
         pad_id: int,
         max_model_len: int,
         max_num_seqs: int = 128,
     ) -> None:
-        self.policy, self.eos_id, self.pad_id = policy, eos_id, pad_id
+        self.policy, self.end_ids, self.pad_id = policy, tuple(end_ids), pad_id
         self.max_model_len, self.max_num_seqs = max_model_len, max_num_seqs
         self.weights = UNPROVEN
 
@@ -80,7 +80,7 @@ class TransformersEngine:
                 max_new_tokens=sampling.max_tokens,
                 do_sample=not greedy,
                 **choice,
-                eos_token_id=self.eos_id,
+                eos_token_id=list(self.end_ids),
                 pad_token_id=self.pad_id,
                 use_cache=True,
                 return_dict_in_generate=True,
@@ -135,9 +135,9 @@ class TransformersEngine:
         return rows_B, cache
 
     def _trim(self, ids: list[int], logprobs: list[float]) -> Completion:
-        if self.eos_id not in ids:
+        end = next((place for place, i in enumerate(ids, start=1) if i in self.end_ids), None)
+        if end is None:
             return Completion(ids, logprobs, truncated=True)
-        end = ids.index(self.eos_id) + 1
         return Completion(ids[:end], logprobs[:end], truncated=False)
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ class VllmEngine:
                 seed=seed,
                 logprobs=0,
                 detokenize=False,
-                stop_token_ids=[self.spec.eos_id],
+                stop_token_ids=list(self.spec.end_ids),
             )
             for seed in seeds
         ]

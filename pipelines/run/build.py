@@ -17,6 +17,7 @@ import model  # noqa: F401  registers our classes
 from data.records import Task
 from pipelines.errors import UserError
 from pipelines.game.referee import Referee
+from pipelines.policy.chat import declare_ends
 from pipelines.policy.checkpoint import (
     check_tokenizer,
     check_vocabulary,
@@ -89,9 +90,9 @@ def build_roles(settings: Settings, on_step: OnStep, tasks: RunTasks) -> Roles:
         check_tokenizer(policy, tokenizer, paths[name])
     # A process's first engine decides whether vLLM makes a group for experts.
     order = sorted(tables, key=lambda name: not _has_experts(starts[name]))
+    ends = {name: declare_ends(policy, tokenizer) for name, policy in policies.items()}
     engines = {
-        name: _engine(name, settings, tables[name], starts[name], tokenizer.eos_token_id)
-        for name in order
+        name: _engine(name, settings, tables[name], starts[name], ends[name]) for name in order
     }
     built = {}
     for name, table in tables.items():
@@ -167,7 +168,7 @@ def _agreement_ids(tokenizer: PreTrainedTokenizerBase, referee: Referee, task: T
 
 
 def _engine(
-    name: str, settings: Settings, role: RoleTable, path: str, eos_id: int
+    name: str, settings: Settings, role: RoleTable, path: str, ends: tuple[int, ...]
 ) -> SyncedEngine | None:
     """The engine that the role's weights are sent to; None where its policy generates itself.
 
@@ -175,7 +176,7 @@ def _engine(
     """
     if settings.rollout.engine != "vllm":
         return None
-    spec = EngineSpec(Path(path), settings.rollout, role.dtype, eos_id)
+    spec = EngineSpec(Path(path), settings.rollout, role.dtype, ends)
     if settings.rollout.placement == "colocated":
         return VllmEngine(spec)
     rank, world_size = int(os.environ.get("RANK", "0")), settings.run.num_processes
@@ -196,7 +197,7 @@ def _sampler(
     table, sync = settings.rollout, None
     engine: Engine
     if synced is None:
-        ids = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        ids = (declare_ends(policy, tokenizer), tokenizer.pad_token_id)
         engine = TransformersEngine(policy, *ids, table.max_model_len, table.max_num_seqs)
     else:
         engine, manifest = synced, checkpoint_manifest(start)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.json_table import read_table
 from pipelines.errors import UserError, as_user_error
+from pipelines.policy.chat import declare_ends
 from pipelines.policy.checkpoint import (
     LOADING,
     check_checkpoint,
@@ -196,14 +197,15 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
         policy = load_policy(path, role.model_copy(update={"lora": {}}))
         weights = weights_hash(policy)
     check_tokenizer(policy, tokenizer, path)
+    ends = declare_ends(policy, tokenizer)
     if rollout.engine == "vllm":
         del policy  # the engine loads its own copy
-        spec = EngineSpec(Path(path), rollout, role.dtype, tokenizer.eos_token_id)
+        spec = EngineSpec(Path(path), rollout, role.dtype, ends)
         engine: Engine = VllmEngine(spec)
     else:
         engine = TransformersEngine(
             policy,
-            tokenizer.eos_token_id,
+            ends,
             tokenizer.pad_token_id,
             rollout.max_model_len,
             rollout.max_num_seqs,

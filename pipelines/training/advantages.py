@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from pipelines.policy.chat import reply_text
 from pipelines.rollouts.sample import Scored, StepSignal
 
 
@@ -119,8 +120,8 @@ def ends_by_row(
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     """For each token the number of characters decoded up to and with it."""
-    lengths = [len(tokenizer.decode([i], skip_special_tokens=True)) for i in ids]
-    whole = len(tokenizer.decode(ids, skip_special_tokens=True))
+    lengths = [len(reply_text(tokenizer, [i])) for i in ids]
+    whole = len(reply_text(tokenizer, ids))
     if sum(lengths) == whole:
         return torch.tensor(lengths).cumsum(0).tolist()
-    return [len(tokenizer.decode(ids[: i + 1], skip_special_tokens=True)) for i in range(len(ids))]
+    return [len(reply_text(tokenizer, ids[: i + 1])) for i in range(len(ids))]

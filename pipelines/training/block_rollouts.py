@@ -97,7 +97,7 @@ class BlockRollouts:
         """This process's share of the given replies, each with its end token."""
         place = self._num_batches * self._num_processes + self.sampler.process_index
         share = replies[place * self._batch_size :][: self._batch_size]
-        end = self.sampler.tokenizer.eos_token_id
+        end = self.sampler.end_id(self._prompts[0])
         completions = [
             Completion([*ids, end], [math.nan] * (len(ids) + 1), truncated=False)
             for ids in self.sampler.tokenize_replies(share)

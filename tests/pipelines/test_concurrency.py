@@ -189,7 +189,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def roomy(checkpoint: Path) -> VllmEngine:
     table = SHARED.model_copy(update={"adaptive_concurrency": False})
-    return VllmEngine(EngineSpec(checkpoint, table, "float32", TOKENIZER.eos_token_id))
+    return VllmEngine(EngineSpec(checkpoint, table, "float32", (TOKENIZER.eos_token_id,)))
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_kv_cache_that_runs_out_lowers_the_limit_and_changes_no_sample(
 ) -> None:
     sampling = Sampling(100, routes=True)
     expected = roomy.generate(prompts, sampling, SEEDS)
-    engine = VllmEngine(EngineSpec(checkpoint, SHARED, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(checkpoint, SHARED, "float32", (TOKENIZER.eos_token_id,)))
     own, count = engine.concurrency, PreemptionCount(engine._scheduler)
     engine.concurrency = Concurrency(NUM, [Sensor("KV cache", count, math.inf, cumulative=True)])
     _same_with_routes(engine.generate(prompts, sampling, SEEDS), expected)

@@ -91,7 +91,7 @@ def test_what_is_sent_is_the_oracles_quantised_weights_bit_for_bit(
 @pytest.fixture(scope="module")
 def sync(tmp_path_factory: pytest.TempPathFactory) -> WeightSync:
     directory = save(random_moe(TOKENIZER, **SHAPE), tmp_path_factory.mktemp("fp8") / "moe")
-    engine = VllmEngine(EngineSpec(directory, ROLLOUT, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(directory, ROLLOUT, "float32", (TOKENIZER.eos_token_id,)))
     manifest = checkpoint_manifest(directory)
     return WeightSync(engine, manifest, PROBES, 1, agreement_threshold=EXACT, fp8=True)
 
@@ -168,7 +168,7 @@ def test_on_an_accelerator_the_engine_multiplies_in_fp8(tmp_path: Path) -> None:
     directory = Path(fp8_checkpoint(str(save(policy, tmp_path / "moe")), tmp_path / "fp8"))
     train_in_fp8(policy)
     policy.to(torch.accelerator.current_accelerator())
-    engine = VllmEngine(EngineSpec(directory, ROLLOUT, "bfloat16", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(directory, ROLLOUT, "bfloat16", (TOKENIZER.eos_token_id,)))
     manifest = checkpoint_manifest(directory)
     sync = WeightSync(engine, manifest, PROBES, 1, agreement_threshold=0.5, fp8=True)
     names = {name for name, _ in served_tensors(policy, fp8=True)}

@@ -73,10 +73,10 @@ def _synced(checkpoint: Path, name: str, placement: str) -> WeightSync:
     manifest = checkpoint_manifest(checkpoint)
     engine: SyncedEngine
     if placement == "colocated":
-        engine = VllmEngine(EngineSpec(checkpoint, settings, "float32", TOKENIZER.eos_token_id))
+        engine = VllmEngine(EngineSpec(checkpoint, settings, "float32", (TOKENIZER.eos_token_id,)))
     else:
         engine = open_engine(
-            name, EngineSpec(checkpoint, settings, "float32", TOKENIZER.eos_token_id)
+            name, EngineSpec(checkpoint, settings, "float32", (TOKENIZER.eos_token_id,))
         )
         engine.await_ready(manifest)
     return WeightSync(engine, manifest, PROBES, agreement_every=1, agreement_threshold=EXACT)
@@ -95,7 +95,7 @@ def _role(
         "use_vllm": False, "max_steps": 1, "disable_tqdm": True,
         "use_cpu": not torch.accelerator.is_available(), **options,
     })  # fmt: skip
-    own = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 64)
+    own = TransformersEngine(policy, (tokenizer.eos_token_id,), tokenizer.pad_token_id, 64)
     engine: Engine = own if sync is None else sync.engine
     limits = (args.max_completion_length, args.temperature)
     sampler = Sampler(name, engine, tokenizer, args.seed, *limits, policy, sync)

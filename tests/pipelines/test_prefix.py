@@ -9,7 +9,7 @@ from pipeline_cases import CONFIG, learner_role, random_moe, save
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.game.referee import Referee
-from pipelines.policy.checkpoint import chat_ids
+from pipelines.policy.chat import chat_ids
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Sampling
 from pipelines.rollouts.sampler import Sampler

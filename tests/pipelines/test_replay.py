@@ -70,7 +70,7 @@ def _role(
     role = learner_role(WatchedRole, checkpoint, on_step, spec=spec, **{**batch, **options})
     if tamper is not None:
         own = role.sampler.engine
-        engine = TamperedEngine(own.policy, own.eos_id, own.pad_id, own.max_model_len)
+        engine = TamperedEngine(own.policy, own.end_ids, own.pad_id, own.max_model_len)
         role.sampler.engine, engine.tamper = engine, tamper
     return role
 

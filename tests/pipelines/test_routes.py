@@ -73,7 +73,7 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> tuple[SparringMoeForCausalL
     policy = _policy()
     directory = save(policy, tmp_path_factory.mktemp("routes") / "moe")
     table = RolloutTable(max_model_len=192, kv_cache_gib=0.1, max_num_seqs=80)
-    engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(directory, table, "float32", (TOKENIZER.eos_token_id,)))
     manifest = checkpoint_manifest(directory)
     return policy, WeightSync(engine, manifest, [_tokens(24, 0)], 1, 1e-5)
 
@@ -165,7 +165,7 @@ def _cramped_engine(directory: Path, monkeypatch: pytest.MonkeyPatch) -> VllmEng
     own = vllm.LLM
     monkeypatch.setattr(vllm, "LLM", lambda **options: own(**{**options, **cramped}))
     table = RolloutTable(max_model_len=160, kv_cache_gib=0.02, max_num_seqs=6)
-    return VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
+    return VllmEngine(EngineSpec(directory, table, "float32", (TOKENIZER.eos_token_id,)))
 
 
 @needs_vllm
@@ -198,7 +198,7 @@ def test_replay_takes_most_of_the_difference_in_bfloat16(tmp_path: Path) -> None
     policy = random_moe(TOKENIZER, num_hidden_layers=6, **sizes).to(torch.bfloat16)
     directory = save(policy, tmp_path / "moe")
     table = RolloutTable(max_model_len=64, kv_cache_gib=0.05, max_num_seqs=32)
-    engine = VllmEngine(EngineSpec(directory, table, "bfloat16", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(directory, table, "bfloat16", (TOKENIZER.eos_token_id,)))
     prompts = [_tokens(12, seed) for seed in range(32)]
     drawn = engine.generate(prompts, Sampling(32, routes=True), list(range(32)))
     assert 0.7 < _agreement(policy, prompts, drawn) < 0.95
@@ -239,13 +239,13 @@ def test_arrays_survive_their_packing(dtype: type) -> None:
 def test_a_dense_model_has_no_routes(tmp_path: Path) -> None:
     directory = save(random_llama(TOKENIZER), tmp_path / "dense")
     table = RolloutTable(max_model_len=64, kv_cache_gib=0.02, max_num_seqs=4, routing_replay=False)
-    engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(directory, table, "float32", (TOKENIZER.eos_token_id,)))
     assert [c.routes for c in engine.generate([[5, 9]], SAMPLING, [1])] == [None]
 
 
 def test_transformers_generation_tells_the_same() -> None:
     policy = _policy()
-    engine = TransformersEngine(policy, TOKENIZER.eos_token_id, TOKENIZER.pad_token_id, 96)
+    engine = TransformersEngine(policy, (TOKENIZER.eos_token_id,), TOKENIZER.pad_token_id, 96)
     prompts = [_tokens(length, length) for length in (7, 1, 20, 12)]
     drawn = engine.generate(prompts, SAMPLING, [1, 2, 3, 4])
     assert _agreement(policy, prompts, drawn) >= AGREEMENT
@@ -279,7 +279,7 @@ def test_vllm_returns_the_policys_own_routes(tmp_path: Path) -> None:
     policy = _policy()
     directory = save(policy, tmp_path / "moe")
     table = RolloutTable(max_model_len=128, kv_cache_gib=1, max_num_seqs=4, routing_replay=True)
-    engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(directory, table, "float32", (TOKENIZER.eos_token_id,)))
     prompts = [_tokens(length, length) for length in (7, 1, 20, 12)]
     drawn = engine.generate(prompts, SAMPLING, [1, 2, 3, 4])
     assert _agreement(policy, prompts, drawn) >= AGREEMENT

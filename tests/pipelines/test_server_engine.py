@@ -91,7 +91,7 @@ class Servers:
 
 
 def _spec(directory: Path, settings: RolloutTable) -> EngineSpec:
-    return EngineSpec(directory, settings, "float32", TOKENIZER.eos_token_id)
+    return EngineSpec(directory, settings, "float32", (TOKENIZER.eos_token_id,))
 
 
 @pytest.fixture(scope="module")

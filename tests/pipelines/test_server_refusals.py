@@ -37,7 +37,7 @@ QUICK = RolloutTable(
 
 
 def _engine(server: Server, tmp_path: Path) -> ServerEngine:
-    spec = EngineSpec(tmp_path, server.settings, "float32", character_tokenizer().eos_token_id)
+    spec = EngineSpec(tmp_path, server.settings, "float32", (character_tokenizer().eos_token_id,))
     return ServerEngine(spec, [server], tmp_path)
 
 

@@ -63,7 +63,7 @@ def test_its_policy_sends_what_the_manifest_names(stock: Path, tmp_path: Path) -
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_vllm_serves_it_and_agrees_before_and_after_a_sync(stock: Path) -> None:
     policy = load_policy(str(stock), RoleTable()).eval()
-    engine = VllmEngine(EngineSpec(stock, TABLE, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(stock, TABLE, "float32", (TOKENIZER.eos_token_id,)))
     before = policy_logprobs(policy, PROBES)
     assert largest_difference(before, engine.score(PROBES))[0] <= EXACT
     sync = WeightSync(engine, checkpoint_manifest(stock), PROBES, 1, agreement_threshold=EXACT)

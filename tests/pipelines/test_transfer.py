@@ -76,7 +76,7 @@ def test_a_folder_is_used_where_it_can_be_shared(tmp_path: Path) -> None:
     def broadcasts(url: str, **options: object) -> bool:
         table = RolloutTable(placement="server", **options)
         return ServerEngine(
-            EngineSpec(tmp_path, table, "float32", 1), [find_server(url, table)], tmp_path
+            EngineSpec(tmp_path, table, "float32", (1,)), [find_server(url, table)], tmp_path
         ).handover.broadcasts
 
     assert not broadcasts("http://127.0.0.1:8000")

@@ -159,7 +159,7 @@ class SharedServer:
     def engine(self, folder: Path, **options: object) -> ServerEngine:
         """An engine of its own on the server, which does not end with it."""
         table = SHARED.model_copy(update=options)
-        spec = EngineSpec(self.directory, table, "float32", character_tokenizer().eos_token_id)
+        spec = EngineSpec(self.directory, table, "float32", (character_tokenizer().eos_token_id,))
         engine = ServerEngine(spec, [find_server(str(self.process.socket), table)], folder)
         engine.await_ready(checkpoint_manifest(self.directory))
         return engine
@@ -169,7 +169,7 @@ def start_shared_server(folder: Path) -> SharedServer:
     """Start the server; whoever makes an engine on it waits for it."""
     tokenizer = character_tokenizer()
     directory = save(random_moe(tokenizer), folder / "moe")
-    spec = EngineSpec(directory, SHARED, "float32", tokenizer.eos_token_id)
+    spec = EngineSpec(directory, SHARED, "float32", (tokenizer.eos_token_id,))
     process = ServerProcess(
         directory, {**spec.options, **CRAMPED}, spec.attention.environment, folder, "shared"
     )
@@ -205,7 +205,7 @@ def learner_role(
     policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if engine is None:
-        engine = TransformersEngine(policy, tokenizer.eos_token_id, tokenizer.pad_token_id, 96)
+        engine = TransformersEngine(policy, (tokenizer.eos_token_id,), tokenizer.pad_token_id, 96)
     limits = (config.max_completion_length, config.temperature)
     sampler = Sampler(
         "learner", engine, tokenizer, config.seed, *limits, policy, sync,

@@ -59,7 +59,7 @@ def start_engine(placement: str, directory: Path, accelerator: Accelerator) -> S
         placement=placement, max_model_len=64, kv_cache_gib=0.05, max_num_seqs=8,
         request_timeout_seconds=200,
     )  # fmt: skip
-    spec = EngineSpec(directory, settings, "float32", TOKENIZER.eos_token_id)
+    spec = EngineSpec(directory, settings, "float32", (TOKENIZER.eos_token_id,))
     if placement == "colocated":
         return VllmEngine(spec)
     place = accelerator.process_index, accelerator.num_processes

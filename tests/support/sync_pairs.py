@@ -53,7 +53,7 @@ class Pair:
 
 def start_pair(policy: Policy, directory: Path, table: RolloutTable = ROLLOUT) -> Pair:
     save(policy, directory)
-    engine = VllmEngine(EngineSpec(directory, table, "float32", TOKENIZER.eos_token_id))
+    engine = VllmEngine(EngineSpec(directory, table, "float32", (TOKENIZER.eos_token_id,)))
     manifest = checkpoint_manifest(directory)
     return Pair(policy, WeightSync(engine, manifest, PROBES, 1, EXACT))
 

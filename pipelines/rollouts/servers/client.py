@@ -108,7 +108,12 @@ class ServerClient:
         return results
 
     def generate(
-        self, prompt: Sequence[int], sampling: Sampling, seed: int, eos_id: int, timeout: float
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        seed: int,
+        end_ids: Sequence[int],
+        timeout: float,
     ) -> tuple[Completion, Finished]:
         """Sample one completion; returns beside it what its routes are asked for by."""
         params = {
@@ -117,7 +122,7 @@ class ServerClient:
             "seed": seed,
             "logprobs": 0,
             "detokenize": False,
-            "stop_token_ids": [eos_id],
+            "stop_token_ids": list(end_ids),
         }
         body = {"token_ids": list(prompt), "sampling_params": params}
         answer = self.post("/inference/v1/generate", body, timeout)

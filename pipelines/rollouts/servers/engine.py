@@ -65,7 +65,7 @@ class ServerEngine:
             prompts,
             sampling,
             seeds,
-            self.spec.eos_id,
+            self.spec.end_ids,
             self.settings.request_timeout_seconds,
             self.spec.route_source if sampling.routes else None,
         )

@@ -53,14 +53,14 @@ class GenerateJob(Job[Answered]):
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
     seeds: Sequence[int]
-    eos_id: int
+    end_ids: Sequence[int]
     timeout_seconds: float
     source: RouteSource | None
 
     def ask(self, server: Server, index: int) -> Answered:
         prompt, seed = self.prompts[index], self.seeds[index]
         return server.client.generate(
-            prompt, self.sampling, seed, self.eos_id, self.timeout_seconds
+            prompt, self.sampling, seed, self.end_ids, self.timeout_seconds
         )
 
     def begin(self, server: Server) -> None:

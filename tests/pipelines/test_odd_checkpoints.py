@@ -1,0 +1,80 @@
+"""Checkpoints that loaders read though they hold more than they must, or are cut into shards."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_cases import random_llama, save
+from safetensors.torch import load_file, save_file
+
+from pipelines.errors import UserError
+from pipelines.policy.checkpoint import check_checkpoint, load_policy, load_tokenizer
+from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
+from pipelines.policy.tensors import policy_fingerprints
+from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.settings.tables import RoleTable
+
+EMBEDDINGS = "model.embed_tokens.weight"
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def tied(tmp_path: Path) -> Path:
+    """A checkpoint whose embeddings are its head."""
+    return save(random_llama(character_tokenizer()), tmp_path / "tied")
+
+
+def rewrite(folder: Path, **more: torch.Tensor) -> None:
+    file = folder / "model.safetensors"
+    save_file(load_file(file) | more, file, {"format": "pt"})
+
+
+def difference(folder: Path) -> str:
+    """What the first sync of a run would find, once the start has let the checkpoint pass."""
+    check_checkpoint("learner.model", str(folder))
+    policy = load_policy(str(folder), RoleTable())
+    return manifest_difference(policy_fingerprints(policy)[1], checkpoint_manifest(folder))
+
+
+def test_a_tied_checkpoint_may_hold_its_head_too(tied: Path) -> None:
+    head = load_file(tied / "model.safetensors")[EMBEDDINGS]
+    rewrite(tied, **{"lm_head.weight": head.clone()})
+    assert difference(tied) == ""
+    rewrite(tied, **{"lm_head.weight": head + 1})
+    with pytest.raises(UserError, match="set tie_word_embeddings to false there"):
+        difference(tied)
+    config = json.loads((tied / "config.json").read_text())
+    (tied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    assert difference(tied) == ""
+
+
+def test_buffers_that_follow_from_the_config_are_passed_over(tied: Path) -> None:
+    rewrite(tied, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)})
+    assert difference(tied) == ""
+
+
+def test_only_the_shards_of_the_index_count(tmp_path: Path, tied: Path) -> None:
+    model = random_llama(character_tokenizer())
+    model.save_pretrained(tmp_path / "cut", max_shard_size="40KB")
+    character_tokenizer().save_pretrained(tmp_path / "cut")
+    assert len(list((tmp_path / "cut").glob("model-*.safetensors"))) > 1
+    assert checkpoint_manifest(tmp_path / "cut") == checkpoint_manifest(tied)
+    save_file(
+        {"tok_embeddings.weight": torch.ones(2, 2)}, tmp_path / "cut/consolidated.safetensors"
+    )
+    assert difference(tmp_path / "cut") == ""
+    first = min((tmp_path / "cut").glob("model-*.safetensors"))
+    first.unlink()
+    with pytest.raises(UserError, match=f"names {first.name}, which is missing"):
+        checkpoint_manifest(tmp_path / "cut")
+    (tmp_path / "cut" / INDEX).write_text("{}")
+    with pytest.raises(UserError, match="has no weight_map"):
+        checkpoint_manifest(tmp_path / "cut")
+
+
+def test_a_tokenizer_without_a_pad_token_gets_its_end_token(tied: Path) -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tied)
+    assert load_tokenizer(str(tied)).pad_token_id == tokenizer.eos_token_id
