@@ -26,6 +26,7 @@ from data.json_table import read_table
 from data.records import Record, seal
 
 STATE_FILE = "generate.json"
+_WORDING = {"tasks.answer_in": "any", "tasks.prompt_template": "", "learner.system_prompt": ""}
 SURPLUS = "surplus: enough were accepted before it"
 
 
@@ -133,12 +134,18 @@ class Reader:
     Attributes:
         dialect: how solutions are written; "" where nothing says.
         timeout_seconds: the verifiers' deadline they were made with.
+        answer_in: where a free solution's answer is read.
+        prompt_template: the wording of problems; "" where it is the dialect's own.
+        system_prompt: the learner's; "" for none.
     """
 
     path: Path
     corpora: tuple[Corpus, ...]
     dialect: str
     timeout_seconds: float
+    answer_in: str = "any"
+    prompt_template: str = ""
+    system_prompt: str = ""
 
     def records(self, accepted: bool | None = None) -> Iterator[Record]:
         """Yield the accepted records, then the rejected ones, or one kind of them."""
@@ -180,10 +187,10 @@ def open_records(path: Path, dialect: str = "") -> Reader:
         corpora += [Corpus(path / "corpus")]
     if not any(corpus.rounds() for corpus in corpora):
         raise UserError(f"{path} holds no records: give a folder of round_*.parquet shards")
-    seconds = tables.get("rewards.timeout_seconds", 5.0)
-    return Reader(
-        path, tuple(corpora), dialect or str(tables.get("tasks.dialect", "")), float(str(seconds))
-    )
+    dialect = dialect or str(tables.get("tasks.dialect", ""))
+    seconds = float(str(tables.get("rewards.timeout_seconds", 5.0)))
+    wording = (str(tables.get(key, usual)) for key, usual in _WORDING.items())
+    return Reader(path, tuple(corpora), dialect, seconds, *wording)
 
 
 def flat_arguments(tables: Mapping[str, object]) -> dict[str, object]:

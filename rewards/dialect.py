@@ -26,12 +26,19 @@ _DIALECTS: dict[str, Dialect] = {
 }
 
 
-def dialect(name: str) -> Dialect:
+def dialect(name: str, answer_in: str = "any", template: str = "") -> Dialect:
     """The dialect called `name`.
 
+    Args:
+        name: "chain", "tagged" or "free".
+        answer_in: where a free solution's answer is read (`rewards.free.PLACES`).
+        template: a problem's wording in place of the dialect's own; chain has none.
+
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or no such place.
     """
     if name not in _DIALECTS:
         raise UserError(unknown_name("dialect", name, _DIALECTS))
-    return _DIALECTS[name]
+    if name == "free":
+        return FreeDialect(answer_in, template)
+    return TaggedDialect(template) if name == "tagged" else _DIALECTS[name]

@@ -20,6 +20,7 @@ from rewards.arithmetic import equations_of_steps
 from rewards.mistakes import OTHER
 from rewards.solution import Solution, Step
 
+QUESTION = "{question}"  # its place in a template
 _INSTRUCTION = """\
 Reason in numbered steps, one step a line, then give only the final answer. Use exactly this form:
 <think>
@@ -37,14 +38,21 @@ FAR = 9  # a number that is so much further on is no step's: a year, a result
 
 
 class TaggedDialect:
-    """`<think>` with numbered steps, then `<answer>` (module docstring)."""
+    """`<think>` with numbered steps, then `<answer>` (module docstring).
+
+    Args:
+        template: the problem's wording, with `{question}`; empty takes the dialect's own.
+    """
 
     name = "tagged"
     conversational = True
 
+    def __init__(self, template: str = "") -> None:
+        self.template = template or f"{QUESTION}\n\n{_INSTRUCTION}"
+
     def render_problem(self, task: Task) -> str:
         """Write the question and the form of the reply."""
-        return f"{self.shown(task.question)}\n\n{_INSTRUCTION}"
+        return self.template.replace(QUESTION, self.shown(task.question))
 
     def shown(self, question: str) -> str:
         """The question itself; what is said of the form is the same for all."""

@@ -21,6 +21,7 @@ from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Player, Sample, Scored, StepSignal
 from rewards.functions import OwnReward
+from rewards.shaping import overlength, readable
 from rewards.solution import Solution
 
 _LINE = re.compile(r"\s*[^\n]*")
@@ -120,7 +121,8 @@ class LearnerBlock:
         pointings = self._point(attempts)
         own = self.referee.verifiers.own_rewards([(a.task, a.solution) for a in attempts])
         self.failures += [one.failure for one in own if one.failure]
-        rewards = [self._reward(*pair) for pair in zip(attempts, own, strict=True)]
+        outcomes = self._outcomes(attempts)
+        rewards = [self._reward(*one) for one in zip(attempts, outcomes, own, strict=True)]
         shuffled = self.referee.settings.rewards.shuffled
         if shuffled:
             self._rng.shuffle(rewards)
@@ -135,12 +137,35 @@ class LearnerBlock:
             for (a, _, _, p, reward), said in zip(found, own, strict=True)
         ]
 
-    def _reward(self, attempt: Attempt, own: OwnReward) -> float | None:
-        """The rule's outcome and what the user adds; None where either says nothing."""
-        outcome = attempt.verdict.reward
+    def _outcomes(self, attempts: Sequence[Attempt]) -> list[float | None]:
+        """What the verifier pays, where form is paid apart for malformed solutions too."""
+        outcomes = [attempt.verdict.reward for attempt in attempts]
+        if not self._pays_form:
+            return outcomes
+        read = {i: readable(one.solution) for i, one in enumerate(attempts)}
+        loose = {i: one for i, one in read.items() if one is not attempts[i].solution}
+        verdicts = self.referee.verifiers.verify_all([(attempts[i].task, loose[i]) for i in loose])
+        for place, verdict in zip(loose, verdicts, strict=True):
+            outcomes[place] = verdict.reward
+        return outcomes
+
+    @property
+    def _pays_form(self) -> bool:
+        """Whether form is rewarded by itself, and bad form is no failure of the whole."""
+        return (
+            self.referee.settings.rewards.format_weight > 0 and self.referee.dialect.conversational
+        )
+
+    def _reward(self, attempt: Attempt, outcome: float | None, own: OwnReward) -> float | None:
+        """The outcome, form, length and what the user adds; None where a judge says nothing."""
         if outcome is None or own.value is None:
             return None
-        return self.referee.settings.rewards.outcome_weight * outcome + own.value
+        table, limit = self.referee.settings.rewards, self.referee.settings.learner
+        too_long = overlength(
+            attempt.num_tokens, limit.max_completion_length, table.length_allowance
+        )
+        form = table.format_weight * attempt.solution.well_formed
+        return table.outcome_weight * outcome + form - table.length_penalty * too_long + own.value
 
     def _attempts(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Attempt]:
         starts = [self.starts[index] for index in indices]
@@ -241,7 +266,7 @@ class LearnerBlock:
         if not (pays and table.credit and attempt.verdict.counted) or table.source == "none":
             return None
         if not attempt.solution.well_formed:
-            if self.referee.dialect.conversational:
+            if self._pays_form or self.referee.dialect.conversational:
                 return None  # prose may go wrong anywhere: it stays a failure like any other
             return broken_off(attempt.solution, given)
         if pointing is None or not pointing.counts:

@@ -16,7 +16,7 @@ from data.records import Task
 from pipelines.game.bout import Bout, CheckedCritique, CritiqueItem
 from pipelines.rollouts.sample import Prompt, Respondent, Sample
 from pipelines.settings.reward_table import RewardTable
-from pipelines.settings.tables import Settings
+from pipelines.settings.tables import RoleTable, Settings
 from rewards.dialect import Dialect, dialect
 from rewards.solution import Solution, first_bad_step
 from rewards.verdict import Verdict
@@ -26,6 +26,11 @@ from rewards.verifiers import Verifiers
 def verifiers_of(table: RewardTable) -> Verifiers:
     """The verifiers and the user's own rewards as configured; close them."""
     return Verifiers(table.timeout_seconds, table.workers, table.functions, table.judge)
+
+
+def _system(role: RoleTable) -> list[dict[str, str]]:
+    """The system's turn, where the role has one."""
+    return [{"role": "system", "content": role.system_prompt}] if role.system_prompt else []
 
 
 class Referee:
@@ -41,7 +46,8 @@ class Referee:
 
     def __init__(self, settings: Settings, verifiers: Verifiers) -> None:
         self.settings, self.verifiers, self.num_too_long = settings, verifiers, 0
-        self.dialect: Dialect = dialect(settings.tasks.dialect)
+        tasks = settings.tasks
+        self.dialect: Dialect = dialect(tasks.dialect, tasks.answer_in, tasks.prompt_template)
         self.critiques: CritiqueDialect = critique_dialect(settings.tasks.dialect)
 
     # -- prompts --------------------------------------------------------------------------------
@@ -64,7 +70,7 @@ class Referee:
                 {"role": "assistant", "content": example.reply},
             ]
         begun = [{"role": "assistant", "content": prefix}] if prefix else []
-        return turns + asked + begun
+        return _system(self.settings.learner) + turns + asked + begun
 
     def leaves_room(self, prompt_length: int) -> bool:
         """Whether the context holds a prompt of so many tokens and the learner's longest reply."""
@@ -74,7 +80,8 @@ class Referee:
     def critique_prompt(self, task: Task, solution: Solution) -> Prompt:
         """The critic's prompt for one solution."""
         problem = self.dialect.render_problem(task)
-        return self._as_prompt(self.critiques.render_prompt(problem, solution.text))
+        asked = self._as_prompt(self.critiques.render_prompt(problem, solution.text))
+        return asked if isinstance(asked, str) else _system(self.settings.critic) + asked
 
     def _as_prompt(self, text: str) -> Prompt:
         """Text as the dialect's models take it: bare, or one user message."""

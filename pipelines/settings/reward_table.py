@@ -54,6 +54,27 @@ class RewardTable(Table):
         description="The least share of planted wrong answers that a verifier must judge wrong in "
         "its proof; below it the run is refused.",
     )
+    format_weight: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="What a well-formed solution earns besides. Above 0 a malformed one is paid "
+        "for its answer, where that can be read, instead of earning nothing.",
+    )
+    length_penalty: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="What a completion of `max_completion_length` tokens loses; a shorter one "
+        "loses less, and none that is within `length_allowance`.",
+    )
+    length_allowance: float = Field(
+        default=0.8,
+        ge=0,
+        lt=1,
+        description="The share of `max_completion_length` that a completion may have without any "
+        "`length_penalty`; 0 makes every token cost alike.",
+    )
     workers: int = Field(
         default=4,
         ge=1,

@@ -126,6 +126,10 @@ class RoleTable(Table):
         gt=0,
         description="The temperature that training samples are drawn at; 1 is the policy itself.",
     )
+    system_prompt: str = Field(
+        default="",
+        description="What every conversation with this role begins with, as the system's turn.",
+    )
     router_bias_rate: float = Field(
         default=0.0,
         ge=0,
@@ -275,10 +279,16 @@ class Settings(Table):
         return self
 
     @model_validator(mode="after")
-    def _check_examples(self) -> "Settings":
-        if self.tasks.examples and self.tasks.dialect == "chain":
+    def _check_turns(self) -> "Settings":
+        turns = {
+            "tasks.examples": self.tasks.examples,
+            "learner.system_prompt": self.learner.system_prompt,
+            "critic.system_prompt": self.critic.system_prompt,
+        }
+        given = [name for name, value in turns.items() if value]
+        if given and self.tasks.dialect == "chain":
             raise ValueError(
-                f"tasks.examples are turns of a conversation, which the {self.tasks.dialect} "
+                f"{' and '.join(given)}: turns of a conversation, which the {self.tasks.dialect} "
                 "dialect does not have: remove them"
             )
         return self

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from data.gold import check_pattern
 from data.verifier_parameters import check_parameters
@@ -145,6 +145,17 @@ class TaskTable(SourceTable):
         'a boxed answer is "free", numbered steps in tags are "tagged". "chain" is for the sums '
         "and products of tiny models.",
     )
+    answer_in: Literal["any", "boxed", "tag", "hashes", "last_number"] = Field(
+        default="any",
+        description="Where the free dialect reads the final answer: `\\boxed{}`, `<answer>`, after "
+        '`####`, or the last number; "any" takes the first of the first three, or what follows '
+        '"the answer is". A problem asks for it there.',
+    )
+    prompt_template: str = Field(
+        default="",
+        description="Your own wording of a problem, with `{question}` where the question goes, in "
+        "place of the dialect's; it must say itself how to answer. The chain dialect has none.",
+    )
     examples: tuple[Example, ...] = Field(
         default=(),
         description="Worked replies that precede every problem as earlier turns; the chain "
@@ -170,4 +181,18 @@ class TaskTable(SourceTable):
         """The same dialect and examples for a file of JSON lines: one of these, or a plain one."""
         part = self.part_of(file) or SourceTable(source="jsonl", path=str(file))
         table = {name: getattr(part, name) for name in SourceTable.model_fields}
-        return TaskTable(dialect=self.dialect, examples=self.examples, **table)
+        own = set(TaskTable.model_fields) - set(SourceTable.model_fields) - {"mixture"}
+        return TaskTable(**{name: getattr(self, name) for name in own}, **table)
+
+    @model_validator(mode="after")
+    def _check_wording(self) -> "TaskTable":
+        if self.answer_in != "any" and self.dialect != "free":
+            raise ValueError(
+                f'tasks.answer_in is for tasks.dialect = "free"; the {self.dialect} dialect has '
+                "one place for an answer: change one of them"
+            )
+        if self.prompt_template and self.dialect == "chain":
+            raise ValueError("tasks.prompt_template: the chain dialect has one wording: remove it")
+        if self.prompt_template and "{question}" not in self.prompt_template:
+            raise ValueError("tasks.prompt_template must say where the {question} goes")
+        return self

@@ -20,7 +20,7 @@ from data.dataset_folder import Reader
 from data.errors import unknown_name
 from data.records import Record
 from pipelines.errors import UserError
-from pipelines.synthesis.rebuild import critique_verdict, read_solution, task_of
+from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution, task_of
 from rewards.dialect import dialect
 
 Row = dict[str, object]
@@ -74,7 +74,7 @@ def dpo_rows(reader: Reader) -> Iterator[Row]:
 
 def critic_rows(reader: Reader) -> Iterator[Row]:
     """Distinct well-formed solutions with a verdict; the completion is a critique that agrees."""
-    parser, judge = dialect(reader.dialect), critique_dialect(reader.dialect)
+    parser, judge = dialect_of(reader), critique_dialect(reader.dialect)
     seen = set[str]()
     for record in reader.records():
         solution = read_solution(record, parser)
@@ -118,7 +118,10 @@ FORMATS: dict[str, Callable[[Reader], Iterator[Row]]] = {
 
 
 def _problem(reader: Reader, record: Record) -> object:
-    return _said(reader, "user", dialect(reader.dialect).render_problem(task_of(record)))
+    asked = _said(reader, "user", dialect_of(reader).render_problem(task_of(record)))
+    if isinstance(asked, list) and reader.system_prompt:
+        return [{"role": "system", "content": reader.system_prompt}, *asked]
+    return asked
 
 
 def _answer(reader: Reader, text: str) -> object:

@@ -286,8 +286,8 @@ def _arguments(request: Request, origin: Origin) -> dict[str, object]:
         mode="json",
         include={
             "tasks": True, "rollout": True, "rewards": {"timeout_seconds"},
-            "learner": {"dtype", "max_completion_length", "temperature"},
-            "critic": {"dtype", "max_completion_length", "temperature"},
+            "learner": {"dtype", "max_completion_length", "temperature", "system_prompt"},
+            "critic": {"dtype", "max_completion_length", "temperature", "system_prompt"},
             "evaluate": {"num_tasks", "num_probe_tasks", "num_audit_tasks"},
         },
     )  # fmt: skip
@@ -295,6 +295,8 @@ def _arguments(request: Request, origin: Origin) -> dict[str, object]:
         "num": request.num, "split": request.split, "seed": request.seed, "group": request.group,
         "batch": request.batch, "criticised": request.criticise,
     }  # fmt: skip
+    for name, role in (("learner", origin.settings.learner), ("critic", origin.settings.critic)):
+        tables[name]["chat_template_kwargs"] = role.chat_template_kwargs
     return flat_arguments(asked | tables)
 
 

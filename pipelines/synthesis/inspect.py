@@ -12,8 +12,7 @@ import numpy as np
 from data.dataset_folder import SURPLUS, Reader
 from data.records import Record, record_row
 from pipelines.errors import UserError
-from pipelines.synthesis.rebuild import critique_verdict, read_solution
-from rewards.dialect import dialect
+from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution
 
 
 def shown_records(reader: Reader, num: int, rejected: bool) -> list[dict[str, object]]:
@@ -68,17 +67,18 @@ def statistics(reader: Reader) -> dict[str, object]:
         "splits": dict(Counter(str(r.split) for r in records)),
         "label_sources": dict(Counter(str(r.label_source) for r in records)),
         "learner_weights": sorted({record.learner_hash for record in records}),
-        "critic": critic_agreement(records, reader.dialect) if reader.dialect else None,
+        "critic": critic_agreement(records, reader) if reader.dialect else None,
     }  # fmt: skip
 
 
-def critic_agreement(records: Iterable[Record], name: str) -> dict[str, object]:
+def critic_agreement(records: Iterable[Record], reader: Reader) -> dict[str, object]:
     """How often the critiques' verdicts are the verifier's, over the solutions it could judge."""
     counts: Counter[tuple[str, bool]] = Counter()
+    parser, name = dialect_of(reader), reader.dialect
     for record in records:
         if record.verdict_outcome not in ("correct", "incorrect"):
             continue
-        solution = read_solution(record, dialect(name))
+        solution = read_solution(record, parser)
         for note in record.critiques:
             counts[critique_verdict(note, solution, name), record.verdict_outcome == "correct"] += 1
     judged = {key: num for key, num in counts.items() if key[0] != "unparsed"}

@@ -7,11 +7,22 @@ import json
 
 from critic.critique import ParseFailure
 from critic.format import critique_dialect
+from data.dataset_folder import Reader
 from data.records import VERIFIER_NAMES, CritiqueNote, Generator, Record, Task, VerifierName
 from pipelines.errors import UserError
+from rewards.dialect import dialect
 from rewards.solution import Dialect, Solution
 
 TRUNCATED = "malformed: truncated"
+
+
+def dialect_of(reader: Reader) -> Dialect:
+    """The dialect of a reader's solutions, worded as when they were sampled.
+
+    Raises:
+        UserError: nothing says which one.
+    """
+    return dialect(reader.require_dialect(), reader.answer_in, reader.prompt_template)
 
 
 def read_solution(record: Record, parser: Dialect) -> Solution:

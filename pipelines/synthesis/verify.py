@@ -12,8 +12,7 @@ from data.records import (
     signature,
 )
 from pipelines.errors import UserError
-from pipelines.synthesis.rebuild import read_solution, task_of
-from rewards.dialect import dialect
+from pipelines.synthesis.rebuild import dialect_of, read_solution, task_of
 from rewards.solution import Dialect
 from rewards.verifiers import Verifiers
 
@@ -31,7 +30,7 @@ def verify_records(reader: Reader) -> Iterator[Difference]:
 
     A record whose verifier once timed out or failed has no verdict to repeat and is passed over.
     """
-    parser, ids = dialect(reader.require_dialect()), set[str]()
+    parser, ids = dialect_of(reader), set[str]()
     with closing(Verifiers(reader.timeout_seconds)) as verifiers:
         for record in reader.records():
             why = "its id occurs twice" if record.id in ids else ""

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from critic.critique import Critique
 from critic.format import critique_dialect
+from data.errors import UserError
 from rewards.dialect import dialect
-from rewards.free import final_answer
+from rewards.free import PLACES, final_answer
 
 FREE = dialect("free")
 REPLIES = [  # of Qwen, Llama, Gemma, Phi, GLM, DeepSeek distills and SmolLM2, as such models write
@@ -59,6 +60,51 @@ def test_a_natural_reply_is_well_formed(text: str, answer: str, num_steps: int) 
 def test_what_gives_no_answer_is_malformed(text: str, truncated: bool, defect: str) -> None:
     found = FREE.parse_solution(text, truncated=truncated)
     assert found.defect == defect and found.answer is None
+
+
+EVERYWHERE = "First \\boxed{1}.\n#### 2\nThe answer is 3.\n<answer>4</answer>\nThat took 5 steps."
+
+
+@pytest.mark.parametrize(
+    ("answer_in", "text", "answer"),
+    [
+        ("boxed", EVERYWHERE, "1"),
+        ("hashes", EVERYWHERE, "2"),
+        ("any", EVERYWHERE, "4"),
+        ("tag", EVERYWHERE, "4"),
+        ("last_number", EVERYWHERE, "5"),
+        ("boxed", "<answer>4</answer>", None),
+        ("tag", "It is \\boxed{4}.", None),
+        ("hashes", "The answer is 4.", None),
+        ("last_number", "I do not know.", None),
+        ("last_number", "<think>\n4 + 1 = 5\n</think>\nIt costs $1,234.50.", "1,234.50"),
+        ("last_number", "so x = -7", "-7"),
+        ("last_number", "x-7", "7"),
+        ("last_number", "between 3 and 4, or 3/4 of it.", "3/4"),
+        ("last_number", "12%", "12"),
+        ("last_number", "<think>\nIt is 12.\n</think>\nDone.", "12"),
+    ],
+)
+def test_the_answer_is_read_where_the_settings_say(
+    answer_in: str, text: str, answer: str | None
+) -> None:
+    found = dialect("free", answer_in).parse_solution(text, truncated=False)
+    assert found.answer == answer and found.well_formed == (answer is not None)
+
+
+@pytest.mark.parametrize("answer_in", PLACES)
+def test_a_problem_asks_for_the_answer_where_it_is_read(answer_in: str) -> None:
+    asked = dialect("free", answer_in).render_problem(TASK)
+    shown = {"tag": "<answer></answer>", "hashes": "####", "last_number": "a number"}
+    assert asked.startswith(TASK.question) and shown.get(answer_in, "\\boxed{}") in asked
+    own = dialect("free", answer_in, "Q: {question}\nUse {braces}. A:").render_problem(TASK)
+    assert own == f"Q: {TASK.question}\nUse {{braces}}. A:"
+    assert dialect("tagged", template="{question}!").render_problem(TASK) == f"{TASK.question}!"
+
+
+def test_an_unknown_place_is_refused() -> None:
+    with pytest.raises(UserError, match='did you mean "boxed"'):
+        dialect("free", "boxd")
 
 
 def test_steps_are_checked_where_they_state_arithmetic() -> None:
