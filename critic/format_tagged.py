@@ -20,6 +20,7 @@ from critic.critique import Critique, Flaw, ParseFailure, StepJudgement
 from critic.fence import fenced
 from rewards.dialect import dialect
 from rewards.solution import Solution, Step
+from rewards.thinking import after_thinking
 
 MAX_CHARS = 20_000
 MAX_FIELD_CHARS = 500
@@ -84,7 +85,7 @@ class TaggedCritique:
         """
         if truncated:
             return ParseFailure("truncated")
-        if len(text) > MAX_CHARS:
+        if len(after_thinking(text)) > MAX_CHARS:
             return ParseFailure("too_long")
         opened = [match.start() for match in _OPENED.finditer(text)]
         if not opened:

@@ -18,6 +18,7 @@ Leaves out what an answer means (`answers.py`).
 
 import itertools
 import re
+from collections.abc import Callable
 
 from data.errors import UserError, unknown_name
 from rewards.solution import Solution, Step
@@ -123,7 +124,7 @@ _INSTRUCTIONS = {
     "hashes": "End with your final answer on a line of its own, after ####.",
     "last_number": "End with your final answer, a number.",
 }
-PLACES = {
+PLACES: dict[str, tuple[Callable[[str], str | None], ...]] = {
     "any": (_tagged, _boxed, _after_hashes, _said),
     "boxed": (_boxed,),
     "tag": (_tagged,),

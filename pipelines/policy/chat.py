@@ -123,7 +123,7 @@ def _rendered(
         shown = before + _mark(number) + after if text.strip() else text
         marked.append({**turn, "content": shown})
     what = f"{tokenizer.name_or_path} cannot be prompted with a conversation"
-    with as_user_error(what, ValueError, TemplateError):
+    with as_user_error(what, ValueError, TypeError, TemplateError):
         frame = tokenizer.apply_chat_template(
             marked, add_generation_prompt=True, tokenize=False, **template
         )
@@ -171,6 +171,9 @@ def _control_tokens(
     """Where a control token begins: a special one, or one that the template writes around turns.
 
     Tags of thinking are none: the template, a question and a reply write them alike.
+
+    Args:
+        template: the tokenizer's own, with which the result is kept.
     """
     speakers = ("user", "assistant", "user"), ("system", "user")
     frame = "".join(_sample_frame(tokenizer, roles) for roles in speakers)

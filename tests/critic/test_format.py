@@ -170,6 +170,11 @@ def test_tagged_is_read_as_models_write_it(
     assert critique.p_sound == pytest.approx(p_sound)
 
 
+def test_thinking_of_any_length_may_come_before_a_critique() -> None:
+    critique = read_tagged("Is it \\boxed{1}? " * 3_000 + "</think>\n\\boxed{2}\nconfidence: 0.9")
+    assert [flaw.step for flaw in critique.flaws] == ["2"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

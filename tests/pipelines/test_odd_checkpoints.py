@@ -1,19 +1,26 @@
 """Checkpoints that loaders read though they hold more than they must, or are cut into shards."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from chat_cases import FAMILIES
 from pipeline_cases import random_llama, save
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import UserError
+from pipelines.policy.chat import declare_ends, text_ids
 from pipelines.policy.checkpoint import check_checkpoint, load_policy, load_tokenizer
 from pipelines.policy.manifest import checkpoint_manifest, manifest_difference
 from pipelines.policy.tensors import policy_fingerprints
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.settings.tables import RoleTable
+from pipelines.rollouts.engine import Sampling
+from pipelines.rollouts.spec import EngineSpec
+from pipelines.rollouts.transformers_engine import TransformersEngine
+from pipelines.rollouts.vllm_engine import VllmEngine
+from pipelines.settings.tables import RoleTable, RolloutTable
 
 EMBEDDINGS = "model.embed_tokens.weight"
 INDEX = "model.safetensors.index.json"
@@ -78,3 +85,31 @@ def test_a_tokenizer_without_a_pad_token_gets_its_end_token(tied: Path) -> None:
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tied)
     assert load_tokenizer(str(tied)).pad_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_both_engines_end_a_reply_at_every_declared_token(tmp_path: Path) -> None:
+    """And vLLM serves a tied checkpoint that holds its head, of a tokenizer without a pad token."""
+    tokenizer, greedy = FAMILIES["Gemma 3"].tokenizer(), Sampling(12, 0)
+    model = random_llama(tokenizer)
+    prompts = [text_ids(tokenizer, text) for text in ("1+1", "What", "7", "is")]
+    plain = TransformersEngine(model, (tokenizer.eos_token_id,), tokenizer.eos_token_id, 64)
+    said = plain.generate(prompts, greedy, range(4))[0].token_ids
+    model.generation_config.eos_token_id = [said[4]]
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    rewrite(tmp_path, **{"lm_head.weight": model.lm_head.weight.detach().clone()})
+    assert difference(tmp_path) == ""
+    policy, tokenizer = load_policy(str(tmp_path), RoleTable()), load_tokenizer(str(tmp_path))
+    ends = declare_ends(policy, tokenizer)
+    assert {tokenizer.convert_tokens_to_ids("<end_of_turn>"), said[4]} < set(ends)
+    ours = TransformersEngine(policy, ends, tokenizer.pad_token_id, 64)
+    table = RolloutTable(max_model_len=64, kv_cache_gib=0.05, max_num_seqs=8)
+    vllm = VllmEngine(EngineSpec(tmp_path, table, "float32", ends))
+    found = [engine.generate(prompts, greedy, range(4)) for engine in (ours, vllm)]
+    ids = [[done.token_ids for done in replies] for replies in found]
+    assert ids[0] == ids[1] and ids[0][0] == said[: said.index(said[4]) + 1]
+    for replies in found:
+        for done in replies:
+            assert done.truncated == (done.token_ids[-1] not in ends)

