@@ -126,10 +126,11 @@ def build(setting, precision, replayed, seed, steps, base, rows):  # type: ignor
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     policy = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    table = RolloutTable(max_model_len=192, kv_cache_gib=0.1, probe_threshold=5.0)
+    table = RolloutTable(max_model_len=192, kv_cache_gib=0.1)
     engine = VllmEngine(EngineSpec(base, table, "bfloat16", (tokenizer.eos_token_id,)))
     probes = [tokenizer("a3b7c9d9\na3=30\nb7=01\n")["input_ids"]]
-    sync = WeightSync(engine, checkpoint_manifest(base), probes, 20, table.probe_threshold)
+    manifest = checkpoint_manifest(base)
+    sync = WeightSync(engine, manifest, probes, 20, None, dtype=torch.bfloat16)
     args = _grpo_config(setting, precision, seed)
 
     def note(row: dict[str, object]) -> None:

@@ -32,8 +32,6 @@ STAGES = ("generate", "sync", "verify", "critique")  # the rest of a step is its
 # What proving costs beyond sending: each is a part of "sync" or comes before it.
 PROOFS = ("checksum", "coverage", "canary")
 CRITIQUE_TOKENS = 56  # the demo's
-# In bfloat16 sampler and policy round differently; far below what wrong weights cost.
-BF16_PROBE_THRESHOLD = 1.0
 
 
 @dataclass(frozen=True)
@@ -272,8 +270,6 @@ class OurSteps:
 
         asked = self.job.length + MAX_PROMPT
         options: dict[str, object] = {}
-        if self.job.variant.precision == "bf16":
-            options["probe_threshold"] = BF16_PROBE_THRESHOLD
         options["compile"] = self.job.variant.compiled
         if self.job.variant.rollouts == "vLLM server":
             options["placement"] = "server"
@@ -281,6 +277,7 @@ class OurSteps:
         return RolloutTable(max_model_len=asked + critique, **options)
 
     def _role(self, name: str, length: int) -> "RoleTrainer":
+        import torch
         from transformers import AutoModelForCausalLM
 
         import model  # noqa: F401  registers our classes
@@ -310,7 +307,8 @@ class OurSteps:
             else:
                 engine = VllmEngine(EngineSpec(folder, table, dtype, (ids.eos_token_id,)))
             probes = [ids(prompt)["input_ids"] for prompt in self.judge.prompts[:NUM_PROBES]]
-            sync = WeightSync(engine, manifest, probes, table.probe_every, table.probe_threshold)
+            often = (table.probe_every, table.probe_threshold)
+            sync = WeightSync(engine, manifest, probes, *often, dtype=getattr(torch, dtype))
         grpo = _grpo_config(self.job, self.folder, max_completion_length=length)
         limits = (length, grpo.temperature)
         sampler = Sampler(name, engine, ids, grpo.seed, *limits, policy, sync)

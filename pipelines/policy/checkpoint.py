@@ -4,6 +4,7 @@ Leaves out the names of its tensors (`policy/tensors.py`) and the checkpoints of
 optimizers (`run/checkpoints.py`).
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -34,10 +35,16 @@ LOADING = (OSError, RuntimeError, KeyError, ValueError, ImportError, SafetensorE
 
 
 def export_policy(policy: Policy, folder: Path) -> None:
-    """Save a policy as a plain checkpoint, LoRA merged, under the names that the sync sends."""
+    """Save a policy as a plain checkpoint, LoRA merged, under the names that the sync sends.
+
+    Merged weights are saved in float32, and said to be: rounded to the type of a bfloat16 base they
+    would hardly differ from it.
+    """
     if isinstance(policy, PeftModel):
-        merged = dict(policy_tensors(policy))
+        merged = {name: tensor.float() for name, tensor in policy_tensors(policy)}
         policy.get_base_model().save_pretrained(folder, state_dict=merged)
+        config = read_table(folder / "config.json") | {"dtype": "float32"}
+        write_bytes_atomic(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     else:
         policy.save_pretrained(folder)
 
@@ -181,12 +188,30 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def load_policy(path: str, role: RoleTable) -> Policy:
     """A role's model, with a fresh LoRA adapter where the configuration has one.
 
+    What is trained is in float32: in bfloat16 a step smaller than 1/256 of a weight, which is
+    nearly every step at the usual rates, would round back to the weight.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded.
+    """
+    policy = load_model(path, role.held_dtype)
+    if not role.lora:
+        return policy
+    with as_user_error(f"lora, on {path}", ValueError, TypeError, ImportError, KeyError):
+        adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
+    check_lora(adapted)
+    return adapted
+
+
+def load_model(path: str, dtype: str) -> PreTrainedModel:
+    """A whole causal language model, its weights in a type such as "float32".
+
     Raises:
         UserError: the checkpoint cannot be loaded.
     """
     with as_user_error(f"cannot load a causal language model from {path}", *LOADING):
         policy, info = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, role.dtype), output_loading_info=True
+            path, dtype=getattr(torch, dtype), output_loading_info=True
         )
     if info["missing_keys"]:
         raise UserError(
@@ -194,12 +219,7 @@ def load_policy(path: str, role: RoleTable) -> Policy:
             f"{min(info['missing_keys'])}: it is not a checkpoint of its own config.json"
         )
     _check_tied(policy, path)
-    if not role.lora:
-        return policy
-    with as_user_error(f"lora, on {path}", ValueError, TypeError, ImportError, KeyError):
-        adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
-    check_lora(adapted)
-    return adapted
+    return policy
 
 
 def _check_tied(policy: PreTrainedModel, path: str) -> None:

@@ -4,6 +4,7 @@ Leaves out the names of our own model's tensors (`model/checkpoint/naming.py`) a
 (`sync/push.py`).
 """
 
+import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer, ParamWrapper
@@ -21,6 +22,8 @@ from pipelines.policy.fingerprint import (
 from pipelines.policy.fp8 import fp8_served
 from pipelines.policy.manifest import Manifest
 from pipelines.policy.moe import moe_of
+
+CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
@@ -42,13 +45,22 @@ def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
         yield from _without_tied(policy, iter(policy.state_dict().items()))
 
 
-def served_tensors(policy: PreTrainedModel | PeftModel, fp8: bool = False) -> NamedTensors:
+def served_tensors(
+    policy: PreTrainedModel | PeftModel, fp8: bool = False, dtype: torch.dtype | None = None
+) -> NamedTensors:
     """`policy_tensors` of what an engine runs: without the multi-token layers of our model.
 
     Args:
         policy: whose.
         fp8: as a sampler in FP8 gets them.
+        dtype: the engine's type; None leaves each tensor its own.
     """
+    if dtype is not None:
+        kept = _kept_in_float32(policy)
+        for name, tensor in served_tensors(policy, fp8):
+            stays = tensor.dtype not in CASTABLE or any(part in name for part in kept)
+            yield name, tensor if stays else tensor.to(dtype)
+        return
     if fp8:
         yield from fp8_served(policy, served_tensors(policy))
         return
@@ -61,6 +73,12 @@ def served_tensors(policy: PreTrainedModel | PeftModel, fp8: bool = False) -> Na
     for name, tensor in policy_tensors(policy):
         if not name.startswith(left_out):
             yield name, tensor
+
+
+def _kept_in_float32(policy: PreTrainedModel | PeftModel) -> list[str]:
+    """Parts of the names of tensors that 16 bits would spoil: the model's own list, and scales."""
+    base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    return [*(base._keep_in_fp32_modules_strict or ()), "weight_scale_inv"]
 
 
 def check_lora(policy: PeftModel) -> None:
@@ -93,7 +111,10 @@ def _without_tied(policy: PreTrainedModel, tensors: NamedTensors) -> NamedTensor
 
 
 def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
-    """W + scale * B A per adapted layer; the base stays untouched, so nothing is rounded twice."""
+    """W + scale * B A per adapted layer, in float32; the base stays untouched.
+
+    In the type of a bfloat16 base most of a young adapter would round away.
+    """
     adapted = {
         unwrapped_name(f"{name}.{_adapted_parameter(module)}"): module
         for name, module in base.named_modules()
@@ -102,10 +123,22 @@ def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:
     for wrapped, tensor in base.state_dict().items():
         name = unwrapped_name(wrapped)
         if name in adapted:
-            delta = adapted[name].get_delta_weight(adapter)
-            yield name, tensor + delta.to(tensor.dtype)
+            yield name, _merged(adapted[name], tensor, adapter)
         elif ".lora_" not in name:
             yield name, tensor
+
+
+def _merged(layer: LoraLayer, weight: torch.Tensor, adapter: str) -> torch.Tensor:
+    """W + scale * B A of one layer, float32."""
+    whole = weight.float()
+    if not isinstance(layer, ParamWrapper):
+        return whole + layer.get_delta_weight(adapter).float()
+    parameter = layer.get_param()  # in whose type PEFT gives the product
+    kept, parameter.data = parameter.data, whole
+    try:
+        return whole + layer.get_delta_weight(adapter)
+    finally:
+        parameter.data = kept
 
 
 def unwrapped_name(name: str) -> str:
@@ -117,13 +150,13 @@ def _adapted_parameter(layer: LoraLayer) -> str:
     return layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
 
 
-def weights_hash(policy: PreTrainedModel | PeftModel) -> str:
+def weights_hash(policy: PreTrainedModel | PeftModel, dtype: torch.dtype | None = None) -> str:
     """One hash over names and fingerprints of every tensor that a sync of the policy sends, hex."""
-    return fingerprints_hash(policy_fingerprints(policy)[0])
+    return fingerprints_hash(policy_fingerprints(policy, dtype=dtype)[0])
 
 
 def policy_fingerprints(
-    policy: PreTrainedModel | PeftModel, fp8: bool = False
+    policy: PreTrainedModel | PeftModel, fp8: bool = False, dtype: torch.dtype | None = None
 ) -> tuple[Fingerprints, Manifest]:
     """Fingerprint and shape of every tensor that a sync sends, by name; see `served_tensors`.
 
@@ -132,7 +165,7 @@ def policy_fingerprints(
     """
     fingerprints: Fingerprints = {}
     shapes: Manifest = {}
-    for name, tensor in served_tensors(policy, fp8):
+    for name, tensor in served_tensors(policy, fp8, dtype):
         if name in shapes:
             raise UnprovenSyncError(f"tensor {name} was sent twice")
         if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.isfinite().all():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
@@ -176,7 +177,7 @@ def _engine(
     """
     if settings.rollout.engine != "vllm":
         return None
-    spec = EngineSpec(Path(path), settings.rollout, role.dtype, ends)
+    spec = EngineSpec(Path(path), settings.rollout, role.served_dtype, ends)
     if settings.rollout.placement == "colocated":
         return VllmEngine(spec)
     rank, world_size = int(os.environ.get("RANK", "0")), settings.run.num_processes
@@ -205,7 +206,8 @@ def _sampler(
             synced.await_ready(manifest)
         synced.score(sequences[:1])  # an engine's first pass generates code: no part of any sync
         often = (table.probe_every, table.probe_threshold)
-        sync = WeightSync(synced, manifest, sequences, *often, table.precision == "fp8")
+        dtype, fp8 = getattr(torch, role.served_dtype), table.precision == "fp8"
+        sync = WeightSync(synced, manifest, sequences, *often, fp8, dtype)
     limits = (role.max_completion_length, role.temperature)
     return Sampler(
         name, engine, tokenizer, settings.run.seed, *limits, policy, sync,
@@ -251,7 +253,8 @@ def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
     }
     # A proper reward stays proper only while no group's standard deviation divides it.
     proper = {"scale_rewards": "none"} if isinstance(role, CriticTable) else {}
-    config = trainer_options(f"{name}.grpo", GRPOConfig, proper | role.grpo, owned)
+    table = proper | role.grpo | role.autocast
+    config = trainer_options(f"{name}.grpo", GRPOConfig, table, owned)
     local = config.per_device_train_batch_size * config.steps_per_generation
     if local % config.num_generations:
         raise UserError(

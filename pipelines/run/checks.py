@@ -43,6 +43,12 @@ def check_settings(settings: Settings) -> None:
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
         check_library_table(f"{name}.grpo", role.grpo, GRPOConfig, GRPO_OWNED, GRPO_CHOICES)
         check_library_table(f"{name}.lora", role.lora, LoraConfig)
+    if settings.learner.autocast != settings.critic.autocast:
+        raise UserError(
+            f"learner and critic train in one process and in one precision, which are "
+            f"{settings.learner.autocast} and {settings.critic.autocast}: set bf16 in "
+            "learner.grpo and critic.grpo alike (it follows each dtype where it is not set)"
+        )
     if settings.rollout.engine == "vllm":
         require_vllm()
     if settings.critic.auditor:

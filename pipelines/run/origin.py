@@ -22,7 +22,7 @@ from pipelines.policy.checkpoint import (
     check_checkpoint,
     check_tokenizer,
     check_vocabulary,
-    load_policy,
+    load_model,
     load_tokenizer,
     local_folder,
     role_path,
@@ -138,7 +138,8 @@ def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sa
     learner = _sampler("learner", served, settings.learner, seed)
     if origin.critic is None:
         return learner, None
-    if (origin.critic, settings.critic.dtype) != (origin.learner, settings.learner.dtype):
+    types = settings.critic.served_dtype, settings.learner.served_dtype
+    if origin.critic != origin.learner or types[0] != types[1]:
         served = _serve(origin.critic, settings.critic, settings.rollout, scratch / "critic")
     return learner, _sampler("critic", served, settings.critic, seed)
 
@@ -189,18 +190,18 @@ def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
 
 
 def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> Served:
-    tokenizer = load_tokenizer(path)
+    tokenizer, dtype = load_tokenizer(path), role.served_dtype
     if _is_adapter(Path(path)):
-        policy, weights = _merge_adapter(Path(path), role, scratch, tokenizer)
-        path = str(scratch)
+        policy, weights = _merge_adapter(Path(path), scratch, tokenizer)
+        path, dtype = str(scratch), "float32"
     else:
-        policy = load_policy(path, role.model_copy(update={"lora": {}}))
+        policy = load_model(path, dtype)
         weights = weights_hash(policy)
     check_tokenizer(policy, tokenizer, path)
     ends = declare_ends(policy, tokenizer)
     if rollout.engine == "vllm":
         del policy  # the engine loads its own copy
-        spec = EngineSpec(Path(path), rollout, role.dtype, ends)
+        spec = EngineSpec(Path(path), rollout, dtype, ends)
         engine: Engine = VllmEngine(spec)
     else:
         engine = TransformersEngine(
@@ -215,11 +216,11 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
 
 
 def _merge_adapter(
-    path: Path, role: RoleTable, scratch: Path, tokenizer: PreTrainedTokenizerBase
+    path: Path, scratch: Path, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, str]:
-    """Save a LoRA checkpoint as a plain one, which any engine can load."""
+    """Save a LoRA checkpoint as a plain one in float32, which any engine can load."""
     base_path = str(read_table(path / "adapter_config.json").get("base_model_name_or_path"))
-    base = load_policy(base_path, role.model_copy(update={"lora": {}}))
+    base = load_model(base_path, "float32")
     with as_user_error(f"cannot load the adapter {path}", *LOADING, TypeError):
         adapted = PeftModel.from_pretrained(base, path)
     weights = weights_hash(adapted)

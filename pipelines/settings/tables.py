@@ -110,7 +110,10 @@ class RoleTable(Table):
         description="A checkpoint's folder or hub id; empty takes the cold start.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="The type of the weights, in the trainer and in the engine."
+        default="float32",
+        description="The type of weights that are not trained: the engine's or, with `lora`, those "
+        "of the frozen base. What is trained stays in float32, in which small steps are not lost, "
+        "and so does an engine that serves a base merged with its adapter.",
     )
     steps_per_round: int = Field(
         default=4,
@@ -143,6 +146,22 @@ class RoleTable(Table):
     grpo: LibraryTable = Field(
         default_factory=dict, description="Options that TRL's GRPOConfig gets as they stand."
     )
+
+    @property
+    def held_dtype(self) -> str:
+        """The type of the weights as the trainer loads them."""
+        return self.dtype if self.lora else "float32"
+
+    @property
+    def served_dtype(self) -> str:
+        """The type of the weights in the engine."""
+        return "float32" if self.lora else self.dtype
+
+    @property
+    def autocast(self) -> dict[str, object]:
+        """TRL's options of half precision, which follow `dtype` unless the table says otherwise."""
+        half = self.dtype == "bfloat16" and not self.grpo.get("fp16")
+        return {"bf16": self.grpo.get("bf16", half), "fp16": self.grpo.get("fp16", False)}
 
     @property
     def chat_template_kwargs(self) -> dict[str, object]:

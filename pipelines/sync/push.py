@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -62,8 +63,10 @@ class WeightSync:
         manifest: what the engine was started from, from `checkpoint_manifest`.
         agreement_sequences: token-id sequences on which both sides must agree.
         agreement_every: syncs between checks of the agreement, after the second.
-        agreement_threshold: largest allowed difference of log-probabilities, nats.
+        agreement_threshold: largest allowed difference of log-probabilities, nats; None follows
+            the precision (`sync/agreement.py`).
         fp8: the engine gets the weights as FP8 holds them.
+        dtype: the engine's type, to which weights are cast before they are fingerprinted and sent.
 
     Attributes:
         num_syncs: since the start, or since `restart_agreement`.
@@ -74,14 +77,17 @@ class WeightSync:
     manifest: Manifest
     agreement_sequences: Sequence[Sequence[int]]
     agreement_every: int
-    agreement_threshold: float
+    agreement_threshold: float | None
     fp8: bool = False
+    dtype: torch.dtype = torch.float32
     num_syncs: int = 0
     num_parameters: int = 0
     costs: Costs = field(default_factory=Costs)
 
     def __post_init__(self) -> None:
-        self.agreement = Agreement(self.agreement_sequences, self.agreement_threshold, self.fp8)
+        self.agreement = Agreement(
+            self.agreement_sequences, self.agreement_threshold, self.rounds, self.fp8
+        )
 
     def push(self, policy: PreTrainedModel | PeftModel, version: int) -> WeightsId:
         """Send the weights, check them, and stamp the engine with their version.
@@ -94,7 +100,7 @@ class WeightSync:
         self.engine.weights = replace(UNPROVEN, stamp=stamp)  # no replica holds it yet
         self.agreement.begin(policy)
         with self.costs.timed("checksum"):
-            fingerprints, shapes = policy_fingerprints(policy, self.fp8)
+            fingerprints, shapes = policy_fingerprints(policy, self.fp8, self.dtype)
             weights = WeightsId(version, fingerprints_hash(fingerprints), stamp)
         with self.costs.timed("coverage"):
             self.num_parameters = sum(math.prod(shape) for shape in shapes.values())
@@ -103,7 +109,7 @@ class WeightSync:
         self.num_syncs += 1
         proof = Proof(
             weights=weights,
-            tensors=lambda: served_tensors(policy, self.fp8),
+            tensors=lambda: served_tensors(policy, self.fp8, self.dtype),
             fingerprints=fingerprints,
             agreement=self.agreement,
             agreement_due=self.num_syncs <= 2 or self.num_syncs % self.agreement_every == 0,
@@ -127,8 +133,13 @@ class WeightSync:
             self.agreement.hold()
 
     @property
+    def rounds(self) -> bool:
+        """Whether the engine computes in less than float32."""
+        return self.dtype != torch.float32
+
+    @property
     def agreement_difference(self) -> float:
-        """The largest difference that the last check of the agreement found, nats."""
+        """What the last check of the agreement found, nats: see `Agreement`."""
         return self.agreement.difference
 
     def take_costs(self) -> dict[str, float]:

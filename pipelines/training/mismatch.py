@@ -144,8 +144,8 @@ def preferred(router: Router, scores_NE: Tensor) -> Tensor:
     )
 
 
-def computes_exactly(policy: nn.Module, autocast: bool) -> bool:
-    """Whether a policy computes in float32 throughout."""
-    if autocast or any(isinstance(module, Fp8Linear) for module in policy.modules()):
+def computes_exactly(policy: nn.Module, rounds: bool) -> bool:
+    """Whether a policy computes in float32 throughout, unless it or its sampler `rounds`."""
+    if rounds or any(isinstance(module, Fp8Linear) for module in policy.modules()):
         return False
     return all(p.dtype == torch.float32 for p in policy.parameters())

@@ -76,7 +76,7 @@ class PolicyPass:
         processes: of the run.
         block: holds the rollouts that are scored.
         keeps_graph: whether the scoring pass may be the one that is learned from.
-        autocast: whether passes run in half precision.
+        rounds: whether policy or sampler compute in half precision.
         routing_replay: whether the policy takes the experts that the sampler chose.
         load: counts the tokens per expert.
 
@@ -90,7 +90,7 @@ class PolicyPass:
     processes: Accelerator
     block: BlockRollouts
     keeps_graph: bool
-    autocast: bool
+    rounds: bool
     routing_replay: bool
     load: ExpertLoad
     figures: dict[str, object] = field(default_factory=dict)
@@ -238,7 +238,7 @@ class PolicyPass:
         layers = [n for n in moe.routers() if n < moe.config.num_hidden_layers]
         mismatch = ExpertMismatch(own_BTLK, routes_BTLK, layers, self.processes.gather)
         if self.block.staleness == 0:  # else the policy moved on
-            mismatch.check(computes_exactly(moe, self.autocast))
+            mismatch.check(computes_exactly(moe, self.rounds))
         self.figures |= mismatch.row()
         if self.routing_replay:
             num_experts, gather = moe.config.n_routed_experts, self.processes.gather
@@ -264,7 +264,9 @@ def pass_of(
         scores_always=trainer.vllm_importance_sampling_correction,
         plain=not args.gradient_checkpointing and not trainer.aux_loss_enabled,
     )
-    how = (keeps_graph, args.bf16 or args.fp16, replay)
+    sync = block.sampler.sync
+    rounds = args.bf16 or args.fp16 or (sync is not None and sync.rounds)
+    how = (keeps_graph, rounds, replay)
     return PolicyPass(policy, trainer.accelerator, block, *how, load)
 
 

@@ -132,7 +132,7 @@ def test_the_engine_follows_the_adapter(base: Path, checkout: Path) -> None:
     policy = load_policy(str(base), settings.learner)
     tokenizer = AutoTokenizer.from_pretrained(base)
     engine = VllmEngine(
-        EngineSpec(base, settings.rollout, settings.learner.dtype, (tokenizer.eos_token_id,))
+        EngineSpec(base, settings.rollout, settings.learner.served_dtype, (tokenizer.eos_token_id,))
     )
     probes = [tokenizer(text)["input_ids"] for text in ("1. 2 + 3 = 5\n2. 5 + 4 = 9", "Paris is")]
     threshold = settings.rollout.probe_threshold

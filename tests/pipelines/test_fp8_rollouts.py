@@ -70,7 +70,7 @@ def test_what_is_sent_is_the_oracles_quantised_weights_bit_for_bit(
         train_in_fp8(policy)
         make_weights_matter(policy, 5)  # masters that have left the grid
     exact = dtype == torch.float32 and not trains_in_fp8
-    assert computes_exactly(policy, autocast=False) == exact, "how far routes may differ"
+    assert computes_exactly(policy, rounds=False) == exact, "how far routes may differ"
     masters = dict(named_checkpoint_tensors(policy, multi_token=False))
     sent = dict(served_tensors(policy, fp8=True))
     assert sent.keys() == masters.keys()
@@ -170,7 +170,7 @@ def test_on_an_accelerator_the_engine_multiplies_in_fp8(tmp_path: Path) -> None:
     policy.to(torch.accelerator.current_accelerator())
     engine = VllmEngine(EngineSpec(directory, ROLLOUT, "bfloat16", (TOKENIZER.eos_token_id,)))
     manifest = checkpoint_manifest(directory)
-    sync = WeightSync(engine, manifest, PROBES, 1, agreement_threshold=0.5, fp8=True)
+    sync = WeightSync(engine, manifest, PROBES, 1, 0.5, fp8=True, dtype=torch.bfloat16)
     names = {name for name, _ in served_tensors(policy, fp8=True)}
     assert sum(name.endswith("_scale_inv") for name in names) > len(list(fp8_parameters(policy)))
     for seed in (1, 2):

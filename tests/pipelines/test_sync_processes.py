@@ -42,11 +42,12 @@ def test_the_same_with_a_compiled_engine(kind: str, tmp_path: Path) -> None:
     _in_its_own_process(f"prove_compiled({kind!r}, {str(tmp_path / kind)!r})", timeout=600)
 
 
-def test_a_wrong_rope_mode_is_caught_by_the_first_agreement(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wrong_rope_mode_is_caught_by_the_first_agreement(dtype: str, tmp_path: Path) -> None:
     """In a process of its own: vLLM keeps the rotary module that the first engine made."""
     if torch.cuda.is_available():
         pytest.skip("only vLLM's CPU rotary kernel is wrong in eager mode")
-    _in_its_own_process(f"catch_wrong_rope({str(tmp_path / 'moe')!r})")
+    _in_its_own_process(f"catch_wrong_rope({str(tmp_path / 'moe')!r}, {dtype!r})")
 
 
 def _in_its_own_process(call: str, timeout: float = 110) -> None:
@@ -60,7 +61,7 @@ def _in_its_own_process(call: str, timeout: float = 110) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def catch_wrong_rope(directory: str) -> None:
+def catch_wrong_rope(directory: str, dtype: str) -> None:
     """Start an engine without the setting that turns vLLM's wrong rotary kernel off."""
     right = engine_spec.engine_options
 
@@ -68,7 +69,7 @@ def catch_wrong_rope(directory: str) -> None:
         return right(settings) | {"compilation_config": {"custom_ops": ["all"]}}
 
     engine_spec.engine_options = wrong
-    pair = start_pair(random_moe(TOKENIZER), Path(directory))
+    pair = start_pair(random_moe(TOKENIZER), Path(directory), dtype=dtype)
     with pytest.raises(UnprovenSyncError, match="engine and policy differ by"):
         pair.push()
     refused(pair)

@@ -29,6 +29,7 @@ from weights import make_weights_matter
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM
 from pipelines.policy.manifest import checkpoint_manifest
+from pipelines.policy.moe import Policy
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.engine import Engine
 from pipelines.rollouts.sampler import Sampler
@@ -187,12 +188,14 @@ def learner_role(
     engine: Engine | None = None,
     sync: WeightSync | None = None,
     spec: Mapping[str, object] | None = None,
+    policy: Policy | None = None,
     **options: object,
 ) -> Role:
     """A learner of its own, outside any run, that generates with transformers if not told else.
 
     Args:
         spec: more of its `RoleSpec`.
+        policy: by default the checkpoint's, in float32.
         options: of its `GRPOConfig`.
     """
     config = GRPOConfig(**{
@@ -202,7 +205,8 @@ def learner_role(
         "logging_steps": 1, "shuffle_dataset": False, "use_vllm": False, "max_steps": 1,
         "use_cpu": not torch.accelerator.is_available(), "disable_tqdm": True, **options,
     })  # fmt: skip
-    policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    if policy is None:
+        policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if engine is None:
         engine = TransformersEngine(policy, (tokenizer.eos_token_id,), tokenizer.pad_token_id, 96)

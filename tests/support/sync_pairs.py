@@ -51,11 +51,15 @@ class Pair:
         return (ours - torch.tensor(self.engine.score(PROBES))).abs().max().item()
 
 
-def start_pair(policy: Policy, directory: Path, table: RolloutTable = ROLLOUT) -> Pair:
+def start_pair(
+    policy: Policy, directory: Path, table: RolloutTable = ROLLOUT, dtype: str = "float32"
+) -> Pair:
+    """An engine of that type; in bfloat16 the sync's own threshold holds."""
     save(policy, directory)
-    engine = VllmEngine(EngineSpec(directory, table, "float32", (TOKENIZER.eos_token_id,)))
-    manifest = checkpoint_manifest(directory)
-    return Pair(policy, WeightSync(engine, manifest, PROBES, 1, EXACT))
+    engine = VllmEngine(EngineSpec(directory, table, dtype, (TOKENIZER.eos_token_id,)))
+    manifest, threshold = checkpoint_manifest(directory), EXACT if dtype == "float32" else None
+    sync = WeightSync(engine, manifest, PROBES, 1, threshold, dtype=getattr(torch, dtype))
+    return Pair(policy, sync)
 
 
 BIAS = "e_score_correction_bias"
