@@ -14,6 +14,7 @@ Axes: B completions, groups adjacent; T tokens of a completion; N groups; G comp
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pipelines.policy.chat import reply_text
 from pipelines.rollouts.sample import Scored, StepSignal
+
+WINDOW_TOKENS = 8  # that a token's text may depend on; a character has at most four bytes
 
 
 def advantages(
@@ -94,17 +97,18 @@ def _mean(steps: Sequence[StepSignal]) -> float:
 
 
 def tokens_of(span: tuple[int, int], ends: Sequence[int]) -> list[int]:
-    """The tokens that write any of the characters [start, end).
+    """The tokens that write any of the characters [start, end), given ends that never fall.
 
     An end beyond the text includes the token that ends it: the first after the last character that
     writes nothing.
     """
     start, end = span
-    starts = [0, *ends]
-    own = [t for t, last in enumerate(ends) if starts[t] < end and last > max(start, starts[t])]
+    first, last = bisect_right(ends, start), bisect_left(ends, end)
+    touching = range(first, min(last + 1, len(ends)))
+    own = [t for t in touching if ends[t] > (ends[t - 1] if t else 0)]
     if ends and end > ends[-1]:
-        last_written = max((t for t, last in enumerate(ends) if last > starts[t]), default=-1)
-        own += [last_written + 1] if last_written + 1 < len(ends) else []
+        ending = bisect_left(ends, ends[-1]) + 1 if ends[-1] else 0
+        own += [ending] if ending < len(ends) else []
     return own
 
 
@@ -119,9 +123,23 @@ def ends_by_row(
 
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
-    """For each token the number of characters decoded up to and with it."""
-    lengths = [len(reply_text(tokenizer, [i])) for i in ids]
-    whole = len(reply_text(tokenizer, ids))
-    if sum(lengths) == whole:
-        return torch.tensor(lengths).cumsum(0).tolist()
-    return [len(reply_text(tokenizer, ids[: i + 1])) for i in range(len(ids))]
+    """For each token the number of characters decoded up to and with it.
+
+    A token is decoded together with a few before it, on which its text may depend: a space that
+    begins a text is dropped, and one character may take several tokens, the first of which has it.
+    So the work grows with the number of tokens, not with its square.
+    """
+    ends, end, lead_in = list[int](), 0, 0  # in characters
+    for place in range(len(ids)):
+        if place % WINDOW_TOKENS == 0:
+            first = max(place - WINDOW_TOKENS, 0)
+            lead_in = end - _num_characters(tokenizer, ids[first:place])
+        end = lead_in + _num_characters(tokenizer, ids[first : place + 1])
+        ends.append(end)
+    for place in range(len(ends) - 2, -1, -1):  # an incomplete character may decode to several
+        ends[place] = min(ends[place], ends[place + 1])
+    return ends
+
+
+def _num_characters(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+    return len(reply_text(tokenizer, ids))

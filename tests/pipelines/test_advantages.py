@@ -4,13 +4,16 @@ The properties are those of the game: no correct solution is pushed down by a cr
 padding steps does not pay, and a critic that says nothing changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.sample import Scored, StepSignal
@@ -185,6 +188,85 @@ def test_a_solution_counts_once_in_the_baseline() -> None:
 )
 def test_a_token_belongs_to_a_span_that_it_writes_into(ends: list[int], tokens: list[int]) -> None:
     assert tokens_of((1, 3), ends) == tokens
+
+
+@given(data=st.data(), lengths=st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_tokens_are_found_as_every_one_of_them_would_say(
+    data: st.DataObject, lengths: list[int]
+) -> None:
+    """Without asking every one: steps times tokens grows with the square of a completion."""
+    ends = list(accumulate(lengths))
+    start = data.draw(st.integers(0, ends[-1]))
+    span = start, data.draw(st.integers(start, ends[-1]))
+    written = [range(before, end) for before, end in zip([0, *ends], ends, strict=False)]
+    if span[0] < span[1]:
+        expected = [t for t, own in enumerate(written) if set(own) & set(range(*span))]
+        assert tokens_of(span, ends) == expected
+
+
+TEXT = "Step 1: 3 × 4 = 12 — café 😀 don't\n两个 ∑ x² ≤ 5\n"  # noqa: RUF001
+
+
+def _byte_level() -> PreTrainedTokenizerFast:
+    """Tokens are bytes or a little more, as GPT's: most characters above take several of them."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=["<eos>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    backend.train_from_iterator(["Step 1: 3 4 = 12"] * 5, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+
+
+def _byte_fallback() -> PreTrainedTokenizerFast:
+    """Spaces are part of tokens and the first is dropped, as Llama 2's; the rest falls to bytes."""
+    names = ["<unk>", "<eos>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁Step1:34=2dont"]
+    vocabulary = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+         decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+
+
+@pytest.mark.parametrize("make", [_byte_level, _byte_fallback, character_tokenizer])
+@given(data=st.data())
+def test_the_ends_of_tokens_are_those_of_every_beginning_decoded(
+    make: Callable[[], PreTrainedTokenizerFast], data: st.DataObject
+) -> None:
+    """Of text and of any ids, however a character is split, special tokens among them."""
+    tokenizer = make()
+    ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    drawn = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=40))
+    for given_ids in (ids, [*ids, tokenizer.eos_token_id, *ids], [*drawn, *ids]):
+        beginnings = [given_ids[: place + 1] for place in range(len(given_ids))]
+        lengths = [len(tokenizer.decode(one, skip_special_tokens=True)) for one in beginnings]
+        expected = [min(lengths[place:]) for place in range(len(lengths))]
+        assert token_ends(tokenizer, given_ids) == expected
+
+
+def test_twice_as_many_tokens_are_twice_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of every beginning would be four times the work; here tokens decoded are counted."""
+    tokenizer = _byte_level()
+    ids, decoded, decode = tokenizer(TEXT * 40)["input_ids"], [], tokenizer.decode
+
+    def counted(some: Sequence[int], **options: bool) -> str:
+        decoded.append(len(some))
+        return str(decode(some, **options))
+
+    monkeypatch.setattr(tokenizer, "decode", counted)
+    works = []
+    for num in (len(ids) // 2, len(ids)):
+        decoded.clear()
+        token_ends(tokenizer, ids[:num])
+        works.append(sum(decoded))
+    assert works[1] < 2.1 * works[0] and works[1] < 20 * len(ids)
 
 
 def test_only_completions_with_something_on_steps_are_decoded() -> None:
