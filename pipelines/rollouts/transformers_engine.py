@@ -13,7 +13,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 
 from pipelines.policy.fingerprint import UNPROVEN
 from pipelines.policy.moe import moe_of
@@ -70,10 +76,11 @@ class TransformersEngine:
         moe = moe_of(self.policy) if sampling.routes else None
         record = {} if moe is None else {"record": True}
         recording = contextlib.nullcontext([]) if moe is None else pass_recorder(moe)
+        chosen = _ChosenLogprobs(sampling.temperature or 1.0)
         with torch.random.fork_rng(devices=[]), _plain_generation(self.policy), recording as passes:
             rows_B, cache = self._read_once(prompts, **record)
             torch.manual_seed(completion_seed(*seeds))
-            out = self.policy.generate(
+            ids_BT = self.policy.generate(
                 input_ids=ids_BT,
                 attention_mask=mask_BT,
                 past_key_values=cache,
@@ -83,18 +90,12 @@ class TransformersEngine:
                 eos_token_id=list(self.end_ids),
                 pad_token_id=self.pad_id,
                 use_cache=True,
-                return_dict_in_generate=True,
-                output_logits=True,
+                logits_processor=LogitsProcessorList([chosen]),
                 **record,
             )
         self.policy.train(training)
-        new_BT = out.sequences[:, width:]
-        logits_BTV = torch.stack(out.logits, dim=1).float() / (sampling.temperature or 1.0)
-        logprobs_BT = logits_BTV.log_softmax(-1).gather(-1, new_BT.unsqueeze(-1)).squeeze(-1)
-        done = [
-            self._trim(ids, lps)
-            for ids, lps in zip(new_BT.tolist(), logprobs_BT.tolist(), strict=True)
-        ]
+        new, logprobs = ids_BT[:, width:].tolist(), chosen.logprobs(ids_BT).tolist()
+        done = [self._trim(ids, lps) for ids, lps in zip(new, logprobs, strict=True)]
         if moe is None:
             return done
         whole = [[*p, *c.token_ids] for p, c in zip(prompts, done, strict=True)]
@@ -146,6 +147,34 @@ class TransformersEngine:
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of each sequence's tokens after the first (nats)."""
         return policy_logprobs(self.policy, sequences)
+
+
+class _ChosenLogprobs(LogitsProcessor):
+    """Notes each sampled token's log-probability, so that one step's logits are held and no more.
+
+    Which token was sampled shows when the next one is asked for.
+
+    Args:
+        temperature: of the samples, which is applied after this.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature, self._chosen = temperature, list[Tensor]()
+        self._step_BV: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._choose(input_ids)
+        self._step_BV = (scores.float() / self.temperature).log_softmax(-1)
+        return scores
+
+    def logprobs(self, ids_BT: Tensor) -> Tensor:
+        """Those of all tokens that were sampled, [B, T], given the sequences at the end."""
+        self._choose(ids_BT)
+        return torch.stack(self._chosen, dim=1)
+
+    def _choose(self, ids_BT: Tensor) -> None:
+        if self._step_BV is not None:
+            self._chosen.append(self._step_BV.gather(-1, ids_BT[:, -1:]).squeeze(-1))
 
 
 @contextlib.contextmanager
