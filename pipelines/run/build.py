@@ -48,6 +48,7 @@ from pipelines.sync.push import WeightSync
 from pipelines.training.trainer import OnStep, RoleSpec, RoleTrainer
 
 NUM_SEQUENCES = 8  # on which the sync compares engine and policy
+LONG_COMPLETION = 1024  # tokens, beyond which importance ratios are taken per token
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,10 @@ def _grpo_config(name: str, settings: Settings, role: RoleTable) -> GRPOConfig:
     }
     # A proper reward stays proper only while no group's standard deviation divides it.
     proper = {"scale_rewards": "none"} if isinstance(role, CriticTable) else {}
-    table = proper | role.grpo | role.autocast
+    # A completion's ratio is a product over its tokens, and of a long one hardly ever near 1.
+    long = role.max_completion_length > LONG_COMPLETION
+    ratios = {"vllm_importance_sampling_mode": "token_truncate"} if long else {}
+    table = proper | ratios | role.grpo | role.autocast
     config = trainer_options(f"{name}.grpo", GRPOConfig, table, owned)
     local = config.per_device_train_batch_size * config.steps_per_generation
     if local % config.num_generations:

@@ -48,6 +48,31 @@ def logprob_mismatch(
     }
 
 
+def importance_figures(ratios_BX: Tensor, mask_BT: Tensor, gather: Reduce) -> dict[str, float]:
+    """How much of a batch the importance correction leaves.
+
+    Args:
+        ratios_BX: what the loss is weighed with, per completion ([B, 1]) or per token ([B, T]); 0
+            where a ratio was masked out.
+        mask_BT: 1 for the completions' tokens.
+        gather: over processes.
+
+    Returns:
+        The share of completions, or of tokens, that were dropped; and the effective sample size,
+        (sum w)^2 / sum w^2, as a share of them all: 1 where all weigh the same.
+    """
+    is_whole = ratios_BX.shape[1] == 1
+    counted = mask_BT.bool().any(1, keepdim=True) if is_whole else mask_BT.bool()
+    ratios_M = ratios_BX[counted].double()
+    dropped, count = (ratios_M == 0).sum(), ratios_M.new_tensor(len(ratios_M))
+    parts = torch.stack([ratios_M.sum(), ratios_M.square().sum(), dropped, count])
+    total, squares, dropped_sum, num = gather(parts[None]).sum(0).tolist()
+    return {
+        "policy/importance_dropped": dropped_sum / max(num, 1),
+        "policy/importance_ess": total**2 / (squares * num) if squares else 0.0,
+    }
+
+
 class ExpertMismatch:
     """Tokens for which the policy would choose other experts than the sampler did.
 

@@ -29,6 +29,7 @@ from pipelines.training.lengths import LengthSorted
 from pipelines.training.mismatch import (
     ExpertMismatch,
     computes_exactly,
+    importance_figures,
     logprob_mismatch,
     own_choices,
 )
@@ -134,6 +135,10 @@ class PolicyPass:
             batch["completion_mask"],
             self.processes.gather,
         )
+        if "importance_sampling_ratio" in batch:  # unless the correction was switched off
+            self.figures |= importance_figures(
+                batch["importance_sampling_ratio"], batch["completion_mask"], self.processes.gather
+            )
         self._routes = found.routes if self.routing_replay else None
         return rows
 
