@@ -24,6 +24,7 @@ def engine_options(settings: RolloutTable) -> dict[str, object]:
     compiles = torch.accelerator.is_available() if settings.compile is None else settings.compile
     # Eagerly, vLLM's CPU rotary kernel mis-rotates MLA's q/k (docs/design.md).
     eager = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+    share, size = settings.gpu_memory_utilization, settings.tensor_parallel_size
     return {
         "enforce_eager": not compiles,
         **({} if compiles else eager),
@@ -38,6 +39,8 @@ def engine_options(settings: RolloutTable) -> dict[str, object]:
         "logprobs_mode": "processed_logprobs",
         "seed": 0,
         "worker_extension_cls": WORKER,
+        **({} if share is None else {"gpu_memory_utilization": share}),
+        **({} if size == 1 else {"tensor_parallel_size": size}),
     }
 
 

@@ -74,6 +74,18 @@ class RolloutTable(Table):
     kv_cache_gib: float = Field(
         default=0.25, gt=0, description="The memory of each engine's KV cache, in GiB."
     )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="The share of a GPU that must be free when an engine starts on it, and that it "
+        "may use; by default vLLM's own, which leaves no room for a second engine.",
+    )
+    tensor_parallel_size: int = Field(
+        default=1,
+        ge=1,
+        description="The number of GPUs over which each server splits its model.",
+    )
     compile: bool | None = Field(
         default=None,
         description="vLLM compiles the model when it starts; by default only on accelerators.",
@@ -126,6 +138,16 @@ class RolloutTable(Table):
             raise ValueError(
                 f'rollout.precision = "fp8" needs rollout.engine = "vllm", which is '
                 f"{self.engine!r}: change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_servers_are_split(self) -> "RolloutTable":
+        if self.tensor_parallel_size > 1 and self.placement != "server":
+            raise ValueError(
+                f"rollout.tensor_parallel_size = {self.tensor_parallel_size} needs "
+                f'rollout.placement = "server", which is {self.placement!r}: an engine in the '
+                "trainer's process has that process's GPU only"
             )
         return self
 

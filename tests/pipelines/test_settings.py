@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from critic.monitor.settings import MonitorSettings, SignalRule
 from pipelines.errors import UserError
+from pipelines.rollouts.vllm_options import engine_options
 from pipelines.settings.load import apply_overrides, dump_settings, load_settings, parse_settings
 from pipelines.settings.rollout_table import RolloutTable
 from pipelines.settings.tables import Settings
@@ -147,3 +148,13 @@ def test_every_field_says_what_it_does_in_a_whole_sentence() -> None:
             said = field.description or ""
             whole = re.fullmatch(r"([A-Z]|vLLM )[^\n]*\.", said) and len(said.split()) >= 4
             assert whole, f"{table.__name__}.{name} needs a whole sentence, has {said!r}"
+
+
+def test_what_engines_on_gpus_share_is_handed_to_vllm() -> None:
+    table = RolloutTable(placement="server", gpu_memory_utilization=0.4, tensor_parallel_size=2)
+    options = engine_options(table)
+    assert (options["gpu_memory_utilization"], options["tensor_parallel_size"]) == (0.4, 2)
+    alone = engine_options(RolloutTable())
+    assert not {"gpu_memory_utilization", "tensor_parallel_size"} & alone.keys()
+    with pytest.raises(ValueError, match=r'tensor_parallel_size = 2 needs .*placement = "server"'):
+        RolloutTable(tensor_parallel_size=2)
