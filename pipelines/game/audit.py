@@ -29,7 +29,7 @@ from data.records import Generator, Task
 from pipelines.errors import UserError
 from pipelines.game.bout import Bout, CheckedCritique, CritiqueItem
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Player
+from pipelines.rollouts.sample import Examinee
 from rewards.solution import Solution
 
 VERSION = 2
@@ -186,7 +186,7 @@ def _surplus(solutions: Sequence[AuditedSolution]) -> int:
 
 
 def audit_critic(
-    referee: Referee, critic: Player, solutions: Sequence[AuditedSolution], purpose: str
+    referee: Referee, critic: Examinee, solutions: Sequence[AuditedSolution], purpose: str
 ) -> CriticAudit | None:
     """Ask the critic about each solution several times; None where there is nothing to ask.
 

@@ -18,7 +18,7 @@ from critic.resampling import Estimate, Floats, Interval, share_estimate, task_c
 from data.records import Task
 from pipelines.game.bout import Bout
 from pipelines.game.referee import Referee
-from pipelines.rollouts.sample import Player
+from pipelines.rollouts.sample import Examinee
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RolloutFigures:
 
 
 def play_unrewarded(
-    referee: Referee, learner: Player, tasks: Sequence[Task], k: int, purpose: str
+    referee: Referee, learner: Examinee, tasks: Sequence[Task], k: int, purpose: str
 ) -> list[list[Bout]]:
     """Sample k solutions per task at the configured temperature and verify them; no update."""
     temperature = referee.settings.learner.temperature
@@ -132,7 +132,7 @@ def rollout_figures(bouts: Sequence[Bout]) -> RolloutFigures:
     return RolloutFigures(passed / len(whole) if whole else None, masked)
 
 
-def probe_nll(referee: Referee, learner: Player, tasks: Sequence[Task]) -> float:
+def probe_nll(referee: Referee, learner: Examinee, tasks: Sequence[Task]) -> float:
     """Mean negative log-likelihood of gold solutions under the policy (nats/token).
 
     Where the dialect can write a gold solution it is scored whole, else the reference answer is.

@@ -5,7 +5,7 @@ it (`run/monitoring.py`).
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from pipelines.game.evaluation import (
 from pipelines.game.pointing import first_claimed
 from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee
+from pipelines.game.shared import Gather, SharedRole
 from pipelines.rollouts.sample import Player, Sample
 from pipelines.settings.tables import EvaluateTable
 
@@ -117,7 +118,8 @@ class Examiner:
         learner: is examined on all three splits.
         critic: is examined on the audit set.
         tasks: held out.
-        agree: rank 0's value in every process, given one's own: all must reach one verdict.
+        gather: what all processes have in one list, given one's own. Each samples and scores a
+            share; where their verifiers differ, rank 0's word counts.
         pool: may have a critic that only audits.
 
     Attributes:
@@ -130,13 +132,18 @@ class Examiner:
         learner: Player,
         critic: Player,
         tasks: HeldOutTasks,
-        agree: Callable[[T], T],
+        gather: Gather,
         pool: Pool | None = None,
     ) -> None:
-        self.referee, self.learner, self.critic = referee, learner, critic
-        self.tasks, self.agree, self.pool = tasks, agree, pool
+        self.referee, self.tasks, self.gather, self.pool = referee, tasks, gather, pool
+        self.learner, self.critic = SharedRole(learner, gather), SharedRole(critic, gather)
         self.audited: list[AuditedSolution] = []
         self._previous_nll: float | None = None
+
+    def agree(self, own: T) -> T:
+        """Rank 0's value in every process, given one's own."""
+        agreed: T = self.gather([own])[0]
+        return agreed
 
     def evaluate(self, when: str, draws_audit_set: bool = False) -> dict[str, object]:
         """mean@k on the test split and the critic's audit.
@@ -162,11 +169,13 @@ class Examiner:
         }
 
     def _draw_audit_set(self) -> list[AuditedSolution]:
-        groups = play_unrewarded(
-            self.referee, self.learner, self.tasks.audit, SAMPLES_PER_AUDIT_TASK, "audit"
+        groups = self.agree(
+            play_unrewarded(
+                self.referee, self.learner, self.tasks.audit, SAMPLES_PER_AUDIT_TASK, "audit"
+            )
         )
-        groups = [*groups, self._gold_bouts(groups)]
-        return audit_set(self.referee, self.agree(groups), self.referee.settings.run.seed)
+        groups = self.agree([*groups, self._gold_bouts(groups)])
+        return audit_set(self.referee, groups, self.referee.settings.run.seed)
 
     def _gold_bouts(self, groups: Sequence[Sequence[Bout]]) -> list[Bout]:
         """Right solutions, written by code, of the tasks that the learner did not solve.

@@ -87,7 +87,20 @@ class Respondent(Protocol):
         ...
 
 
-class Player(Respondent, Protocol):
+class Examinee(Respondent, Protocol):
+    """Whoever can be examined: sampled, and asked how likely given replies are."""
+
+    @property
+    def process_index(self) -> int:
+        """This process's place among the run's processes, from 0."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
+        """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
+        ...
+
+
+class Player(Examinee, Protocol):
     """A role as a game sees it.
 
     Attributes:
@@ -99,11 +112,6 @@ class Player(Respondent, Protocol):
     @property
     def num_steps(self) -> int:
         """Optimizer steps taken since the run began."""
-        ...
-
-    @property
-    def process_index(self) -> int:
-        """This process's place among the run's processes, from 0."""
         ...
 
     def prompts_per_block(self, steps: int) -> int:
@@ -132,10 +140,6 @@ class Player(Respondent, Protocol):
 
     def replies_per_block(self, steps: int) -> int:
         """How many replies a block of optimizer steps imitates, over all processes."""
-        ...
-
-    def score(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[list[float]]:
-        """Log-probabilities (nats) under the policy of each reply's tokens after its prompt."""
         ...
 
     def weights_copy(self) -> Weights:

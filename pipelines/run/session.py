@@ -91,7 +91,7 @@ class Run:
         )
         self.critic_game = CriticGame(self.referee, critic, self.round_log.remark, agreed)
         self.resets = Resets(settings.pointing, settings.run.seed)
-        self.examiner = Examiner(self.referee, learner, critic, held_out, agreed, self.pool)
+        self.examiner = Examiner(self.referee, learner, critic, held_out, gather_object, self.pool)
         self.monitor = RunMonitor(settings.monitor)
         self.interventions = Interventions()
         self.gate = Gate(Contamination([task.question for task in held_out.all()]))
