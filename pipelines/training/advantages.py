@@ -104,7 +104,7 @@ def tokens_of(span: tuple[int, int], ends: Sequence[int]) -> list[int]:
     """
     start, end = span
     first, last = bisect_right(ends, start), bisect_left(ends, end)
-    touching = range(first, min(last + 1, len(ends)))
+    touching = range(first, min(last + 1, len(ends)) if end else first)
     own = [t for t in touching if ends[t] > (ends[t - 1] if t else 0)]
     if ends and end > ends[-1]:
         ending = bisect_left(ends, ends[-1]) + 1 if ends[-1] else 0
