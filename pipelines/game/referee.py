@@ -16,7 +16,8 @@ from data.records import Task
 from pipelines.game.bout import Bout, CheckedCritique, CritiqueItem
 from pipelines.rollouts.sample import Prompt, Respondent, Sample
 from pipelines.settings.reward_table import RewardTable
-from pipelines.settings.tables import RoleTable, Settings
+from pipelines.settings.role_table import RoleTable
+from pipelines.settings.tables import Settings
 from rewards.dialect import Dialect, dialect
 from rewards.solution import Solution, first_bad_step
 from rewards.verdict import Verdict

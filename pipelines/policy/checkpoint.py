@@ -28,7 +28,8 @@ from pipelines.errors import UserError, as_user_error
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
-from pipelines.settings.tables import RoleTable, Settings
+from pipelines.settings.role_table import RoleTable
+from pipelines.settings.tables import Settings
 
 # How transformers refuses a checkpoint, its config or its tokenizer.
 LOADING = (OSError, RuntimeError, KeyError, ValueError, ImportError, SafetensorError)

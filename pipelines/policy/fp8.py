@@ -22,7 +22,7 @@ from model.modeling import SparringMoeForCausalLM
 from pipelines.errors import UserError, as_user_error
 from pipelines.policy.fingerprint import NamedTensors
 from pipelines.policy.moe import moe_of
-from pipelines.settings.tables import RoleTable
+from pipelines.settings.role_table import RoleTable
 
 
 def fp8_served(policy: PreTrainedModel, tensors: NamedTensors) -> NamedTensors:

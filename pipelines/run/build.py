@@ -43,7 +43,8 @@ from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.run.tasks import RunTasks
 from pipelines.run.trainer_options import trainer_options
-from pipelines.settings.tables import CriticTable, RoleTable, Settings
+from pipelines.settings.role_table import CriticTable, RoleTable
+from pipelines.settings.tables import Settings
 from pipelines.sync.push import WeightSync
 from pipelines.training.trainer import OnStep, RoleSpec, RoleTrainer
 

@@ -37,7 +37,9 @@ from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine, require_vllm
 from pipelines.run.checkpoints import Checkpoints, load_run
 from pipelines.settings.load import apply_overrides, load_settings, parse_settings
-from pipelines.settings.tables import RoleTable, RolloutTable, Settings
+from pipelines.settings.role_table import RoleTable
+from pipelines.settings.rollout_table import RolloutTable
+from pipelines.settings.tables import Settings
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from pipelines.policy.checkpoint import (
 from pipelines.rollouts.sample import Prompt
 from pipelines.run.directory import RunDirectory
 from pipelines.run.origin import Origin
-from pipelines.settings.tables import RoleTable, Settings
+from pipelines.settings.role_table import RoleTable
+from pipelines.settings.tables import Settings
 from rewards.solution import Solution
 
 

@@ -27,7 +27,8 @@ from pipelines.rollouts.engine import Sampling
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
 from pipelines.settings.load import load_settings
-from pipelines.settings.tables import RoleTable, RolloutTable
+from pipelines.settings.role_table import RoleTable
+from pipelines.settings.rollout_table import RolloutTable
 from pipelines.sync.agreement import largest_difference
 from pipelines.sync.push import WeightSync
 from pipelines.training.mismatch import computes_exactly

@@ -20,7 +20,8 @@ from pipelines.rollouts.engine import Sampling
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
-from pipelines.settings.tables import RoleTable, RolloutTable
+from pipelines.settings.role_table import RoleTable
+from pipelines.settings.rollout_table import RolloutTable
 
 EMBEDDINGS = "model.embed_tokens.weight"
 INDEX = "model.safetensors.index.json"

@@ -35,7 +35,7 @@ from pipelines.policy.tensors import policy_tensors, served_tensors, weights_has
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.run.checks import check_settings
 from pipelines.settings.load import load_settings
-from pipelines.settings.tables import RoleTable
+from pipelines.settings.role_table import RoleTable
 from pipelines.sync import receive
 from pipelines.sync.agreement import ROUNDED_RATIO, largest_difference, mean_difference
 from pipelines.sync.receive import SyncWorker

@@ -20,7 +20,8 @@ from pipelines.policy.tensors import served_tensors
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.vllm_engine import VllmEngine
-from pipelines.settings.tables import RoleTable, RolloutTable
+from pipelines.settings.role_table import RoleTable
+from pipelines.settings.rollout_table import RolloutTable
 from pipelines.sync.agreement import largest_difference
 from pipelines.sync.push import WeightSync
 
