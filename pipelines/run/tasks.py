@@ -15,8 +15,8 @@ from pipelines.errors import UserError
 from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.game.examiner import HeldOutTasks
 from pipelines.game.referee import Referee
+from pipelines.policy.chat import chat_ids
 from pipelines.policy.checkpoint import (
-    chat_ids,
     check_vocabulary,
     load_tokenizer,
     role_path,

@@ -17,6 +17,7 @@ from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee
 from pipelines.run.build import build_roles
 from pipelines.run.origin import find_origin, load_samplers
+from pipelines.run.tasks import run_tasks
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
 from pipelines.training.trainer import RoleTrainer
@@ -119,7 +120,7 @@ def test_template_arguments_reach_everyone_who_asks(
     settings = settings_of(checkpoint, *overrides)
     referee, task = Referee(settings, verifiers), build_source(settings).draw("test", 1, 0)[0]
     problem = referee.problem(task)
-    roles = build_roles(settings, lambda row: None, [task], referee)
+    roles = build_roles(settings, lambda row: None, run_tasks(settings, referee))
     origin = find_origin(checkpoint, CONFIG, _overrides(settings, overrides), None, True)
     learner, critic = load_samplers(origin, 0, checkpoint)
     assert critic is not None
