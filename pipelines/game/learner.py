@@ -266,7 +266,7 @@ class LearnerBlock:
         if not (pays and table.credit and attempt.verdict.counted) or table.source == "none":
             return None
         if not attempt.solution.well_formed:
-            if self._pays_form or self.referee.dialect.conversational:
+            if self.referee.dialect.conversational:
                 return None  # prose may go wrong anywhere: it stays a failure like any other
             return broken_off(attempt.solution, given)
         if pointing is None or not pointing.counts:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from data.errors import as_user_error
 from data.json_table import read_table
 from model.checkpoint.naming import multi_token_prefixes
 from pipelines.errors import UserError
@@ -81,7 +82,9 @@ def _files(directory: Path) -> list[Path]:
 
 def _is_tied(directory: Path) -> bool:
     """Whether the config ties the head; most models' own default stands in no config.json."""
-    return bool(AutoConfig.from_pretrained(directory).get_text_config().tie_word_embeddings)
+    with as_user_error(f"{directory}/config.json", OSError, ValueError, KeyError):
+        config = AutoConfig.from_pretrained(directory)
+    return bool(config.get_text_config().tie_word_embeddings)
 
 
 def _header(file: Path) -> dict[str, dict[str, list[int]]]:

@@ -69,11 +69,6 @@ def _refused(capfd: Capture, command: list[str]) -> str:
             r"learner\.steps_per_round = 3 .*not a multiple",
         ),
         (["tasks.family=basic_arithmetics"], r'"basic_arithmetics": .* "basic_arithmetic"'),
-        (
-            ["tasks.dialect=free", "tasks.family=puzzle24", "tasks.params={}"],
-            r"verifier puzzle of puzzle24: tnr 0\.\d+ is below rewards\.min_tnr = 0\.95: .*"
-            r"lower the threshold",
-        ),
         (["tasks.dialect=chains"], r"tasks\.dialect = 'chains'"),
         (["rollout.max_model_len=32"], r"rollout\.max_model_len = 32 leaves no room .*learner"),
         (
@@ -82,7 +77,7 @@ def _refused(capfd: Capture, command: list[str]) -> str:
         ),
         (
             ["rollout.max_model_len=36", "critic.max_completion_length=8"],
-            r"rollout\.max_model_len = 36 is too small: the learner's prompts .* at least 4\d",
+            r"rollout\.max_model_len = 36 is too small: the critic's prompts .* at least 4\d",
         ),
         (["run.num_processes=2"], r"num_processes = 2 but the launcher started 1: .*--multi_gpu"),
         (["learner.model=runs/absent"], r"learner\.model: runs/absent does not exist: run .*sft"),

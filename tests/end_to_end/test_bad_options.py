@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from chat_cases import FAMILIES
 from pipeline_cases import CONFIG, ENGINE, arguments, random_llama, random_moe, refused, save
 from transformers import AutoTokenizer
 
@@ -161,3 +162,15 @@ def test_an_adapter_that_does_not_fit_its_base(
     line = refused(capfd, dataset.main, command)
     assert f"cannot load the adapter {adapter}: " in line, line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_family_whose_scorer_cannot_tell(tmp_path: Path, capfd: Capture) -> None:
+    tokenizer = FAMILIES["Qwen3"].tokenizer()
+    model = save(random_llama(tokenizer), tmp_path / "qwen3")
+    tokenizer.save_pretrained(model)
+    family = ("tasks.dialect=free", "tasks.family=puzzle24", "tasks.params={}")
+    room = ("rollout.max_model_len=4096",)
+    line = refused(capfd, rl.main, arguments(model, tmp_path / "run", *family, *room))
+    assert "verifier puzzle of puzzle24: tnr 0." in line and "rewards.min_tnr = 0.95" in line, line
+    assert "is correct where" in line and "lower the threshold" in line
+    assert not (tmp_path / "run").exists()

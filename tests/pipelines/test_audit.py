@@ -204,7 +204,9 @@ def test_items_keep_their_task_and_text(referee: Referee) -> None:
 
 def test_a_solution_too_long_for_the_critic_is_left_out_and_counted(referee: Referee) -> None:
     short = AuditedSolution(_bout_item(referee, RIGHT), None, -1.0, 1)
-    long = AuditedSolution(_bout_item(referee, WRONG + "0" * 400), "carry", -1.0, 1)
+    steps = "\n".join(f"{label}6={'6' * 16}" for label in "abcdefghijklmnopqrst")
+    long = AuditedSolution(_bout_item(referee, f"{steps}>60"), "carry", -1.0, 1)
+    assert long.item.solution.well_formed
     critic = Solver(writes="a4=40.b1=50.~9")  # counts a character as a token
     audit = audit_critic(referee, critic, [short, long], "audit")
     assert audit is not None and {c.sound for c in audit.critiques} == {True}

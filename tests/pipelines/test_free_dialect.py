@@ -25,7 +25,7 @@ def test_natural_replies_are_paid_and_pointed_at() -> None:
         right, wrong, silent = block([0] * 3, samples_of(RIGHT, WRONG, "I do not know."))
         assert [right.reward, wrong.reward, silent.reward] == [1.0, 0.0, 0.0]
         assert right.flaw is None
-        assert wrong.flaw is not None and WRONG[slice(*wrong.flaw)] == "5 + 7 = 13"
+        assert wrong.flaw is not None and WRONG[slice(*wrong.flaw)] == "\n\n5 + 7 = 13"
         by_code = referee_of(verifiers, *FREE)
         (scored,) = block_of(by_code, None, [Start(task)])([0], samples_of(WRONG))
         assert scored.flaw == wrong.flaw, "code checks what the paragraph states"

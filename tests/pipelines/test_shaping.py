@@ -35,14 +35,6 @@ def test_form_is_paid_apart_from_the_answer_where_asked() -> None:
         assert rewards_of(verifiers, *texts, settings=settings) == [0.25, 0.25, 0, 0, 0]
 
 
-def test_bad_form_is_a_flaw_only_where_it_fails_the_whole() -> None:
-    with closing(Verifiers(20)) as verifiers:
-        for settings, has_flaw in (((), True), (("rewards.format_weight=0.25",), False)):
-            block = block_of(referee_of(verifiers, *TAGGED, *settings), None, [Start(TASK)])
-            (scored,) = block([0], samples_of(LOOSE.format(12)))
-            assert (scored.flaw is not None) == has_flaw and scored.passed is False
-
-
 def test_a_long_completion_loses_what_is_asked() -> None:
     def sample(num_tokens: int) -> Sample:
         return Sample(WELL.format(12), [1] * num_tokens, [0.0] * num_tokens, False)

@@ -24,7 +24,7 @@ def test_the_logprobs_of_samples_are_the_policys_at_that_temperature(
 ) -> None:
     """At 0, where the likeliest token is certain, they are those of temperature 1."""
     policy = make(TOKENIZER)  # type: ignore[operator]
-    engine = TransformersEngine(policy, TOKENIZER.eos_token_id, TOKENIZER.pad_token_id, 96)
+    engine = TransformersEngine(policy, (TOKENIZER.eos_token_id,), TOKENIZER.pad_token_id, 96)
     drawn = engine.generate(PROMPTS, Sampling(24, temperature), [1, 2, 3, 4])
     with torch.no_grad():  # scoring knows no temperature: the head's weights are divided by it
         policy.get_output_embeddings().weight = torch.nn.Parameter(
