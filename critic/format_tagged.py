@@ -17,8 +17,8 @@ import re
 from collections.abc import Mapping
 
 from critic.critique import Critique, Flaw, ParseFailure, StepJudgement
-from critic.fence import fenced
 from rewards.dialect import dialect
+from rewards.fence import fenced
 from rewards.solution import Solution, Step
 from rewards.thinking import after_thinking
 

@@ -3,6 +3,7 @@
 import importlib.util
 import random
 import re
+import unicodedata
 
 import pytest
 from critic_cases import TASK
@@ -12,10 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from critic.critique import Critique, ParseFailure
-from critic.fence import fenced, neutralised
 from critic.format import critique_dialect
 from critic.pleas import PLEAS, flipped, with_plea
 from rewards.dialect import dialect
+from rewards.fence import fenced, neutralised
 
 TAGGED = dialect("tagged")
 SOLUTION = "<think>\n1. 4 + 1 = 5\n2. 5 + 7 = 13\n</think>\n<answer>13</answer>"
@@ -89,12 +90,13 @@ def test_neutralising_leaves_ordinary_text_alone() -> None:
         assert neutralised(text) == text
 
 
-@given(st.text(alphabet="`~ab\n<|>im_end", max_size=60))
+@given(st.text(alphabet="`\u1fef\uff40~ab\n<|>im_end", max_size=60))
 def test_a_fence_cannot_be_closed_from_inside(text: str) -> None:
     fence, _, rest = fenced(text).partition("\n")
     body, _, end = rest.rpartition("\n")
     assert fence == end and set(fence) == {"`"} and len(fence) >= 3
-    assert fence not in body
+    for form in ("NFC", "NFKC"):  # as a tokenizer may normalise it
+        assert fence not in unicodedata.normalize(form, body)
     assert re.sub(r"(?<=[<\[]) ", "", body) == re.sub(r"(?<=[<\[]) ", "", text)
 
 

@@ -13,6 +13,7 @@ from pipelines.game.bout import Start
 from pipelines.game.learner import LearnerGame
 from pipelines.rollouts.sample import StepSignal
 from pipelines.training.advantages import advantages
+from rewards.fence import fenced
 from rewards.judge_settings import JudgeSettings
 from rewards.verifiers import Verifiers
 
@@ -89,7 +90,7 @@ def test_a_completion_that_a_function_fails_on_is_left_out_and_told(
 
 def test_a_completion_that_the_judge_fails_on_is_left_out_and_counted() -> None:
     def answer(prompt: str, time_asked: int) -> Answer:
-        return says("Score: 5") if prompt == RIGHT else Answer(b"overloaded", 503)
+        return says("Score: 5") if prompt == fenced(RIGHT) else Answer(b"overloaded", 503)
 
     with judge_server(answer) as server:
         given = {"base_url": server.url, "model": "m", "prompt": "{completion}", "retries": 0}
@@ -101,4 +102,4 @@ def test_a_completion_that_the_judge_fails_on_is_left_out_and_counted() -> None:
     assert right.reward is not None and right.reward % 1 == 0.5, "the verdict's, and a half"
     assert wrong.reward is None and again.reward is None, "never a silent 0"
     assert block.failures == ["judge: status 503: overloaded"] * 2
-    assert server.prompts.count(WRONG) == 1, "equal completions share one request"
+    assert server.prompts.count(fenced(WRONG)) == 1, "equal completions share one request"
