@@ -2,13 +2,15 @@
 
     prompt -> POST /chat/completions -> the last line "Score: N" -> weight * N / best score
 
-A request that fails in a way that may pass (no connection, a time-out, 408, 409, 429, 5xx, a reply
-without a score) is tried again, later and later; the server's `Retry-After` holds back all
-requests. What still fails, or is refused for good, says nothing about the completion, which is then
-left out of training and counted, as with a user's function (`functions.py`): never a silent 0.
+A request that fails in a way that may pass (no connection, a time-out, 408, 409, 429, 5xx) is tried
+again, later and later, but a judgement without a score only once; the server's `Retry-After` holds
+back all requests. What still fails, or is refused for good, says nothing about the completion,
+which is then left out of training and counted, as with a user's function (`functions.py`): never a
+silent 0. No message shows the API's key.
 """
 
 import asyncio
+import html
 import json
 import math
 import os
@@ -16,21 +18,24 @@ import random
 import re
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 
 from data.errors import MAX_REASON, UserError, reason
 from data.records import Task
 from rewards.functions import OwnReward
-from rewards.judge_settings import JudgeSettings
+from rewards.judge_settings import ENDPOINT, JudgeSettings
 from rewards.solution import Solution
+from rewards.thinking import after_thinking
 
 RETRIED = frozenset({408, 409, 429})  # and every 5xx
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between two tries; each wait doubles
 MAX_REPLY_BYTES = 2**20
 GIVE_UP_AFTER = 2  # rounds of `concurrency` completions that all failed: nobody is there
-_SCORE = re.compile(r"Score: (\d+(?:\.\d+)?)")
+# Emphasis of Markdown may stand around the word and the number.
+_SCORE = re.compile(r"[*_]*Score[*_]*:[*_]* [*_]*([0-9]+(?:\.[0-9]+)?)[*_]*")
+HIDDEN = "[key]"
 
 
 class JudgeError(RuntimeError):
@@ -47,6 +52,13 @@ class JudgeError(RuntimeError):
         self.passing, self.wait = passing, wait
 
 
+class UnreadableError(JudgeError):
+    """A judgement without a score; what made the model write it is still there at another try."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, passing=True)
+
+
 class Judge:
     """Scores completions, several at once."""
 
@@ -58,11 +70,16 @@ class Judge:
         """Ask once, about the task's reference as a completion.
 
         Raises:
-            UserError: the key is not set, or no score came back.
+            UserError: the key is not set, or no header may hold it, or no score came back.
         """
-        name = self.settings.api_key_variable
-        if name and not (self._key() and self._key().isascii()):
+        name, key = self.settings.api_key_variable, self._key()
+        if name and not key:
             raise UserError(f"rewards.judge.api_key_variable: the environment has no key in {name}")
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"rewards.judge.api_key_variable: the key in {name} holds a character that no "
+                "header may hold, such as a line break: set the variable to the key alone"
+            )
         solution = Solution(task.reference, (), task.reference, None)
         (found,) = self.score([(task, solution)])
         if found.failure:
@@ -91,6 +108,14 @@ class Judge:
     def _key(self) -> str:
         return os.environ.get(self.settings.api_key_variable, "").strip()
 
+    def _hidden(self, text: str) -> str:
+        """A text without the key, however JSON, HTML, an address or Python spells it."""
+        key = self._key()
+        if not key:
+            return text
+        spelled = "".join(f"(?:{'|'.join(map(re.escape, _spellings(sign)))})" for sign in key)
+        return re.sub(spelled, HIDDEN, text, flags=re.IGNORECASE)
+
     async def _one(
         self, client: httpx.AsyncClient, batch: "_Batch", task: Task, solution: Solution
     ) -> OwnReward:
@@ -100,12 +125,13 @@ class Judge:
         })  # fmt: skip
         async with batch.places:
             if batch.num_failed_in_row >= GIVE_UP_AFTER * self.settings.concurrency:
-                return _silent(f"not asked, as {batch.num_failed_in_row} in a row had failed")
+                why = f"not asked, as {batch.num_failed_in_row} in a row had failed"
+                return OwnReward(None, failure=f"judge: {why}")
             try:
                 score = await self._ask(client, prompt)
             except JudgeError as error:
                 batch.num_failed_in_row += 1
-                return _silent(str(error))
+                return OwnReward(None, failure=f"judge: {error}")
             batch.num_failed_in_row = 0
         return OwnReward(self.settings.weight * score)
 
@@ -115,6 +141,7 @@ class Judge:
         Raises:
             JudgeError: no try gave one; the last one's reason.
         """
+        num_unread = 0
         for num_tries in range(1, self.settings.retries + 2):
             await self._pace.turn()
             try:
@@ -123,7 +150,8 @@ class Judge:
                 return self._read(status, headers, body)
             except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, JudgeError) as error:
                 failure = self._as_failure(error)
-            if not failure.passing or num_tries > self.settings.retries:
+            num_unread += isinstance(failure, UnreadableError)
+            if not failure.passing or num_unread > 1 or num_tries > self.settings.retries:
                 break
             self._pace.hold(failure.wait)
             wait = min(FIRST_WAIT * 2 ** (num_tries - 1), LONGEST_WAIT)
@@ -138,7 +166,8 @@ class Judge:
             seconds = self.settings.timeout_seconds
             return JudgeError(f"no reply within {seconds:g} s", passing=True)
         passing = not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL)
-        return JudgeError(f"{self.settings.base_url}: {reason(error)}", passing)
+        said = shortened(self._hidden(str(error))) or type(error).__name__
+        return JudgeError(f"{self.settings.base_url}: {said}", passing)
 
     async def _post(
         self, client: httpx.AsyncClient, prompt: str
@@ -154,7 +183,7 @@ class Judge:
             "max_tokens": self.settings.max_tokens,
             "messages": [{"role": "user", "content": prompt}],
         }  # fmt: skip
-        url = f"{self.settings.base_url}/chat/completions"
+        url = f"{self.settings.base_url}{ENDPOINT}"
         async with client.stream("POST", url, content=json.dumps(asked).encode()) as response:
             body = bytearray()
             async for chunk in response.aiter_bytes():
@@ -165,10 +194,10 @@ class Judge:
 
     def _read(self, status: int, headers: Mapping[str, str], body: bytes) -> float:
         if status != 200:
-            said = textwrap.shorten(body.decode(errors="replace"), MAX_REASON, placeholder=" ...")
+            said = shortened(self._hidden(body.decode(errors="replace")))
             passing = status in RETRIED or status >= 500
             raise JudgeError(f"status {status}: {said}", passing, _retry_after(headers))
-        return read_score(body, self.settings.best_score)
+        return read_score(body, self.settings.best_score, self._hidden)
 
 
 class Pace:
@@ -202,10 +231,27 @@ class _Batch:
         self.num_failed_in_row = 0
 
 
-def read_score(body: bytes, best: float) -> float:
+def _spellings(sign: str) -> tuple[str, ...]:
+    code = ord(sign)
+    return (
+        sign, f"\\{sign}", f"\\u{code:04x}", f"\\x{code:02x}", f"%{code:02x}",
+        html.escape(sign), f"&#{code};", f"&#x{code:x};",
+    )  # fmt: skip
+
+
+def shortened(text: str) -> str:
+    """A text in one line of bounded length."""
+    return textwrap.shorten(text, MAX_REASON, placeholder=" ...")
+
+
+def read_score(body: bytes, best: float, hidden: Callable[[str], str] = str) -> float:
     """The score in a reply of the API, as a share of the best one.
 
-    Strict: the text's last line is `Score: N`, no other line is, and N lies in the range.
+    Strict: the last line of the text, its thinking aside, is `Score: N`, no other line is, and N
+    lies in the range.
+
+    Args:
+        hidden: takes secrets out of what an error quotes.
 
     Raises:
         JudgeError: there is no such score.
@@ -217,14 +263,16 @@ def read_score(body: bytes, best: float) -> float:
         raise JudgeError(f"not a chat completion: {reason(error)}", passing=True) from None
     if not isinstance(text, str) or ended == "length":
         what = "is cut off: raise max_tokens" if ended == "length" else "has no text"
-        raise JudgeError(f"the judgement {what}", passing=ended != "length")
-    lines = [line.strip() for line in text.strip().splitlines()]
+        message = f"the judgement {what}"
+        raise JudgeError(message, False) if ended == "length" else UnreadableError(message)
+    lines = [line.strip() for line in after_thinking(text).strip().splitlines()]
     scores = [found for line in lines if (found := _SCORE.fullmatch(line))]
     if len(scores) != 1 or scores[0][0] != lines[-1]:
-        raise JudgeError(f"it does not end with one line 'Score: N': {text[-80:]!r}", passing=True)
+        said = hidden(text)[-80:]
+        raise UnreadableError(f"it does not end with one line 'Score: N': {said!r}")
     score = float(scores[0][1])
     if score > best:
-        raise JudgeError(f"its score {score:g} is above {best:g}", passing=True)
+        raise UnreadableError(f"its score {score:g} is above {best:g}")
     return score / best
 
 
@@ -235,7 +283,3 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     except ValueError:
         return 0.0
     return min(max(seconds, 0.0), LONGEST_WAIT) if math.isfinite(seconds) else 0.0
-
-
-def _silent(why: str) -> OwnReward:
-    return OwnReward(None, failure=f"judge: {why}")

@@ -5,12 +5,16 @@ Data only; `judge.py` asks it. The configuration's `[rewards.judge]` is this tab
 
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from data.errors import unknown_name
 from rewards.fence import fenced
 
+ENDPOINT = "/chat/completions"
+SECRET = "secret"  # the type of an error that must not show what was given
 PLACEHOLDERS = ("question", "reference", "answer", "completion")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
@@ -99,7 +103,24 @@ class JudgeSettings(BaseModel):
     def _is_an_address(cls, url: str) -> str:
         if not re.fullmatch(r"https?://[^\s/]+(?:/\S*)?", url):
             raise ValueError("not of the form http://host:port/v1")
-        return url.rstrip("/")
+        url = url.rstrip("/")
+        parts = urlsplit(url)
+        if "@" in parts.netloc:
+            raise PydanticCustomError(SECRET, "it holds a user or a password: use api_key_variable")
+        if "?" in url or "#" in url:
+            raise ValueError("it goes on after its path: leave out the ? or # and what follows")
+        if url.endswith(ENDPOINT):
+            raise ValueError(f"leave out {ENDPOINT}, which is appended")
+        return url
+
+    @field_validator("api_key_variable")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"(?:[A-Za-z_][A-Za-z0-9_]*)?", name):
+            raise PydanticCustomError(
+                SECRET, "not the name of an environment variable: put the key into one, not here"
+            )
+        return name
 
     @field_validator("prompt")
     @classmethod

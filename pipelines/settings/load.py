@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import UserError, did_you_mean
 from pipelines.settings.tables import Settings
+from rewards.judge_settings import SECRET
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
@@ -86,8 +87,11 @@ def _explain(item: object) -> str:
     if item["type"] == "missing":  # type: ignore[index]
         return f"{dotted} is missing: add it to the configuration"
     message = str(item["msg"]).removeprefix("Value error, ")  # type: ignore[index]
-    given = "" if not location else f"{dotted} = {item['input']!r}: "  # type: ignore[index]
-    return f"{given}{message}"
+    if not location:
+        return message
+    shows = item["type"] != SECRET  # type: ignore[index]
+    given = f" = {item['input']!r}" if shows else ""  # type: ignore[index]
+    return f"{dotted}{given}: {message}"
 
 
 def _keys_at(location: Sequence[str]) -> Iterable[str]:

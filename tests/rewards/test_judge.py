@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from judge_server import HANG_SECONDS, Answer, JudgeServer, judge_server, says
-from verifier_cases import answered, task_of
+from judge_cases import TASK, scores, settings_of
+from judge_server import HANG_SECONDS, Answer, judge_server, says
+from verifier_cases import answered
 
 from data.errors import UserError
-from data.records import Task
 from pipelines.settings.load import dump_settings, load_settings, parse_settings
 from rewards import judge as judge_module
 from rewards.fence import fenced
@@ -23,7 +23,6 @@ from rewards.judge import Judge, JudgeError, read_score
 from rewards.judge_settings import DEFAULT_PROMPT, JudgeSettings
 from rewards.verifiers import Verifiers
 
-TASK = task_of("exact", "12")
 FILE = Path(__file__).resolve().parents[1] / "support" / "own_reward.py"
 Behaviour = Callable[[str, int], Answer]
 
@@ -32,18 +31,6 @@ Behaviour = Callable[[str, int], Answer]
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two tries."""
     monkeypatch.setattr(judge_module, "FIRST_WAIT", 0.02)
-
-
-def settings_of(server: JudgeServer, **changes: object) -> JudgeSettings:
-    given = {"base_url": server.url, "model": "m", "prompt": "{completion}", "timeout_seconds": 20}
-    return JudgeSettings.model_validate({**given, **changes})
-
-
-def scores(
-    server: JudgeServer, *texts: str, task: Task = TASK, **changes: object
-) -> list[OwnReward]:
-    judge = Judge(settings_of(server, **changes))
-    return judge.score([(task, answered(text)) for text in texts])
 
 
 def test_a_score_is_a_share_of_the_best_times_the_weight() -> None:
@@ -111,6 +98,9 @@ FAULTS: dict[str, Answer] = {
     "nothing": Answer(b""),
     "another JSON": Answer(b'{"choices": []}'),
     "JSON that nests": Answer(b"[" * 100_000),
+    "an endless reply": Answer(b" " * (judge_module.MAX_REPLY_BYTES + 1)),
+}
+UNREADABLE: dict[str, Answer] = {
     "no text": says(None),
     "no score": says("It is right."),
     "a score in the middle": says("Score: 10\nThat is all."),
@@ -120,7 +110,7 @@ FAULTS: dict[str, Answer] = {
     "a negative score": says("Score: -1"),
     "not a number": says("Score: nan"),
     "too high a score": says("Score: 11"),
-    "an endless reply": Answer(b" " * (judge_module.MAX_REPLY_BYTES + 1)),
+    "no score after the thinking": says("<think>\nScore: 10\n</think>\nIt is right."),
 }
 
 
@@ -137,9 +127,21 @@ def test_what_may_pass_is_tried_again(name: str) -> None:
             assert min(gaps) >= 0.2, "it waits as long as it was asked to"
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_judgement_without_a_score_is_asked_for_once_more(name: str) -> None:
+    """A model at temperature 0 would write it again and again."""
+    with judge_server(lambda prompt, n: UNREADABLE[name] if n < 2 else says("Score: 5")) as server:
+        (found,) = scores(server, "x")
+        assert (found.value, len(server.prompts)) == (0.5, 2)
+    with judge_server(lambda prompt, n: UNREADABLE[name] if n < 3 else says("Score: 5")) as server:
+        (found,) = scores(server, "x")
+        assert found.value is None and found.failure.endswith("after 2 tries")
+        assert len(server.prompts) == 2
+
+
+@pytest.mark.parametrize("name", FAULTS | UNREADABLE)
 def test_what_stays_wrong_is_a_failure_and_no_score(name: str) -> None:
-    with judge_server(lambda prompt, n: FAULTS[name]) as server:
+    with judge_server(lambda prompt, n: (FAULTS | UNREADABLE)[name]) as server:
         (found,) = scores(server, "x", retries=1)
         assert found.value is None and found.steps == ()
         assert found.failure.startswith("judge: ") and found.failure.endswith("after 2 tries")
@@ -248,20 +250,17 @@ def test_steps_of_a_function_stay_beside_the_judges_word() -> None:
         assert pair[0].plus(pair[1]) == failed
 
 
-def test_a_key_that_is_not_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", " ", "ключ"):
-        monkeypatch.setenv("NO_KEY", value)
-        with judge_server(lambda prompt, n: says("Score: 1")) as server:
-            judge = Judge(settings_of(server, api_key_variable="NO_KEY"))
-            with pytest.raises(UserError, match="no key in NO_KEY"):
-                judge.prove(TASK)
-
-
 @pytest.mark.parametrize(
     ("override", "told"),
     [
         ("rewards.judge={model='m'}", "rewards.judge.base_url is missing"),
         ("rewards.judge={base_url='localhost:8000', model='m'}", "not of the form http://host"),
+        ("rewards.judge={base_url='http://h/v1?api-version=1', model='m'}", "leave out the ? or #"),
+        ("rewards.judge={base_url='http://h/v1#x', model='m'}", "leave out the ? or #"),
+        (
+            "rewards.judge={base_url='http://h/v1/chat/completions/', model='m'}",
+            "leave out /chat/completions, which is appended",
+        ),
         ("rewards.judge={base_url='http://a', model='m', promt='x'}", 'did you mean "prompt"'),
         ("rewards.judge={base_url='http://a', model='m', prompt='Well?'}", "add one"),
         (
@@ -285,7 +284,18 @@ def test_settings_survive_a_round_trip(checkout: Path) -> None:
     assert parse_settings(json.loads(dump_settings(settings))) == settings
 
 
-@pytest.mark.parametrize(("text", "score"), [("Score: 0", 0.0), ("x\n Score: 7.5 \n\n", 0.75)])
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("Score: 0", 0.0),
+        ("x\n Score: 7.5 \n\n", 0.75),
+        ("fine\n**Score: 7**", 0.7),
+        ("fine\n**Score:** 7", 0.7),
+        ("fine\n__Score__: *7*", 0.7),
+        ("<think>\nAt first\nScore: 2\n</think>\nIt holds.\nScore: 9", 0.9),
+        ("At first\nScore: 2\n</think>\nScore: 9", 0.9),
+    ],
+)
 def test_a_score_is_read(text: str, score: float) -> None:
     assert read_score(says(text).body, 10.0) == score
     with pytest.raises(JudgeError):
