@@ -2,12 +2,16 @@
 
 Right are the tasks' own references, of a whole solution its final answer. Wrong are, of each task:
 the answer to another task, its own with a number changed, nothing at all, garbage, and some of what
-no scorer may take for right (`data/puzzles.py`). Where any text of a form is right, only what has
-no form is planted. Judged as completions' answers are, in the same workers. Leaves out a dialect's
-reading of a completion.
+no scorer may take for right (`data/puzzles.py`). Not planted is what is right by definition: a
+number within the tolerance, the same value in another spelling, an empty value that the schema
+allows; where that is any number, or any value, it is planted all the same and the verifier fails,
+as it tells nothing apart. Where any text of a form is right, only what has no form is planted.
+Judged as completions' answers are, in the same workers. Leaves out a dialect's reading of a
+completion.
 """
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,20 +22,24 @@ from data.puzzles import NEGATIVE_CONTROLS, same_answer
 from data.records import Task
 from data.verifier_parameters import (
     CompositeParameters,
+    JsonSchemaParameters,
     NumericParameters,
     RegexParameters,
     read_parameters,
 )
 from rewards.answer_text import bare, plain
+from rewards.answers import compare
 from rewards.composite import part_tasks
 from rewards.quantity import read_quantity
 from rewards.solution import Solution
+from rewards.text_scorers import read_json, same_json, score_json
 from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers, compares_with_reference
 
 GARBAGE = "\0garbage"
 ALWAYS = ("", GARBAGE)
 EMPTY_JSON = ("null", "{}", "[]")
+NUMBERS = ("0", "1", "-1")
 CONTROLS = tuple(one for one in NEGATIVE_CONTROLS if one not in ALWAYS)
 CONTROLS_PER_TASK = 2
 NUM_EXAMPLES = 3
@@ -48,6 +56,7 @@ class Proof:
         num_wrong: planted answers that it judged.
         num_refused: of these; a timeout or an error refuses nothing.
         faults: some of what it judged wrongly, in words.
+        remark: what its rates do not say, in words; "" for nothing.
     """
 
     verifier: str
@@ -57,6 +66,7 @@ class Proof:
     num_wrong: int
     num_refused: int
     faults: tuple[str, ...] = ()
+    remark: str = ""
 
     @property
     def tpr(self) -> float | None:
@@ -104,6 +114,7 @@ def _prove(verifiers: Verifiers, group: Sequence[Task]) -> Proof:
         group[0].verifier, group[0].family, len(right), len(right) - len(missed), len(wrong),
         len(wrong) - len(slipped),
         tuple(_fault(*one) for one in [*missed[:NUM_EXAMPLES], *slipped[:NUM_EXAMPLES]]),
+        _remark(group),
     )  # fmt: skip
 
 
@@ -128,20 +139,22 @@ def require(proofs: Sequence[Proof], min_tpr: float, min_tnr: float) -> None:
 
 
 def table(proofs: Sequence[Proof]) -> str:
-    """The rates as a person reads them."""
+    """The rates as a person reads them, and what they do not say."""
     rows = [("verifier", "family", "right", "TPR", "wrong", "TNR")]
     rows += [
         (p.verifier, p.family, str(p.num_right), _rate(p.tpr), str(p.num_wrong), _rate(p.tnr))
         for p in proofs
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
+    lines = [
         "  ".join(
             cell.ljust(width) if column < 2 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
-    )
+    ]
+    lines += [f"verifier {p.verifier} of {p.family}: {p.remark}" for p in proofs if p.remark]
+    return "\n".join(lines)
 
 
 def planted(task: Task, group: Sequence[Task], place: int) -> list[str]:
@@ -152,15 +165,83 @@ def planted(task: Task, group: Sequence[Task], place: int) -> list[str]:
         place: its index there.
     """
     right = _right_answers(task)
-    if not has_one_answer(task):
-        found = [*ALWAYS, *_formless(task)]
-    else:
-        others = map(gold_answer, [*group[place + 1 :], *group[:place]])
-        other = next((one for one in others if not _is_among(one, right)), None)
+    if has_one_answer(task):
+        others = _others(task, group, place)
+        other = next((one for one in others if not right_by_definition(task, one)), None)
         start = place * CONTROLS_PER_TASK
-        controls = (CONTROLS * 2)[start % len(CONTROLS) :][:CONTROLS_PER_TASK]
-        found = [*ALWAYS, *controls, *filter(None, [other, changed(task)])]
-    return [answer for answer in dict.fromkeys(found) if not _is_among(answer, right)]
+        found = [*(CONTROLS * 2)[start % len(CONTROLS) :][:CONTROLS_PER_TASK]]
+        if other is not None or not all(right_by_definition(task, one) for one in NUMBERS):
+            found = [one for one in found if not right_by_definition(task, one)]
+        else:  # a tolerance by which any number is right
+            other = next(iter(others), None)
+            found += NUMBERS
+        found += filter(None, [other, changed(task)])
+    else:
+        found = _formless(task)
+    return [one for one in dict.fromkeys([*ALWAYS, *found]) if not _is_among(one, right)]
+
+
+def right_by_definition(task: Task, answer: str) -> bool:
+    """Whether a task with one right answer has to take this one for it, whoever judges."""
+    if task.verifier == "composite":
+        parts = [part for part in part_tasks(task) if has_one_answer(part)]
+        found = [right_by_definition(part, answer) for part in parts]
+        return any(found) if _requires(task) == "any" else all(found)
+    try:
+        if task.verifier == "json_schema":
+            return same_json(read_json(task.reference), read_json(answer))
+        if task.verifier in ("math", "numeric") and compare(task.reference, answer).same:
+            return True
+        return task.verifier == "numeric" and _is_within_tolerance(task, answer)
+    except (ValueError, RecursionError):  # one of them cannot be read
+        return False
+
+
+def _is_within_tolerance(task: Task, answer: str) -> bool:
+    gold, found = read_quantity(bare(gold_answer(task))), read_quantity(bare(plain(answer)))
+    if gold is None or found is None:
+        return False
+    factors = [Fraction(1)]
+    if gold.is_percent != found.is_percent:
+        factors.append(Fraction(1, 100) if gold.is_percent else Fraction(100))
+    relative, absolute = _tolerances(task)
+    return any(
+        abs(found.value - gold.value * factor) <= max(relative * abs(gold.value), absolute) * factor
+        for factor in factors
+    )
+
+
+def _tolerances(task: Task) -> tuple[Fraction, Fraction]:
+    allowed = read_parameters(NumericParameters, task.verifier, task.entry)
+    return Fraction(str(allowed.relative_tolerance)), Fraction(str(allowed.absolute_tolerance))
+
+
+def _others(task: Task, group: Sequence[Task], place: int) -> list[str]:
+    """The answers to the other tasks that are not this one's as text, the next task's first."""
+    right = _right_answers(task)
+    others = map(gold_answer, [*group[place + 1 :], *group[:place]])
+    return [one for one in others if one and not _is_among(one, right)]
+
+
+def _remark(group: Sequence[Task]) -> str:
+    first = group[0]
+    if first.verifier == "composite" and not has_one_answer(first):
+        if any(has_one_answer(part) for part in part_tasks(first)):
+            return (
+                "one part alone decides, and another takes any answer of its form, so that the "
+                "reference decides nothing and a wrong answer of that form earns the reward"
+            )
+        return ""
+    if not has_one_answer(first):
+        return ""
+    others = [(task, found) for n, task in enumerate(group) if (found := _others(task, group, n))]
+    loose = [task for task, found in others if all(right_by_definition(task, one) for one in found)]
+    if not loose:
+        return ""
+    return (
+        f"for {len(loose)} of {len(group)} tasks every other task's answer is right too, within "
+        "the tolerance or in another spelling: the reward does not tell these tasks apart"
+    )
 
 
 def gold_answer(task: Task) -> str:
@@ -174,9 +255,12 @@ def has_one_answer(task: Task) -> bool:
     """Whether one answer alone is right, rather than any that has the right form."""
     if task.verifier == "composite":
         parts = [has_one_answer(part) for part in part_tasks(task)]
-        require = read_parameters(CompositeParameters, task.verifier, task.entry).require
-        return any(parts) if require == "all" else all(parts)
+        return any(parts) if _requires(task) == "all" else all(parts)
     return task.verifier == "puzzle" or compares_with_reference(task)
+
+
+def _requires(task: Task) -> str:
+    return read_parameters(CompositeParameters, task.verifier, task.entry).require
 
 
 def changed(task: Task) -> str | None:
@@ -201,9 +285,8 @@ def _beyond_tolerance(task: Task) -> str | None:
     number = read_quantity(bare(gold_answer(task)))
     if number is None:
         return None
-    allowed = read_parameters(NumericParameters, task.verifier, task.entry)
-    relative = Fraction(str(allowed.relative_tolerance)) * abs(number.value)
-    step = max(relative * 2, Fraction(str(allowed.absolute_tolerance)) * 2, abs(number.value))
+    relative, absolute = _tolerances(task)
+    step = max(relative * abs(number.value) * 2, absolute * 2, abs(number.value))
     value = number.value + (step or 1)
     return f"{value.numerator}/{value.denominator}" if value.denominator > 1 else str(value)
 
@@ -211,11 +294,22 @@ def _beyond_tolerance(task: Task) -> str | None:
 def _formless(task: Task) -> list[str]:
     """What has no form, where any answer of a form is right."""
     if task.verifier == "json_schema":
-        return [*EMPTY_JSON, task.reference + GARBAGE]
+        refused = [one for one in EMPTY_JSON if not _is_allowed(task, one)]
+        return [*(refused or EMPTY_JSON), task.reference + GARBAGE]
     if task.verifier == "regex":
         anywhere = read_parameters(RegexParameters, task.verifier, task.entry).search
         return [] if anywhere else [task.reference + GARBAGE]
     return []
+
+
+def _is_allowed(task: Task, answer: str) -> bool:
+    """Whether a schema allows an empty value, which keeps no pattern of it busy."""
+    schema = read_parameters(JsonSchemaParameters, task.verifier, task.entry).document
+    try:
+        judged = score_json("null", answer, {"schema": schema, "equals_reference": False})
+    except Exception:  # the boundary to the library: a schema that cannot be used allows nothing
+        return False
+    return judged["status"] == "scored" and judged["score"] == 1.0
 
 
 def _right_answers(task: Task) -> list[str]:
@@ -228,7 +322,11 @@ def _right_answers(task: Task) -> list[str]:
 
 
 def _is_among(answer: str, right: Sequence[str]) -> bool:
-    return any(same_answer(answer, one) for one in right)
+    return any(same_answer(_folded(answer), _folded(one)) for one in right)
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def _fault(task: Task, answer: str, verdict: Verdict) -> str:

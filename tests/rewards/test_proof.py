@@ -56,18 +56,100 @@ def test_sound_verifiers_prove_themselves(verifiers: Verifiers) -> None:
     assert shown[4].split()[:4] == ["numeric", "numeric", "4", "1.000"]
 
 
+def json_tasks(schema: dict[str, object], equals_reference: bool, *texts: str) -> list[Task]:
+    given = {"schema": schema, "equals_reference": equals_reference}
+    return [task_of("json_schema", text, **given) for text in texts]
+
+
+YEARS = ("1990", "1985", "1999", "2001", "1993", "2010", "2005", "1978")
+# Each task's neighbours, or an empty value, are right by definition.
+NEAR = {
+    "years within two percent": [task_of("numeric", n, relative_tolerance=0.02) for n in YEARS],
+    "shares within a quarter": [
+        task_of("numeric", f"0.{n}", absolute_tolerance=0.25) for n in (3, 9, 5, 7, 2, 6, 8, 4)
+    ],
+    "shares and percentages": [
+        task_of("numeric", n, relative_tolerance=0.1) for n in ("50%", "0.52", "47%", "0.9")
+    ],
+    "fractions": [
+        task_of("math", n)
+        for n in ("1/2", "0.5", r"\frac{1}{2}", "50%", "3/4", "0.75", "1/4", "0.25")
+    ],
+    "no solution": [task_of("math", n) for n in ("no solution", r"\emptyset", "DNE", "{}")],
+    "objects spelled twice": json_tasks(
+        {}, True, '{"label":"pos"}', '{"label": "pos"}', '{"label":"neg"}', '{"label": "neg"}'
+    ),
+    "any array": json_tasks({"type": "array"}, False, '["a"]', '["b"]', '["c"]'),
+    "any object": json_tasks({"type": "object"}, False, '{"a": 1}', '{"a": 2}'),
+    "an object or null": json_tasks(
+        {
+            "anyOf": [{"type": "null"}, {"$ref": "#/$defs/any"}],
+            "$defs": {"any": {"type": "object"}},
+        },
+        False,
+        '{"a": 1}',
+        '{"a": 2}',
+    ),
+    "Unicode's compatibility forms": [
+        task_of("exact", n) for n in ("\uff11", "\u2460", "a b", "a  b")
+    ],
+    "both parts compare": [
+        task_of(
+            "composite",
+            n,
+            parts=[part("numeric", relative_tolerance=0.02), part("regex", pattern=r"\d+")],
+        )
+        for n in YEARS
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_what_is_right_by_definition_is_not_planted(name: str, verifiers: Verifiers) -> None:
+    (proof,) = prove(verifiers, NEAR[name], 8)
+    assert (proof.tpr, proof.tnr, proof.faults) == (1.0, 1.0, ())
+    assert proof.num_wrong >= 4 * len(NEAR[name]), "there is enough left that is wrong"
+
+
+ANY_INTEGER = {"require": "any", "parts": [part("math"), part("regex", pattern=r"-?\d+")]}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        (NEAR["years within two percent"], "for 8 of 8 tasks every other task's answer is right"),
+        ([task_of("composite", n, **ANY_INTEGER) for n in ("5", "7")], "the reference decides"),
+        (NEAR["shares within a quarter"], ""),
+        (NEAR["any array"], ""),
+        (SOUND["composite"], ""),
+    ],
+)
+def test_what_the_rates_do_not_say_is_said(
+    tasks: list[Task], told: str, verifiers: Verifiers
+) -> None:
+    (proof,) = prove(verifiers, tasks, 8)
+    assert proof.tnr == 1.0 and bool(proof.remark) == bool(told) and told in proof.remark
+    assert proof.row()["remark"] == proof.remark
+    last = table([proof]).splitlines()[-1]
+    assert (last == f"verifier {proof.verifier} of test: {proof.remark}") == bool(told)
+
+
 BAD = {
     "a pattern that takes anything": [task_of("regex", "x", pattern="(?s).*")],
     "a pattern that does not take the reference": [task_of("regex", "abc", pattern=CODE)],
     "a schema that takes anything": [
         task_of("json_schema", one, schema={}, equals_reference=False) for one in PEOPLE
     ],
+    "a schema that takes any value in words": json_tasks(
+        {"type": ["array", "object", "null"]}, False, *PEOPLE
+    ),
     "a schema that refuses the references": [
         task_of("json_schema", one, schema={"type": "array"}) for one in PEOPLE
     ],
     "a tolerance wider than the answers differ": [
         task_of("numeric", n, absolute_tolerance=50) for n in ("3", "5", "9")
     ],
+    "a tolerance for any number, of one task": [task_of("numeric", "5", absolute_tolerance=1000)],
     "references that are not numbers": [task_of("numeric", n) for n in ("north", "south")],
     "a composite with a loose part": [
         task_of("composite", n, require="any", parts=[part("exact"), part("regex", pattern=".*")])
