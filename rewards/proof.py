@@ -224,15 +224,12 @@ def _others(task: Task, group: Sequence[Task], place: int) -> list[str]:
 
 
 def _remark(group: Sequence[Task]) -> str:
-    first = group[0]
-    if first.verifier == "composite" and not has_one_answer(first):
-        if any(has_one_answer(part) for part in part_tasks(first)):
-            return (
-                "one part alone decides, and another takes any answer of its form, so that the "
-                "reference decides nothing and a wrong answer of that form earns the reward"
-            )
-        return ""
-    if not has_one_answer(first):
+    if any(map(_is_decided_by_a_form, group)):
+        return (
+            "one part alone decides, and another takes any answer of its form, so that the "
+            "reference decides nothing and a wrong answer of that form earns the reward"
+        )
+    if not has_one_answer(group[0]):
         return ""
     others = [(task, found) for n, task in enumerate(group) if (found := _others(task, group, n))]
     loose = [task for task, found in others if all(right_by_definition(task, one) for one in found)]
@@ -242,6 +239,11 @@ def _remark(group: Sequence[Task]) -> str:
         f"for {len(loose)} of {len(group)} tasks every other task's answer is right too, within "
         "the tolerance or in another spelling: the reward does not tell these tasks apart"
     )
+
+
+def _is_decided_by_a_form(task: Task) -> bool:
+    parts = part_tasks(task) if task.verifier == "composite" else []
+    return not has_one_answer(task) and any(map(has_one_answer, parts))
 
 
 def gold_answer(task: Task) -> str:
