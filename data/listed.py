@@ -1,14 +1,13 @@
 """Tasks from a list of rows: distinct, split by what a model sees, each epoch without replacement.
 
 A task's split follows from the letters, digits and operators that are shown, so that no two splits
-hold one question in two spellings, and a task keeps its split when a long list grows. Of a short
-list each held-out split gets a part nevertheless. Rows that are no problems are refused or left
-out, each named. Leaves out how rows are read (`data/rows.py`).
+hold one question in two spellings. A task keeps its split whatever the context holds, and when a
+long list grows. Of a short list each held-out split gets a part nevertheless. Rows that are no
+problems are refused or left out, each named. Leaves out how rows are read (`data/rows.py`).
 """
 
 import hashlib
 import random
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from data.records import (
     split_of,
 )
 from data.rows import Fault, Row
+from data.spelling import spelling_key
 
 HELD_OUT: tuple[Split, ...] = ("test", "probe", "audit")
 # Of a short list each held-out split gets a tenth, up to so many; a long list's hashes give more.
@@ -92,7 +92,7 @@ class ListedSource:
         test_rows: Iterable[Row | Fault] = (),
         skip_faulty_rows: bool = False,
     ) -> None:
-        self.name, self.family = name, family
+        self.name, self.family, self._shown = name, family, shown
         reader = _Reader(family, shown)
         test, rest = reader.read(test_rows), reader.read(rows)
         seen = set(test)
@@ -107,9 +107,10 @@ class ListedSource:
             raise UserError(f"{name} holds no tasks: give at least one question with its answer")
         tasks = reader.tasks(test | own, name)
         fitting = [(key, task) for key, task in tasks if fits is None or fits(task)]
-        splits = _splits({key for key, _ in fitting if key in own}, has_test=bool(test))
-        splits |= {key: "test" for key in test}
+        # Of all problems, too long or not: whoever asks with another context gets the same splits.
+        splits = _splits(own, has_test=bool(test)) | dict.fromkeys(test, "test")
         self.tasks = [replace(task, split=splits[key]) for key, task in fitting]
+        self._keys = {task.id: key for key, task in fitting}
         counts: dict[str, int] = {
             split: sum(task.split == split for task in self.tasks) for split in SPLITS
         }
@@ -154,6 +155,14 @@ class ListedSource:
     def ids(self, split: Split) -> frozenset[str]:
         """Ids of all tasks of a split."""
         return frozenset(task.id for task in self.tasks if task.split == split)
+
+    def keys(self, split: Split) -> dict[str, str]:
+        """The key of each task of a split, by id."""
+        return {task.id: self._keys[task.id] for task in self.tasks if task.split == split}
+
+    def key(self, question: str) -> str:
+        """What tells a question from others, however it is spelled."""
+        return spelling_key(question, self._shown)
 
     def remarks(self) -> list[str]:
         """What a person should know of the list, one line each."""
@@ -212,17 +221,12 @@ class _Reader:
                 continue
             self.num_system_turns += row.has_system_turn
             by_id[task_id].append(row)
-            keys[task_id] = self._key(row.question)
+            keys[task_id] = spelling_key(row.question, self.shown)
         found: dict[str, list[Row]] = defaultdict(list)
         for task_id, same in by_id.items():
             if self._agree(same):
                 found[keys[task_id]].append(same[0])
         return dict(found)
-
-    def _key(self, question: str) -> str:
-        rendered = question if self.shown is None else self.shown(question) or ""
-        plain = unicodedata.normalize("NFKC", rendered).casefold()
-        return signature("".join(filter(_tells_apart, plain)) or plain)
 
     def _agree(self, same: Sequence[Row]) -> bool:
         """Whether rows that ask one question give one answer; which is right nobody can say."""
@@ -275,12 +279,6 @@ class _Reader:
 def _content(row: Row) -> str:
     parameters = f"\n{canonical_json(row.parameters)}" if row.parameters else ""
     return f"{row.question}\n{row.answer}{parameters}"
-
-
-def _tells_apart(character: str) -> bool:
-    """Whether a problem is another one without it: letters, digits and operators are like that."""
-    is_operator = character in "-*/^%" or unicodedata.category(character) == "Sm"
-    return character.isalnum() or is_operator
 
 
 def _splits(problems: Collection[str], has_test: bool) -> dict[str, Split]:

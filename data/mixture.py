@@ -5,13 +5,18 @@ Left out: the sources themselves (`data/puzzles.py`, `data/listed.py`).
 
 import hashlib
 import random
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
 from data.records import SPLITS, Split, Task
-from data.source import TaskSource
+from data.source import TaskSource, draw_apart
+
+# A problem that lists have in several splits is in the first of these: what one tests, no other
+# trains on, and a test file of the user's own stays whole.
+PRECEDENCE: tuple[Split, ...] = ("test", "probe", "audit", "train")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Part:
 class MixtureSource:
     """Tasks of several sources, or of one at several settings.
 
-    A problem that parts have in different splits is in none.
+    A problem that lists have in different splits, in whatever spelling, is held out. Tasks that are
+    made on demand ask nothing that a list asks in another split.
 
     Args:
         parts: the sources. Give all of them how questions are rendered: without it two families
@@ -44,12 +50,18 @@ class MixtureSource:
                 raise UserError(f"the weight of {part.name} must be above 0, got {part.weight}")
         self._weights = [part.weight for part in parts]
         self._sources = [part.source for part in parts]
-        listed = {split: self.ids(split) for split in SPLITS}
         self._is_listed = [any(map(source.ids, SPLITS)) for source in self._sources]
+        keys = {split: self.keys(split) for split in SPLITS}
         self._elsewhere: dict[Split, frozenset[str]] = {
-            split: frozenset[str]().union(*(ids for other, ids in listed.items() if other != split))
+            split: frozenset(
+                key for other in SPLITS if other != split for key in keys[other].values()
+            )
             for split in SPLITS
         }
+        self._taken, earlier = dict[Split, frozenset[str]](), set[str]()
+        for split in PRECEDENCE:
+            self._taken[split] = frozenset(t for t, key in keys[split].items() if key in earlier)
+            earlier.update(keys[split].values())
 
     def draw(
         self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
@@ -62,7 +74,7 @@ class MixtureSource:
         Raises:
             UserError: there are not that many.
         """
-        apart = exclude | self._elsewhere[split]
+        apart = exclude | self._taken[split]
         excluded, room = list[frozenset[str]](), list[int | None]()
         for source, is_listed in zip(self._sources, self._is_listed, strict=True):
             own = source.ids(split) - apart
@@ -70,30 +82,54 @@ class MixtureSource:
             excluded.append(apart)
             apart |= own  # what two lists have is the first one's
 
-        def draw(part: int, size: int) -> list[Task]:
-            return self._sources[part].draw(split, size, _seed(seed, part), excluded[part])
+        def draw(part: int, size: int, _: Sequence[Task]) -> list[Task]:
+            source, own_seed = self._sources[part], _seed(seed, part)
+
+            def own(exclude: frozenset[str]) -> list[Task]:
+                return source.draw(split, size, own_seed, exclude)
+
+            return self._apart(part, split, own, excluded[part])
 
         return self._mixed(num, seed, draw, room, frozenset())
 
     def draw_round(
         self, num: int, seed: int, exclude: frozenset[str], played: Mapping[str, int]
     ) -> list[Task]:
-        """Return `num` training tasks by weight; a list that is used up begins again."""
-        apart = exclude | self._elsewhere["train"]
+        """Return `num` training tasks by weight; a list that is used up begins again.
+
+        What another list gave comes last, so that lists which overlap seldom repeat a problem.
+        """
+        apart = exclude | self._taken["train"]
         is_empty = [
             is_listed and not source.ids("train") - apart
             for source, is_listed in zip(self._sources, self._is_listed, strict=True)
         ]
         room = [0 if empty else None for empty in is_empty]
 
-        def draw(part: int, size: int) -> list[Task]:
-            return self._sources[part].draw_round(size, _seed(seed, part), apart, played)
+        before, most = dict(played), max(played.values(), default=0) + 1
+
+        def draw(part: int, size: int, given: Sequence[Task]) -> list[Task]:
+            source, own_seed = self._sources[part], _seed(seed, part)
+            counts = ChainMap({task.id: most for task in given}, before)
+
+            def own(exclude: frozenset[str]) -> list[Task]:
+                return source.draw_round(size, own_seed, exclude, counts)
+
+            return self._apart(part, "train", own, apart)
 
         return self._mixed(num, seed, draw, room, self.ids("train"))
 
     def ids(self, split: Split) -> frozenset[str]:
         """Ids of the listed tasks of a split."""
         return frozenset[str]().union(*(source.ids(split) for source in self._sources))
+
+    def keys(self, split: Split) -> dict[str, str]:
+        """The keys of the listed tasks of a split, by id."""
+        return {t: key for source in self._sources for t, key in source.keys(split).items()}
+
+    def key(self, question: str) -> str:
+        """What tells a question from others, however it is spelled."""
+        return self._sources[0].key(question)
 
     def remarks(self) -> list[str]:
         """What a person should know of the parts."""
@@ -103,11 +139,23 @@ class MixtureSource:
         """The parts' reports."""
         return [report for source in self._sources for report in source.reports()]
 
+    def _apart(
+        self,
+        part: int,
+        split: Split,
+        draw: Callable[[frozenset[str]], list[Task]],
+        exclude: frozenset[str],
+    ) -> list[Task]:
+        """A part's tasks of a split, without what lists ask in another."""
+        if self._is_listed[part]:  # known from the start, and so excluded
+            return draw(exclude)
+        return draw_apart(draw, self.key, self._elsewhere[split], exclude)
+
     def _mixed(
         self,
         num: int,
         seed: int,
-        draw: Callable[[int, int], list[Task]],
+        draw: Callable[[int, int, Sequence[Task]], list[Task]],
         room: Sequence[int | None],
         repeatable: frozenset[str],
     ) -> list[Task]:
@@ -115,7 +163,10 @@ class MixtureSource:
         picks = self._picks(num, seed, list(room))
         sizes = [picks.count(part) for part in range(len(self._sources))]
         while True:
-            drawn = [draw(part, size) if size else [] for part, size in enumerate(sizes)]
+            drawn, given = list[list[Task]](), list[Task]()
+            for part, size in enumerate(sizes):
+                drawn.append(draw(part, size, given) if size else [])
+                given += drawn[-1]
             tasks, missing = _merged(drawn, picks, repeatable)
             if not any(missing):
                 return tasks

@@ -45,6 +45,7 @@ from data.records import (
     make_task,
     split_of,
 )
+from data.spelling import spelling_key
 
 CHUNK_SIZE = 1024
 LOOP_OWNED = ("seed", "size")
@@ -147,6 +148,14 @@ class ReasoningGymSource:
     def ids(self, split: Split) -> frozenset[str]:
         """None: tasks are made on demand."""
         return frozenset()
+
+    def keys(self, split: Split) -> dict[str, str]:
+        """None, for the same reason."""
+        return {}
+
+    def key(self, question: str) -> str:
+        """What tells a question from others, however it is spelled."""
+        return spelling_key(question, self._shown)
 
     def remarks(self) -> list[str]:
         """Nothing."""

@@ -3,7 +3,7 @@
 Leaves out the sources (`data/sources.py` makes them).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from data.errors import UserError
@@ -43,6 +43,14 @@ class TaskSource(Protocol):
         """Ids of the tasks that a list has in a split; empty where tasks are made on demand."""
         ...
 
+    def keys(self, split: Split) -> Mapping[str, str]:
+        """What tells each of those tasks from others, however it is spelled, by id."""
+        ...
+
+    def key(self, question: str) -> str:
+        """The same of any question (`data/spelling.py`)."""
+        ...
+
     def remarks(self) -> list[str]:
         """What a person should know of the tasks, one line each."""
         ...
@@ -65,6 +73,31 @@ def draw_up_to(
         except UserError:  # a source says so when it has not that many
             step //= 2
     return tasks
+
+
+def draw_apart(
+    draw: Callable[[frozenset[str]], list[Task]],
+    key: Callable[[str], str],
+    apart: Collection[str],
+    exclude: frozenset[str],
+) -> list[Task]:
+    """Draw tasks that ask none of some questions, in whatever spelling.
+
+    Args:
+        draw: gives tasks, without those whose ids it is given.
+        key: tells questions apart.
+        apart: keys of the questions.
+        exclude: ids of tasks to leave out.
+
+    Raises:
+        UserError: `draw` does.
+    """
+    while True:
+        tasks = draw(exclude)
+        same = {task.id for task in tasks if key(task.question) in apart}
+        if not same:
+            return tasks
+        exclude |= same
 
 
 def draw_held_out(source: TaskSource, split: Split, num: int) -> list[Task]:

@@ -7,7 +7,7 @@ asks for and when.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from data.mixture import MixtureSource, Part
 from data.puzzles import ReasoningGymSource
 from data.records import Fits, Shown, Split, Task
 from data.rows import Fault, Fields, Row, read_dataset, read_jsonl
-from data.source import TaskSource, draw_up_to
+from data.source import TaskSource, draw_apart, draw_up_to
 
 __all__ = [
     "Fields",
@@ -110,20 +110,26 @@ class WithoutExamples:
 
     Args:
         source: the tasks.
-        examples: ids of the examples' questions.
+        examples: the examples' questions, in any spelling.
     """
 
-    def __init__(self, source: TaskSource, examples: frozenset[str]) -> None:
-        self._source, self._examples = source, examples
+    def __init__(self, source: TaskSource, examples: Iterable[str]) -> None:
+        self._source, self._examples = source, frozenset(map(source.key, examples))
         self.ids, self.remarks, self.reports = source.ids, source.remarks, source.reports
+        self.keys, self.key = source.keys, source.key
         self.draw_round = source.draw_round
 
     def draw(
         self, split: Split, num: int, seed: int, exclude: frozenset[str] = frozenset()
     ) -> list[Task]:
         """Return `num` tasks of `split`; see `TaskSource`."""
-        shown = frozenset[str]() if split == "train" else self._examples
-        return self._source.draw(split, num, seed, exclude | shown)
+        if split == "train":
+            return self._source.draw(split, num, seed, exclude)
+        same = {t for t, key in self._source.keys(split).items() if key in self._examples}
+        return draw_apart(
+            lambda left_out: self._source.draw(split, num, seed, left_out),
+            self._source.key, self._examples, exclude | same,
+        )  # fmt: skip
 
 
 SOURCES: Mapping[str, Callable[..., TaskSource]] = {

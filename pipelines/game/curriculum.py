@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from data.records import Fits, Shown, Split, Task, identity
+from data.records import Fits, Shown, Split, Task
 from data.source import TaskSource, draw_held_out
 from data.sources import Fields, Part, WithoutExamples, make_source
 from pipelines.errors import UserError
@@ -107,8 +107,7 @@ def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:
         source = _source(tasks, shown, fits)
     if not examples:
         return source
-    ids = (identity("", example.question, shown) for example in examples)
-    return WithoutExamples(source, frozenset(task_id for task_id in ids if task_id is not None))
+    return WithoutExamples(source, (example.question for example in examples))
 
 
 def _source(table: SourceTable, shown: Shown, fits: Fits | None) -> TaskSource:

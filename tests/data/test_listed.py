@@ -184,6 +184,23 @@ def test_spellings_of_one_question_are_in_one_split(tmp_path: Path) -> None:
     assert any(of_one[3 * n].split != of_one[3 * n + 1].split for n in range(400))
 
 
+@pytest.mark.parametrize(
+    ("spelling", "plain"),
+    [
+        ("{} \u2212 25?", "{} - 25?"), ("{} \u2013 25?", "{} - 25?"), ("{} \u2010 25?", "{} - 25?"),
+        ("{} \u2014 25?", "{} - 25?"), ("\u00bd of {}", "1/2 of {}"), ("{} \u00f7 5", "{} / 5"),
+        ("{} \u00d7 25?", "{}*25"), ("{} \u00b7 25?", "{}*25"), ("{} \u22c5 25?", "{}*25"),
+    ],
+)  # fmt: skip
+def test_unicode_signs_of_one_operator_are_one(tmp_path: Path, spelling: str, plain: str) -> None:
+    rows = [problem(one.format(n), n) for n in range(300) for one in (spelling, plain)]
+    source = jsonl_source(write_rows(tmp_path / "t.jsonl", rows))
+    splits: dict[str, set[str]] = {}
+    for task in source.tasks:
+        splits.setdefault(task.reference, set()).add(task.split)
+    assert len(source.tasks) == 600 and all(len(found) == 1 for found in splits.values())
+
+
 FAULTY = [
     problem("1?"), problem(""), problem("2?", None), problem("3?", "1"), problem("4?"),
     problem("3?", "2"), problem("4 ?"), {"question": "5?"}, problem("6?"), problem("7?"),
@@ -292,3 +309,16 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path: Path) -> None:
     )
     assert len(source.tasks) == 80 and source.census.num_too_long == 20
     assert all(len(task.question) < 81 for task in source.draw_round(80, 0, frozenset(), {}))
+
+
+@pytest.mark.parametrize("num", [60, 200])
+def test_splits_do_not_depend_on_the_context(tmp_path: Path, num: int) -> None:
+    """An evaluation without a critic holds more tasks than the run did, and tests no other."""
+    rows = [problem(f"problem {n} " + "x" * (37 * n % 100)) for n in range(num)]
+    path = write_rows(tmp_path / "t.jsonl", rows)
+    wide = jsonl_source(path)
+    for longest in (50, 80, 105):
+        narrow = jsonl_source(path, fits=lambda task, most=longest: len(task.question) < most)
+        assert narrow.census.num_too_long > 0
+        for split in SPLITS:
+            assert narrow.ids(split) and narrow.ids(split) <= wide.ids(split)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from data.mixture import MixtureSource, Part
 from data.puzzles import ReasoningGymSource
-from data.records import SPLITS, split_of
+from data.records import SPLITS, Task, split_of
+from data.source import draw_held_out
 from data.sources import draw_up_to, jsonl_source, make_source
 from rewards.dialect import dialect
 
@@ -124,3 +126,63 @@ def test_the_same_list_twice_does_not_hang(tmp_path: Path) -> None:
     one = listed(tmp_path / "one.jsonl", 0, 30)
     source = MixtureSource([one, one])
     assert len(source.draw_round(100, 0, frozenset(), {})) == 100
+
+
+def asked(path: Path, questions: Sequence[str], test: Path | None = None) -> Part:
+    path.write_text("".join(json.dumps({"question": q, "answer": "1"}) + "\n" for q in questions))
+    source = jsonl_source(path, test_path=test or "", shown=lambda question: question)
+    return Part(path.name, source, 1.0)
+
+
+def bare(tasks: Iterable[Task]) -> set[str]:
+    return {"".join(task.question.casefold().split()).rstrip("?") for task in tasks}
+
+
+def test_a_test_file_stays_whole_and_no_other_list_trains_on_it_in_any_spelling(
+    tmp_path: Path,
+) -> None:
+    tests, spelled = [f"What is {n}+{n}?" for n in range(50)], tmp_path / "test.jsonl"
+    asked(spelled, tests)
+    one = asked(tmp_path / "one.jsonl", [f"Alpha {n}?" for n in range(100)], spelled)
+    other = asked(
+        tmp_path / "two.jsonl",
+        [f"what is {n} + {n} ?" for n in range(50)] + [f"Beta {n}" for n in range(100)],
+    )
+    for parts in ([one, other], [other, one]):
+        source = MixtureSource(parts)
+        held = draw_held_out(source, "test", 400)
+        assert set(tests) <= {task.question for task in held}
+        trained = bare(source.draw_round(600, 0, frozenset(), {}))
+        assert trained.isdisjoint(bare(held)) and len(trained) > 100
+
+
+def test_two_spellings_of_a_problem_are_in_one_split_of_a_mixture(tmp_path: Path) -> None:
+    one = asked(tmp_path / "one.jsonl", [f"What is {n}+{n}?" for n in range(60)])
+    other = asked(tmp_path / "two.jsonl", [f"what is {n} + {n} ?" for n in range(90)])
+    source = MixtureSource([one, other])
+    seen = [bare(draw_up_to(source, split, 200, 0)) for split in ("test", "probe", "audit")]
+    seen.append(bare(source.draw_round(600, 0, frozenset(), {})))
+    assert sum(map(len, seen)) == len(set.union(*seen)) == 90
+
+
+def test_puzzles_ask_nothing_that_a_list_has_in_another_split(tmp_path: Path) -> None:
+    """A puzzle's split follows from its own text, a list's from its spelling."""
+    params = {**SUMS, "min_terms": 2, "max_terms": 2, "max_digits": 1}
+    puzzles = ReasoningGymSource("basic_arithmetic", params, lambda question: question)
+    questions = [task.question for task in draw_up_to(puzzles, "train", 60, 0)]
+    assert len(questions) > 40
+    other = asked(tmp_path / "t.jsonl", [f"{question.upper()} " for question in questions])
+    source = MixtureSource([other, Part("sums", puzzles)])
+    tested = {other.source.key(t.question) for t in draw_held_out(other.source, "test", 60)}
+    trained = {other.source.key(t.question) for t in draw_up_to(source, "train", 400, 1)}
+    assert tested and tested.isdisjoint(trained)
+
+
+def test_overlapping_lists_repeat_no_problem_within_a_round(tmp_path: Path) -> None:
+    one, other = listed(tmp_path / "one.jsonl", 0, 60), listed(tmp_path / "two.jsonl", 0, 60)
+    source, played = MixtureSource([one, other]), Counter[str]()
+    for seed in range(50):
+        ids = [task.id for task in source.draw_round(16, seed, frozenset(), played)]
+        assert len(set(ids)) == 16
+        played.update(ids)
+    assert max(played.values()) - min(played[i] for i in source.ids("train")) <= 4

@@ -121,6 +121,22 @@ def test_a_worked_example_is_in_no_held_out_split(problems: Path) -> None:
     assert trained in draw_all(source, "train")
 
 
+def test_a_worked_example_in_another_spelling_is_in_no_held_out_split(problems: Path) -> None:
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    held = build_source(load_settings(CONFIG, given)).draw("test", 1, 0)[0]
+    example = f"{{question = '{held.question.lower().replace('?', ' ?')}', reply = ''}}"
+    source = build_source(load_settings(CONFIG, [*given, f"tasks.examples=[{example}]"]))
+    assert held not in draw_all(source, "test")
+
+
+def test_a_worked_example_of_a_puzzle_is_in_no_held_out_split() -> None:
+    given = ["tasks.dialect=tagged"]
+    held = build_source(load_settings(CONFIG, given)).draw("test", 8, 0)
+    example = f"{{question = '{held[3].question.upper()} ', reply = ''}}"
+    source = build_source(load_settings(CONFIG, [*given, f"tasks.examples=[{example}]"]))
+    assert [t for t in held if t not in source.draw("test", 8, 0)] == [held[3]]
+
+
 def draw_all(source: TaskSource, split: Split) -> list[Task]:
     tasks: list[Task] = []
     with pytest.raises(UserError):
