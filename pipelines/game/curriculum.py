@@ -33,15 +33,22 @@ class Curriculum:
         self._listed = source.ids("train")
 
     def draw(self, round_: int, num: int) -> list[Task]:
-        """The round's training tasks; a source too small to spare the retired ones keeps them."""
-        given = (num, self._seed(round_))
+        """The round's training tasks; a source too small to spare the retired ones keeps them.
+
+        It is too small where it has none without them, or repeats more of the others.
+        """
         try:
-            return self.source.draw_round(*given, frozenset(self.retired), self.played)
+            tasks = self._drawn(round_, num, self.retired)
         except UserError:
             if not self.retired:
                 raise
-            self.retired.clear()
-            return self.source.draw_round(*given, frozenset(), self.played)
+            tasks = []
+        if self.retired and _num_distinct(tasks) < num:
+            whole = self._drawn(round_, num, set())
+            if _num_distinct(whole) > _num_distinct(tasks):
+                self.retired.clear()
+                return whole
+        return tasks
 
     def begin(self, starts: list[Start]) -> list[Start]:
         """Note what a round plays, and return it; what it continues was noted before."""
@@ -82,9 +89,16 @@ class Curriculum:
         self.retired, self.retiring = set(state["retired"]), state["retiring"]
         self.played = Counter(state["played"])
 
+    def _drawn(self, round_: int, num: int, left_out: set[str]) -> list[Task]:
+        return self.source.draw_round(num, self._seed(round_), frozenset(left_out), self.played)
+
     def _seed(self, round_: int) -> int:
         digest = hashlib.sha256(f"{self.seed}/{round_}".encode()).digest()
         return int.from_bytes(digest[:4], "big")
+
+
+def _num_distinct(tasks: Sequence[Task]) -> int:
+    return len({task.id for task in tasks})
 
 
 def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:

@@ -98,6 +98,30 @@ def test_an_epoch_goes_on_after_a_commit_and_resets_take_no_problem_from_it(
     assert curriculum.epochs() == 117 / len(source.ids("train"))
 
 
+def test_retiring_does_not_fill_a_round_with_one_problem(problems: Path) -> None:
+    """With 15 left for a round of 16 all come back; with 16 left the retired stay away."""
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    curriculum = Curriculum(build_source(load_settings(CONFIG, given)), seed=0)
+    ids = sorted(curriculum.source.ids("train"))
+    for num_left in (16, 15, 1, 0):
+        curriculum.retired = set(ids[num_left:])
+        drawn = {task.id for task in curriculum.draw(0, 16)}
+        assert len(drawn) == 16 and bool(curriculum.retired) == (num_left == 16)
+        assert drawn.isdisjoint(curriculum.retired)
+    curriculum.retired = set(ids[:2])
+    assert len(curriculum.draw(0, 500)) == 500 and not curriculum.retired
+
+
+def test_retiring_one_list_of_a_mixture_does_not_fill_rounds_with_its_rest(problems: Path) -> None:
+    mine = f"{{source = 'jsonl', path = '{problems}', family = 'mine'}}"
+    given = [*MIXTURE[:2], "tasks.dialect=tagged"]
+    given.append(f"tasks.mixture=[{{family = 'products'}}, {mine}]")
+    curriculum = Curriculum(build_source(load_settings(CONFIG, given)), seed=0)
+    curriculum.retired = set(sorted(curriculum.source.ids("train"))[1:])
+    tasks = curriculum.draw(0, 32)
+    assert len({task.id for task in tasks}) == 32 and not curriculum.retired
+
+
 def test_a_mixture_may_hold_a_file(problems: Path) -> None:
     mine = f"{{source = 'jsonl', path = '{problems}', family = 'mine', weight = 3}}"
     given = [*MIXTURE[:2], "tasks.dialect=tagged"]
