@@ -27,7 +27,7 @@ from data.records import (
     signature,
     split_of,
 )
-from data.rows import Fault, Row
+from data.rows import Fault, Refusal, Row
 from data.spelling import spelling_key
 
 HELD_OUT: tuple[Split, ...] = ("test", "probe", "audit")
@@ -73,6 +73,7 @@ class ListedSource:
         fits: whether the context holds a task; None holds any.
         test_rows: the test split, if the user has one; the others then give none to it.
         skip_faulty_rows: leave faulty rows out instead of refusing the list.
+        refusal: what a row's verifier has against the row's answer; None asks none.
 
     Attributes:
         tasks: all of them.
@@ -91,9 +92,10 @@ class ListedSource:
         fits: Fits | None = None,
         test_rows: Iterable[Row | Fault] = (),
         skip_faulty_rows: bool = False,
+        refusal: Refusal | None = None,
     ) -> None:
         self.name, self.family, self._shown = name, family, shown
-        reader = _Reader(family, shown)
+        reader = _Reader(family, shown, refusal)
         test, rest = reader.read(test_rows), reader.read(rows)
         seen = set(test)
         own = {key: found for key, found in rest.items() if key not in seen}
@@ -197,8 +199,8 @@ class ListedSource:
 class _Reader:
     """Sorts rows by what is shown of them, and counts what is no problem of its own."""
 
-    def __init__(self, family: str, shown: Shown | None) -> None:
-        self.family, self.shown = family, shown
+    def __init__(self, family: str, shown: Shown | None, refusal: Refusal | None) -> None:
+        self.family, self.shown, self.refusal = family, shown, refusal
         self.faults: list[Fault] = []
         self.num_rows = self.num_repeats = self.num_passed_over = self.num_system_turns = 0
 
@@ -224,7 +226,7 @@ class _Reader:
             keys[task_id] = spelling_key(row.question, self.shown)
         found: dict[str, list[Row]] = defaultdict(list)
         for task_id, same in by_id.items():
-            if self._agree(same):
+            if self._agree(same) and self._is_accepted(same[0]):
                 found[keys[task_id]].append(same[0])
         return dict(found)
 
@@ -251,6 +253,13 @@ class _Reader:
         else:
             self.num_repeats += len(same) - 1
         return not others
+
+    def _is_accepted(self, row: Row) -> bool:
+        """Whether the row's own verifier accepts its answer; else nothing could be right."""
+        refused = "" if self.refusal is None else self.refusal(row)
+        if refused:
+            self.faults.append(Fault(row.place, refused))
+        return not refused
 
     def tasks(self, problems: Mapping[str, Sequence[Row]], name: str) -> list[tuple[str, Task]]:
         """The tasks of all problems, each with its problem's key."""

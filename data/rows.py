@@ -7,7 +7,7 @@ the rows (`data/listed.py`).
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,10 @@ class Fault:
         return f"{self.place}: {self.reason}"
 
 
+# What a row's own verifier has against the row's answer; "" if nothing.
+Refusal = Callable[[Row], str]
+
+
 def read_jsonl(path: Path, fields: Fields) -> Iterator[Row | Fault]:
     """Read a file of one JSON object a line; empty lines are passed over.
 
@@ -139,11 +143,22 @@ def _column(path_or_id: str, name: str, columns: Sequence[str]) -> str:
 
 def _parsed(line: bytes) -> object:
     try:
-        return json.loads(line.decode())
+        return json.loads(line.decode(), object_pairs_hook=_with_each_key_once)
+    except UserError:
+        raise
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 ({error.reason}): re-save the file") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"not a JSON object on one line: {error}") from error
+
+
+def _with_each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f'"{twice}" stands twice in one JSON object: keep one')
+    return found
 
 
 def _row(place: str, row: object, fields: Fields, names_verifier: bool = False) -> Row:

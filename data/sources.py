@@ -16,7 +16,7 @@ from data.listed import ListedSource
 from data.mixture import MixtureSource, Part
 from data.puzzles import ReasoningGymSource
 from data.records import Fits, Shown, Split, Task
-from data.rows import Fault, Fields, Row, read_dataset, read_jsonl
+from data.rows import Fault, Fields, Refusal, Row, read_dataset, read_jsonl
 from data.source import TaskSource, draw_apart, draw_up_to
 
 __all__ = [
@@ -42,6 +42,7 @@ def jsonl_source(
     shown: Shown | None = None,
     fits: Fits | None = None,
     skip_faulty_rows: bool = False,
+    refusal: Refusal | None = None,
 ) -> ListedSource:
     """Tasks from a JSONL file: one object a line with `question`, `answer`, maybe `verifier`.
 
@@ -53,6 +54,7 @@ def jsonl_source(
         shown: how questions are rendered, which fixes each task's identity and split.
         fits: whether the context holds a task; None holds any.
         skip_faulty_rows: leave faulty rows out instead of refusing the file.
+        refusal: what a row's verifier has against the row's answer; None asks none.
 
     Raises:
         UserError: a file is missing or empty, or lines are malformed (names each).
@@ -60,7 +62,7 @@ def jsonl_source(
     fields = fields or Fields()
     test_rows = read_jsonl(Path(test_path), fields) if test_path else ()
     rows, name = read_jsonl(Path(path), fields), Path(path).name
-    return ListedSource(rows, name, family, shown, fits, test_rows, skip_faulty_rows)
+    return ListedSource(rows, name, family, shown, fits, test_rows, skip_faulty_rows, refusal)
 
 
 def dataset_source(
@@ -74,6 +76,7 @@ def dataset_source(
     shown: Shown | None = None,
     fits: Fits | None = None,
     skip_faulty_rows: bool = False,
+    refusal: Refusal | None = None,
 ) -> ListedSource:
     """Tasks from a `datasets` dataset: a folder, a file (parquet, jsonl, csv) or a hub id.
 
@@ -89,6 +92,7 @@ def dataset_source(
         shown: how questions are rendered, which fixes each task's identity and split.
         fits: whether the context holds a task; None holds any.
         skip_faulty_rows: leave faulty rows out instead of refusing the dataset.
+        refusal: what a row's verifier has against the row's answer; None asks none.
 
     Raises:
         UserError: the dataset, configuration, split or a column does not exist, or rows are
@@ -101,7 +105,7 @@ def dataset_source(
         test_rows = read_dataset(*where, test_split or split, fields)
     rows = read_dataset(str(path_or_id), config, split, fields)
     return ListedSource(
-        rows, Path(path_or_id).name, family, shown, fits, test_rows, skip_faulty_rows
+        rows, Path(path_or_id).name, family, shown, fits, test_rows, skip_faulty_rows, refusal
     )
 
 

@@ -6,9 +6,12 @@ Leaves out where tasks come from (`data/sources.py`).
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any
 
-from data.records import Fits, Shown, Split, Task
+from data.records import Fits, Generator, Shown, Split, Task, make_task
+from data.rows import Row
 from data.source import TaskSource, draw_held_out
 from data.sources import Fields, Part, WithoutExamples, make_source
 from pipelines.errors import UserError
@@ -16,6 +19,10 @@ from pipelines.game.bout import Bout, Start
 from pipelines.settings.tables import Settings
 from pipelines.settings.task_table import SourceTable
 from rewards.dialect import dialect
+from rewards.solution import Solution
+from rewards.verifiers import Verifiers
+
+_OF_A_ROW = Generator(name="", version="", seed=0, difficulty="")
 
 
 class Curriculum:
@@ -110,25 +117,53 @@ def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:
     Args:
         settings: the run's.
         fits: whether the context holds a task; None holds any.
+
+    Raises:
+        UserError: a list cannot be read, or a row of it is faulty: its own verifier refuses its
+            answer, for example.
     """
     tasks = settings.tasks
     shown, examples = dialect(tasks.dialect).shown, tasks.examples
+    with closing(Verifiers(settings.rewards.timeout_seconds)) as verifiers:
+        made = [(part, _source(part, shown, fits, verifiers)) for part in tasks.mixture or (tasks,)]
+    source = made[0][1]
     if tasks.mixture:
-        made = [(part, _source(part, shown, fits)) for part in tasks.mixture]
         parts = [Part(part.family or part.path, source, part.weight) for part, source in made]
         source = make_source("mixture", parts=parts)
-    else:
-        source = _source(tasks, shown, fits)
     if not examples:
         return source
     return WithoutExamples(source, (example.question for example in examples))
 
 
-def _source(table: SourceTable, shown: Shown, fits: Fits | None) -> TaskSource:
-    return make_source(table.source, shown=shown, fits=fits, **_arguments(table))
+def refusal_of(row: Row, verifiers: Verifiers) -> str:
+    """What a row's own verifier has against the row's answer; "" if nothing.
+
+    Asks those verifiers alone that read more than the answer: numbers, JSON, patterns, and
+    composites of any.
+    """
+    if row.verifier in ("math", "exact"):
+        return ""
+    task = make_task(
+        family="", question=row.question, reference=row.answer, verifier=row.verifier,
+        entry=row.parameters, generator=_OF_A_ROW,
+    )  # fmt: skip
+    verdict = verifiers.verify(task, Solution(row.answer, (), row.answer, None))
+    if verdict.passed:
+        return ""
+    return (
+        f"its verifier {row.verifier} does not accept its own answer {row.answer!r:.60} "
+        f"({verdict.detail or verdict.outcome}): mend the answer or the verifier's parameters"
+    )
 
 
-def _arguments(table: SourceTable) -> dict[str, Any]:
+def _source(
+    table: SourceTable, shown: Shown, fits: Fits | None, verifiers: Verifiers
+) -> TaskSource:
+    given = _arguments(table, verifiers)
+    return make_source(table.source, shown=shown, fits=fits, **given)
+
+
+def _arguments(table: SourceTable, verifiers: Verifiers) -> dict[str, Any]:
     """What the kind of source needs."""
     if table.source == "reasoning_gym":
         return {"family": table.family, "params": table.params}
@@ -139,6 +174,7 @@ def _arguments(table: SourceTable) -> dict[str, Any]:
     listed = {
         "fields": fields, "test_path": table.test_path, "family": table.family or table.source,
         "skip_faulty_rows": table.skip_faulty_rows,
+        "refusal": partial(refusal_of, verifiers=verifiers),
     }  # fmt: skip
     if table.source == "jsonl":
         return {"path": table.path, **listed}

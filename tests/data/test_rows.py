@@ -151,6 +151,21 @@ def test_a_nested_column_of_a_data_set(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"question": "Q?", "answer": 1, "answer": 2}', "answer"),
+        ('{"question": "Q?", "answer": 1, "verifier_parameters": {"a": 1, "a": 1}}', "a"),
+    ],
+)
+def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path, line: str, key: str) -> None:
+    """JSON's readers silently take the last one."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line)
+    (found,) = read_jsonl(path, Fields())
+    assert str(found) == f'{path}:1: "{key}" stands twice in one JSON object: keep one'
+
+
 def test_a_verifier_is_one_of_those_that_judge_text() -> None:
     with pytest.raises(UserError, match='unknown verifier "puzzle"'):
         Fields(verifier="puzzle")

@@ -86,6 +86,45 @@ def test_a_dataset_takes_its_verifier_from_the_configuration(
         make_source("jsonl", path="x", verifier_parameters={})
 
 
+REFUSED: list[dict[str, object]] = [
+    {"answer": "about forty", "verifier": "numeric"},
+    {"answer": "not json", "verifier": "json_schema", "verifier_parameters": {"schema": {}}},
+    {"answer": {"age": "x"}, "verifier": "json_schema",
+     "verifier_parameters": {"schema": {"properties": {"age": {"type": "integer"}}}}},
+    {"answer": "[1]", "verifier": "json_schema",
+     "verifier_parameters": {"schema": {"$ref": "#/nowhere"}}},
+    {"answer": "abc", "verifier": "regex", "verifier_parameters": {"pattern": "[0-9]+"}},
+    {"answer": "12", "verifier": "composite", "verifier_parameters": {"parts": [
+        {"verifier": "exact"}, {"verifier": "regex", "parameters": {"pattern": "[a-z]+"}}]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_test", [False, True])
+def test_an_answer_that_its_own_verifier_refuses_is_a_fault(
+    tmp_path: Path, checkout: Path, is_test: bool
+) -> None:
+    """Every sample of such a task would be wrong, or an error that no figure counts."""
+    lines = [{"question": f"z{n}", **line} for n, line in enumerate(REFUSED)]
+    sound = [{"question": f"s{n}", "answer": str(n)} for n in range(20)]
+    bad = written(tmp_path / "bad.jsonl", [*LINES, *lines])
+    good = written(tmp_path / "good.jsonl", sound)
+    path, other = (good, bad) if is_test else (bad, good)
+    given = [
+        "tasks.dialect=free", "tasks.source=jsonl", f"tasks.path={path}",
+        f"tasks.test_path={other}", "tasks.verifier=numeric",
+    ]  # fmt: skip
+    config = checkout / "configs" / "tiny.toml"
+    with pytest.raises(UserError, match="6 of 31 rows are faulty") as refused:
+        build_source(load_settings(config, given))
+    for number, line in enumerate(REFUSED, start=len(LINES) + 1):
+        assert f"{bad}:{number}: its verifier {line['verifier']} does not accept" in str(
+            refused.value
+        )
+    source = build_source(load_settings(config, [*given, "tasks.skip_faulty_rows=true"]))
+    (report,) = source.reports()
+    assert len(report["faults"]) == 6 and sum(report["num_tasks"].values()) == 25
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
