@@ -7,7 +7,6 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 from data.records import Fits, Generator, Shown, Split, Task, make_task
@@ -22,6 +21,7 @@ from rewards.dialect import dialect
 from rewards.solution import Solution
 from rewards.verifiers import Verifiers
 
+MOST_SLOW = 3  # answers on which a verifier may run out of time before a list is given up
 _OF_A_ROW = Generator(name="", version="", seed=0, difficulty="")
 
 
@@ -125,7 +125,8 @@ def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:
     tasks = settings.tasks
     shown, examples = dialect(tasks.dialect).shown, tasks.examples
     with closing(Verifiers(settings.rewards.timeout_seconds)) as verifiers:
-        made = [(part, _source(part, shown, fits, verifiers)) for part in tasks.mixture or (tasks,)]
+        asked = References(verifiers)
+        made = [(part, _source(part, shown, fits, asked)) for part in tasks.mixture or (tasks,)]
     source = made[0][1]
     if tasks.mixture:
         parts = [Part(part.family or part.path, source, part.weight) for part, source in made]
@@ -135,35 +136,51 @@ def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:
     return WithoutExamples(source, (example.question for example in examples))
 
 
-def refusal_of(row: Row, verifiers: Verifiers) -> str:
-    """What a row's own verifier has against the row's answer; "" if nothing.
+class References:
+    """Puts each row's answer to the row's own verifier, which must accept it.
 
     Asks those verifiers alone that read more than the answer: numbers, JSON, patterns, and
     composites of any.
     """
-    if row.verifier in ("math", "exact"):
-        return ""
-    task = make_task(
-        family="", question=row.question, reference=row.answer, verifier=row.verifier,
-        entry=row.parameters, generator=_OF_A_ROW,
-    )  # fmt: skip
-    verdict = verifiers.verify(task, Solution(row.answer, (), row.answer, None))
-    if verdict.passed:
-        return ""
-    return (
-        f"its verifier {row.verifier} does not accept its own answer {row.answer!r:.60} "
-        f"({verdict.detail or verdict.outcome}): mend the answer or the verifier's parameters"
-    )
+
+    def __init__(self, verifiers: Verifiers) -> None:
+        self._verifiers, self._num_slow = verifiers, 0
+
+    def refusal(self, row: Row) -> str:
+        """What the verifier has against the answer; "" if nothing.
+
+        Raises:
+            UserError: verifiers ran out of time so often that reading on could take hours.
+        """
+        if row.verifier in ("math", "exact"):
+            return ""
+        task = make_task(
+            family="", question=row.question, reference=row.answer, verifier=row.verifier,
+            entry=row.parameters, generator=_OF_A_ROW,
+        )  # fmt: skip
+        verdict = self._verifiers.verify(task, Solution(row.answer, (), row.answer, None))
+        if verdict.passed:
+            return ""
+        told = (
+            f"its verifier {row.verifier} does not accept its own answer {row.answer!r:.60} "
+            f"({verdict.detail or verdict.outcome}): mend the answer or the verifier's parameters"
+        )
+        self._num_slow += verdict.outcome == "timeout"
+        if self._num_slow > MOST_SLOW:
+            raise UserError(
+                f"{row.place}: {told}; so did {MOST_SLOW} rows before: does a pattern backtrack?"
+            )
+        return told
 
 
 def _source(
-    table: SourceTable, shown: Shown, fits: Fits | None, verifiers: Verifiers
+    table: SourceTable, shown: Shown, fits: Fits | None, references: References
 ) -> TaskSource:
-    given = _arguments(table, verifiers)
+    given = _arguments(table, references)
     return make_source(table.source, shown=shown, fits=fits, **given)
 
 
-def _arguments(table: SourceTable, verifiers: Verifiers) -> dict[str, Any]:
+def _arguments(table: SourceTable, references: References) -> dict[str, Any]:
     """What the kind of source needs."""
     if table.source == "reasoning_gym":
         return {"family": table.family, "params": table.params}
@@ -174,7 +191,7 @@ def _arguments(table: SourceTable, verifiers: Verifiers) -> dict[str, Any]:
     listed = {
         "fields": fields, "test_path": table.test_path, "family": table.family or table.source,
         "skip_faulty_rows": table.skip_faulty_rows,
-        "refusal": partial(refusal_of, verifiers=verifiers),
+        "refusal": references.refusal,
     }  # fmt: skip
     if table.source == "jsonl":
         return {"path": table.path, **listed}

@@ -125,6 +125,19 @@ def test_an_answer_that_its_own_verifier_refuses_is_a_fault(
     assert len(report["faults"]) == 6 and sum(report["num_tasks"].values()) == 25
 
 
+def test_a_pattern_that_backtracks_on_every_answer_ends_the_reading(
+    tmp_path: Path, checkout: Path
+) -> None:
+    lines = [{"question": f"q{n}", "answer": "a" * 40 + f"!{n}"} for n in range(100)]
+    settings = load_settings(checkout / "configs" / "tiny.toml", [
+        "tasks.dialect=free", "tasks.source=jsonl", "tasks.verifier=regex",
+        f"tasks.path={written(tmp_path / 't.jsonl', lines)}", "rewards.timeout_seconds=0.2",
+        "tasks.verifier_parameters={pattern = '(a+)+'}",
+    ])  # fmt: skip
+    with pytest.raises(UserError, match=r"t\.jsonl:4: .*no verdict within .*so did 3 rows before"):
+        build_source(settings)
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
