@@ -132,8 +132,15 @@ class MixtureSource:
         return self._sources[0].key(question)
 
     def remarks(self) -> list[str]:
-        """What a person should know of the parts."""
-        return [line for source in self._sources for line in source.remarks()]
+        """What a person should know of the parts, and of what they share."""
+        told = [line for source in self._sources for line in source.remarks()]
+        for split, taken in self._taken.items():
+            if taken:
+                told.append(
+                    f'the mixture leaves out {len(taken)} "{split}" tasks of its lists: the same '
+                    "problems are held out in another split"
+                )
+        return told
 
     def reports(self) -> list[dict[str, Any]]:
         """The parts' reports."""

@@ -154,6 +154,8 @@ def test_a_test_file_stays_whole_and_no_other_list_trains_on_it_in_any_spelling(
         assert set(tests) <= {task.question for task in held}
         trained = bare(source.draw_round(600, 0, frozenset(), {}))
         assert trained.isdisjoint(bare(held)) and len(trained) > 100
+        both = bare(task for task in other.source.tasks if task.split == "train") & bare(held)
+        assert f'leaves out {len(both)} "train" tasks' in "".join(source.remarks())
 
 
 def test_two_spellings_of_a_problem_are_in_one_split_of_a_mixture(tmp_path: Path) -> None:
