@@ -10,6 +10,7 @@ it is not a sandbox against an attacker.
 import json
 import logging
 import os
+import re
 import resource
 import select
 import signal
@@ -89,6 +90,10 @@ def _load(kind: str, argument: str = "") -> Scorer:
     raise ValueError(f"unknown kind of worker {kind!r}: use 'math', 'puzzle', 'text' or 'function'")
 
 
+# Nobody writes a factor of 1. Mixed numbers in digits are read before this is asked.
+_ONE_AND_A_FRACTION = re.compile(r"(?<![\d.,^_])1\s*\\[dt]?frac\b")
+
+
 def _score_math(job: Mapping[str, object]) -> dict[str, object]:
     """Compare two answers: by reading them where that is enough, else with math-verify.
 
@@ -102,6 +107,8 @@ def _score_math(job: Mapping[str, object]) -> dict[str, object]:
         return {"status": "unreadable", "detail": f"{type(error).__name__}: {error}"[:500]}
     if pair.same is not None:
         return {"status": "scored", "score": float(pair.same)}
+    if _ONE_AND_A_FRACTION.search(pair.answer):
+        return {"status": "unreadable", "detail": "1 before a fraction: a product, or 1 more?"}
     from math_verify import verify
 
     gold = _parse_math(pair.reference)
