@@ -9,14 +9,16 @@ r"""The dialect of models that answer in their own way: any reasoning, then a fi
 
 The model numbers nothing: code cuts the reasoning into paragraphs, or into lines where it has a
 single paragraph, and these are the steps. Tags of thinking may be there, opened by the template, or
-missing. The answer is read after the thinking where that ended, from the first of these that is
-there: the last `<answer>`, the last `\boxed{}`, the last line of `####`, and the last sentence
-that says "the answer is"; or, where `answer_in` names one place, from there alone, which may also
-be the last number. Steps are checked where they state plain arithmetic, as in `tagged`.
+missing. The answer is read after the thinking where that ended, and never within it. It is the last
+that the reply marks: in `<answer>`, in `\boxed{}`, on a line of `####`, or in a sentence that says
+"the answer is"; or, where `answer_in` names one place, there alone, which may also be the last
+number. Empty marks are passed over; a box that never closes, or "the answer is not", leaves none.
+Steps are checked where they state plain arithmetic, as in `tagged`.
 Leaves out what an answer means (`answers.py`).
 """
 
 import itertools
+import json
 import re
 from collections.abc import Callable
 
@@ -27,15 +29,45 @@ from rewards.thinking import TAG, after_thinking
 
 _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _BETWEEN_LINES = re.compile(r"\n")
-_ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+_SPACES = re.compile(r"\s*")
+_ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|\S)")
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
+
+# "The answer is", "Answer:", "the answer to it is"; before and behind it, what takes it back.
 _SAID = re.compile(
-    r"\banswer(?:\s+is)?[ \t]*\**[ \t]*:?[ \t]*\**\s*([^\s:*][^\n]*?)[.\s]*(?=\n|\Z)", re.IGNORECASE
+    r"\banswer(?:[ \t]+(?:to|of|for)\b[^\n.:;?]{0,80}?)?[ \t]*\**(?:[ \t]*:|[ \t]+is\b[ \t]*\**:?)",
+    re.IGNORECASE,
+)
+_SAID_ANSWER = re.compile(
+    r"[ \t*]*(?:\s*(?P<fence>```[^\n]*\n.*?\n[ \t]*```)"
+    r"|(?!```)(?=[^\s.,;:!?]|\.[0-9])(?P<line>[^\n]+)"
+    r"|\s*(?!```)(?P<last>[^\s.,;:!?][^\n]*)\s*\Z)",
+    re.DOTALL,
+)
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|wrong|incorrect|false)\b|n['\u2019]t\b)[^.,;:!?\n]*\Z", re.I
+)
+_DENIES = re.compile(r"(?:not|never|wrong|incorrect|false)\b", re.IGNORECASE)
+_NOT_SAID = re.compile(r"\b(?:if|whether|unless|hope)\b[^.,;:!?\n]*\Z", re.IGNORECASE)
+_CLAUSE_CHARS = 100  # of what stands before "the answer is"
+_MOST_SAID = 20  # such sentences that are looked at, from the end
+
+# Digits with commas between thousands, a decimal part or a denominator; a minus that is no dash;
+# a power, a root or pi as a factor. What follows a letter, a point or ^ begins no number.
+_POWER = r"\^(?:[-\u2212]?[0-9]+|\{[-\u2212+]?[0-9]+\})"
+_TIMES_TEN = rf"[ \t]*(?:\\times|\\cdot|[\u00d7\u00b7*x])[ \t]*10(?:{_POWER}|\*\*-?[0-9]+)"
+_ROOT = r"\\sqrt(?:\[[0-9]+\])?\{[^{}\n]{0,40}\}"
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]}])[-\u2212])?(?:"
+    r"(?<![\w^.])(?<![\^_]\{)(?<!\^[-\u2212])(?<!\^\{[-\u2212])"
+    r"(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+|/[0-9]+)?"
+    rf"(?:{_TIMES_TEN}|{_POWER})?(?:[ \t]*(?:{_ROOT}|\\pi(?![A-Za-z])|\u03c0))?"
+    rf"|\\[dt]?frac\{{[^{{}}\n]{{1,40}}\}}\{{[^{{}}\n]{{1,40}}\}}|{_ROOT})"
 )
 
-# Digits with commas between thousands, a decimal part or a denominator; a minus that is no dash.
-_NUMBER = re.compile(r"(?:(?<![\w)\]}])[-\u2212])?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:/[0-9]+)?")
+# Where a mark ends, or begins for a sentence, in which other marks may stand; what it holds.
+Marked = tuple[int, str | None]
 
 
 class FreeDialect(TaggedDialect):
@@ -74,48 +106,89 @@ def final_answer(text: str, answer_in: str = "any") -> str | None:
         answer_in: one of `PLACES`.
     """
     reply = after_thinking(text)
-    for part in (reply, text) if reply.strip() != text.strip() else (text,):
-        for read in PLACES[answer_in]:
-            answer = read(part)
-            if answer:
-                return answer
+    found = [mark for read in PLACES[answer_in] if (mark := read(reply)) is not None]
+    return (max(found, key=lambda mark: mark[0])[1] or None) if found else None
+
+
+def _tagged(text: str) -> Marked | None:
+    return _last(_ANSWER_TAG, text)
+
+
+def _after_hashes(text: str) -> Marked | None:
+    return _last(_HASHES, text)
+
+
+def _last(form: re.Pattern[str], text: str) -> Marked | None:
+    """The last mark of a form that holds something; of a box that is all of it, the content."""
+    for found in reversed(list(form.finditer(text))):
+        held = found[1].strip()
+        if held:
+            bare = held.strip("$* \t\n.")
+            box = _boxed(bare) if bare.startswith("\\") else None
+            alone = box is not None and box[0] == len(bare) and len(_BOX.findall(bare)) == 1
+            return found.end(), box[1] if box is not None and alone else held
     return None
 
 
-def _tagged(text: str) -> str | None:
-    found = _ANSWER_TAG.findall(text)
-    return (_boxed(found[-1]) or found[-1].strip()) if found else None
+def _boxed(text: str) -> Marked | None:
+    """The last box that holds something; a box around boxes is read as the last of these."""
+    until = len(text)
+    for box in reversed(list(_BOX.finditer(text))):
+        end = box.end() if box[1] != "{" else _closed(text, box.end(), until)
+        if end is None and until == len(text):
+            return box.start(), None
+        if end is not None:
+            held = box[1] if box[1] != "{" else text[box.end() : end - 1].strip()
+            if held:
+                return end, held
+        until = box.start()
+    return None
 
 
-def _boxed(text: str) -> str | None:
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    last = boxes[-1]
-    if last[1] != "{":
-        return last[1]
+def _closed(text: str, start: int, until: int) -> int | None:
+    """Where a box whose content begins at `start` has ended; None where not before `until`."""
+    end = _end_of_json(text, start)
+    if end is not None:
+        return end
     depth = 1
-    for index in range(last.end(), len(text)):
+    for index in range(start, until):
         escaped = text[index - 1] == "\\"
         depth += 0 if escaped else (text[index] == "{") - (text[index] == "}")
         if depth == 0:
-            return text[last.end() : index].strip()
+            return index + 1
     return None
 
 
-def _after_hashes(text: str) -> str | None:
-    found = _HASHES.findall(text)
-    return found[-1] if found else None
+def _end_of_json(text: str, start: int) -> int | None:
+    """Where a box that holds JSON has ended, whose strings may have braces; None if it does not."""
+    begin = _SPACES.match(text, start)
+    if begin is None or text[begin.end() : begin.end() + 1] not in ("{", "["):
+        return None
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, begin.end())
+    except (ValueError, RecursionError):
+        return None
+    after = _SPACES.match(text, end)
+    return after.end() + 1 if after and text[after.end() : after.end() + 1] == "}" else None
 
 
-def _said(text: str) -> str | None:
-    found = _SAID.findall(text)
-    return found[-1].strip(" *$") if found else None
+def _said(text: str) -> Marked | None:
+    """What the last sentence says that has an answer; nothing where it denies one."""
+    for said in reversed(list(_SAID.finditer(text))[-_MOST_SAID:]):
+        before = text[max(0, said.start() - _CLAUSE_CHARS) : said.start()]
+        answer = _SAID_ANSWER.match(text, said.end())
+        if answer is None or _NOT_SAID.search(before):
+            continue
+        held = answer[answer.lastgroup or 0]
+        if _DENIED.search(before) or _DENIES.match(held):
+            return said.start(), None
+        return said.start(), held.lstrip(" \t*$").rstrip(" \t\r*$.")
+    return None
 
 
-def _last_number(text: str) -> str | None:
-    found = _NUMBER.findall(text)
-    return found[-1] if found else None
+def _last_number(text: str) -> Marked | None:
+    found = list(_NUMBER.finditer(text))
+    return (found[-1].end(), found[-1][0]) if found else None
 
 
 _INSTRUCTIONS = {
@@ -124,7 +197,7 @@ _INSTRUCTIONS = {
     "hashes": "End with your final answer on a line of its own, after ####.",
     "last_number": "End with your final answer, a number.",
 }
-PLACES: dict[str, tuple[Callable[[str], str | None], ...]] = {
+PLACES: dict[str, tuple[Callable[[str], Marked | None], ...]] = {
     "any": (_tagged, _boxed, _after_hashes, _said),
     "boxed": (_boxed,),
     "tag": (_tagged,),

@@ -82,13 +82,64 @@ EVERYWHERE = "First \\boxed{1}.\n#### 2\nThe answer is 3.\n<answer>4</answer>\nT
         ("last_number", "x-7", "7"),
         ("last_number", "between 3 and 4, or 3/4 of it.", "3/4"),
         ("last_number", "12%", "12"),
-        ("last_number", "<think>\nIt is 12.\n</think>\nDone.", "12"),
+        ("last_number", "<think>\nIt is 12.\n</think>\nDone.", None),
+        ("last_number", "The speed is 3.0 \\times 10^8", "3.0 \\times 10^8"),
+        ("last_number", "It is 1.5e-3.", "1.5e-3"),
+        ("last_number", "It is .5", ".5"),
+        ("last_number", "The area is 12 m^2", "12"),
+        ("last_number", "12 of x_2", "12"),
+        ("last_number", "It is 2^{10}.", "2^{10}"),
+        ("last_number", "It is -\\frac{1}{2}.", "-\\frac{1}{2}"),
+        ("last_number", "It is 3\\sqrt{2}.", "3\\sqrt{2}"),
+        ("boxed", "<think>\\boxed{12}? No.</think>I do not know.", None),
+        ("boxed", '\\boxed{{"a": "}"}}', '{"a": "}"}'),
+        ("boxed", "\\boxed{12} or \\boxed{13", None),
+        ("tag", '<answer>{"a": "\\\\boxed{3}"}</answer>', '{"a": "\\\\boxed{3}"}'),
+        ("hashes", "#### $\\boxed{12}$.", "12"),
     ],
 )
 def test_the_answer_is_read_where_the_settings_say(
     answer_in: str, text: str, answer: str | None
 ) -> None:
     found = dialect("free", answer_in).parse_solution(text, truncated=False)
+    assert found.answer == answer and found.well_formed == (answer is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        # Finished thinking gives none.
+        ("<think>Is it \\boxed{12}? No, I forgot one.</think>The result is 13.", None),
+        ("<think>So the answer is 12.</think>", None),
+        # What mentions an answer, and what denies one.
+        ("The wrong answer is 12", None),
+        ("It's not the answer: 12", None),
+        ("I don\u2019t think the answer is 12.", None),
+        ("The answer is 12.\n\nNo, the answer is not 12.", None),
+        ("I will answer 12\nNo wait, that is wrong, it is 13.", None),
+        ("The answer is ...", None),
+        ("Answer:\n4 + 1 = 5\n5 + 7 = 12", None),
+        ("The answer is 12.\nI hope this answer helps.", "12"),
+        ("The answer is 12.\n\nLet me know if you want another answer.", "12"),
+        ("The answer is 12.\nI hope the answer is clear.", "12"),
+        ("It is not 13; the answer is 12.", "12"),
+        ("The answer to the question is .5", ".5"),
+        ("**Final Answer:**\n\n$$12$$", "12"),
+        # The last mark counts, wherever the others stand; empty ones are passed over.
+        ("Use <answer>5</answer> as in the example. I get \\boxed{12}.", "12"),
+        ("For example \\boxed{5} would be the form. The answer is 12.", "12"),
+        ("\\boxed{12} which is within \\boxed{} as asked.", "12"),
+        ("\\boxed{12} within <answer></answer>", "12"),
+        ("The answer is \\boxed{12} because 5 + 7 = 12.", "12"),
+        ("\\boxed{\\boxed{12}}", "12"),
+        # JSON.
+        ('The answer is:\n```json\n{"a": 1}\n```\nBye.', '```json\n{"a": 1}\n```'),
+        ('<answer>{"a": "\\\\boxed{3}"}</answer>', '{"a": "\\\\boxed{3}"}'),
+        ("<answer>$\\boxed{12}$.</answer>", "12"),
+    ],
+)
+def test_the_last_answer_that_the_reply_gives_counts(text: str, answer: str | None) -> None:
+    found = FREE.parse_solution(text, truncated=False)
     assert found.answer == answer and found.well_formed == (answer is not None)
 
 
@@ -135,8 +186,14 @@ def test_any_text_is_read(text: str) -> None:
 
 def test_a_long_reply_is_read_at_once() -> None:
     texts = ["4 + 1 = 5\n\n" * 20_000, "\n" * 100_000, "\\boxed{" * 30_000, "answer is " * 20_000]
+    texts += [
+        "answer is ```\n" * 20_000,
+        "if answer: x " * 20_000,
+        "\\boxed{" * 30_000 + "}" * 30_000,
+    ]
     for text in texts:
         started = time.process_time()
+        FREE.parse_solution(text, truncated=False)
         FREE.parse_solution(text + "\\boxed{1}", truncated=False)
         assert time.process_time() - started < 2, text[:10]
     assert final_answer("\\boxed{" * 3 + "}}}") is None
