@@ -24,7 +24,13 @@ def overlength(num_tokens: int, limit: int, allowance: float) -> float:
     return min(1.0, max(0.0, beyond))
 
 
-def readable(solution: Solution) -> Solution:
-    """A malformed solution as if its form were right, where it gives an answer all the same."""
-    answer = None if solution.defect in (None, "truncated") else final_answer(solution.text)
+def readable(solution: Solution, answer_in: str = "any") -> Solution:
+    """A malformed solution as if its form were right, where it gives an answer all the same.
+
+    Args:
+        answer_in: where its dialect reads an answer (`rewards.free.PLACES`).
+    """
+    if solution.defect in (None, "truncated"):
+        return solution
+    answer = final_answer(solution.text, answer_in)
     return solution if answer is None else replace(solution, answer=answer, defect=None)

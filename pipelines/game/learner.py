@@ -142,7 +142,8 @@ class LearnerBlock:
         outcomes = [attempt.verdict.reward for attempt in attempts]
         if not self._pays_form:
             return outcomes
-        read = {i: readable(one.solution) for i, one in enumerate(attempts)}
+        place = self.referee.settings.tasks.answer_in
+        read = {i: readable(one.solution, place) for i, one in enumerate(attempts)}
         loose = {i: one for i, one in read.items() if one is not attempts[i].solution}
         verdicts = self.referee.verifiers.verify_all([(attempts[i].task, loose[i]) for i in loose])
         for place, verdict in zip(loose, verdicts, strict=True):

@@ -66,3 +66,12 @@ def test_what_was_cut_off_or_gives_no_answer_stays_malformed() -> None:
         assert readable(solution) is solution
     loose = tagged.parse_solution(LOOSE.format(12), truncated=False)
     assert not loose.well_formed and readable(loose).answer == "12"
+
+
+@pytest.mark.parametrize("text", ["The answer is 12", "<think>\\boxed{12}</think>Hm."])
+def test_form_that_is_paid_apart_needs_an_answer_where_the_settings_say(text: str) -> None:
+    loose = dialect("free", "boxed").parse_solution(text, truncated=False)
+    assert loose.defect == "no_answer" and readable(loose, "boxed") is loose
+    settings = ("tasks.dialect=free", "rewards.format_weight=0.25", "tasks.answer_in=boxed")
+    with closing(Verifiers(20)) as verifiers:
+        assert rewards_of(verifiers, text, settings=settings) == [0]
