@@ -19,7 +19,7 @@ from rewards.quantity import Quantity, read_quantity, same_quantity
 
 # Characters of an answer that is read; JSON and patterns may be longer than a number.
 LONGEST_TEXT = 100_000
-_FENCE = re.compile(r"\s*```(?:json|JSON)?[ \t]*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_FENCE = re.compile(r"\s*```(?:json|JSON)?[ \t]*\r?\n(.*?)\r?\n?\s*```\s*", re.DOTALL)
 
 Scored = dict[str, object]
 

@@ -75,6 +75,7 @@ VALUE: dict[str, object] = {"schema": PERSON}
     [
         (task_of("json_schema", ANN, **VALUE), '{"age":3.0,"name":"Ann"}', "correct"),
         (task_of("json_schema", ANN, **VALUE), f"```json\n{ANN}\n```", "correct"),
+        (task_of("json_schema", ANN, **VALUE), f"```json\r\n{ANN}\r\n```\r\n", "correct"),
         (task_of("json_schema", ANN, **VALUE), '{"name": "Bob", "age": 3}', "incorrect"),
         (task_of("json_schema", ANN, **VALUE), '{"name": "Ann", "age": true}', "incorrect"),
         (task_of("json_schema", ANN, **VALUE), f"The answer is {ANN}", "invalid"),
