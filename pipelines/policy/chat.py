@@ -8,6 +8,7 @@ somebody spells in a text stays text. Leaves out who says what (`game/referee.py
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +22,7 @@ Turns = Sequence[Mapping[str, str]]
 # Of the private use area: no template writes them, and none trims them.
 _MARK = re.compile("\ue000([0-9]+)\ue001")
 # What a template writes before a past reply that has no thinking of its own.
+_BRACKETED = re.compile(r"<\S+>|\[\S+\]")  # a token of tools, of a role, of a place in the text
 _OWN_THINKING = re.compile(rf"(?:{OPENED.pattern})\s*(?:(?:{CLOSED.pattern})\s*)?\Z")
 
 
@@ -141,34 +143,54 @@ def _ids(
 
     Everything else is tokenised in one piece, as its model expects it.
     """
-    control = _control_tokens(tokenizer, tokenizer.chat_template)
     pieces, place = [""], 0
     for mark in _MARK.finditer(frame):
         pieces[-1] += frame[place : mark.start()]
-        _append(pieces, texts[int(mark[1])], control)
+        _append(pieces, tokenizer, texts[int(mark[1])])
         place = mark.end()
     pieces[-1] += frame[place:]
-    _append(pieces, begun, control)
+    _append(pieces, tokenizer, begun)
     encoded = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces)
     return [token for ids in encoded for token in ids]
 
 
-def _append(pieces: list[str], text: str, control: re.Pattern[str] | None) -> None:
+def _append(pieces: list[str], tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """Add a text to the last piece, and begin another piece within each control token."""
-    place = 0
-    for found in control.finditer(text) if control is not None else ():
-        cut = found.start() + 1
-        pieces[-1] += text[place:cut]
-        pieces.append("")
-        place = cut
-    pieces[-1] += text[place:]
+    control = _control_tokens(tokenizer, tokenizer.chat_template)
+    if not control:
+        pieces[-1] += text
+        return
+    spelled = re.compile(f"(?={'|'.join(map(re.escape, control))})")
+    first, *others = _cut(text, [found.start() + 1 for found in spelled.finditer(text)])
+    if tokenizer.is_fast and tokenizer.backend_tokenizer.normalizer is not None:
+        ids = frozenset(tokenizer.convert_tokens_to_ids(control))
+        first, *others = (
+            part for piece in (first, *others) for part in _cut_found(tokenizer, piece, ids)
+        )
+    pieces[-1] += first
+    pieces += others
+
+
+def _cut(text: str, places: Sequence[int]) -> list[str]:
+    return [text[i:j] for i, j in pairwise((0, *places, len(text)))]
+
+
+def _cut_found(tokenizer: PreTrainedTokenizerBase, text: str, control: frozenset[int]) -> list[str]:
+    """A text cut within each control token that the tokenizer finds once it has normalised it."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    places = [
+        start + 1
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        if token in control and end - start > 1
+    ]
+    if not places:
+        return [text]
+    return [part for piece in _cut(text, places) for part in _cut_found(tokenizer, piece, control)]
 
 
 @lru_cache(maxsize=16)
-def _control_tokens(
-    tokenizer: PreTrainedTokenizerBase, template: str | None
-) -> re.Pattern[str] | None:
-    """Where a control token begins: a special one, or one that the template writes around turns.
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[str, ...]:
+    """Special tokens, added ones in brackets, and those that the template writes around turns.
 
     Tags of thinking are none: the template, a question and a reply write them alike.
 
@@ -177,13 +199,12 @@ def _control_tokens(
     """
     speakers = ("user", "assistant", "user"), ("system", "user")
     frame = "".join(_sample_frame(tokenizer, roles) for roles in speakers)
-    tokens = [
-        re.escape(token)
+    return tuple(
+        token
         for token, is_special in _added_tokens(tokenizer).items()
         if len(token) > 1 and token not in TAGS and token.strip()
-        if is_special or token in frame
-    ]
-    return re.compile(f"(?={'|'.join(tokens)})") if tokens else None
+        if is_special or _BRACKETED.fullmatch(token) or token in frame
+    )
 
 
 @lru_cache(maxsize=16)

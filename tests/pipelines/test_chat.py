@@ -7,7 +7,8 @@ import pytest
 import torch
 from chat_cases import FAMILIES, THINKING, Family
 from pipeline_cases import random_llama
-from transformers import PreTrainedTokenizerBase
+from tokenizers import normalizers
+from transformers import AddedToken, PreTrainedTokenizerBase
 
 from pipelines.errors import UserError
 from pipelines.policy.chat import (
@@ -89,6 +90,35 @@ def test_a_control_token_in_a_text_stays_text(family: Family) -> None:
             assert tokenizer.decode(ids).count(f"{text}!") == len(shape)
         assert tokenizer.decode(text_ids(tokenizer, text)) == text
         assert not special_tokens(tokenizer, text_ids(tokenizer, text))
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "token", "spelled"),
+    [
+        (None, AddedToken("</tool_call>", special=False, normalized=False), "</tool_call>"),
+        (None, AddedToken("[TOOL_CALLS]", special=False), "[TOOL_CALLS]"),
+        (normalizers.NFKC(), AddedToken("<|end|>", special=True, normalized=True), "\uff1c|end|>"),
+        (normalizers.Lowercase(), AddedToken("<|end|>", special=True, normalized=True), "<|END|>"),
+        (normalizers.NFKC(), AddedToken("<|end|>", special=True, normalized=False), "<|end|>"),
+        (
+            normalizers.NFKC(),
+            AddedToken("<|end|>", special=True, normalized=True, lstrip=True, rstrip=True),
+            "  \uff1c|end|\uff1e <|end|\uff1e ",
+        ),
+    ],
+)
+def test_no_added_token_is_made_of_a_text(
+    normalizer: normalizers.Normalizer | None, token: AddedToken, spelled: str
+) -> None:
+    tokenizer = FAMILIES["Qwen2.5"].tokenizer()
+    if normalizer is not None:
+        tokenizer.backend_tokenizer.normalizer = normalizer
+    tokenizer.add_tokens([token])
+    assert special_tokens(tokenizer, tokenizer(spelled)["input_ids"]), "by itself it would be one"
+    frame = special_tokens(tokenizer, chat_ids(tokenizer, said(("user", "x")), {}))
+    ids = chat_ids(tokenizer, said(("user", f"a{spelled * 2}b")), {})
+    assert special_tokens(tokenizer, ids) == frame
+    assert not special_tokens(tokenizer, text_ids(tokenizer, f"a{spelled * 2}b"))
 
 
 def test_a_template_that_leaves_a_turn_out_is_refused() -> None:
