@@ -107,6 +107,8 @@ def final_answer(text: str, answer_in: str = "any") -> str | None:
     """
     reply = after_thinking(text)
     found = [mark for read in PLACES[answer_in] if (mark := read(reply)) is not None]
+    if not found and answer_in == "any":
+        found = [mark for mark in [_after_hashes(reply)] if mark is not None]
     return (max(found, key=lambda mark: mark[0])[1] or None) if found else None
 
 
@@ -116,6 +118,12 @@ def _tagged(text: str) -> Marked | None:
 
 def _after_hashes(text: str) -> Marked | None:
     return _last(_HASHES, text)
+
+
+def _closing_hashes(text: str) -> Marked | None:
+    """The same where nothing follows: elsewhere four hashes are a heading of Markdown."""
+    found = _after_hashes(text)
+    return found if found is not None and not text[found[0] :].strip() else None
 
 
 def _last(form: re.Pattern[str], text: str) -> Marked | None:
@@ -198,7 +206,7 @@ _INSTRUCTIONS = {
     "last_number": "End with your final answer, a number.",
 }
 PLACES: dict[str, tuple[Callable[[str], Marked | None], ...]] = {
-    "any": (_tagged, _boxed, _after_hashes, _said),
+    "any": (_tagged, _boxed, _closing_hashes, _said),
     "boxed": (_boxed,),
     "tag": (_tagged,),
     "hashes": (_after_hashes,),

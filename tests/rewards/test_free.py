@@ -96,6 +96,9 @@ EVERYWHERE = "First \\boxed{1}.\n#### 2\nThe answer is 3.\n<answer>4</answer>\nT
         ("boxed", "\\boxed{12} or \\boxed{13", None),
         ("tag", '<answer>{"a": "\\\\boxed{3}"}</answer>', '{"a": "\\\\boxed{3}"}'),
         ("hashes", "#### $\\boxed{12}$.", "12"),
+        ("any", "So \\boxed{12}.\n\n#### Explanation\n4 + 1 is 5.", "12"),  # a heading
+        ("any", "So \\boxed{12}? No.\n#### 13", "13"),
+        ("any", "4 + 8 = 12\n#### 12\nI hope this helps.", "12"),
     ],
 )
 def test_the_answer_is_read_where_the_settings_say(
