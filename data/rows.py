@@ -218,12 +218,13 @@ def _question(value: object) -> tuple[str, bool]:
 
 def _only_turn(turns: Sequence[object]) -> tuple[object, bool]:
     """The content of a conversation's one user turn."""
-    if not turns or not all(isinstance(turn, dict) and "role" in turn for turn in turns):
+    told = [turn for turn in turns if isinstance(turn, dict) and "role" in turn]
+    if not told or len(told) < len(turns):
         raise UserError(f"the question must be text or a conversation, got {turns!r:.80}")
-    spoken = [turn for turn in turns if turn["role"] != "system"]  # type: ignore[index]
-    if [turn["role"] for turn in spoken] != ["user"]:  # type: ignore[index]
+    spoken = [turn for turn in told if turn["role"] != "system"]
+    if [turn["role"] for turn in spoken] != ["user"]:
         raise UserError("the question's conversation must have one user turn and no reply")
-    content = spoken[0].get("content")  # type: ignore[attr-defined]
+    content = spoken[0].get("content")
     if isinstance(content, list):
         content = _text_parts(content)
     return content, len(spoken) < len(turns)
