@@ -35,9 +35,9 @@ from pointing_tables import (
 
 RATES = ("1e-4", "3e-4", "1e-3")
 DECIDING = ("verifier", "ours", "oracle")
-EVERY_SEED = (*DECIDING, "ours_decay", "oracle_decay")
 WITHHELD = "pointing.step_checks=false"
-DECAYS = "learner.grpo.lr_scheduler_type=cosine"  # to 0 at the run's end
+# To 0 at the run's end: at the rate that climbs fastest the pointed arms swing without.
+DECAYS = "learner.grpo.lr_scheduler_type=cosine"
 NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
 NO_RESETS = "pointing.reset_share=0"
 REWARD_ALONE = ("critic.imitation_steps=0", "critic.steps_per_round=3")
@@ -47,12 +47,8 @@ ARMS: Mapping[str, Sequence[str]] = {
     "verifier": (*ALONE, "run.rounds=16"),
     "verifier_200": (*ALONE, "run.rounds=40"),
     "verifier_decay": (*ALONE, "run.rounds=16", DECAYS),
-    "ours": (WITHHELD,),
-    "oracle": ("pointing.source=code", *NO_CRITIC),
-    # At the rate that climbs fastest the pointed arms swing at the end, unless it decays. What
-    # follows is set beside `ours_decay`.
-    "ours_decay": (WITHHELD, DECAYS),
-    "oracle_decay": ("pointing.source=code", *NO_CRITIC, DECAYS),
+    "ours": (WITHHELD, DECAYS),
+    "oracle": ("pointing.source=code", *NO_CRITIC, DECAYS),
     "random": (WITHHELD, DECAYS, "pointing.source=chance", *NO_CRITIC),
     "random_unconfirmed": (
         WITHHELD, DECAYS, "pointing.source=chance", "pointing.confirm=false", *NO_CRITIC
@@ -66,7 +62,7 @@ ARMS: Mapping[str, Sequence[str]] = {
     "no_rl": (WITHHELD, DECAYS, "critic.steps_per_round=0"),
     "no_champion": (WITHHELD, DECAYS, "critic.champion=false"),
     "no_balance": (WITHHELD, DECAYS, "critic.balance_classes=false"),
-    # Beside four steps of imitation a reward shows little: these learn by it alone.
+    # Beside the steps of imitation a reward shows little: these learn by it alone.
     "no_imitation": (WITHHELD, DECAYS, *REWARD_ALONE),
     "dsm2": (WITHHELD, DECAYS, *REWARD_ALONE, "critic.reward=dsm2"),
     "tango": (WITHHELD, DECAYS, *REWARD_ALONE, "critic.reward=tango"),
@@ -89,7 +85,7 @@ TRAINS = ("learner block", "critic block", "gate", "commit")  # what is not ther
 SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
 SIZES = (
     "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=1",
-    "critic.imitation_steps=4", "evaluate.num_tasks=64", "evaluate.num_samples=4",
+    "critic.imitation_steps=2", "evaluate.num_tasks=64", "evaluate.num_samples=4",
     "evaluate.num_probe_tasks=64", "evaluate.num_audit_tasks=64", "critic.critiques_per_audit=2",
     "monitor.offers=[]",  # an intervention would change what is compared
 )  # fmt: skip
@@ -218,7 +214,7 @@ def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
         for seed in range(deciding):
             for arm in ARMS:
                 rate = rates.get(f"{family}/{swept_as(arm)}")
-                if rate is not None and (arm in EVERY_SEED or seed < others):
+                if rate is not None and (arm in DECIDING or seed < others):
                     yield Job(family, arm, rate, seed)
 
 
