@@ -74,15 +74,14 @@ FAMILIES: Mapping[str, Sequence[str]] = {
         'tasks.params={min_terms=8, max_terms=12, min_digits=1, max_digits=1, operators=["+"], '
         "allow_parentheses=false, allow_negation=false}",
     ),
-    "products": (
-        "tasks.family=products",
-        "tasks.params={min_terms=5, max_terms=7, min_digits=1, max_digits=1}",
-        "sft.easy.params={min_terms=2, max_terms=4}",
-        "sft.easy.num_solutions=5600",  # there are hardly more of them
+    "doublings": (
+        "tasks.family=double_and_add",
+        "tasks.params={min_terms=5, max_terms=8}",
+        "sft.easy.params={min_terms=3, max_terms=5}",
     ),
 }
 TRAINS = ("learner block", "critic block", "gate", "commit")  # what is not there to measure
-SEEDS = {"sums": (8, 3), "products": (5, 3)}  # of the deciding arms, and of the others
+SEEDS = {"sums": (8, 3), "doublings": (5, 3)}  # of the deciding arms, and of the others
 SIZES = (
     "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=1",
     "critic.imitation_steps=2", "evaluate.num_tasks=64", "evaluate.num_samples=4",

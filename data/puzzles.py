@@ -1,4 +1,4 @@
-"""Tasks from reasoning-gym's procedural families, split by hash.
+"""Tasks from reasoning-gym's procedural families and our own, split by hash.
 
 A draw scans one endless stream of entries, fixed by the seed alone, and keeps those whose hash
 falls into the wanted split. The stream is cut into chunks of one generator seed each. Chunk seeds
@@ -31,6 +31,7 @@ from reasoning_gym.arithmetic import basic_arithmetic
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS, create_dataset
 
+from data import double_and_add
 from data.errors import UserError, unknown_name
 from data.records import (
     DEFAULT_SHARES,
@@ -90,7 +91,9 @@ class ReasoningGymSource:
         self.params: dict[str, object] = dict(params or {})
         _check_params(family, self.params)
         self._difficulty = canonical_json(self.params)
-        self._version = version("reasoning-gym")
+        own = family == double_and_add.FAMILY
+        self._origin = "sparring" if own else "reasoning_gym"
+        self._version = double_and_add.VERSION if own else version("reasoning-gym")
         with _guarded(0):
             trials = itertools.islice(self._entries(0), NUM_TRIALS)
             faults = [_fault(chunk, entry) for _, chunk, entry in trials]
@@ -191,7 +194,7 @@ class ReasoningGymSource:
             entry=entry,
             shown=self._shown,
             generator=Generator(
-                name=f"reasoning_gym/{self.family}",
+                name=f"{self._origin}/{self.family}",
                 version=self._version,
                 seed=chunk_seed,
                 difficulty=self._difficulty,

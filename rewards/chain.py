@@ -1,4 +1,4 @@
-"""The compact dialect of tiny models: running sums and products, least significant digit first.
+"""The compact dialect of tiny models: running values, least significant digit first.
 
 The problem `Calculate 4 + 1 + 7 + 10.` becomes `a4b1c7d10` and a newline. The
 solution restates every labelled operand with the running value up to it, reversed
@@ -10,8 +10,9 @@ and padded to two digits, and ends with the last one:
     d10=22>22
 
 A product differs in its problem alone, which opens with a star: `*a6b3c7` is solved by
-`a6=60`, `b3=81`, `c7=621>621`. Reversed digits let a model that writes left to right carry
-as people do. What the operations do is in `rewards.operations`, what can go wrong in
+`a6=60`, `b3=81`, `c7=621>621`. So does doubling with a digit added, which opens with a two:
+`2a6b3c7` is solved by `a6=60`, `b3=51`, `c7=73>73`. Reversed digits let a model that writes left
+to right carry as people do. What the operations do is in `rewards.operations`, what can go wrong in
 `rewards.mistakes`; nothing here verifies an answer.
 """
 
@@ -25,7 +26,7 @@ from string import ascii_lowercase
 from data.errors import UserError
 from data.records import Task
 from rewards.mistakes import Mistake, Place, Stated, kind_of, mistakes_at
-from rewards.operations import MAX_DIGITS, OPERATIONS, SUM, Chain
+from rewards.operations import MAX_DIGITS, OPERATIONS, PRODUCT, Chain
 from rewards.solution import Solution, Step
 
 FINAL_STEP = ">"
@@ -98,15 +99,15 @@ def read_chain(question: str) -> Chain:
     """The operation and the operands that a question names.
 
     Raises:
-        UserError: the question is not a sum or a product of 1 to 26 whole numbers.
+        UserError: the question is not a sum, a product or a doubling of 1 to 26 whole numbers.
     """
     match = _QUESTION.fullmatch(question)
     symbols = set(re.findall(_SYMBOLS, match[2])) if match is not None else set()
     if match is None or len(symbols) > 1:
         raise UserError(
             "the chain dialect reads sums or products of whole numbers such as 'Calculate 4 + 1 + "
-            f"7.', got {question!r}: use products, or basic_arithmetic with operators ['+'], no "
-            "parentheses and no negation, or the tagged dialect"
+            f"7.', got {question!r}: use products, double_and_add, or basic_arithmetic with "
+            "operators ['+'], no parentheses and no negation, or the tagged dialect"
         )
     named = (
         operation for operation in OPERATIONS
@@ -200,7 +201,7 @@ class ChainDialect:
             UserError: the question is not a chain.
         """
         chain = read_chain(question)
-        swallows = chain.operation is not SUM and 0 in chain.operands
+        swallows = chain.operation is PRODUCT and 0 in chain.operands
         return None if swallows else _render(chain)
 
     def parse_solution(self, text: str, *, truncated: bool) -> Solution:
@@ -245,7 +246,7 @@ class ChainDialect:
         """Write a demonstration, as an unreliable solver would.
 
         Args:
-            task: a sum or a product.
+            task: a task of the chain dialect.
             rng: chooses where it slips, and how.
             slip_rate: chance in [0, 1] that a step after the first, the final one included, slips
                 in one of the ways that are possible there; later steps continue from the wrong

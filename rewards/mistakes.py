@@ -16,7 +16,7 @@ Mistake = Literal[
     "forgotten_carry",  # one carry of the sum or of the long multiplication is left out
     "off_by_one",
     "skipped_term",  # the running value stays as it was
-    "wrong_operation",  # subtracts or multiplies in a sum, adds in a product
+    "wrong_operation",  # multiplies in a sum, adds in a product, forgets to double (`confused`)
     "wrong_operand",  # combines with another operand of the chain, though it copied the right one
     "swapped_digits",  # two neighbouring digits of the right value change places
     "wrong_digit",  # one digit of the value is another

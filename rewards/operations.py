@@ -1,4 +1,4 @@
-"""The two operations that a chain may repeat, and everything that differs between them.
+"""The operations that a chain may repeat, and everything that differs between them.
 
 A chain starts from its operation's identity and applies one operand after the other. Leaves out how
 a chain is written (`rewards.chain`) and what can go wrong in one (`rewards.mistakes`).
@@ -46,11 +46,11 @@ def _sum_carries(value: int, operand: int) -> list[int]:
     return [10**p for p in places if value % 10**p + operand % 10**p >= 10**p]
 
 
-def _product_carries(value: int, operand: int) -> list[int]:
-    """Long multiplication: the operand times one digit of the value after the other."""
-    worths, carry = [], 0
+def _product_carries(value: int, factor: int, carry: int = 0) -> list[int]:
+    """Long multiplication: the factor times one digit of the value after the other."""
+    worths = []
     for place, digit in enumerate(reversed(str(value)), start=1):
-        carry = (int(digit) * operand + carry) // 10
+        carry = (int(digit) * factor + carry) // 10
         if carry:
             worths.append(carry * 10**place)
     return worths
@@ -74,7 +74,17 @@ PRODUCT = Operation(
     carries=_product_carries,
     confused=lambda value, operand: [value + operand],
 )
-OPERATIONS = (PRODUCT, SUM)  # a question without a symbol belongs to the first whose word it holds
+DOUBLE_AND_ADD = Operation(
+    mark="2",
+    symbol=",",
+    word="double",
+    identity=0,
+    apply=lambda value, operand: 2 * value + operand,
+    carries=lambda value, operand: _product_carries(value, 2, operand),
+    confused=lambda value, operand: [value + operand, 2 * (value + operand)],
+)
+# A question without a symbol belongs to the first whose word it holds.
+OPERATIONS = (PRODUCT, DOUBLE_AND_ADD, SUM)
 
 
 @dataclass(frozen=True)

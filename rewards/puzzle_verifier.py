@@ -17,6 +17,7 @@ import reasoning_gym
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
+import data.double_and_add  # noqa: F401 - registers the family
 from data.errors import UserError
 from data.records import Task
 from rewards.killable_worker import Reply

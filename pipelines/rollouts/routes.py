@@ -153,7 +153,7 @@ def returned_option(config: PretrainedConfig, routing_replay: bool) -> dict[str,
 
     vLLM refuses it there, and `RecordedRoutes` take their place.
     """
-    wanted = routing_replay and config.model_type in MIXTURES and torch.accelerator.is_available()
+    wanted = routing_replay and _routes(config) and torch.accelerator.is_available()
     return {"enable_return_routed_experts": True} if wanted else {}
 
 
@@ -165,11 +165,17 @@ def route_source(config: PretrainedConfig, routing_replay: bool, eager: bool) ->
         routing_replay: whether it was asked to return them, where it can.
         eager: whether the model runs eagerly: a compiled one's routers cannot be watched.
     """
-    if config.model_type not in MIXTURES:
+    if not _routes(config):
         return None
     if returned_option(config, routing_replay):
         return ReturnedRoutes(config.first_k_dense_replace)
     return None if torch.accelerator.is_available() or not eager else RecordedRoutes()
+
+
+def _routes(config: PretrainedConfig) -> bool:
+    """Whether a layer of the decoder has experts."""
+    mixture = config.model_type in MIXTURES
+    return mixture and config.first_k_dense_replace < config.num_hidden_layers
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from pipelines.policy.fingerprint import UNPROVEN
-from pipelines.policy.moe import moe_of
+from pipelines.policy.moe import routing_of
 from pipelines.policy.scoring import policy_logprobs
 from pipelines.rollouts.engine import Completion, Sampling, check_prompts, completion_seed
 from pipelines.rollouts.routes import generated_routes, pass_recorder
@@ -73,7 +73,7 @@ class TransformersEngine:
         training, greedy = self.policy.training, sampling.temperature == 0
         choice = {} if greedy else {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         self.policy.eval()
-        moe = moe_of(self.policy) if sampling.routes else None
+        moe = routing_of(self.policy) if sampling.routes else None
         record = {} if moe is None else {"record": True}
         recording = contextlib.nullcontext([]) if moe is None else pass_recorder(moe)
         chosen = _ChosenLogprobs(sampling.temperature or 1.0)

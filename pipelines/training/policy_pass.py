@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from trl import GRPOTrainer
 
 from model.modeling import SparringMoeForCausalLM
-from pipelines.policy.moe import Policy, moe_of
+from pipelines.policy.moe import Policy, routing_of
 from pipelines.training.block_rollouts import BlockRollouts
 from pipelines.training.lengths import LengthSorted
 from pipelines.training.mismatch import (
@@ -224,7 +224,7 @@ class PolicyPass:
         found = self._scored
         assert found is not None, "scoring() comes first"
         routes = [completion.routes for completion in self.block.current.completions]
-        moe, by_length = moe_of(self.policy), self._by_length(model)
+        moe, by_length = routing_of(self.policy), self._by_length(model)
         if moe is None or self.given_replies or not (self.routing_replay or any(routes)):
             scored = run(by_length, ids_BT, mask_BT, *args, **kwargs)
         else:

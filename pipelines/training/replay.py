@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from model.experts.balance import balance_metrics
 from pipelines.errors import UnprovenSyncError, UserError
-from pipelines.policy.moe import moe_of
+from pipelines.policy.moe import routing_of
 from pipelines.rollouts.recorder import UNKNOWN
 from pipelines.rollouts.routes import Routes
 from pipelines.training.moe_losses import summarised_balance
@@ -36,7 +36,7 @@ def check_replay(name: str, policy: nn.Module, router_bias_rate: float) -> None:
     Raises:
         UserError: the policy has no experts of ours, or balances them by their load.
     """
-    if moe_of(policy) is None:
+    if routing_of(policy) is None:
         raise UserError(
             f"rollout.routing_replay = true, but the {name} ({type(policy).__name__}) has no "
             "routed experts: set it to false"

@@ -18,6 +18,7 @@ from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rollouts.sample import Sample, Scored
 from pipelines.run.cold_start import ColdStartTrainer
 from pipelines.training.moe_losses import collected_losses, summarised_balance
+from pipelines.training.replay import check_replay
 from pipelines.training.role_spec import RoleSpec
 from pipelines.training.trainer import RoleTrainer
 
@@ -86,6 +87,15 @@ def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path) -> None:
     freeze_multi_token_layers(adapted)
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trained and not any(".layers.2." in name for name in trained)
+
+
+def test_a_model_of_dense_layers_alone_trains(tmp_path: Path) -> None:
+    """`first_k_dense_replace` may name every layer: then nothing routes or is replayed."""
+    model = random_moe(character_tokenizer(), first_k_dense_replace=2)
+    role, row = play(save(model, tmp_path / "dense"), per_device_train_batch_size=8)
+    assert role.num_steps == 1 and not any(name.startswith("moe/") for name in row)
+    with pytest.raises(UserError, match="has no routed experts"):
+        check_replay("learner", model, 0.0)
 
 
 def test_a_step_logs_the_balance_and_moves_the_bias(checkpoint: Path) -> None:

@@ -1,11 +1,11 @@
-"""Sums and products in the chain dialect: demonstrations, slips, and the names of mistakes."""
+"""The chain dialect's families: demonstrations, slips, and the names of mistakes."""
 
 import random
 from collections import Counter
 from contextlib import closing
 
 import pytest
-from critic_cases import CHAIN_TASKS, chain_task, product_task
+from critic_cases import CHAIN_TASKS, chain_task, doubling_task, product_task
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from rewards.puzzle_verifier import PuzzleVerifier
 from rewards.solution import Solution, first_bad_step
 
 CHAIN = dialect("chain")
-FAMILIES = {"sum": chain_task, "product": product_task}
+FAMILIES = {"sum": chain_task, "product": product_task, "doubling": doubling_task}
 SUMS = {
     "operators": ["+"], "allow_parentheses": False, "allow_negation": False,
     "min_terms": 8, "max_terms": 12, "min_digits": 1, "max_digits": 2,
@@ -36,6 +36,16 @@ def test_a_product_differs_in_its_problem_alone() -> None:
     assert text == "a6=60\nb3=81\nc7=621>621"
     assert CHAIN.check_steps(task, read(text)) == (True,) * 4
     assert CHAIN.check_steps(task, read("a6=60\nb3=90\nc7=36>36")) == (True, False, True, True)
+
+
+def test_doubling_differs_in_its_problem_alone() -> None:
+    task = doubling_task([6, 3, 0, 7])
+    assert CHAIN.render_problem(task) == "2a6b3c0d7\n"
+    text = CHAIN.write_solution(task, random.Random(0), 0.0)
+    assert text == "a6=60\nb3=51\nc0=03\nd7=76>76"
+    assert CHAIN.check_steps(task, read("a6=60\nb3=90\nc0=81\nd7=34>34")) == (
+        True, False, True, True, True,
+    )  # fmt: skip
 
 
 @given(task=CHAIN_TASKS, seed=st.integers(0, 99))
@@ -67,6 +77,7 @@ def test_the_first_bad_step_is_the_first_slip(task: Task, seed: int, rate: float
     [
         ReasoningGymSource("basic_arithmetic", SUMS),
         ReasoningGymSource("products", {"min_terms": 8, "max_terms": 12, "max_digits": 1}),
+        ReasoningGymSource("double_and_add", {}),
     ],
 )
 def test_the_familys_own_scorer_judges_demonstrations(source: ReasoningGymSource) -> None:
@@ -85,6 +96,8 @@ def test_every_step_slips_at_rate_one_in_the_ways_it_is_given() -> None:
     assert text == "a9=90\nb9=80\nc1=90\nd2=10>10"
     text = forgetful.write_solution(product_task([6, 3, 7]), random.Random(0), 1.0)
     assert text == "a6=60\nb3=80\nc7=60>60"
+    text = forgetful.write_solution(doubling_task([6, 3, 7]), random.Random(0), 1.0)
+    assert text == "a6=60\nb3=50\nc7=70>70"
 
 
 def test_a_forgotten_carry_is_the_commonest_slip() -> None:
@@ -131,6 +144,10 @@ def test_success_can_be_rare_at_the_start(family: str) -> None:
         ("product", "a4=40\nb8=82\nc7=691>691", 1, "wrong_operand"),
         ("product", "a4=40\nb3=21\nc7=48>48", 1, "miscopied_operand"),
         ("product", "a4=40\nb8=32\nc7=161>161", 1, "swapped_digits"),
+        ("doubling", "a4=40\nb8=60\nc7=91>91", 1, "forgotten_carry"),
+        ("doubling", "a4=40\nb8=21\nc7=13>13", 1, "wrong_operation"),  # adds without doubling
+        ("doubling", "a4=40\nb8=40\nc7=51>51", 1, "skipped_term"),
+        ("doubling", "a4=40\nb7=51\nc7=73>73", 1, "miscopied_operand"),
     ],
 )
 def test_mistakes_are_named(family: str, text: str, index: int, kind: str) -> None:

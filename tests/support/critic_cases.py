@@ -1,9 +1,11 @@
 """Small chain tasks and solutions that the critic's tests share."""
 
 import math
+from functools import reduce
 
 from hypothesis import strategies as st
 
+from data.double_and_add import FAMILY, QUESTION
 from data.records import Generator, Task, make_task
 from rewards.dialect import dialect
 from rewards.solution import Solution
@@ -32,10 +34,23 @@ def product_task(terms: list[int]) -> Task:
     )
 
 
-# Tasks of both families: operands of one and two digits, products without a zero.
-CHAIN_TASKS = st.lists(st.integers(0, 99), min_size=1, max_size=12).map(chain_task) | st.lists(
-    st.integers(1, 9) | st.integers(10, 29), min_size=1, max_size=8
-).map(product_task)
+def doubling_task(terms: list[int]) -> Task:
+    """A number that is doubled before each digit is added to it."""
+    return make_task(
+        family=FAMILY,
+        question=QUESTION.format(digits=", ".join(map(str, terms))),
+        reference=str(reduce(lambda value, digit: 2 * value + digit, terms, 0)),
+        verifier="exact",
+        generator=Generator(name="test", version="0", seed=0, difficulty=""),
+    )
+
+
+# Tasks of every family: operands of one and two digits, products without a zero.
+CHAIN_TASKS = (
+    st.lists(st.integers(0, 99), min_size=1, max_size=12).map(chain_task)
+    | st.lists(st.integers(1, 9) | st.integers(10, 29), min_size=1, max_size=8).map(product_task)
+    | st.lists(st.integers(0, 9), min_size=1, max_size=10).map(doubling_task)
+)
 
 
 def chain_solution(text: str) -> Solution:
