@@ -35,7 +35,7 @@ class DoubleAndAddConfig:
         assert self.max_terms >= self.min_terms, "max_terms must be >= min_terms"
 
 
-class DoubleAndAddDataset(ProceduralDataset):
+class DoubleAndAddDataset(ProceduralDataset):  # type: ignore[misc]  # it has no types
     """Digits from 0 to 9, the first above 0; the answer is their value at two."""
 
     config: DoubleAndAddConfig
