@@ -1,7 +1,9 @@
 """Overlap between generated text and the evaluation sets.
 
 The rule is DeepSeekMath's (arXiv:2402.03300, section 2.1): ten words in a row in common, or, for
-an evaluation text of three to nine words, that whole text. Word sequences shared by several
+an evaluation text of three to nine words, that whole text. Spaces, punctuation and dollar signs
+tell no two texts apart; signs of arithmetic do. Where a script has no spaces each character is a
+word, and two of them count as one when a text's length is judged. Word sequences shared by several
 evaluation texts are a template ("Your answer should be ..."), which every task of a family
 carries; they are not a sign of a leak and are left out.
 """
@@ -16,7 +18,11 @@ NGRAM_WORDS = 10
 MIN_CONTAINED_WORDS = 3
 MIN_TEMPLATE_TEXTS = 3
 
-_WORD = re.compile(r"\w+")
+# Thai, kana and ideographs: scripts that write words without spaces between them.
+_UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+_SIGN = r"[-+*/^=<>%\u00d7\u00f7\u2212]"
+_TOKEN = re.compile(rf"{_WORD.pattern}|{_SIGN}")
 
 
 class Contamination:
@@ -27,11 +33,13 @@ class Contamination:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        plain = {_plain(text) for text in texts} - {""}
-        self._whole = frozenset(plain)
-        self._contained = tuple(
-            sorted(text for text in plain if MIN_CONTAINED_WORDS <= _num_words(text) < NGRAM_WORDS)
-        )
+        plain = sorted({_plain(text) for text in texts} - {""})
+        self._whole = {_tokens(text) or text: text for text in plain}
+        self._contained = [
+            (_tokens(text), text)
+            for text in plain
+            if _num_words(text) >= MIN_CONTAINED_WORDS and len(_WORD.findall(text)) < NGRAM_WORDS
+        ]
         counts = Counter(ngram for text in plain for ngram in set(_ngrams(text)))
         self._ngrams = frozenset(
             ngram for ngram, num_texts in counts.items() if num_texts < MIN_TEMPLATE_TEXTS
@@ -40,21 +48,36 @@ class Contamination:
     def overlap(self, text: str) -> str:
         """Return the words that `text` shares with an evaluation text, or "" if it is clean."""
         plain = _plain(text)
-        if plain in self._whole:
-            return plain
+        tokens = _tokens(plain)
+        if known := self._whole.get(tokens or plain):
+            return known
         for ngram in _ngrams(plain):
             if ngram in self._ngrams:
                 return ngram
-        padded = f" {plain} "
-        return next((known for known in self._contained if f" {known} " in padded), "")
+        return next((known for inner, known in self._contained if _holds(tokens, inner)), "")
 
 
 def _plain(text: str) -> str:
     return normalise(text).casefold()
 
 
-def _num_words(text: str) -> int:
-    return len(_WORD.findall(text))
+def _tokens(text: str) -> str:
+    """Words and signs of arithmetic, a space between each two."""
+    return " ".join(_TOKEN.findall(text))
+
+
+def _holds(tokens: str, inner: str) -> bool:
+    """Whether a text holds another one whole, which is not a part of a longer formula there."""
+    if inner not in tokens:
+        return False
+    alone = rf"(?<!{_SIGN}) {re.escape(inner)} (?!{_SIGN})"
+    return re.search(alone, f" {tokens} ") is not None
+
+
+def _num_words(text: str) -> float:
+    """How many words there are; a character of a script without spaces is half of one."""
+    words = _WORD.findall(text)
+    return len(words) - sum(re.fullmatch(f"[{_UNSPACED}]", word) is not None for word in words) / 2
 
 
 def _ngrams(text: str) -> Iterable[str]:

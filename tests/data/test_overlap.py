@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -81,6 +82,40 @@ def test_very_short_texts_match_only_alone() -> None:
     index = Contamination(["7", "", "two words"])
     assert index.overlap("7") == "7" and index.overlap("Two  words") == "two words"
     assert index.overlap("7 and two words") == "" and index.overlap("") == ""
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        ("What is 17 + 25?", "What is 17+25?"),
+        ("What is 17 + 25?", "What is $17 + 25$?"),
+        ("What is 17 + 25?", 'He asked "What is 17 + 25?" and left.'),
+        ("Find the area of a circle", "Find the area of a circle, please."),
+        ("2 + 3 = x", "Solve: 2+3=x"),
+        (
+            "一个农夫有17只羊现在他一共有多少只羊",
+            "请回答一个农夫有17只羊现在他一共有多少只羊谢谢",
+        ),
+        ("太阳有多大的直径", "请问太阳有多大的直径"),
+    ],
+)
+def test_spaces_and_punctuation_hide_no_leak(known: str, text: str) -> None:
+    assert Contamination([known]).overlap(text)
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        ("What is 17 + 25?", "What is 17 - 25?"),
+        ("What is 17 + 25?", "What is 17 + 25 + 3?"),
+        ("What is 17 + 25?", "What is 17 + 253?"),
+        ("What is 17 + 25?", "What is the capital of a country?"),
+        ("太阳有多大的直径", "月亮有多大的直径"),
+        ("多少钱", "这本书多少钱"),
+    ],
+)
+def test_another_problem_is_no_leak(known: str, text: str) -> None:
+    assert Contamination([known]).overlap(text) == ""
 
 
 def test_a_template_is_no_leak_but_its_filling_is() -> None:
