@@ -46,7 +46,7 @@ def self_play(settings: Settings, resume: bool) -> int:
             with timed("probe and audit"):
                 probe = run.examiner.probe(plan, bouts)
             with timed("monitor"):
-                health = run.monitor.check(bouts, run.token_entropy(), probe)
+                health = run.monitor.check(bouts, probe)
             if health.halted:
                 halt(run, plan, bouts, probe, health)
                 return HALTED

@@ -1,61 +1,60 @@
-"""The entropy monitor: decides from recorded signals whether synthetic data still helps the run.
+"""The entropy monitor: decides from recorded readings whether synthetic data still helps the run.
 
-    signals ──► z against the first checks ──► one-sided CUSUM ──► breach ──► alarm (2 in a row)
-    alarms  ──► channel N (no new information), channel E (errors reinforced)
-    N and E, or E persisting after an intervention ──► halt      one of them ──► intervene
-    a breach that opens no channel, or a signal that cannot be read ──► warn
+    readings (value ± error) ──► alarms: certain, large enough, and unexplained by success
+    alarms ──► channel N       no new information: novelty fell, gold accuracy did not rise
+               channel E       errors reinforced: the learner got worse than it was
+               channel critic  the critic got worse than it was
+    one check of alarms ──► warn      two in a row ──► intervene
+    N and E, or E that persists after the run intervened ──► halt (the Entropy Threshold)
 
-`check` is a pure function of (state, signals, settings): `replay` over the rows of a run's
-`metrics.jsonl` gives every decision again, bit for bit. The brakes: a state is left only after
-some calm checks, an action has a cooldown and a cap, and acting on a channel restarts its CUSUMs
-at h/2 (fast initial response), so that E persists only if the signals after the action say so.
+`begin` and `check` are pure functions of (state, readings, settings): `replay` over the rows of a
+run's `metrics.jsonl` gives every decision again, bit for bit. A level follows from the present
+readings: a signal without one leaves the decision, and a run that is well again is `ok` again. The
+critic's alarms change what the critic may do, and never halt the learner.
 
-Left out: measuring signals (`critic/monitor/signals.py`), the incident record
-(`critic/monitor/incident.py`), carrying actions out (the loop), and the fit of reward against
-entropy.
+Left out: measuring signals (`critic/monitor/signals.py`), what an alarm is
+(`critic/monitor/evidence.py`), the incident record (`critic/monitor/incident.py`), carrying actions
+out (the loop).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from critic.monitor.evidence import (
-    SignalState,
-    baseline_of,
-    breach_line,
-    is_calm,
-    observe,
-    readable,
-)
-from critic.monitor.settings import (
-    CHANNELS,
-    FULL_WEIGHT,
-    ActionKind,
-    Channel,
-    MonitorSettings,
-)
+from critic.monitor.evidence import Alarm, SignalState, alarm_of, gold_is_low, observe
+from critic.monitor.readings import Reading, change
+from critic.monitor.settings import CHANNELS, GOLD, ActionKind, Channel, MonitorSettings
 from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
 from data.errors import unknown_name
 
+Readings = Mapping[str, Reading | None]
 CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
     "N": ("raise_temperature", "retire_saturated"),
     "E": ("verified_only", "raise_real_share", "silence_critic"),
+    "critic": ("silence_critic",),
 }
-LEARNING_SIGNAL = "probe_mean_at_8"
+EFFECT_AFTER = 2  # checks after an action at which its effect is said
+
+
+def begin(readings: Readings, settings: MonitorSettings) -> MonitorState:
+    """The state before the first check, given the readings of the cold start.
+
+    Without them the first check is what the later ones are compared with, and what the first round
+    of training breaks is not seen.
+    """
+    return MonitorState(signals=_observed(MonitorState(), readings, settings))
 
 
 def check(
-    state: MonitorState, signals: Mapping[str, float | None], settings: MonitorSettings
+    state: MonitorState, readings: Readings, settings: MonitorSettings
 ) -> tuple[MonitorState, Health]:
-    """Judge one check's signals.
+    """Judge one check's readings.
 
-    A signal that is absent, None or not finite keeps its last evidence (it cannot leave an alarm
-    by going missing), is named in `reasons`, and makes the state at least warn. A channel without
-    any readable signal for `blind_checks` checks alarms: what cannot be seen is not assumed good.
+    A signal that is absent, None or not readable neither alarms nor is held against the run. It is
+    named in `missing`; where it is gold accuracy for some checks, the state is at least warn.
 
     Args:
-        state: what the previous check returned; `MonitorState()` at the start of a run.
-        signals: this check's readings by name; names without a rule are refused.
+        state: what the previous check, or `begin`, returned.
+        readings: this check's, by name; names without a rule are refused.
         settings: thresholds; the same ones throughout a run.
 
     Returns:
@@ -64,25 +63,23 @@ def check(
     Raises:
         ValueError: a signal has no rule.
     """
-    for name in signals:
-        if name not in settings.rules:
-            known = unknown_name("monitor signal", name, settings.rules)
-            raise ValueError(f"{known}; give it a rule under monitor.rules, or do not pass it")
     if state.level == "halt":
         reason = f"halted at check {state.num_checks - 1}: a halted run is not judged again"
         return state, Health(
             check=state.num_checks - 1, state="halt", halted=True, reasons=(reason,)
         )
-    evidence = _weigh(state, signals, settings)
+    evidence = _weigh(state, readings, settings)
     target, why = _target(evidence, state, settings)
     actions = _actions(target, why, evidence, state, settings)
-    level, calm = _settle(target, evidence, state, settings)
+    level, calm = _settle(target, state, settings)
     following = MonitorState(
         num_checks=state.num_checks + 1,
         level=level,
         calm=calm,
-        signals=_restart(evidence, actions, settings),
+        signals=evidence.signals,
+        streaks=evidence.streaks,
         blind=evidence.blind,
+        dead=evidence.dead,
         num_actions={
             **state.num_actions,
             **{a.kind: state.num_actions.get(a.kind, 0) + 1 for a in actions},
@@ -90,90 +87,107 @@ def check(
         last_action={**state.last_action, **{a.kind: state.num_checks for a in actions}},
         e_persisted=None if level == "ok" else evidence.e_persisted,
         last_clean_check=(
-            state.num_checks if _is_clean(level, evidence, settings) else state.last_clean_check
+            state.num_checks
+            if level != "halt" and not evidence.streaks["E"] and not evidence.blind
+            else state.last_clean_check
         ),
     )
     held = "" if target == level else f"{level} is held: {calm} of {settings.calm_checks} calm"
     return following, Health(
         check=state.num_checks,
-        state="warn" if evidence.missing and level == "ok" else level,
-        alarms=evidence.alarms,
+        state=level,
+        alarms=tuple(alarm.signal for alarm in evidence.alarms),
         channels=evidence.channels,
         actions=actions,
         halted=level == "halt",
         missing=evidence.missing,
-        reasons=tuple(line for line in (why, held) if line) + _facts(evidence, signals, settings),
+        reasons=tuple(line for line in (why, held) if line) + _facts(evidence, state, settings),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """All signals after this check's readings, and the channels they open.
-
-    `e_persisted` is None until channel E is acted on, 0 at that check, then E alarms in a row.
-    """
+    """All signals after this check's readings, and the channels they open."""
 
     signals: dict[str, SignalState]
     missing: tuple[str, ...]
-    alarms: tuple[str, ...]
-    blind: dict[Channel, int]
+    alarms: tuple[Alarm, ...]
+    streaks: dict[Channel, int]
     channels: tuple[Channel, ...]
+    blind: int
+    dead: int
     e_persisted: int | None
 
 
-def _weigh(
-    state: MonitorState, signals: Mapping[str, float | None], settings: MonitorSettings
-) -> _Evidence:
-    """Take the readings in, and weigh the alarms of each channel."""
-    rules = settings.active
-    seen = {
+def _observed(
+    state: MonitorState, readings: Readings, settings: MonitorSettings
+) -> dict[str, SignalState]:
+    """Every watched signal with one more reading; one that is not readable counts as missing."""
+    for name in readings:
+        if name not in settings.rules:
+            known = unknown_name("monitor signal", name, settings.rules)
+            raise ValueError(f"{known}; give it a rule under monitor.rules, or do not pass it")
+    given = {name: one for name, one in readings.items() if one is not None and one.is_readable}
+    return {
         name: observe(
-            rule,
-            state.signals.get(name, SignalState()),
-            signals.get(name),
-            state.num_checks,
-            settings,
+            rule, state.signals.get(name, SignalState()), given.get(name), given.get(GOLD), settings
         )
-        for name, rule in rules.items()
+        for name, rule in settings.active.items()
     }
-    missing = tuple(name for name in rules if not readable(signals.get(name)))
-    alarms = tuple(name for name in rules if seen[name].streak >= settings.consecutive)
-    sighted = {rule.channel for name, rule in rules.items() if name not in missing}
-    blind = {c: 0 if c in sighted else state.blind.get(c, 0) + 1 for c in CHANNELS}
-    weights = {
-        c: math.fsum(rules[name].weight for name in alarms if rules[name].channel == c)
-        for c in CHANNELS
-    }
-    channels = tuple(
-        c for c in CHANNELS if weights[c] >= FULL_WEIGHT or blind[c] >= settings.blind_checks
-    )
+
+
+def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -> _Evidence:
+    """Take the readings in, and count for how long each channel alarms."""
+    signals, rules = _observed(state, readings, settings), settings.active
+    alarms = tuple(a for name in rules if (a := alarm_of(name, signals, settings)) is not None)
+    counts = {c: sum(rules[alarm.signal].channel == c for alarm in alarms) for c in CHANNELS}
+    least = {c: settings.quorum if c == "N" else 1 for c in CHANNELS}
+    alarming = {c: counts[c] >= least[c] for c in CHANNELS}
+    alarming["critic"] &= not state.critic_is_silenced
+    streaks = {c: state.streaks.get(c, 0) + 1 if alarming[c] else 0 for c in CHANNELS}
+    channels = tuple(c for c in CHANNELS if streaks[c] >= settings.consecutive)
     persisted = state.e_persisted
     if "E" in channels:
         persisted = 0 if persisted is None else persisted + 1
-    elif persisted is not None:
-        persisted = 0
-    return _Evidence(seen, missing, alarms, blind, channels, persisted)
+    is_blind = signals[GOLD].last is None
+    groups = signals["effective_groups"].last if "effective_groups" in signals else None
+    is_dead = groups is not None and groups.value <= 0 and gold_is_low(signals)
+    return _Evidence(
+        signals=signals,
+        missing=tuple(name for name in rules if signals[name].last is None),
+        alarms=alarms,
+        streaks=streaks,
+        channels=channels,
+        blind=state.blind + 1 if is_blind else 0,
+        dead=state.dead + 1 if is_dead else 0,
+        e_persisted=persisted,
+    )
 
 
 def _target(
     evidence: _Evidence, state: MonitorState, settings: MonitorSettings
 ) -> tuple[Level, str]:
-    """The level this check's evidence asks for, before hysteresis, and why."""
-    if len(evidence.channels) == 2:
+    """The level that this check's evidence asks for, before hysteresis, and why."""
+    channels = evidence.channels
+    if "N" in channels and "E" in channels:
         return "halt", "Entropy Threshold: channels N and E both alarm"
-    if "E" in evidence.channels:
+    if "E" in channels:
         if (evidence.e_persisted or 0) >= settings.persist_checks:
-            since = f"{evidence.e_persisted} checks after it was acted on"
+            since = f"{evidence.e_persisted} checks after the run intervened"
             return "halt", f"channel E still alarms, {since}"
-        return "intervene", "channel E alarms alone: errors are being reinforced"
-    if "N" in evidence.channels:
-        best_check = evidence.signals.get(LEARNING_SIGNAL, SignalState()).best_check
-        if best_check is not None and state.num_checks - best_check < settings.learning_window:
-            age = state.num_checks - best_check
-            return "warn", f"channel N alarms, but {LEARNING_SIGNAL} was best {age} checks ago"
-        return "intervene", "channel N alarms alone: samples bring nothing new"
-    if any(signal.streak for signal in evidence.signals.values()):
-        return "warn", "a signal is past its threshold, but opens no channel"
+        return "intervene", "channel E alarms: the learner's errors are reinforced"
+    if "N" in channels:
+        return "intervene", "channel N alarms: samples bring nothing new"
+    if "critic" in channels and "silence_critic" in settings.offers:
+        return "intervene", "the critic got worse: its word counts no more"
+    if alarming := [c for c in CHANNELS if evidence.streaks[c]]:
+        return "warn", f"alarms in channel {', '.join(alarming)}, which nothing follows from yet"
+    if evidence.blind >= settings.blind_checks:
+        return "warn", f"{GOLD} could not be read for {evidence.blind} checks: nothing is certain"
+    if evidence.dead >= settings.dead_checks:
+        return "warn", f"for {evidence.dead} checks no gold task was solved only sometimes: " + (
+            "the learner has nothing to learn from"
+        )
     return "ok", ""
 
 
@@ -193,7 +207,7 @@ def _actions(
     if target == "warn":
         kinds = ("double_audit",)
     elif target == "intervene":
-        kinds = tuple(kind for c in evidence.channels for kind in CHANNEL_ACTIONS[c])
+        kinds = tuple(dict.fromkeys(kind for c in evidence.channels for kind in CHANNEL_ACTIONS[c]))
     return tuple(
         Action(kind=kind, value=values[kind], why=why)
         for kind in kinds
@@ -208,62 +222,43 @@ def _may_act(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -
     return last is None or state.num_checks - last > settings.cooldown_checks
 
 
-def _restart(
-    evidence: _Evidence, actions: tuple[Action, ...], settings: MonitorSettings
-) -> dict[str, SignalState]:
-    """Restart the CUSUMs of the channels that were acted on at h/2, where they stand higher."""
-    kinds = {action.kind for action in actions}
-    acted = {c for c in CHANNELS if kinds & set(CHANNEL_ACTIONS[c])}
-    return {
-        name: signal.model_copy(update={"cusum": min(signal.cusum, settings.h / 2)})
-        if settings.rules[name].channel in acted
-        else signal
-        for name, signal in evidence.signals.items()
-    }
-
-
-def _settle(
-    target: Level, evidence: _Evidence, state: MonitorState, settings: MonitorSettings
-) -> tuple[Level, int]:
-    """Apply hysteresis: rise at once, fall only after enough calm checks in a row."""
-    if LEVELS.index(target) >= LEVELS.index(state.level):
+def _settle(target: Level, state: MonitorState, settings: MonitorSettings) -> tuple[Level, int]:
+    """Rise at once; warn no longer than there is a reason; intervene until some calm checks."""
+    if LEVELS.index(target) >= LEVELS.index(state.level) or state.level == "warn":
         return target, 0
-    unclear = any(evidence.blind.values()) or not all(
-        is_calm(signal, settings) for signal in evidence.signals.values()
-    )
-    if unclear:
-        return state.level, 0
     if state.calm + 1 >= settings.calm_checks:
         return target, 0
     return state.level, state.calm + 1
 
 
-def _is_clean(level: Level, evidence: _Evidence, settings: MonitorSettings) -> bool:
-    """Whether samples up to here may be kept: E readable and calm, no channel open, no halt."""
-    errors = [name for name in evidence.signals if settings.rules[name].channel == "E"]
-    return (
-        level != "halt"
-        and not evidence.channels
-        and not any(name in evidence.missing for name in errors)
-        and all(is_calm(evidence.signals[name], settings) for name in errors)
-    )
-
-
-def _facts(
-    evidence: _Evidence, signals: Mapping[str, float | None], settings: MonitorSettings
-) -> tuple[str, ...]:
-    """One line per breach, per signal that could not be read, per blind channel."""
-    seen = evidence.signals
-    lines = [breach_line(name, seen[name], settings) for name in seen if seen[name].streak]
+def _facts(evidence: _Evidence, state: MonitorState, settings: MonitorSettings) -> tuple[str, ...]:
+    """A line for each alarm, for each signal that could not be read, and for what actions did."""
+    rules = settings.rules
+    lines = [alarm.line(rules[alarm.signal]) for alarm in evidence.alarms]
     for name in evidence.missing:
-        value = signals.get(name)
-        what = "missing" if value is None else f"not a finite number ({value})"
-        lines.append(f"{name} ({settings.rules[name].channel}): {what}, so not judged")
-    for channel, checks in evidence.blind.items():
-        if checks:
-            lines.append(f"channel {channel} is blind: no readable signal, {checks} in a row")
-    learning = [n for n in seen if baseline_of(settings.rules[n], seen[n], settings) is None]
-    if learning:
-        which = "any signal" if len(learning) == len(seen) else ", ".join(learning)
-        lines.append(f"no baseline yet, so no CUSUM, for {which}")
-    return tuple(lines)
+        lines.append(f"{name} ({rules[name].channel}): no reading, so not judged")
+    if state.critic_is_silenced:
+        lines.append("the critic is silenced, so that its signals decide nothing")
+    return (*lines, *_effects(evidence, state))
+
+
+def _effects(evidence: _Evidence, state: MonitorState) -> list[str]:
+    """What changed since each action whose time it is."""
+    due = [
+        kind
+        for kind, at in state.last_action.items()
+        if kind != "double_audit" and state.num_checks - at == EFFECT_AFTER
+    ]
+    if not due:
+        return []
+    moved = []
+    for name in (GOLD, "token_entropy", "training_reward"):
+        recent = evidence.signals[name].recent if name in evidence.signals else ()
+        now = recent[-1] if recent else None
+        then = recent[-1 - EFFECT_AFTER] if len(recent) > EFFECT_AFTER else None
+        if now is not None and then is not None:
+            by = change(then, now)
+            moved.append(
+                f"{name} {then.value:.3g} → {now.value:.3g} ({by.value:+.2g} ± {by.error:.2g})"
+            )
+    return [f"{EFFECT_AFTER} checks after {', '.join(due)}: {'; '.join(moved) or 'no readings'}"]

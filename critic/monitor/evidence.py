@@ -1,97 +1,156 @@
-"""What the monitor remembers of one signal, and how a reading changes it.
+"""What the monitor remembers of one signal, and whether its latest readings are an alarm.
 
-z-score against the first checks (or the rule's reference), one-sided CUSUM, drawdown from the best
-reading, breaches in a row. What follows from them is decided in `critic/monitor/decide.py`.
+    unpaired   the mean of the two latest readings against the run's best mean of four: worse by
+               the threshold and by what matters, and the latest one alone is worse, too
+    paired     the same two against the cold start, and against the two earliest of a rolling
+               window; only where gold accuracy did not rise over the same checks, and where a loss
+               of novelty is more than the loss of errors explains
+
+Pure functions. What follows from alarms is decided in `critic/monitor/decide.py`.
 """
 
-import math
+from critic.monitor.readings import Frozen, Reading, change, is_beyond, pool
+from critic.monitor.settings import GOLD, MonitorSettings, SignalRule
 
-from pydantic import BaseModel, ConfigDict
-
-from critic.monitor.settings import MonitorSettings, SignalRule
-
-LARGEST_READABLE = 1e100  # beyond it a squared deviation overflows: no signal of ours is near
-
-
-class Frozen(BaseModel):
-    """Base of the monitor's records: immutable, unknown keys refused, exact through JSON."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+NUM_LATEST = 2  # readings of "now": one bad reading alone confirms nothing
+NUM_BEST = 4  # readings of "the best": a single best one is mostly luck
 
 
 class SignalState(Frozen):
-    """What is remembered of one signal; all readings after smoothing."""
+    """What is remembered of one signal.
 
-    baseline: tuple[float, ...] = ()
-    smoothed: float | None = None
-    best: float | None = None
-    best_check: int | None = None
-    cusum: float = 0.0
-    streak: int = 0  # breaches in a row; frozen while the signal is missing
+    Attributes:
+        start: its first reading: the cold start's where there is one.
+        gold_at_start: gold accuracy at the same time.
+        best: the best mean of four readings in a row so far; of fewer at the start.
+        recent: its latest readings, the earliest first; None where it could not be read.
+    """
+
+    start: Reading | None = None
+    gold_at_start: Reading | None = None
+    best: Reading | None = None
+    recent: tuple[Reading | None, ...] = ()
+
+    @property
+    def last(self) -> Reading | None:
+        """This check's reading."""
+        return self.recent[-1] if self.recent else None
 
 
-def readable(value: float | None) -> bool:
-    """Whether a reading can be judged: given, finite, and not so large that it overflows."""
-    return value is not None and math.isfinite(value) and abs(value) < LARGEST_READABLE
+class Alarm(Frozen):
+    """A signal that moved the wrong way: by how much, from where, since when."""
 
+    signal: str
+    reference: Reading
+    now: Reading
+    since: str
 
-def baseline_of(
-    rule: SignalRule, signal: SignalState, settings: MonitorSettings
-) -> tuple[float, float] | None:
-    """Mean (or the rule's reference) and floored std of a signal; None while not yet known."""
-    if len(signal.baseline) < settings.baseline_checks:
-        return None
-    mean = math.fsum(signal.baseline) / len(signal.baseline)
-    variance = math.fsum((x - mean) ** 2 for x in signal.baseline) / (len(signal.baseline) - 1)
-    centre = mean if rule.reference is None else rule.reference
-    return centre, max(math.sqrt(variance), rule.std_floor)
+    def line(self, rule: SignalRule) -> str:
+        """Why it alarms, for a person."""
+        moved = change(self.reference, self.now)
+        size = (
+            f"{abs(moved.value) / moved.error:.1f} standard errors" if moved.error else "no noise"
+        )
+        beside = ", and gold accuracy did not rise" if rule.paired else ""
+        return (
+            f"{self.signal} ({rule.channel}): {self.reference.value:.4g} {self.since}, now "
+            f"{self.now.value:.4g} ± {self.now.error:.2g} ({size}){beside}"
+        )
 
 
 def observe(
     rule: SignalRule,
     signal: SignalState,
-    value: float | None,
-    check: int,
+    reading: Reading | None,
+    gold: Reading | None,
     settings: MonitorSettings,
 ) -> SignalState:
-    """Take one reading in; one that cannot be read leaves the signal's evidence as it was."""
-    if value is None or not readable(value):
-        return signal
-    past = value if signal.smoothed is None else signal.smoothed
-    smoothed = settings.ema * past + (1 - settings.ema) * value
-    baseline = baseline_of(rule, signal, settings)
-    cusum, breach = 0.0, False
-    if baseline is not None:
-        z = rule.sign * (smoothed - baseline[0]) / baseline[1]
-        # Capped, so that a long collapse does not take equally long to be forgiven.
-        cusum = min(max(signal.cusum + z - settings.k, 0.0), 2 * settings.h)
-        # The reading itself must be bad too: one outlier keeps a CUSUM high for many checks.
-        breach = cusum > settings.h and z > settings.k
-    is_best = signal.best is None or rule.sign * (smoothed - signal.best) < 0
-    best = smoothed if is_best or signal.best is None else signal.best
-    dropped = rule.max_drawdown is not None and rule.sign * (smoothed - best) >= rule.max_drawdown
+    """Take one reading in; a missing one takes its place, so that windows stay aligned."""
+    recent = (*signal.recent, reading)[-settings.window :]
+    is_first = signal.start is None and reading is not None
     return SignalState(
-        baseline=signal.baseline if baseline is not None else (*signal.baseline, smoothed),
-        smoothed=smoothed,
-        best=best,
-        best_check=check if is_best else signal.best_check,
-        cusum=cusum,
-        streak=signal.streak + 1 if breach or dropped else 0,
+        start=reading if is_first else signal.start,
+        gold_at_start=gold if is_first else signal.gold_at_start,
+        best=_better(rule, signal.best, pool(recent[-NUM_BEST:])) if reading else signal.best,
+        recent=recent,
     )
 
 
-def is_calm(signal: SignalState, settings: MonitorSettings) -> bool:
-    """Whether a signal is below the line (h/2) at which a state may be left."""
-    return signal.cusum < settings.h / 2 and signal.streak == 0
+def alarm_of(
+    name: str,
+    signals: dict[str, SignalState],
+    settings: MonitorSettings,
+) -> Alarm | None:
+    """The alarm that a signal's latest readings are, or None: calm, missing, or not comparable."""
+    rule, signal = settings.rules[name], signals[name]
+    last, now = signal.last, pool(signal.recent[-NUM_LATEST:])
+    if last is None or now is None:
+        return None
+    if not rule.paired:
+        if signal.best is not None and _is_worse(rule, signal.best, now, last, settings):
+            return Alarm(signal=name, reference=signal.best, now=now, since="at its best")
+        return None
+    gold = signals[GOLD]
+    gold_now = pool(gold.recent[-NUM_LATEST:])
+    if gold.last is None or gold_now is None or _is_explained(rule, signal, now, gold_now):
+        return None
+    windows = [(signal.start, signal.gold_at_start, "at the start")]
+    if len(signal.recent) == len(gold.recent) == settings.window:
+        early = (pool(signal.recent[:NUM_LATEST]), pool(gold.recent[:NUM_LATEST]))
+        windows.append((*early, f"{settings.window - 1} checks ago"))
+    for reference, gold_then, since in windows:
+        if reference is None or gold_then is None:
+            continue
+        rose = is_beyond(change(gold_then, gold_now), settings.rise)
+        if not rose and _is_worse(rule, reference, now, last, settings):
+            return Alarm(signal=name, reference=reference, now=now, since=since)
+    return None
 
 
-def breach_line(name: str, signal: SignalState, settings: MonitorSettings) -> str:
-    """One line that shows why a signal is past its threshold."""
-    rule = settings.rules[name]
-    baseline = baseline_of(rule, signal, settings)
-    against = "no baseline yet" if baseline is None else f"{baseline[0]:.4g} ± {baseline[1]:.2g}"
-    return (
-        f"{name} ({rule.channel}, weight {rule.weight:g}): {signal.smoothed:.4g} "
-        f"against {against}, best {signal.best:.4g}, CUSUM {signal.cusum:.3g} "
-        f"(limit {settings.h:g}), breach {signal.streak} in a row"
-    )
+def _is_worse(
+    rule: SignalRule, reference: Reading, now: Reading, last: Reading, settings: MonitorSettings
+) -> bool:
+    """Whether the change is certain and large enough, and the latest reading alone agrees."""
+    matters = rule.matters * (abs(reference.value) if rule.relative else 1.0)
+    worse, alone = _worse_by(rule, reference, now), _worse_by(rule, reference, last)
+    if worse.value < matters or alone.value < matters / 2 or matters == 0:
+        return False
+    return is_beyond(worse, settings.threshold) and is_beyond(alone, settings.threshold / 2)
+
+
+def _worse_by(rule: SignalRule, before: Reading, after: Reading) -> Reading:
+    """The change from one reading to another, positive where it is bad."""
+    moved = change(before, after)
+    if rule.bad == "either":
+        return Reading(value=abs(after.value) - abs(before.value), error=moved.error)
+    return Reading(value=rule.sign * moved.value, error=moved.error)
+
+
+def _better(rule: SignalRule, best: Reading | None, other: Reading | None) -> Reading | None:
+    """The one that is better by its less favourable end: short means are noisy."""
+    if best is None or other is None:
+        return best or other
+
+    def badness(one: Reading) -> float:
+        value = abs(one.value) if rule.bad == "either" else rule.sign * one.value
+        return value + one.error
+
+    return other if badness(other) < badness(best) else best
+
+
+def _is_explained(rule: SignalRule, signal: SignalState, now: Reading, gold_now: Reading) -> bool:
+    """Whether no more of the novelty is lost than of the errors, since the start."""
+    start, gold_then = signal.start, signal.gold_at_start
+    if rule.channel != "N" or start is None or gold_then is None or start.value <= 0:
+        return False
+    errors_then, errors_now = 1 - gold_then.value, 1 - gold_now.value
+    if errors_then <= 0:
+        return False
+    left = errors_now / errors_then
+    return left < 1 and now.value >= start.value * left
+
+
+def gold_is_low(signals: dict[str, SignalState]) -> bool:
+    """Whether gold accuracy is known and below one half."""
+    last = signals[GOLD].last
+    return last is not None and last.value < 0.5

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from critic.monitor.evidence import baseline_of
+from critic.monitor.evidence import SignalState
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import Health, MonitorState
 
@@ -90,18 +90,10 @@ def incident_markdown(record: Mapping[str, object]) -> str:
 def _signal_row(name: str, state: MonitorState, settings: MonitorSettings) -> dict[str, object]:
     rule = settings.rules[name]
     row: dict[str, object] = {"signal": name, "channel": rule.channel, "bad": rule.bad}
-    signal = state.signals.get(name)
-    if signal is None:
-        return row
-    baseline = baseline_of(rule, signal, settings)
-    return row | {
-        "baseline": None if baseline is None else baseline[0],
-        "std": None if baseline is None else baseline[1],
-        "last": signal.smoothed,
-        "best": signal.best,
-        "cusum": signal.cusum,
-        "breaches": signal.streak,
-    }
+    signal = state.signals.get(name, SignalState())
+    for column, found in (("start", signal.start), ("best", signal.best), ("last", signal.last)):
+        row |= {column: found and found.value, f"{column} ±": found and found.error}
+    return row
 
 
 def _jsonable(value: object) -> object:

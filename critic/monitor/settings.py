@@ -1,7 +1,7 @@
 """Settings of the entropy monitor: one rule per signal, thresholds, and what it may change.
 
 Data only; `critic/monitor/decide.py` holds the decisions. A config table overrides single fields of
-a rule (`monitor.rules.token_entropy.weight = 0.2`) and may add rules for further signals.
+a rule (`monitor.rules.token_entropy.matters = 0.4`) and may add rules for further signals.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from data.errors import unknown_name
 
-Channel = Literal["N", "E"]
+Channel = Literal["N", "E", "critic"]
 ActionKind = Literal[
     "raise_temperature",
     "retire_saturated",
@@ -20,10 +20,9 @@ ActionKind = Literal[
     "double_audit",
     "raise_real_share",
 ]
-CHANNELS: tuple[Channel, ...] = ("N", "E")
-FULL_WEIGHT = 1 - 1e-9  # a channel alarms at weight 1, up to rounding of the sum
+CHANNELS: tuple[Channel, ...] = ("N", "E", "critic")
+GOLD = "gold_accuracy"
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -33,59 +32,56 @@ class SignalRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     channel: Channel = Field(
-        description="The signal's channel: N (no new information) or E (errors reinforced)."
+        description="The signal's channel: N (no new information), E (the learner's errors are "
+        "reinforced) or critic (the critic got worse)."
     )
-    bad: Literal["falling", "rising"] = Field(
-        description="The direction that counts against the run; the other one never alarms."
+    bad: Literal["falling", "rising", "either"] = Field(
+        description="The direction that counts against the run; the other one never alarms. "
+        "With either, what counts is the distance from 0."
     )
-    std_floor: PositiveFinite = Field(
-        description="The least standard deviation that a deviation is measured in, in the signal's "
-        "own unit: three checks can agree by chance, and then any noise would look large."
+    matters: PositiveFinite = Field(
+        description="The smallest change that may alarm, however certain it is, in the signal's "
+        "own unit, or as a share of the reference where `relative` is set."
     )
-    weight: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
-        default=0.5,
-        description="The evidence that an alarm of this signal gives; a channel alarms when its "
-        "alarming signals sum to 1, and a signal of weight 0 is neither judged nor missed.",
+    relative: bool = Field(
+        default=False, description="Whether `matters` is a share of the reference's value."
     )
-    reference: Finite | None = Field(
-        default=None,
-        description="The value that the signal is compared with; by default the mean of its first "
-        "checks.",
+    paired: bool = Field(
+        default=False,
+        description="Whether the signal alarms only where gold accuracy did not rise over the "
+        "same checks; it is then compared with the cold start and with a rolling window, and "
+        "otherwise with the run's best.",
     )
-    max_drawdown: PositiveFinite | None = Field(
-        default=None,
-        description="From the second check on, a signal that is so much worse than its best so far "
-        "is a breach, too; by default there is no such limit.",
+    watched: bool = Field(
+        default=True, description="Whether the signal decides; one that does not is only logged."
     )
 
     @property
     def sign(self) -> float:
-        """Factor that makes a deviation positive where it is bad."""
-        return 1.0 if self.bad == "rising" else -1.0
+        """Factor that makes a change positive where it is bad."""
+        return -1.0 if self.bad == "falling" else 1.0
 
 
-def _falling(std_floor: float, weight: float, reference: float | None = None) -> SignalRule:
-    return SignalRule(
-        channel="N", bad="falling", std_floor=std_floor, weight=weight, reference=reference
-    )
+def _novelty(matters: float = 0.3) -> SignalRule:
+    return SignalRule(channel="N", bad="falling", matters=matters, relative=True, paired=True)
 
 
-# Token and within-group entropy fall in healthy RL as well, so even together they are half an
-# alarm. The probe gain repeats the probe NLL of channel E, so alone it must not open channel N.
+# Where each `matters` comes from stands in docs/use.md.
 DEFAULT_RULES: Mapping[str, SignalRule] = {
-    "token_entropy": _falling(0.05, 0.25),
-    "answer_entropy_across": _falling(0.15, 0.5),
-    "answer_entropy_within": _falling(0.15, 0.25),
-    "mutual_information": _falling(0.15, 0.5),
-    "distinct_ratio": _falling(0.05, 0.5),
-    "effective_groups": _falling(0.10, 0.5),
-    "probe_gain": _falling(0.05, 0.5, reference=0.0),
-    "probe_nll": SignalRule(channel="E", bad="rising", std_floor=0.05),
-    "probe_mean_at_8": SignalRule(
-        channel="E", bad="falling", std_floor=0.03, weight=1.0, max_drawdown=0.15
-    ),
-    "proxy_gold_gap": SignalRule(channel="E", bad="rising", std_floor=0.05),
-    "critic_ece": SignalRule(channel="E", bad="rising", std_floor=0.05),
+    "token_entropy": _novelty(),
+    "answer_entropy_across": _novelty().model_copy(update={"watched": False}),
+    "answer_entropy_within": _novelty(),
+    "mutual_information": _novelty(),
+    "distinct_ratio": _novelty(),
+    "effective_groups": _novelty(),
+    GOLD: SignalRule(channel="E", bad="falling", matters=0.05),
+    "gold_form": SignalRule(channel="E", bad="falling", matters=0.10),
+    "gold_nll": SignalRule(channel="E", bad="rising", matters=0.5, paired=True),
+    "training_reward": SignalRule(channel="E", bad="rising", matters=0.10, paired=True),
+    "critic_false_accusations": SignalRule(channel="critic", bad="rising", matters=0.15),
+    "critic_location": SignalRule(channel="critic", bad="falling", matters=0.15),
+    "critic_brier": SignalRule(channel="critic", bad="rising", matters=0.10),
+    "critic_bias": SignalRule(channel="critic", bad="either", matters=0.20),
 }
 
 
@@ -98,37 +94,45 @@ class MonitorSettings(BaseModel):
         default_factory=lambda: dict(DEFAULT_RULES),
         description="One rule per signal, by its name; given tables are laid over the defaults.",
     )
-    baseline_checks: int = Field(
-        default=3,
+    threshold: PositiveFinite = Field(
+        default=3.5,
+        description="A change alarms from so many of its standard errors on; `python -m "
+        "critic.monitor.calibrate` says how often a healthy run is then alarmed.",
+    )
+    rise: PositiveFinite = Field(
+        default=1.0,
+        description="Gold accuracy rose if it did by so many of its standard errors: a paired "
+        "signal does not alarm then.",
+    )
+    quorum: int = Field(
+        default=2,
         ge=2,
-        description="The first readings of each signal, whose mean and deviation later ones are "
-        "compared with.",
+        description="The signals that must alarm together to open channel N: entropy falls in "
+        "every run that learns, so one alone is never enough.",
     )
-    k: float = Field(
-        default=0.5,
-        ge=0,
-        allow_inf_nan=False,
-        description="The slack of the CUSUM, in standard deviations: smaller ones do not add up.",
-    )
-    h: PositiveFinite = Field(
-        default=4.0,
-        description="The threshold of the CUSUM, in standard deviations; with k = 0.5 it runs "
-        "about 340 checks to a false alarm.",
+    window: int = Field(
+        default=6,
+        ge=4,
+        description="The rolling window of paired signals: the mean of its two latest readings is "
+        "compared with that of its two earliest ones.",
     )
     consecutive: int = Field(
-        default=2, ge=1, description="The number of breaches in a row that make an alarm."
+        default=2,
+        ge=1,
+        description="The number of checks in a row in which a channel alarms until the run "
+        "intervenes; before that it warns.",
     )
-    ema: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="The weight of the past in each reading; 0 judges each by itself, 0.9 suits "
-        "checks every few steps.",
+    persist_checks: int = Field(
+        default=2,
+        ge=1,
+        description="The run is halted when channel E still alarms so many checks after the run "
+        "intervened.",
     )
     calm_checks: int = Field(
-        default=3,
+        default=2,
         ge=1,
-        description="A state is left after so many checks with every CUSUM below h/2.",
+        description="The run stops intervening after so many checks in a row that would not have "
+        "made it intervene.",
     )
     cooldown_checks: int = Field(
         default=2,
@@ -138,23 +142,17 @@ class MonitorSettings(BaseModel):
     max_interventions: int = Field(
         default=2, ge=0, description="The most actions of one kind in a run."
     )
-    persist_checks: int = Field(
-        default=2,
-        ge=1,
-        description="The run is halted when channel E alarms in so many checks in a row after an "
-        "intervention.",
-    )
     blind_checks: int = Field(
         default=2,
         ge=1,
-        description="A channel alarms when none of its signals can be read in so many checks in a "
-        "row.",
+        description="The monitor warns when gold accuracy could not be read in so many checks in "
+        "a row.",
     )
-    learning_window: int = Field(
-        default=2,
-        ge=0,
-        description="Channel N alone only warns while probe_mean_at_8 set a new best within so "
-        "many checks: diversity that falls while the gold probe rises is convergence; 0 is off.",
+    dead_checks: int = Field(
+        default=5,
+        ge=1,
+        description="The monitor warns when in so many checks in a row no gold task had both "
+        "right and wrong solutions, and most were wrong: nothing is there to learn from.",
     )
     temperature_step: PositiveFinite = Field(
         default=0.1, description="What raise_temperature adds to the sampling temperature."
@@ -165,11 +163,11 @@ class MonitorSettings(BaseModel):
         le=1,
         description="The least share of real data that raise_real_share asks for.",
     )
-    audit_factor: float = Field(
-        default=2.0,
+    audit_factor: int = Field(
+        default=2,
         ge=1,
-        allow_inf_nan=False,
-        description="The factor by which double_audit raises the share of audited tasks.",
+        description="The factor by which double_audit raises the number of critiques per audited "
+        "solution; the solutions stay the same.",
     )
     offers: tuple[ActionKind, ...] = Field(
         default=("raise_temperature", "retire_saturated", "silence_critic", "double_audit"),
@@ -188,38 +186,31 @@ class MonitorSettings(BaseModel):
         for name, table in given.items():
             if isinstance(table, Mapping):
                 base = DEFAULT_RULES.get(name)
-                if base is None and not {"channel", "bad", "std_floor"} <= set(table):
+                if base is None and not {"channel", "bad", "matters"} <= set(table):
                     known = unknown_name("monitor signal", str(name), DEFAULT_RULES)
-                    raise ValueError(f"{known}; a further one needs channel, bad and std_floor")
+                    raise ValueError(f"{known}; a further one needs channel, bad and matters")
                 table = {**(base.model_dump() if base else {}), **table}
             merged[name] = table
         return merged
 
     @model_validator(mode="after")
     def _can_judge(self) -> "MonitorSettings":
-        """Refuse rules that could never alarm, or that would trust token entropy alone."""
-        for channel in CHANNELS:
-            total = sum(rule.weight for rule in self.rules.values() if rule.channel == channel)
-            if total < FULL_WEIGHT:
-                raise ValueError(
-                    f"the weights of channel {channel} sum to {total:g}, so it can never alarm: "
-                    "raise monitor.rules.*.weight to a sum of at least 1"
-                )
-        token = self.rules["token_entropy"]
-        if token.weight >= FULL_WEIGHT or token.channel != "N":
+        """Refuse rules without the gold probe, which every pair needs."""
+        gold = self.rules[GOLD]
+        if not gold.watched or (gold.channel, gold.bad, gold.paired) != ("E", "falling", False):
             raise ValueError(
-                "token entropy alone does not detect a collapse (healthy RL lowers it too): keep "
-                f"token_entropy in channel N with a weight below 1, got {token.weight:g} in "
-                f"{token.channel}"
+                f"the monitor needs a labelled gold probe: keep monitor.rules.{GOLD} watched, in "
+                "channel E, falling and unpaired"
             )
-        if not any(self.rules[name].weight for name in ("probe_nll", "probe_mean_at_8")):
+        novel = sum(rule.channel == "N" for rule in self.active.values())
+        if 0 < novel < self.quorum:
             raise ValueError(
-                "the monitor needs a labelled gold probe: give probe_nll or probe_mean_at_8 a "
-                "weight above 0"
+                f"channel N watches {novel} signals, so it can never alarm with monitor.quorum = "
+                f"{self.quorum}: watch more of them, or none"
             )
         return self
 
     @property
     def active(self) -> dict[str, SignalRule]:
-        """The rules that are judged (weight above 0)."""
-        return {name: rule for name, rule in self.rules.items() if rule.weight > 0}
+        """The rules that decide."""
+        return {name: rule for name, rule in self.rules.items() if rule.watched}

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from critic.monitor.evidence import Frozen, SignalState
+from critic.monitor.evidence import SignalState
+from critic.monitor.readings import Frozen
 from critic.monitor.settings import ActionKind, Channel
 
 Level = Literal["ok", "warn", "intervene", "halt"]
@@ -16,7 +17,7 @@ class Action(Frozen):
     """One intervention for the loop to carry out.
 
     `value` is: raise_temperature, the amount to add; raise_real_share, the least share;
-    double_audit, the factor on the audit rate; silence_critic, the weight (0);
+    double_audit, the factor on the critiques per audited solution; silence_critic, the weight (0);
     retire_saturated and verified_only, 1 (on).
     """
 
@@ -28,8 +29,8 @@ class Action(Frozen):
 class Health(Frozen):
     """The outcome of one check.
 
-    `alarms` names the alarming signals, `channels` the channels they open, `missing` the judged
-    signals that could not be read; `reasons` explains the state line by line.
+    `alarms` names the alarming signals, `channels` those that have alarmed long enough to act on,
+    `missing` the judged signals that could not be read; `reasons` explains the state line by line.
     """
 
     check: int
@@ -45,17 +46,29 @@ class Health(Frozen):
 class MonitorState(Frozen):
     """Everything the next check depends on; `model_dump_json` and back is exact.
 
-    `last_clean_check` is the last check (0-based) with channel E calm and N not alarming: the one
-    to roll back to. `e_persisted` counts E alarms in a row since channel E was acted on, None
-    before that.
+    Attributes:
+        streaks: for each channel the checks in a row in which it alarmed.
+        blind: checks in a row without a reading of gold accuracy.
+        dead: checks in a row in which no gold task had both outcomes, and most were wrong.
+        calm: checks in a row that would not have made the run intervene, while it does.
+        e_persisted: checks since channel E was first acted on, while it alarms; None before.
+        last_clean_check: the last check (0-based) without an alarm in channel E: the one to roll
+            back to.
     """
 
     num_checks: int = 0
     level: Level = "ok"
     calm: int = 0
     signals: dict[str, SignalState] = Field(default_factory=dict)
-    blind: dict[Channel, int] = Field(default_factory=dict)
+    streaks: dict[Channel, int] = Field(default_factory=dict)
+    blind: int = 0
+    dead: int = 0
     num_actions: dict[ActionKind, int] = Field(default_factory=dict)
     last_action: dict[ActionKind, int] = Field(default_factory=dict)
     e_persisted: int | None = None
     last_clean_check: int | None = None
+
+    @property
+    def critic_is_silenced(self) -> bool:
+        """Whether the critic's word counts for nothing any more, so that it decides nothing."""
+        return self.num_actions.get("silence_critic", 0) > 0

@@ -186,12 +186,17 @@ def _surplus(solutions: Sequence[AuditedSolution]) -> int:
 
 
 def audit_critic(
-    referee: Referee, critic: Examinee, solutions: Sequence[AuditedSolution], purpose: str
+    referee: Referee,
+    critic: Examinee,
+    solutions: Sequence[AuditedSolution],
+    purpose: str,
+    factor: int = 1,
 ) -> CriticAudit | None:
     """Ask the critic about each solution several times; None where there is nothing to ask.
 
-    Each critique counts on its own, as in the game. Solutions that the critic's context does not
-    hold are left out, and counted.
+    `factor` multiplies the configured number of critiques: the solutions, and so what is measured,
+    stay the same. Each critique counts on its own, as in the game. Solutions that the critic's
+    context does not hold are left out, and counted.
     """
     asked = [(s, referee.critique_prompt(s.item.task, s.item.solution)) for s in solutions]
     held = [pair for pair in asked if referee.critic_has_room(critic, pair[1])]
@@ -199,7 +204,7 @@ def audit_critic(
     if not held:
         return None
     solutions, prompts = [s for s, _ in held], [prompt for _, prompt in held]
-    k = referee.settings.critic.critiques_per_audit
+    k = factor * referee.settings.critic.critiques_per_audit
     drawn = referee.ask(critic, prompts, purpose, k)
     critiques = [
         measured(s.item, s.kind, referee.check(s.item, sample))

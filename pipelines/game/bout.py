@@ -25,14 +25,14 @@ class RoundPlan:
     Attributes:
         round: its number, from 0.
         critic_points: whether the critic may point at the learner's flaws.
-        audit_share: of the audit set that judges the critic, 0 to 1.
+        audit_factor: how many times as many critiques of each audited solution are asked for.
         critic_is_trusted: whether its pointings count that no test could decide.
         others_decide: whether those of them count with which its pool agrees.
     """
 
     round: int
     critic_points: bool
-    audit_share: float
+    audit_factor: int = 1
     critic_is_trusted: bool = False
     others_decide: bool = False
 

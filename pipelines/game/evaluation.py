@@ -132,17 +132,18 @@ def rollout_figures(bouts: Sequence[Bout]) -> RolloutFigures:
     return RolloutFigures(passed / len(whole) if whole else None, masked)
 
 
-def probe_nll(referee: Referee, learner: Examinee, tasks: Sequence[Task]) -> float:
-    """Mean negative log-likelihood of gold solutions under the policy (nats/token).
+def gold_logprobs(referee: Referee, learner: Examinee, tasks: Sequence[Task]) -> list[list[float]]:
+    """Log-likelihoods under the policy of each token of the gold solutions, in nats.
 
     Where the dialect can write a gold solution it is scored whole, else the reference answer is.
     """
     gold = [_gold_text(referee, task, random.Random(0)) for task in tasks]
-    scores = learner.score([referee.problem(task) for task in tasks], gold)
-    total, count = 0.0, 0
-    for logprobs in scores:
-        total, count = total - math.fsum(logprobs), count + len(logprobs)
-    return total / count
+    return learner.score([referee.problem(task) for task in tasks], gold)
+
+
+def mean_nll(logprobs: Sequence[Sequence[float]]) -> float:
+    """Mean negative log-likelihood per token, in nats: every token weighs the same."""
+    return -math.fsum(map(math.fsum, logprobs)) / sum(map(len, logprobs))
 
 
 def _gold_text(referee: Referee, task: Task, rng: random.Random) -> str:

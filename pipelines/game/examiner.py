@@ -23,9 +23,10 @@ from pipelines.game.curriculum import Curriculum
 from pipelines.game.evaluation import (
     Evaluation,
     RolloutFigures,
+    gold_logprobs,
     mean_at_k,
+    mean_nll,
     play_unrewarded,
-    probe_nll,
     rollout_figures,
 )
 from pipelines.game.pointing import first_claimed
@@ -73,8 +74,8 @@ class Probe:
     """One round's readings: the learner on the probe split, the critic on two sets.
 
     Attributes:
-        nll: of gold solutions under the learner, nats per token.
-        previous_nll: that of the reading before.
+        groups: the learner's samples of each task of the probe split.
+        gold: log-probabilities of the gold solutions' tokens under the learner, in nats.
         audit: the critic on the fixed audit set.
         fresh: the critic on the round's rollouts; None where they got no critiques.
         auditor: the critic that only audits, on the same; None without one.
@@ -82,8 +83,8 @@ class Probe:
         rollouts: the rule on the round's rollouts.
     """
 
-    nll: float
-    previous_nll: float | None
+    groups: tuple[tuple[Bout, ...], ...]
+    gold: tuple[tuple[float, ...], ...]
     evaluation: Evaluation
     audit: CriticAudit | None
     fresh: CriticAudit | None
@@ -99,7 +100,7 @@ class Probe:
             "probe/mean_at_k_interval": evaluation.mean_interval,
             "probe/well_formed": evaluation.well_formed,
             "probe/masked_samples": evaluation.num_masked,
-            "probe/nll": self.nll,
+            "probe/nll": mean_nll(self.gold),
             "reward/pass_rate": self.rollouts.pass_rate,
             "reward/masked_samples": self.rollouts.num_masked,
         }
@@ -138,7 +139,6 @@ class Examiner:
         self.referee, self.tasks, self.gather, self.pool = referee, tasks, gather, pool
         self.learner, self.critic = SharedRole(learner, gather), SharedRole(critic, gather)
         self.audited: list[AuditedSolution] = []
-        self._previous_nll: float | None = None
 
     def agree(self, own: T) -> T:
         """Rank 0's value in every process, given one's own."""
@@ -195,9 +195,9 @@ class Examiner:
             bouts.append(Bout(task, sample, *self.referee.read(task, sample), None, None))
         return bouts
 
-    def read_gold(self) -> None:
-        """Take the first reading of the gold solutions' likelihood, before any round."""
-        self._previous_nll = self._gold_nll()
+    def before(self) -> Probe:
+        """The readings before any round; there are no rollouts to criticise yet."""
+        return self._read("probe before", 1, [])
 
     def probe(self, plan: RoundPlan, bouts: Sequence[Bout]) -> Probe:
         """The round's readings, the same in every process.
@@ -206,27 +206,27 @@ class Examiner:
             plan: the round's.
             bouts: its rollouts, of all processes.
         """
-        purpose = f"probe {plan.round}"
+        return self._read(f"probe {plan.round}", plan.audit_factor, bouts)
+
+    def _read(self, purpose: str, audit_factor: int, bouts: Sequence[Bout]) -> Probe:
         num = self.referee.settings.evaluate.num_samples
         groups = play_unrewarded(self.referee, self.learner, self.tasks.probe, num, purpose)
-        audited = audit_share(self.audited, plan.audit_share)
+        audited = audit_share(self.audited, self.referee.settings.evaluate.audit_share)
         judged, others = self._judged(bouts, purpose), list[Bout]()
         if self.pool is not None and self.pool.auditor is not None:
             with self.pool.as_auditor():
                 others = self._judged(bouts, purpose)
         own = Probe(
-            nll=self._gold_nll(),
-            previous_nll=self._previous_nll,
+            groups=tuple(map(tuple, groups)),
+            gold=tuple(map(tuple, gold_logprobs(self.referee, self.learner, self.tasks.probe))),
             evaluation=mean_at_k(groups),
-            audit=audit_critic(self.referee, self.critic, audited, purpose),
+            audit=audit_critic(self.referee, self.critic, audited, purpose, audit_factor),
             fresh=audit_rollouts(self.referee, judged),
             rollouts=rollout_figures(bouts),
             auditor=audit_rollouts(self.referee, others) if others else None,
             agreement=_agreement(judged, others) if others else None,
         )
-        probe = self.agree(own)
-        self._previous_nll = probe.nll
-        return probe
+        return self.agree(own)
 
     def _judged(self, bouts: Sequence[Bout], purpose: str) -> list[Bout]:
         """Some of the round's bouts with a critique: the game asks for those of failures alone."""
@@ -236,17 +236,6 @@ class Examiner:
             [(bout.task, bout.solution) for bout in tried], self.critic, f"{purpose}/fresh"
         )
         return [self.referee.with_critique(*pair) for pair in zip(tried, asked, strict=True)]
-
-    def _gold_nll(self) -> float:
-        return probe_nll(self.referee, self.learner, self.tasks.probe)
-
-    def state_dict(self) -> dict[str, object]:
-        """What a later process needs to go on; the audit set has a file of its own."""
-        return {"previous_nll": self._previous_nll}
-
-    def load_state_dict(self, state: dict[str, float | None]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._previous_nll = state["previous_nll"]
 
 
 def _agreement(judged: Sequence[Bout], others: Sequence[Bout]) -> float | None:

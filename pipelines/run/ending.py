@@ -33,7 +33,7 @@ def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health:
         worst = sorted(bouts, key=lambda bout: bout.verdict.passed)
         samples = [transcript(bout) for bout in worst]
         record = incident_record(
-            health, monitor.state, monitor.history, samples, run.settings.monitor
+            health, monitor.state, monitor.values(), samples, run.settings.monitor
         )
         files.write_json("incident.json", record)
         write_text_atomic(files.path / "incident.md", incident_markdown(record))

@@ -7,12 +7,14 @@ file only reads the run and turns its knobs.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from critic.monitor import signals
-from critic.monitor.decide import check
-from critic.monitor.settings import MonitorSettings
+from critic.monitor.decide import Readings, begin, check
+from critic.monitor.readings import Reading
+from critic.monitor.replay import read_readings, readings_row
+from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
 from data.records import signature
 from pipelines.game.audit import CriticAudit
@@ -34,76 +36,89 @@ class RunMonitor:
 
     def __init__(self, settings: MonitorSettings) -> None:
         self.settings, self.state = settings, MonitorState()
-        self.history: list[dict[str, float | None]] = []
+        self.history: list[Readings] = []
 
-    def check(self, bouts: Sequence[Bout], token_entropy: float, probe: Probe) -> Health:
+    def begin(self, probe: Probe) -> Readings:
+        """Take the cold start in: what every later reading is compared with."""
+        readings = read_signals([], probe)
+        self.state = begin(readings, self.settings)
+        return readings
+
+    def check(self, bouts: Sequence[Bout], probe: Probe) -> Health:
         """Read this round's signals and judge them.
 
         Args:
             bouts: the round's, of all processes.
-            token_entropy: of the learner's rollouts, nats per token.
             probe: the round's gold readings.
         """
-        readings = read_signals(bouts, token_entropy, probe)
-        active = self.settings.active
-        readings = {name: value for name, value in readings.items() if name in active}
+        readings = read_signals(bouts, probe)
         self.history.append(readings)
         self.state, health = check(self.state, readings, self.settings)
         return health
 
+    def values(self) -> list[dict[str, float | None]]:
+        """The history without errors, for a person."""
+        return [{name: one and one.value for name, one in each.items()} for each in self.history]
+
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {"state": json.loads(self.state.model_dump_json()), "history": self.history}
+        return {
+            "state": json.loads(self.state.model_dump_json()),
+            "readings": [readings_row(readings) for readings in self.history],
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
+        rows = state["readings"]
+        self.history = [read_readings(row, number) for number, row in enumerate(rows, start=1)]
         self.state = MonitorState.model_validate_json(json.dumps(state["state"]))
-        self.history = state["history"]
 
 
-def read_signals(
-    bouts: Sequence[Bout], token_entropy: float, probe: Probe
-) -> dict[str, float | None]:
-    """All signals of both channels that a round gives; None where it gives none.
+def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
+    """All signals that a round gives; None where it gives none.
 
-    Groups that begin within an earlier solution are left out.
+    Novelty and gold figures are of the probe's own samples: the same tasks, the same number of
+    samples and the same temperature in every round, whatever an intervention changed. The reward is
+    of the round's whole rollouts; those that begin within an earlier solution are left out.
     """
-    bouts = [bout for bout in bouts if not bout.prefix]
-    groups: dict[str, list[Bout]] = defaultdict(list)
-    for bout in bouts:
-        groups[bout.task.id].append(bout)
-    answers = signals.answer_entropy([[b.solution.answer for b in g] for g in groups.values()])
-    valid = [signature(b.task.question, b.sample.text) for b in bouts if b.solution.well_formed]
-    outcomes = [
-        [b.verdict.passed if b.verdict.counted else None for b in g] for g in groups.values()
+    groups = probe.groups
+    counted = [[b for b in group if b.verdict.counted] for group in groups]
+    valid = [
+        [signature(b.task.question, b.sample.text) for b in group if b.solution.well_formed]
+        for group in groups
     ]
-    readings = {
-        "token_entropy": token_entropy,
-        "answer_entropy_across": answers.across,
-        "answer_entropy_within": answers.within,
-        "mutual_information": answers.mutual_information,
+    rewards: dict[str, list[float]] = defaultdict(list)
+    for bout in bouts:
+        if bout.reward is not None and not bout.prefix:
+            rewards[bout.task.id].append(bout.reward)
+    fresh = () if probe.fresh is None else probe.fresh.critiques
+    return {
+        "token_entropy": signals.mean_of_fixed([[*_surprises(group)] for group in groups]),
+        **signals.answer_entropies([[b.solution.answer for b in group] for group in groups]),
         "distinct_ratio": signals.distinct_ratio(valid),
-        "effective_groups": signals.effective_groups(outcomes),
-        "probe_gain": signals.probe_gain(probe.previous_nll, probe.nll),
-        "probe_nll": probe.nll,
-        "probe_mean_at_8": probe.evaluation.mean,
-        "proxy_gold_gap": _proxy_gold_gap(probe.fresh),
-        "critic_ece": _figure(probe.audit, "ece"),
+        "effective_groups": signals.effective_groups(
+            [[b.verdict.passed for b in group] for group in counted if group]
+        ),
+        GOLD: signals.share_of_fixed([[b.verdict.passed for b in g] for g in counted if g]),
+        "gold_form": signals.share_of_fixed([[b.solution.well_formed for b in g] for g in groups]),
+        "gold_nll": signals.nll_of_gold(probe.gold),
+        "training_reward": signals.mean_of_fresh([*rewards.values()]),
+        "critic_false_accusations": _figure(probe.audit, "false_accusations"),
+        "critic_location": _figure(probe.audit, "location_accuracy"),
+        "critic_brier": _figure(probe.audit, "brier"),
+        "critic_bias": signals.critic_bias(fresh),
     }
-    return {name: value if math.isfinite(value) else None for name, value in readings.items()}
 
 
-def _figure(audit: CriticAudit | None, name: str) -> float:
-    found = None if audit is None else audit.measures.figures[name].value
-    return math.nan if found is None else found
+def _surprises(group: Sequence[Bout]) -> Iterator[float]:
+    """Each sample's mean surprise, whose mean is the entropy per token (nats)."""
+    for logprobs in (bout.sample.logprobs for bout in group):
+        if logprobs:
+            yield -math.fsum(logprobs) / len(logprobs)
 
 
-def _proxy_gold_gap(fresh: CriticAudit | None) -> float:
-    """What the critic believes of the round's solutions minus what the verifier says."""
-    if fresh is None:
-        return math.nan
-    proxy = [critique.p_sound for critique in fresh.critiques]
-    return signals.proxy_gold_gap(proxy, [float(critique.sound) for critique in fresh.critiques])
+def _figure(audit: CriticAudit | None, name: str) -> Reading | None:
+    return None if audit is None else signals.reading_of(audit.measures.figures[name])
 
 
 @dataclass
@@ -112,21 +127,20 @@ class Interventions:
 
     Attributes:
         critic_points: whether the critic may point at the learner's flaws.
-        audit_factor: how many times the configured share of the audit set is used.
+        audit_factor: how many times as many critiques of each audited solution are asked for.
         retiring: whether tasks that a whole group solved are not drawn again.
     """
 
     critic_points: bool = True
-    audit_factor: float = 1.0
+    audit_factor: int = 1
     retiring: bool = False
 
     def plan(self, round_: int, settings: Settings) -> RoundPlan:
         """What a round is played with."""
-        share = self.audit_factor * settings.evaluate.audit_share
         return RoundPlan(
             round=round_,
             critic_points=self.critic_points and round_ >= settings.critic.warm_up_rounds,
-            audit_share=min(1.0, share),
+            audit_factor=self.audit_factor,
         )
 
     def apply(
@@ -141,7 +155,7 @@ class Interventions:
             elif action.kind == "silence_critic":
                 self.critic_points = False
             elif action.kind == "double_audit":
-                self.audit_factor *= action.value
+                self.audit_factor *= int(action.value)
             else:
                 raise AssertionError(f"{action.kind} was ordered, but is not among monitor.offers")
         curriculum.retiring = self.retiring

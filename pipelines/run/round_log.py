@@ -13,6 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from critic.critique import ParseFailure
+from critic.monitor.decide import Readings
+from critic.monitor.replay import COLD_START, readings_row
 from critic.monitor.state import Health
 from data.atomic import write_text_atomic
 from data.records import Record
@@ -61,7 +63,7 @@ class Stages(StageSeconds):
 
 
 class RoundLog:
-    """Takes each optimizer step's row as it comes, writes it, and keeps what the round needs of it.
+    """Takes each optimizer step's row as it comes, and writes it.
 
     Args:
         directory: whose metrics it appends to.
@@ -71,18 +73,15 @@ class RoundLog:
     def __init__(self, directory: RunDirectory, stages: Stages) -> None:
         self.directory, self.stages = directory, stages
         self.round = 0
-        self._token_entropies: list[float] = []
 
     def begin(self, round_: int) -> None:
-        """A round begins: what was kept of the last one is dropped."""
-        self.round, self._token_entropies = round_, []
+        """A round begins."""
+        self.round = round_
 
     def note(self, step: Row) -> None:
         """Log one optimizer step."""
         row = {"round": self.round, **step}
         self.directory.log(row)
-        if row["role"] == "learner":
-            self._token_entropies.append(number(row, "rollout/token_entropy"))
         for stage in BLOCK_STAGES:
             self.stages[f"{row['role']}: {stage}"] += number(row, f"time/{stage}", 0.0)
         if self.directory.is_main:
@@ -103,10 +102,6 @@ class RoundLog:
         self.directory.write_json("verifiers.json", [proof.row() for proof in proofs])
         if self.directory.is_main and proofs:
             tqdm.write(table(proofs))
-
-    def token_entropy(self) -> float:
-        """Mean over the learner's steps of this round, nats per token."""
-        return sum(self._token_entropies) / len(self._token_entropies)
 
 
 def number(row: Row, key: str, absent: float = float("nan")) -> float:
@@ -137,7 +132,7 @@ def round_row(
     round_: int,
     probe: Probe,
     health: Health,
-    readings: Mapping[str, float | None],
+    readings: Readings,
     records: Sequence[Record],
 ) -> dict[str, object]:
     """The metrics row of a finished round: its examination, the monitor's verdict, the gate."""
@@ -146,12 +141,18 @@ def round_row(
         "round": round_,
         **probe.row(),
         "monitor/state": health.state,
-        "monitor/signals": dict(readings),
+        **readings_row(readings),
+        "monitor/alarms": list(health.alarms),
         "monitor/reasons": list(health.reasons),
         "monitor/actions": [a.model_dump() for a in health.actions],
         "gate/admitted": sum(r.accepted for r in records),
         "gate/rejected": reject_counts(records),
     }
+
+
+def cold_start_row(probe: Probe, readings: Readings) -> dict[str, object]:
+    """The metrics row of the examination before the first round."""
+    return {"kind": COLD_START, "round": 0, **probe.row(), **readings_row(readings)}
 
 
 def transcript(bout: Bout) -> dict[str, object]:

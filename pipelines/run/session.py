@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
+from critic.monitor.power import power_line
 from critic.monitor.state import Health
 from data.contamination import Contamination
 from data.corpus import Corpus
@@ -41,7 +42,13 @@ from pipelines.run.checks import check_launch, check_settings, prove_rewards
 from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
 from pipelines.run.monitoring import Interventions, RunMonitor
-from pipelines.run.round_log import RoundLog, Stages, round_row, write_transcripts
+from pipelines.run.round_log import (
+    RoundLog,
+    Stages,
+    cold_start_row,
+    round_row,
+    write_transcripts,
+)
 from pipelines.run.tasks import run_tasks
 from pipelines.settings.tables import Settings
 
@@ -107,7 +114,6 @@ class Run:
             "curriculum": self.curriculum,
             "critic_game": self.critic_game,
             "resets": self.resets,
-            "examiner": self.examiner,
             "monitor": self.monitor,
             "interventions": self.interventions,
             "gate_counts": self.gate_counts,
@@ -145,6 +151,7 @@ class Run:
             self.pool.begin()
             self._evaluate_cold_start()  # every process waits there: all see the pool's files
             self._load_audit_set()
+            self._read_cold_start()
             self._audit_trust()
 
     def _load_audit_set(self) -> None:
@@ -157,7 +164,16 @@ class Run:
                 save_audit(self.directory.path / "audit.json", self.examiner.audited)
             self.processes.wait_for_everyone()
         self.directory.write_json("before.json", found)
-        self.examiner.read_gold()
+
+    def _read_cold_start(self) -> None:
+        """Read what every later round is compared with, and say what the probe can see."""
+        with self.stages.timed("evaluate before"):
+            probe = self.examiner.before()
+        self.directory.log(cold_start_row(probe, self.monitor.begin(probe)))
+        sizes = self.settings.evaluate
+        self.round_log.announce(
+            power_line(sizes.num_probe_tasks, sizes.num_samples, self.settings.monitor)
+        )
 
     def _audit_trust(self) -> None:
         """Learn how far to trust the first round's critic, where anything follows from it."""
@@ -220,10 +236,6 @@ class Run:
     def archive(self) -> DuplicateIndex:
         """Everything admitted before this round, to find duplicates among."""
         return DuplicateIndex(self.corpus.records(before=self.round))
-
-    def token_entropy(self) -> float:
-        """Mean over the learner's steps of this round, nats per token."""
-        return self.round_log.token_entropy()
 
     def commit(
         self,

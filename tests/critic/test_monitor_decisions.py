@@ -1,326 +1,342 @@
-"""The monitor on simulated series: when it warns, intervenes and halts, and when it must not."""
+"""The monitor on simulated runs: quiet in health, certain in collapse, and every state is left."""
 
 import json
 import math
 import random
+from collections import Counter
 from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from critic.monitor.decide import check
-from critic.monitor.replay import replay
-from critic.monitor.settings import DEFAULT_RULES, ActionKind, MonitorSettings
+from critic.monitor.calibrate import AFTER, BEFORE, ERRORS, HEALTHY, along, outcome, simulate
+from critic.monitor.decide import begin, check
+from critic.monitor.power import detectable, power_line, tasks_needed
+from critic.monitor.readings import Reading
+from critic.monitor.replay import readings_row, replay
+from critic.monitor.settings import DEFAULT_RULES, GOLD, ActionKind, MonitorSettings
 from critic.monitor.state import Health, MonitorState
+from critic.value_drop import share_interval
 from data.errors import UserError
 
-Signals = dict[str, float | None]
+Readings = dict[str, Reading | None]
 SETTINGS = MonitorSettings()
-FLAT: dict[str, float] = {
-    "token_entropy": 0.50,
-    "answer_entropy_across": 2.60,
-    "answer_entropy_within": 1.10,
-    "mutual_information": 1.50,
-    "distinct_ratio": 0.80,
-    "effective_groups": 0.70,
-    "probe_gain": 0.0,
-    "probe_nll": 0.90,
-    "probe_mean_at_8": 0.40,
-    "proxy_gold_gap": 0.05,
-    "critic_ece": 0.10,
-}
+NUM_RUNS, NUM_CHECKS = 120, 40
 
 
-def series(num: int, seed: int = 0, **ends: float) -> list[Signals]:
-    """Four flat checks, then each named signal moves in a line to its end; a little noise."""
-    rng = random.Random(seed)
-    rows: list[Signals] = []
-    for t in range(num):
-        share = max(t - 3, 0) / max(num - 4, 1)
-        rows.append(
-            {
-                name: start
-                + share * (ends.get(name, start) - start)
-                + rng.gauss(0, DEFAULT_RULES[name].std_floor / 4)
-                for name, start in FLAT.items()
-            }
-        )
-    return rows
+def exact(**changes: float | None) -> Readings:
+    """The readings of a run that has learned something, without noise, but with its errors."""
+    means = {**along(0.5), **changes}
+    return {
+        name: None if mean is None else Reading(value=mean, error=ERRORS[name])
+        for name, mean in means.items()
+    }
 
 
-def with_signals(**changes: float | None) -> Signals:
-    return {**FLAT, **changes}
-
-
-def judge(rows: list[Signals], settings: MonitorSettings = SETTINGS) -> list[Health]:
-    state, verdicts = MonitorState(), []
-    for signals in rows:
-        state, health = check(state, signals, settings)
+def judge(
+    rows: list[Readings], monitor: MonitorSettings = SETTINGS, start: Readings | None = None
+) -> list[Health]:
+    """The verdicts on a run whose cold start was like its first check, or `start`."""
+    state, verdicts = begin(rows[0] if start is None else start, monitor), []
+    for readings in rows:
+        state, health = check(state, readings, monitor)
         verdicts.append(health)
     return verdicts
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_healthy_rl_never_halts(seed: int) -> None:
-    healthy = series(
-        40,
-        seed,
-        token_entropy=0.20,
-        answer_entropy_within=0.40,
-        mutual_information=2.20,
-        distinct_ratio=0.55,
-        effective_groups=0.45,
-        probe_mean_at_8=0.75,
-        probe_nll=0.55,
-        critic_ece=0.05,
-    )
-    verdicts = judge(healthy)
-    assert not any(health.halted for health in verdicts)
-    assert not any("E" in health.channels for health in verdicts)
-    assert "token_entropy" in verdicts[-1].alarms  # seen, and rightly not enough
+def states(verdicts: list[Health]) -> list[str]:
+    return [health.state for health in verdicts]
 
 
-@pytest.mark.parametrize("also", [{}, {"answer_entropy_within": 0.1}])
-def test_token_entropy_alone_never_intervenes(also: dict[str, float]) -> None:
-    verdicts = judge(series(60, token_entropy=0.0, **also))
-    assert {health.state for health in verdicts} <= {"ok", "warn"}
-    assert "token_entropy" in verdicts[-1].alarms
-    # Broken on purpose: with a full weight it would act, which the settings therefore refuse.
-    with pytest.raises(ValueError, match="token entropy alone does not detect a collapse"):
-        MonitorSettings.model_validate({"rules": {"token_entropy": {"weight": 1.0}}})
+# -- health -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_collapse_halts_before_accuracy_has_halved(seed: int) -> None:
-    rows = series(
-        24,
-        seed,
-        token_entropy=0.10,
-        answer_entropy_across=1.0,
-        mutual_information=0.4,
-        distinct_ratio=0.2,
-        effective_groups=0.2,
-        probe_mean_at_8=0.10,
-        probe_nll=2.0,
-    )
-    verdicts = judge(rows)
-    first = next(health for health in verdicts if health.halted)
-    assert first.channels == ("N", "E") or "still alarms" in first.reasons[0]
-    assert (rows[first.check]["probe_mean_at_8"] or 0) > 0.2
-    assert all(health.halted for health in verdicts[first.check :])
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_is_left_alone(name: str) -> None:
+    """No lower end of an exact interval lies above 5% intervened and 10% warned at the end."""
+    counts = Counter[str]()
+    for seed in range(NUM_RUNS):
+        counts += outcome(simulate(HEALTHY[name], NUM_CHECKS, seed, SETTINGS))
+    assert share_interval(counts["intervened or halted"], NUM_RUNS)[0] <= 0.05, counts
+    assert share_interval(counts["warn at the end"], NUM_RUNS)[0] <= 0.05, counts
+    assert counts["halted"] <= 1, counts
 
 
-def test_abrupt_collapse_is_the_entropy_threshold() -> None:
-    bad = with_signals(
-        probe_mean_at_8=0.2, answer_entropy_across=1.0, mutual_information=0.3, distinct_ratio=0.3
-    )
-    verdicts = judge([with_signals()] * 5 + [bad] * 2)
-    assert [health.state for health in verdicts] == ["ok"] * 5 + ["warn", "halt"]
-    assert verdicts[-1].channels == ("N", "E")
-    assert "Entropy Threshold" in verdicts[-1].reasons[0]
-    assert not verdicts[-1].actions
+def test_learning_and_a_plateau_without_noise_are_ok_at_every_check() -> None:
+    """Entropy to a tenth, distinct ratio to a quarter: the first version warned for ever."""
+    path = [along(1 / (1 + math.exp(4 - t))) for t in range(30)]
+    rows = [{n: Reading(value=v, error=ERRORS[n]) for n, v in means.items()} for means in path]
+    assert set(states(judge(rows))) == {"ok"}
 
 
-def test_errors_alone_intervene_then_halt_after_two_more_checks() -> None:
-    bad = with_signals(probe_mean_at_8=0.2, probe_nll=1.6)
-    verdicts = judge([with_signals()] * 4 + [bad] * 4)
-    assert [health.state for health in verdicts[4:]] == ["warn", "intervene", "intervene", "halt"]
-    assert verdicts[5].channels == ("E",)
-    assert {a.kind: a.value for a in verdicts[5].actions} == {
-        "silence_critic": 0.0,
-    }
-    assert not verdicts[6].actions  # cooling down
-    all_kinds = MonitorSettings(offers=get_args(ActionKind))
-    ordered = judge([with_signals()] * 4 + [bad] * 2, all_kinds)[5].actions
+def test_one_novelty_signal_alone_changes_nothing() -> None:
+    verdicts = judge([exact()] * 3 + [exact(token_entropy=0.0)] * 20)
+    assert set(states(verdicts)) == {"ok"} and verdicts[-1].alarms == ("token_entropy",)
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        MonitorSettings(quorum=1)
+
+
+def test_a_small_change_does_not_alarm_however_certain_and_a_large_one_must_be_certain() -> None:
+    sure = Reading(value=0.52, error=1e-6), Reading(value=0.48, error=1e-6)
+    rows = [{**exact(), GOLD: sure[0]}] * 6 + [{**exact(), GOLD: sure[1]}] * 6
+    assert set(states(judge(rows))) == {"ok"}
+    vague = [{**exact(), GOLD: Reading(value=value, error=0.18)} for value in (0.6, 0.3)]
+    assert set(states(judge([vague[0]] * 6 + [vague[1]] * 6))) == {"ok"}
+
+
+def test_one_bad_reading_never_makes_the_run_intervene() -> None:
+    verdicts = judge([exact()] * 5 + [exact(gold_accuracy=0.2)] + [exact()] * 10)
+    assert states(verdicts)[4:8] == ["ok", "warn", "ok", "ok"]
+    assert set(states(verdicts)[8:]) == {"ok"}
+
+
+# -- collapse ---------------------------------------------------------------------------------
+
+DULL = {"token_entropy": 0.02, "answer_entropy_within": 0.1, "distinct_ratio": 0.1}
+
+
+def test_gold_and_novelty_that_collapse_together_are_the_entropy_threshold() -> None:
+    verdicts = judge([exact()] * 6 + [exact(gold_accuracy=0.1, **DULL)] * 3)
+    assert states(verdicts)[5:8] == ["ok", "warn", "halt"]
+    assert verdicts[7].channels == ("N", "E") and not verdicts[7].actions
+    assert "Entropy Threshold" in verdicts[7].reasons[0]
+    assert all(health.halted for health in verdicts[7:])
+
+
+def test_a_collapse_in_the_first_round_is_seen_against_the_cold_start() -> None:
+    broken = exact(gold_form=0.0, **DULL)
+    assert states(judge([broken] * 3, start=exact())) == ["warn", "halt", "halt"]
+
+
+def test_errors_that_persist_after_the_run_intervened_halt_it() -> None:
+    verdicts = judge([exact()] * 4 + [exact(gold_accuracy=0.3)] * 5)
+    assert states(verdicts)[4:8] == ["warn", "intervene", "intervene", "halt"]
+    assert [a.kind for a in verdicts[5].actions] == ["silence_critic"]
+    every = MonitorSettings(offers=get_args(ActionKind))
+    ordered = judge([exact()] * 4 + [exact(gold_accuracy=0.3)] * 2, every)[5].actions
     assert {a.kind: a.value for a in ordered} == {
-        "verified_only": 1.0,
-        "raise_real_share": 0.3,
-        "silence_critic": 0.0,
-    }
+        "verified_only": 1.0, "raise_real_share": 0.3, "silence_critic": 0.0,
+    }  # fmt: skip
 
 
-def test_errors_that_stop_after_the_intervention_do_not_halt() -> None:
-    bad, good = with_signals(probe_mean_at_8=0.2, probe_nll=1.6), with_signals()
-    verdicts = judge([good] * 4 + [bad] * 2 + [good] * 5)
-    states = [health.state for health in verdicts[4:]]
-    # Restarted at h/2 = 2: 1.5, 1.0, 0.5 are the calm checks; the third one leaves the state.
-    assert states == ["warn", "intervene", "intervene", "intervene", "ok", "ok", "ok"]
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slow_collapse_is_halted_before_a_fifth_of_accuracy_is_lost(seed: int) -> None:
+    """Majority votes as the reward: it rises 2 points a check while gold accuracy falls by 1.5."""
+
+    def voting(number: int) -> dict[str, float]:
+        past = max(number - 5, 0)
+        start = {**BEFORE, GOLD: 0.55, "training_reward": 0.55}
+        fallen = {GOLD: 0.55 - 0.015 * past, "training_reward": min(0.55 + 0.02 * past, 1)}
+        lost = {name: start[name] * 0.95**past for name in ("token_entropy", "distinct_ratio")}
+        return {**start, **fallen, **lost}
+
+    verdicts = simulate(voting, 25, seed, SETTINGS)
+    first = next(health for health in verdicts if health.halted)
+    assert voting(first.check)[GOLD] > 0.55 - 0.2
 
 
-def test_decline_inside_the_baseline_is_seen_as_a_drawdown() -> None:
-    rows = [with_signals(probe_mean_at_8=value) for value in (0.7, 0.5, 0.3, 0.1)]
-    assert [health.state for health in judge(rows)] == ["ok", "warn", "intervene", "intervene"]
+@pytest.mark.parametrize("seed", range(5))
+def test_a_learner_that_turns_wrong_and_certain_is_halted(seed: int) -> None:
+    def collapse(number: int) -> dict[str, float]:
+        left = 0.7 ** max(number - 8, 0)
+        fading = ("token_entropy", "answer_entropy_within", "mutual_information", "distinct_ratio")
+        start = {**BEFORE, GOLD: 0.5}
+        return {**start, **{name: start[name] * left for name in (*fading, GOLD)}}
+
+    verdicts = simulate(collapse, 20, seed, SETTINGS)
+    assert not any(h.halted for h in verdicts[:8])
+    assert any(h.halted for h in verdicts[:14])
 
 
-def test_no_new_information_intervenes_unless_the_probe_just_improved() -> None:
-    dull = {"distinct_ratio": 0.3, "effective_groups": 0.2}
-    flat = judge([with_signals()] * 4 + [with_signals(**dull)] * 8)
-    assert flat[5].state == "intervene"
-    assert [a.kind for a in flat[5].actions] == ["raise_temperature", "retire_saturated"]
-    assert not any(health.halted for health in flat)
-    rising = [with_signals(**dull, probe_mean_at_8=0.41 + t / 100) for t in range(8)]
-    assert {health.state for health in judge([with_signals()] * 4 + rising)[4:]} == {"warn"}
-
-
-def test_a_state_is_left_only_after_calm_checks() -> None:
-    off = with_signals(proxy_gold_gap=0.21)  # z = 3.2: warns on the second check, opens no channel
-    verdicts = judge([with_signals()] * 3 + [off] * 2 + [with_signals()] * 12)
-    states = [health.state for health in verdicts]
-    assert states[:5] == ["ok"] * 4 + ["warn"]
-    # CUSUM 5.4 falls by k a check: below h/2 after 7 checks, and the third calm one leaves.
-    assert states[5:] == ["warn"] * 8 + ["ok"] * 4
-    again = judge([with_signals()] * 3 + [off] * 2 + [with_signals()] * 7 + [off] * 2)
-    assert again[-1].state == "warn" and "held" not in again[-1].reasons[0]
-
-
-def test_one_outlier_warns_and_never_alarms() -> None:
-    verdicts = judge([with_signals()] * 4 + [with_signals(probe_nll=9.0)] + [with_signals()] * 30)
-    assert verdicts[4].state == "warn"
-    assert not any(health.alarms for health in verdicts)
-    assert verdicts[-1].state == "ok"
+def test_no_new_information_intervenes_and_never_halts_alone() -> None:
+    """A learner that is sure of its errors: novelty to a tenth, gold accuracy where it was."""
+    verdicts = judge([exact()] * 4 + [exact(**DULL)] * 12)
+    assert states(verdicts)[4:6] == ["warn", "intervene"]
+    assert [a.kind for a in verdicts[5].actions] == ["raise_temperature", "retire_saturated"]
+    assert not any(health.halted for health in verdicts)
+    said = next(line for line in verdicts[7].reasons if "checks after raise_temperature" in line)
+    assert f"{GOLD} 0.55 → 0.55 (+0 ± 0.035)" in said
+    rising = [exact(**DULL, gold_accuracy=0.55 + 0.06 * t) for t in range(1, 8)]
+    assert set(states(judge([exact()] * 4 + rising))) == {"ok"}
 
 
 def test_actions_are_capped_and_cooled_down() -> None:
-    dull = with_signals(distinct_ratio=0.3, effective_groups=0.2)
-    verdicts = judge([with_signals()] * 4 + [dull] * 30)
+    verdicts = judge([exact()] * 4 + [exact(**DULL)] * 30)
     acted = [h.check for h in verdicts for a in h.actions if a.kind == "raise_temperature"]
     assert acted == [5, 8]
 
 
+def test_a_run_that_never_earns_anything_is_not_ok() -> None:
+    """open-r1 255, trl 6966: nothing failed, no group ever taught anything, and nobody said so."""
+    dead = exact(gold_accuracy=0.0, effective_groups=0.0)
+    verdicts = judge([dead] * 12 + [exact(gold_accuracy=0.1, effective_groups=0.2)])
+    assert states(verdicts) == ["ok"] * 4 + ["warn"] * 8 + ["ok"]
+    solved = exact(gold_accuracy=1.0, effective_groups=0.0)
+    assert set(states(judge([solved] * 12))) == {"ok"}
+
+
+# -- the critic -------------------------------------------------------------------------------
+
+
+def accuser() -> Readings:
+    """It calls everything wrong: the gap that the first version read as a good one."""
+    return exact(critic_false_accusations=0.95, critic_brier=0.5, critic_bias=-0.5)
+
+
+def test_a_critic_turned_accuser_is_silenced_and_the_learner_goes_on() -> None:
+    verdicts = judge([exact()] * 4 + [accuser()] * 10)
+    assert states(verdicts)[4:6] == ["warn", "intervene"]
+    assert [a.kind for a in verdicts[5].actions] == ["silence_critic"]
+    assert not any(health.halted for health in verdicts)
+    assert verdicts[-1].state == "ok", "a silenced critic decides nothing"
+    assert "silenced" in verdicts[-1].reasons[-1]
+
+
+@pytest.mark.parametrize("bias", [-0.5, 0.5])
+def test_a_critic_may_become_too_harsh_or_too_lenient(bias: float) -> None:
+    assert "critic_bias" in judge([exact()] * 4 + [exact(critic_bias=bias)] * 2)[5].alarms
+    assert not judge([exact(critic_bias=bias)] * 4 + [exact()] * 4)[-1].alarms
+
+
+def test_a_silenced_critic_leaves_clean_checks_and_no_halt() -> None:
+    """Two bad rounds, then perfect readings; what needs critiques cannot be read any more."""
+    silent = exact(**dict.fromkeys(n for n in DEFAULT_RULES if n.startswith("critic_")))
+    state = begin(exact(), SETTINGS)
+    for readings in [exact()] * 4 + [accuser()] * 2 + [silent] * 30:
+        state, health = check(state, readings, SETTINGS)
+    assert health.state == "ok" and state.last_clean_check == 35
+    assert health.missing == tuple(n for n in DEFAULT_RULES if n.startswith("critic_"))
+
+
+def test_where_the_critic_cannot_be_silenced_the_run_warns() -> None:
+    deaf = MonitorSettings(offers=())
+    assert set(states(judge([exact()] * 4 + [accuser()] * 9, deaf))[4:]) == {"warn"}
+
+
+# -- every state can be left, and nothing unreadable decides ------------------------------------
+
+
+@pytest.mark.parametrize("bad", [{"gold_accuracy": 0.3}, DULL, {"critic_brier": 0.6}])
+def test_every_state_is_left_when_the_run_is_well_again(bad: dict[str, float]) -> None:
+    verdicts = judge([exact()] * 4 + [exact(**bad)] * 2 + [exact()] * 12)
+    assert states(verdicts)[5] == "intervene"
+    assert set(states(verdicts)[-8:]) == {"ok"}
+
+
+def test_it_intervenes_until_enough_checks_are_calm() -> None:
+    verdicts = judge([exact()] * 4 + [exact(critic_brier=0.6)] * 2 + [exact()] * 3)
+    assert states(verdicts)[4:] == ["warn", "intervene", "intervene", "ok", "ok"]
+    assert "intervene is held: 1 of 2 calm" in verdicts[6].reasons
+
+
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, 1e200])
-def test_an_unreadable_signal_is_named_and_never_silently_ok(value: float | None) -> None:
-    verdicts = judge([with_signals()] * 4 + [with_signals(effective_groups=value)])
-    assert verdicts[3].state == "ok"
-    assert verdicts[4].state == "warn" and verdicts[4].missing == ("effective_groups",)
-    assert any(reason.startswith("effective_groups (N): ") for reason in verdicts[4].reasons)
+@pytest.mark.parametrize("name", [n for n, rule in DEFAULT_RULES.items() if rule.watched])
+def test_a_signal_without_a_reading_leaves_the_decision(name: str, value: float | None) -> None:
+    gone = exact()
+    gone[name] = None if value is None else Reading(value=value, error=0.1)
+    verdicts = judge([exact()] * 4 + [gone] * 10 + [exact()] * 4)
+    assert verdicts[4].missing == (name,) and not any(h.alarms for h in verdicts)
+    assert any(line.startswith(name) for line in verdicts[4].reasons)
+    assert states(verdicts)[:5] == ["ok"] * 5 and verdicts[-1].state == "ok"
+    assert verdicts[10].state == ("warn" if name == GOLD else "ok")
 
 
-def test_a_signal_cannot_leave_its_alarm_by_going_missing() -> None:
-    bad = with_signals(probe_mean_at_8=0.2)
-    gone: Signals = {k: v for k, v in FLAT.items() if k != "probe_mean_at_8"}
-    states = [health.state for health in judge([with_signals()] * 4 + [bad] * 2 + [gone] * 2)]
-    assert states[-3:] == ["intervene", "intervene", "halt"]
+@pytest.mark.parametrize("error", [math.nan, math.inf, -0.1])
+def test_an_error_that_is_none_is_no_reading(error: float) -> None:
+    odd = {**exact(), GOLD: Reading(value=0.0, error=error)}
+    assert judge([exact()] * 4 + [odd])[-1].missing == (GOLD,)
 
 
-def test_a_blind_channel_is_not_assumed_good() -> None:
-    novel_only: Signals = {k: v for k, v in FLAT.items() if DEFAULT_RULES[k].channel == "N"}
-    states = [health.state for health in judge([with_signals()] * 3 + [novel_only] * 4)]
-    assert states[3:] == ["warn", "intervene", "intervene", "halt"]
-    assert [health.state for health in judge([{}, {}])] == ["warn", "halt"]
+def test_an_alarm_ends_when_its_signal_cannot_be_read() -> None:
+    gone = exact(gold_form=None)
+    verdicts = judge([exact()] * 4 + [exact(gold_form=0.2)] * 2 + [gone] * 4)
+    assert states(verdicts)[4:] == ["warn", "intervene", "intervene", "ok", "ok", "ok"]
 
 
-def test_a_switched_off_signal_is_not_missed() -> None:
-    without = MonitorSettings.model_validate({"rules": {"effective_groups": {"weight": 0}}})
-    signals: Signals = {k: v for k, v in FLAT.items() if k != "effective_groups"}
-    assert judge([signals], without)[0].state == "ok"
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_units_do_not_matter_to_relative_rules(scale: float) -> None:
+    def scaled(**changes: float) -> Readings:
+        rows = exact(**changes)
+        for name in ("token_entropy", "answer_entropy_within"):
+            one = rows[name]
+            assert one is not None
+            rows[name] = Reading(value=one.value * scale, error=one.error * scale)
+        return rows
+
+    lost = scaled(token_entropy=0.02, answer_entropy_within=0.1)
+    assert states(judge([scaled()] * 4 + [lost] * 2))[4:] == ["warn", "intervene"]
 
 
-def test_last_clean_check_ignores_token_entropy_but_not_errors() -> None:
-    state = MonitorState()
-    rows = series(20, token_entropy=0.1)
-    rows += [with_signals(probe_mean_at_8=0.2, token_entropy=0.1)] * 4
-    for signals in rows:
-        state, health = check(state, signals, SETTINGS)
-    assert health.halted
-    assert state.last_clean_check == 19
+def test_signals_that_never_move_are_ok() -> None:
+    frozen = {name: Reading(value=mean, error=0.0) for name, mean in AFTER.items()}
+    assert set(states(judge([frozen] * 30))) == {"ok"}
 
 
-def test_unknown_signal_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"tokn_entropy.*token_entropy"):
-        check(MonitorState(), {"tokn_entropy": 0.4}, SETTINGS)
+# -- what a probe can see -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"rules": {"tokn_entropy": {"weight": 0.1}}}, "token_entropy"),
-        (
-            {"rules": {n: {"weight": 0.1} for n in ("probe_mean_at_8", "probe_nll", "critic_ece")}},
-            "channel E sum to 0.8",
-        ),
-        (
-            {
-                "rules": {
-                    "probe_mean_at_8": {"weight": 0},
-                    "probe_nll": {"weight": 0},
-                    "critic_ece": {"weight": 1},
-                }
-            },
-            "labelled gold probe",
-        ),
-        ({"hysteresis": 3}, "hysteresis"),
-        ({"h": math.inf}, "finite"),
-    ],
-)
-def test_settings_refuse(table: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MonitorSettings.model_validate(table)
+def test_the_announced_fall_is_confirmed_within_three_checks() -> None:
+    fall = detectable(ERRORS[GOLD], SETTINGS)
 
+    def falls(number: int) -> dict[str, float]:
+        return {**BEFORE, GOLD: 0.5 - (fall if number >= 8 else 0)}
 
-def test_settings_override_single_fields_and_add_signals() -> None:
-    extra = {"channel": "N", "bad": "falling", "std_floor": 0.5, "weight": 0.25}
-    own = MonitorSettings.model_validate(
-        {"rules": {"effective_groups": {"std_floor": 0.2}, "vendi": extra}}
+    seen = sum(any(h.channels for h in simulate(falls, 11, s, SETTINGS)[8:]) for s in range(100))
+    assert seen >= 90
+    assert tasks_needed(0.05, 4, SETTINGS) == pytest.approx(
+        16 * tasks_needed(0.2, 4, SETTINGS), rel=0.05
     )
-    assert own.rules["effective_groups"].std_floor == 0.2
-    assert own.rules["effective_groups"].channel == "N"
-    assert own.rules["distinct_ratio"] == DEFAULT_RULES["distinct_ratio"]
-    assert own.active["vendi"].weight == 0.25
-    assert MonitorSettings.model_validate_json(own.model_dump_json()) == own
+    line = power_line(64, 4, SETTINGS)
+    assert "a fall of 14 points within 3 checks" in line
+    assert f"num_probe_tasks = {tasks_needed(0.05, 4, SETTINGS)}" in line
+    assert "takes" not in power_line(10_000, 4, SETTINGS)
 
 
-readings = st.one_of(
-    st.none(), st.floats(), st.floats(-1, 3), st.sampled_from([math.nan, 1e300, -1e300])
-)
-checks = st.lists(
-    st.dictionaries(st.sampled_from(sorted(FLAT)), readings, max_size=12), min_size=1, max_size=12
-)
+# -- purity -------------------------------------------------------------------------------------
+
+numbers = st.one_of(st.floats(), st.floats(-1, 3), st.sampled_from([math.nan, 1e300]))
+a_reading = st.none() | st.builds(Reading, value=numbers, error=st.floats(0, 0.2) | st.floats())
+some_checks = st.lists(
+    st.dictionaries(st.sampled_from(sorted(DEFAULT_RULES)), a_reading, max_size=12),
+    min_size=1, max_size=12,
+)  # fmt: skip
 
 
 @settings(max_examples=40)
-@given(checks)
-def test_replay_equals_live_bit_for_bit(rows: list[Signals]) -> None:
-    state, live, lines = MonitorState(), [], []
-    for number, signals in enumerate(rows):
-        state = MonitorState.model_validate_json(state.model_dump_json())  # as after a resume
-        state, health = check(state, signals, SETTINGS)
+@given(some_checks)
+def test_replay_equals_live_bit_for_bit_resumed_at_any_check(rows: list[Readings]) -> None:
+    state, live = begin(rows[0], SETTINGS), []
+    lines = [json.dumps({"kind": "cold_start", "round": 0, **readings_row(rows[0])})]
+    for number, readings in enumerate(rows):
+        state = MonitorState.model_validate_json(state.model_dump_json())
+        state, health = check(state, readings, SETTINGS)
         live.append(health)
         lines.append(json.dumps({"kind": "step", "round": number, "reward/mean": 0.5}))
-        lines.append(json.dumps({"kind": "round", "round": number, "monitor/signals": signals}))
+        lines.append(json.dumps({"kind": "round", "round": number, **readings_row(readings)}))
     assert replay([json.loads(line) for line in lines], SETTINGS) == live
     for health in live:
         assert Health.model_validate_json(health.model_dump_json()) == health
-        assert not (health.missing and health.state == "ok")
-
-
-@settings(max_examples=40)
-@given(checks)
-def test_state_round_trips_through_json(rows: list[Signals]) -> None:
-    state = MonitorState()
-    for signals in rows:
-        state, _ = check(state, signals, SETTINGS)
-        assert MonitorState.model_validate_json(state.model_dump_json()) == state
-
-
-def test_check_leaves_its_arguments_alone() -> None:
-    state, _ = check(MonitorState(), FLAT, SETTINGS)
-    before, signals = state.model_dump_json(), dict(FLAT)
-    first = check(state, signals, SETTINGS)
-    assert check(state, signals, SETTINGS) == first
-    assert state.model_dump_json() == before and signals == FLAT
 
 
 def test_replay_takes_the_rerun_of_a_killed_round() -> None:
-    rows = series(6)
-    lines: list[dict[str, object]] = [
-        {"kind": "round", "round": t, "monitor/signals": signals} for t, signals in enumerate(rows)
-    ]
-    killed: dict[str, object] = {"kind": "round", "round": 3, "monitor/signals": {}}
-    assert replay([*lines[:3], killed, *lines[3:]], SETTINGS) == judge(rows)
+    rng = random.Random(0)
+    rows = [exact(gold_accuracy=0.5 + rng.random() / 10) for _ in range(6)]
+    lines = [{"kind": "round", "round": t, **readings_row(row)} for t, row in enumerate(rows)]
+    killed: dict[str, object] = {"kind": "round", "round": 3, **readings_row({})}
+    assert replay([*lines[:3], killed, *lines[3:]]) == judge(rows, start={})
 
 
-@pytest.mark.parametrize("signals", [[1.0], {"probe_nll": "0.5"}, {"probe_nll": True}])
-def test_replay_refuses_rows_that_are_not_numbers(signals: object) -> None:
-    with pytest.raises(UserError, match="row 1"):
-        replay([{"monitor/signals": signals}])
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"monitor/signals": {GOLD: 0.5}}, "an earlier version wrote it"),
+        ({"monitor/signals": [1.0], "monitor/errors": {}}, "must be a table"),
+        ({"monitor/signals": {GOLD: "0.5"}, "monitor/errors": {GOLD: 0.1}}, "must be a number"),
+        ({"monitor/signals": {GOLD: 0.5}, "monitor/errors": {GOLD: True}}, "must be a number"),
+        ({"monitor/signals": {GOLD: 0.5}, "monitor/errors": {}}, "needs its standard error"),
+    ],
+)
+def test_replay_refuses_what_it_cannot_judge(row: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=f"row 1.*{told}"):
+        replay([row])

@@ -3,30 +3,21 @@
 import json
 import math
 
-from critic.monitor.decide import check
+from critic.monitor.calibrate import BEFORE, ERRORS
+from critic.monitor.decide import begin, check
 from critic.monitor.incident import incident_markdown, incident_record
+from critic.monitor.readings import Reading
 from critic.monitor.settings import MonitorSettings
-from critic.monitor.state import MonitorState
 
-GOOD: dict[str, float | None] = {
-    "token_entropy": 0.5,
-    "answer_entropy_across": 2.6,
-    "answer_entropy_within": 1.1,
-    "mutual_information": 1.5,
-    "distinct_ratio": 0.8,
-    "effective_groups": 0.7,
-    "probe_gain": 0.0,
-    "probe_nll": 0.9,
-    "probe_mean_at_8": 0.4,
-    "proxy_gold_gap": 0.05,
-    "critic_ece": 0.1,
-}
+GOOD = {**BEFORE, "gold_accuracy": 0.4}
 
 
-def incident(history: list[dict[str, float | None]]) -> dict[str, object]:
-    settings, state = MonitorSettings(), MonitorState()
-    for signals in history:
-        state, health = check(state, signals, settings)
+def incident(history: list[dict[str, float]]) -> dict[str, object]:
+    settings = MonitorSettings()
+    rows = [{n: Reading(value=v, error=ERRORS[n]) for n, v in row.items()} for row in history]
+    state = begin(rows[0], settings)
+    for readings in rows:
+        state, health = check(state, readings, settings)
     samples: list[dict[str, object]] = [
         {"problem": "a4b1", "solution": "a4=40 ```` | x", "reward": math.nan, "n": index}
         for index in range(30)
@@ -35,7 +26,7 @@ def incident(history: list[dict[str, float | None]]) -> dict[str, object]:
 
 
 def test_record_says_what_happened_and_where_to_go_back_to() -> None:
-    bad = {**GOOD, "probe_mean_at_8": 0.2, "effective_groups": math.nan}
+    bad = {**GOOD, "gold_accuracy": 0.1, "effective_groups": math.nan}
     record = incident([GOOD] * 4 + [bad] * 4)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["last_clean_check"] == 3
@@ -45,13 +36,15 @@ def test_record_says_what_happened_and_where_to_go_back_to() -> None:
     assert page.startswith("# Incident: halt at check 7\n")
     assert "channel E still alarms" in page
     assert "Last clean check: 3." in page
-    assert "| probe_mean_at_8 | E | falling | 0.4 |" in page
-    assert "effective_groups (N): not a finite number (nan)" in page
+    assert "| gold_accuracy | E | falling | 0.4 | 0.025 |" in page
+    assert "effective_groups (N): no reading" in page
     assert "`````\na4=40 ```` | x\n`````" in page
 
 
 def test_record_of_a_run_that_was_never_clean() -> None:
-    record = incident([{}, {}])
-    assert record["last_clean_check"] is None
-    assert record["quarantined_checks"] == [0, 1]
+    good, broken = [{**GOOD}], [{**GOOD, "gold_form": 0.0, "gold_accuracy": 0.0}]
+    record = incident(good + broken * 4)
+    assert record["last_clean_check"] == 0
+    assert record["quarantined_checks"] == [1, 2, 3, 4]
+    record["last_clean_check"] = None
     assert "No check was clean" in incident_markdown(record)

@@ -134,7 +134,7 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
     process, reference = whole
     assert process.wait(timeout=200) == 0, (reference.parent / "log").read_text()[-3000:]
     found = [row for row in rows(reference) if row["kind"] != "note"]
-    assert len(found) == ROUNDS * 5  # two steps, an imitation, a critic's step, the round
+    assert len(found) == 1 + ROUNDS * 5  # the cold start; two steps, an imitation, a critic's step, the round
     assert _outcome(directory) == _outcome(reference)
 
 
@@ -205,38 +205,52 @@ def test_two_processes_train_one_policy(judgeable: Path, tmp_path: Path) -> None
         assert ENGINE != "vllm" or float(str(row.get("rollout/mismatch_max", 0))) <= 1e-4
 
 
-ALARMING = (
-    "monitor.baseline_checks=2",
-    "monitor.consecutive=2",
-    "monitor.rules.distinct_ratio={reference=2.0, weight=1.0}",
-    "monitor.rules.probe_nll={reference=-1.0, weight=1.0}",
-)
+class BreaksInRound2(Run):
+    """A run whose learner's weights are lost after its rollouts of round 2."""
+
+    def gate(
+        self, bouts: Sequence[Bout], archive: DuplicateIndex, round_: int, temperature: float
+    ) -> list[Record]:
+        if round_ == 2:
+            with torch.no_grad():
+                for weight in self.roles.learner.policy.parameters():
+                    weight.add_(torch.randn_like(weight))
+        found: list[Record] = self.__dict__["gate"](bouts, archive, round_, temperature)
+        return found
 
 
 def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
-    judgeable: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Both channels breach from check 2 on, so that check 3 halts, and 1 is the last clean one."""
+    judgeable: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A learner that breaks in round 2: a warning, an intervention, a halt; round 1 was clean."""
+    monkeypatch.setattr("pipelines.run.session.Run", BreaksInRound2)
     directory = tmp_path / "run"
-    overrides = (*ALARMING, "run.rounds=6", "learner.grpo.per_device_train_batch_size=32")
+    overrides = (
+        "run.rounds=8", "monitor.persist_checks=1", "evaluate.num_probe_tasks=16",
+        "evaluate.num_samples=4", "learner.grpo.per_device_train_batch_size=32",
+    )  # fmt: skip
     assert main(arguments(judgeable, directory, *overrides)) == HALTED == 3
 
     halted = status(directory)
-    assert halted["state"] == "halted" and halted["round"] == 3
+    assert halted["state"] == "halted" and halted["round"] in (3, 4)
     clean = directory / "checkpoints" / "round_00001"
     assert halted["selected_checkpoint"] == str(clean)
     check_checkpoint("selected", str(clean / "learner"))
-    assert "halted by the monitor at round 3" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert f"halted by the monitor at round {halted['round']}" in printed
+    assert "monitor: the gold probe (16 tasks x 4 samples) shows a fall of" in printed
 
     found = rows(directory, "round")
-    assert [row["monitor/state"] for row in found] == ["ok", "ok", "warn", "halt"]
-    verdicts = replay(found, load_run(directory).monitor)
-    assert [health.state for health in verdicts] == [row["monitor/state"] for row in found]
+    levels = [row["monitor/state"] for row in found]
+    assert levels in (["ok"] * 2 + ["warn", "intervene", "halt"], ["ok"] * 2 + ["warn", "halt"])
+    verdicts = replay(rows(directory), load_run(directory).monitor)
+    assert [health.state for health in verdicts] == levels
     assert [list(h.reasons) for h in verdicts] == [row["monitor/reasons"] for row in found]
-    assert verdicts[-1].halted and verdicts[-1].channels == ("N", "E")
+    assert verdicts[-1].halted and "E" in verdicts[-1].channels
 
     incident = json.loads((directory / "incident.json").read_text())
-    assert incident["last_clean_check"] == 1 and incident["quarantined_checks"] == [2, 3]
+    assert incident["last_clean_check"] == 1 and incident["quarantined_checks"] == [*range(2, len(found))]
     assert incident["samples"] and incident["history"] == [row["monitor/signals"] for row in found]
     assert "Last clean check: 1" in (directory / "incident.md").read_text()
     assert (directory / "report.html").exists()
@@ -246,8 +260,8 @@ def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
     kept = {p.name: pq.read_metadata(p).num_rows for p in (directory / "corpus").glob("*.parquet")}
     assert set(kept) <= {"round_00000.parquet", "round_00001.parquet"}
     assert sum(kept.values()) == admitted[0] + admitted[1]
-    quarantined = list((directory / "corpus_quarantine").iterdir())
-    assert [pq.read_metadata(path).num_rows for path in quarantined] == [admitted[2]]
+    quarantined = sorted((directory / "corpus_quarantine").iterdir())
+    assert pq.read_metadata(quarantined[0]).num_rows == admitted[2]
 
     with pytest.raises(SystemExit) as refused:
         main(["--resume", str(directory)])

@@ -20,9 +20,10 @@ from pipelines.game.audit import (
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.evaluation import (
+    gold_logprobs,
+    mean_nll,
     mean_at_k,
     play_unrewarded,
-    probe_nll,
     rollout_figures,
 )
 from pipelines.game.referee import Referee
@@ -154,7 +155,8 @@ def test_probe_nll_is_that_of_the_gold_solutions(
         for position in range(len(prompt), len(prompt) + len(gold)):  # one token a character
             total -= logprobs_TV[position - 1, ids_1T[0, position]].item()
             count += 1
-    assert probe_nll(referee, learner, tasks[:3]) == pytest.approx(total / count, abs=1e-5)
+    found = mean_nll(gold_logprobs(referee, learner, tasks[:3]))
+    assert found == pytest.approx(total / count, abs=1e-5)
 
 
 def test_measuring_changes_nothing_and_ignores_the_training_temperature(
@@ -165,7 +167,7 @@ def test_measuring_changes_nothing_and_ignores_the_training_temperature(
     audited = audit_set(referee, first, 0)
     assert audited, "the cold start writes right and wrong solutions"
     report = audit_critic(referee, learner, audited, "before")
-    probe_nll(referee, learner, tasks[:3])
+    gold_logprobs(referee, learner, tasks[:3])
     learner.set_temperature(1.4)  # as the monitor does
     try:
         again = play_unrewarded(referee, learner, tasks, 2, "test")

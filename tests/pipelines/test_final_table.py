@@ -54,7 +54,7 @@ def audited(accused_every: int) -> CriticAudit:
 
 def round_row(number: int, fresh: CriticAudit | None) -> dict[str, object]:
     evaluation = Evaluation(1, 8, 0.5, None, 1.0, 0.5, None, 1.0, 0, (4,))
-    probe = Probe(0.1, None, evaluation, None, fresh, RolloutFigures(0.5, 3))
+    probe = Probe((), ((-0.1,),), evaluation, None, fresh, RolloutFigures(0.5, 3))
     return {"kind": "round", "round": number} | json.loads(json.dumps(probe.row()))
 
 

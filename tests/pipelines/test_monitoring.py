@@ -1,45 +1,100 @@
-"""What a run reads for the monitor."""
+"""What a run reads for the monitor, and what its interventions leave alone."""
+
+import json
+import math
+from dataclasses import replace
 
 import pytest
 from critic_cases import chain_task
 from critique_cases import critique
 
 from critic.calibration import measure
-from critic.monitor.settings import DEFAULT_RULES
+from critic.monitor.readings import Reading
+from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
+from critic.monitor.state import Action
 from pipelines.game.audit import CriticAudit
 from pipelines.game.bout import Bout
 from pipelines.game.evaluation import Evaluation, RolloutFigures
 from pipelines.game.examiner import Probe
 from pipelines.rollouts.sample import Sample
-from pipelines.run.monitoring import read_signals
+from pipelines.run.monitoring import RunMonitor, read_signals
 from rewards.solution import Solution
 from rewards.verdict import Verdict
 
+RIGHT, WRONG = Verdict("correct", "exact", "0", 1.0), Verdict("incorrect", "exact", "0", 0.0)
+MASKED = Verdict("timeout", "exact", "0", 0.0)
+TASKS = [chain_task([4, number]) for number in range(4)]
 
-@pytest.mark.parametrize("name", DEFAULT_RULES)
-def test_every_default_rule_names_a_signal_that_a_round_gives(name: str) -> None:
-    """A rule that nothing can read would make the monitor warn in every round."""
-    assert name in read_signals([], 0.0, _probe())
+
+def bout(task: int, verdict: Verdict, reward: float | None = None, answer: str = "5") -> Bout:
+    sample = Sample(answer, [1, 2], [-1.0, -2.0], False)
+    return Bout(TASKS[task], sample, Solution(answer, (), answer, None), verdict, None, reward)
+
+
+def test_every_rule_names_a_signal_that_a_round_gives() -> None:
+    """One that nothing can read would be missing in every round."""
+    assert set(read_signals([], probe())) == set(DEFAULT_RULES)
 
 
 def test_an_all_correct_group_is_not_effective_however_its_rewards_are_shaded() -> None:
     """The monitor counted a group of right solutions as one that teaches."""
-    verdict = Verdict("correct", "exact", "0", 1.0)
-    sample, solution = Sample("5", [1], [-1.0], False), Solution("5", (), "5", None)
-    task = chain_task([4, 1])
-    shaded = [Bout(task, sample, solution, verdict, None, reward) for reward in (0.99, 0.8)]
-    assert read_signals(shaded, 0.0, _probe())["effective_groups"] == 0
-    wrong = Verdict("incorrect", "exact", "0", 0.0)
-    mixed = [*shaded, Bout(task, sample, solution, wrong, None, 0.0)]
-    assert read_signals(mixed, 0.0, _probe())["effective_groups"] == 1
+    same = [[bout(task, RIGHT, reward) for reward in (0.99, 0.8)] for task in range(2)]
+    assert value("effective_groups", probe(same)) == 0
+    assert value("effective_groups", probe([*same, [bout(2, RIGHT), bout(2, WRONG)]])) == 1 / 3
 
 
-def test_the_critics_calibration_comes_from_its_fixed_audit() -> None:
-    audit = CriticAudit(measure([critique(0.9, sound=False)]), ())
-    assert read_signals([], 0.0, _probe(audit))["critic_ece"] == pytest.approx(0.9)
-    assert read_signals([], 0.0, _probe())["critic_ece"] is None
+def test_novelty_and_gold_are_of_the_probe_whatever_the_rollouts_are() -> None:
+    """Retiring tasks or raising the temperature moves a round's rollouts, never these."""
+    groups = [[bout(task, RIGHT), bout(task, WRONG, answer="7")] for task in range(3)]
+    rollouts = [bout(3, WRONG, 0.25, str(n)) for n in range(5)] + [bout(2, RIGHT, 0.75)]
+    with_them, without = read_signals(rollouts, probe(groups)), read_signals([], probe(groups))
+    assert with_them.pop("training_reward") == Reading(value=0.5, error=0.25)
+    assert without.pop("training_reward") is None
+    assert with_them == without
+    assert value("token_entropy", probe(groups)) == 1.5
+    assert value("answer_entropy_within", probe(groups)) == pytest.approx(math.log(2))
+    assert value(GOLD, probe(groups)) == 0.5 and value("gold_form", probe(groups)) == 1
 
 
-def _probe(audit: CriticAudit | None = None) -> Probe:
+def test_what_the_verifier_did_not_judge_is_no_fall_of_gold_accuracy() -> None:
+    groups = [[bout(task, RIGHT), bout(task, MASKED)] for task in range(4)]
+    assert value(GOLD, probe(groups)) == 1
+    assert read_signals([], probe([[bout(0, MASKED)]]))[GOLD] is None
+
+
+def test_rollouts_that_begin_within_a_solution_are_no_training_reward() -> None:
+    own = [bout(0, WRONG, 0.0), bout(1, WRONG, 0.0), replace(bout(2, RIGHT, 1.0), prefix="4")]
+    assert read_signals(own, probe())["training_reward"] == Reading(value=0.0, error=0.0)
+
+
+def test_the_critics_figures_come_from_its_fixed_audit() -> None:
+    tasks = [f"t{number}" for number in range(8)]
+    found = [critique(0.9, sound=False, task=task) for task in tasks]
+    audit = CriticAudit(measure(found), ())
+    assert value("critic_brier", probe(audit=audit)) == pytest.approx(0.81)
+    assert read_signals([], probe())["critic_brier"] is None
+
+
+def test_the_monitor_goes_on_where_it_was_saved() -> None:
+    groups = [[bout(task, RIGHT), bout(task, WRONG, answer="7")] for task in range(4)]
+    first, second = RunMonitor(MonitorSettings()), RunMonitor(MonitorSettings())
+    first.begin(probe(groups))
+    for _ in range(3):
+        first.check([], probe(groups))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.history == first.history and len(second.history) == 3
+    assert second.check([], probe(groups)) == first.check([], probe(groups))
+    assert second.state == first.state
+
+
+def value(name: str, read: Probe) -> float:
+    found = read_signals([], read)[name]
+    assert found is not None
+    return found.value
+
+
+def probe(groups: list[list[Bout]] | None = None, audit: CriticAudit | None = None) -> Probe:
     evaluation = Evaluation(1, 1, 0.5, (0.0, 1.0), 1.0, 0.5, (0.0, 1.0), 0.5, 0, (0,))
-    return Probe(0.0, 0.0, evaluation, audit, None, RolloutFigures(None, 0))
+    gold = ((-0.5,), (-0.5,))
+    own = tuple(map(tuple, groups or []))
+    return Probe(own, gold, evaluation, audit, None, RolloutFigures(None, 0))

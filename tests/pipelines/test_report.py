@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from critic.monitor.decide import check
+from critic.monitor.readings import reading
+from critic.monitor.replay import readings_row
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import MonitorState
 from pipelines.report.__main__ import main
@@ -47,34 +49,33 @@ def metrics(num_rounds: int = 8) -> list[JsonRow]:
     state = MonitorState()
     for t in range(num_rounds):
         bad = max(t - 5, 0)
-        accuracy = 0.35 + 0.03 * t - 0.2 * bad
-        signals = {
-            "token_entropy": 0.5 - 0.03 * t,
+        accuracy = 0.35 + 0.03 * min(t, 5) - 0.2 * bad
+        means = {
+            "token_entropy": 0.5 - 0.03 * t - 0.1 * bad,
             "answer_entropy_across": 2.6 - 0.8 * bad,
             "answer_entropy_within": 1.2 - 0.05 * t,
             "mutual_information": 1.4 - 0.7 * bad,
             "distinct_ratio": 0.8 - 0.2 * bad,
             "effective_groups": math.nan if t == 0 else 0.7,
-            "probe_gain": 0.02,
-            "probe_nll": 0.9 - 0.02 * t + 0.4 * bad,
-            "probe_mean_at_8": accuracy,
-            "proxy_gold_gap": 0.05,
-            "critic_ece": 0.1,
+            "gold_nll": 0.9 - 0.02 * t + 0.4 * bad,
+            "gold_accuracy": accuracy,
+            "critic_brier": 0.1,
         }
-        state, health = check(state, signals, MonitorSettings())
+        readings = {name: reading(mean, 0.02) for name, mean in means.items()}
+        state, health = check(state, readings, MonitorSettings())
         rows += step_rows(t)
         rows.append(
             {
                 "kind": "round",
                 "round": t,
                 "probe/mean_at_k": accuracy,
-                "probe/nll": signals["probe_nll"],
+                "probe/nll": means["gold_nll"],
                 "critic/auroc": 0.6 + 0.03 * t,
                 "critic/ece": 0.25 - 0.02 * t,
                 "critic/false_accusations": 0.04 + 0.02 * t,
                 "critic/fresh/location_accuracy": 0.5 - 0.02 * t,
                 "monitor/state": health.state,
-                "monitor/signals": signals,
+                **readings_row(readings),
                 "monitor/alarms": list(health.alarms),
                 "monitor/actions": [action.model_dump() for action in health.actions],
                 "monitor/reasons": list(health.reasons),

@@ -22,7 +22,7 @@ CHAIN = ChainDialect()
 WITHHELD = "pointing.step_checks=false"
 RIGHT = "a4=40\nb1=50\nc7=21\nd6=81>81"
 WRONG = "a4=40\nb1=50\nc7=20\nd6=80>80"  # the carry of step c is forgotten: index 2
-PLAN = RoundPlan(0, critic_points=True, audit_share=1.0)
+PLAN = RoundPlan(0, critic_points=True)
 
 
 def sum_task(*terms: int) -> Task:

@@ -1,0 +1,140 @@
+"""How often is a healthy run alarmed, and how often is a fall seen? By simulation, no model.
+
+    python -m critic.monitor.calibrate [--runs 400] [--checks 40]
+
+Three kinds of healthy run, whose readings vary by exactly the errors that they state: one that does
+not move at all, one that learns and then stays, and one that stands at its end from the start. A
+fall is a run that does not move, and then is worse by some points of gold accuracy at every check.
+Leaves out real runs, whose policies move more than their readings' noise.
+"""
+
+import argparse
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from critic.monitor.decide import begin, check
+from critic.monitor.readings import Reading
+from critic.monitor.settings import GOLD, MonitorSettings
+from critic.monitor.state import Health
+from critic.value_drop import share_interval
+
+Means = Mapping[str, float]
+# A run before training, and the same when it has learned; the errors are those of 64 tasks by 4.
+BEFORE: Means = {
+    "token_entropy": 0.40,
+    "answer_entropy_within": 1.20,
+    "mutual_information": 2.80,
+    "distinct_ratio": 0.95,
+    "effective_groups": 0.40,
+    GOLD: 0.20,
+    "gold_form": 0.95,
+    "gold_nll": 0.40,
+    "training_reward": 0.20,
+    "critic_false_accusations": 0.20,
+    "critic_location": 0.70,
+    "critic_brier": 0.15,
+    "critic_bias": 0.05,
+}
+AFTER: Means = {
+    **BEFORE,
+    "token_entropy": 0.04,
+    "answer_entropy_within": 0.30,
+    "mutual_information": 3.20,
+    "distinct_ratio": 0.25,
+    "effective_groups": 0.30,
+    GOLD: 0.90,
+    "gold_nll": 0.02,
+    "training_reward": 0.90,
+}
+ERRORS: Means = {
+    "token_entropy": 0.02,
+    "answer_entropy_within": 0.05,
+    "mutual_information": 0.08,
+    "distinct_ratio": 0.02,
+    "effective_groups": 0.06,
+    GOLD: 0.025,
+    "gold_form": 0.015,
+    "gold_nll": 0.03,
+    "training_reward": 0.04,
+    "critic_false_accusations": 0.05,
+    "critic_location": 0.05,
+    "critic_brier": 0.03,
+    "critic_bias": 0.05,
+}
+
+
+def along(share: float) -> Means:
+    """The means of a run that has learned so much of what there is, 0 to 1."""
+    return {name: BEFORE[name] + share * (AFTER[name] - BEFORE[name]) for name in BEFORE}
+
+
+HEALTHY: Mapping[str, Callable[[int], Means]] = {
+    "stationary": lambda check: BEFORE,
+    "learning, then a plateau": lambda check: along(1 / (1 + math.exp(4 - check))),
+    "converged": lambda check: AFTER,
+}
+
+
+def noisy(means: Means, rng: random.Random, size: float = 1.0) -> dict[str, Reading | None]:
+    """One check's readings: each mean with its own error's noise, times `size`."""
+    return {
+        name: Reading(value=mean + rng.gauss(0, size * ERRORS[name]), error=size * ERRORS[name])
+        for name, mean in means.items()
+    }
+
+
+def simulate(
+    path: Callable[[int], Means], num_checks: int, seed: int, settings: MonitorSettings
+) -> list[Health]:
+    """The verdicts on one run whose means are a function of the check; -1 is the cold start."""
+    rng = random.Random(seed)
+    state, verdicts = begin(noisy(path(-1), rng), settings), []
+    for number in range(num_checks):
+        state, health = check(state, noisy(path(number), rng), settings)
+        verdicts.append(health)
+    return verdicts
+
+
+def outcome(verdicts: list[Health]) -> Counter[str]:
+    """What one run counts for: warned at its end, ever intervened, halted."""
+    found = {
+        "warn at the end": verdicts[-1].state == "warn",
+        "intervened or halted": any(h.state in ("intervene", "halt") for h in verdicts),
+        "halted": verdicts[-1].halted,
+    }
+    return Counter(name for name, happened in found.items() if happened)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=400)
+    parser.add_argument("--checks", type=int, default=40)
+    options = parser.parse_args()
+    settings = MonitorSettings()
+    for name, path in HEALTHY.items():
+        counts = Counter[str]()
+        for seed in range(options.runs):
+            counts += outcome(simulate(path, options.checks, seed, settings))
+        for what in ("warn at the end", "intervened or halted", "halted"):
+            low, high = share_interval(counts[what], options.runs)
+            share = f"{counts[what] / options.runs:.1%} [{low:.1%}, {high:.1%}]"
+            print(f"{name:<26}{what:<22}{share}")
+    for fall in (0.05, 0.08, 0.10, 0.12, 0.15, 0.20):
+        base = {**BEFORE, GOLD: 0.5}
+        fallen = {**base, GOLD: 0.5 - fall}
+        num = sum(
+            any(h.channels for h in simulate(
+                lambda check, fallen=fallen, base=base: fallen if check >= 5 else base,  # type: ignore[misc]
+                8, seed, settings,
+            ))
+            for seed in range(options.runs)
+        )  # fmt: skip
+        print(f"a fall of {fall:.0%} of gold accuracy, confirmed within 3 checks: "
+              f"{num / options.runs:.0%}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What a gold probe can see: the smallest fall that is confirmed in time, from its size alone.
+
+Leaves out how often a healthy run is alarmed (`critic/monitor/calibrate.py`).
+"""
+
+import math
+
+from critic.monitor.evidence import NUM_BEST, NUM_LATEST
+from critic.monitor.settings import GOLD, MonitorSettings
+
+Z95 = 1.645  # one-sided
+
+
+def detectable(error: float, settings: MonitorSettings) -> float:
+    """The fall of a reading that is confirmed within three checks in 95% of runs.
+
+    Args:
+        error: of one reading.
+    """
+    return (settings.threshold + Z95) * error * math.sqrt(1 / NUM_LATEST + 1 / NUM_BEST)
+
+
+def tasks_needed(fall: float, num_samples: int, settings: MonitorSettings) -> int:
+    """The gold tasks, of so many samples each, that show a fall of gold accuracy by that much.
+
+    At an accuracy of one half in every task, where it takes most.
+    """
+    error = fall / detectable(1.0, settings)
+    return math.ceil(0.25 / (error**2 * num_samples))
+
+
+def power_line(num_tasks: int, num_samples: int, settings: MonitorSettings) -> str:
+    """What the configured gold probe can see, in one line for the start of a run."""
+    fall = detectable(0.5 / math.sqrt(num_tasks * num_samples), settings)
+    matters = settings.rules[GOLD].matters
+    needed = tasks_needed(matters, num_samples, settings)
+    line = (
+        f"monitor: the gold probe ({num_tasks} tasks x {num_samples} samples) shows a fall of "
+        f"{100 * fall:.0f} points within 3 checks in 95% of runs"
+    )
+    if needed <= num_tasks:
+        return line
+    return f"{line}; a fall of {100 * matters:.0f} points takes evaluate.num_probe_tasks = {needed}"
