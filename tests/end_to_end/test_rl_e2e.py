@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pipeline_cases import (
     ENGINE,
     ROOT,
@@ -26,9 +27,11 @@ from pipeline_cases import (
 )
 
 from critic.monitor.replay import replay
+from data.dedup import DuplicateIndex
 from pipelines.policy.checkpoint import check_checkpoint
 from pipelines.rl import HALTED, main
 from pipelines.run.checkpoints import load_run
+from pipelines.run.session import Run
 
 pytestmark = pytest.mark.timeout(300)
 # What a resumed run could get wrong: a schedule, a reference, a router bias, an optimizer's memory.
@@ -134,7 +137,9 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
     process, reference = whole
     assert process.wait(timeout=200) == 0, (reference.parent / "log").read_text()[-3000:]
     found = [row for row in rows(reference) if row["kind"] != "note"]
-    assert len(found) == 1 + ROUNDS * 5  # the cold start; two steps, an imitation, a critic's step, the round
+    assert (
+        len(found) == 1 + ROUNDS * 5
+    )  # the cold start; two steps, an imitation, a critic's step, the round
     assert _outcome(directory) == _outcome(reference)
 
 
@@ -206,17 +211,14 @@ def test_two_processes_train_one_policy(judgeable: Path, tmp_path: Path) -> None
 
 
 class BreaksInRound2(Run):
-    """A run whose learner's weights are lost after its rollouts of round 2."""
+    """A run whose learner's weights are lost once round 2 has trained it."""
 
-    def gate(
-        self, bouts: Sequence[Bout], archive: DuplicateIndex, round_: int, temperature: float
-    ) -> list[Record]:
-        if round_ == 2:
+    def archive(self) -> DuplicateIndex:
+        if self.round == 2:
             with torch.no_grad():
                 for weight in self.roles.learner.policy.parameters():
                     weight.add_(torch.randn_like(weight))
-        found: list[Record] = self.__dict__["gate"](bouts, archive, round_, temperature)
-        return found
+        return super().archive()
 
 
 def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
@@ -250,7 +252,9 @@ def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
     assert verdicts[-1].halted and "E" in verdicts[-1].channels
 
     incident = json.loads((directory / "incident.json").read_text())
-    assert incident["last_clean_check"] == 1 and incident["quarantined_checks"] == [*range(2, len(found))]
+    assert incident["last_clean_check"] == 1 and incident["quarantined_checks"] == [
+        *range(2, len(found))
+    ]
     assert incident["samples"] and incident["history"] == [row["monitor/signals"] for row in found]
     assert "Last clean check: 1" in (directory / "incident.md").read_text()
     assert (directory / "report.html").exists()

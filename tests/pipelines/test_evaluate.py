@@ -21,8 +21,8 @@ from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.evaluation import (
     gold_logprobs,
-    mean_nll,
     mean_at_k,
+    mean_nll,
     play_unrewarded,
     rollout_figures,
 )

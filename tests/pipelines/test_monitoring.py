@@ -11,7 +11,6 @@ from critique_cases import critique
 from critic.calibration import measure
 from critic.monitor.readings import Reading
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
-from critic.monitor.state import Action
 from pipelines.game.audit import CriticAudit
 from pipelines.game.bout import Bout
 from pipelines.game.evaluation import Evaluation, RolloutFigures
@@ -22,7 +21,7 @@ from rewards.solution import Solution
 from rewards.verdict import Verdict
 
 RIGHT, WRONG = Verdict("correct", "exact", "0", 1.0), Verdict("incorrect", "exact", "0", 0.0)
-MASKED = Verdict("timeout", "exact", "0", 0.0)
+MASKED = Verdict("timeout", "exact", "0", None)
 TASKS = [chain_task([4, number]) for number in range(4)]
 
 

@@ -49,12 +49,12 @@ def metrics(num_rounds: int = 8) -> list[JsonRow]:
     state = MonitorState()
     for t in range(num_rounds):
         bad = max(t - 5, 0)
-        accuracy = 0.35 + 0.03 * min(t, 5) - 0.2 * bad
+        accuracy = max(0.35 + 0.03 * min(t, 5) - 0.35 * bad, 0.0)
         means = {
             "token_entropy": 0.5 - 0.03 * t - 0.1 * bad,
             "answer_entropy_across": 2.6 - 0.8 * bad,
-            "answer_entropy_within": 1.2 - 0.05 * t,
-            "mutual_information": 1.4 - 0.7 * bad,
+            "answer_entropy_within": max(1.2 - 0.05 * t - 0.6 * bad, 0.0),
+            "mutual_information": max(1.4 - 0.95 * bad, 0.0),
             "distinct_ratio": 0.8 - 0.2 * bad,
             "effective_groups": math.nan if t == 0 else 0.7,
             "gold_nll": 0.9 - 0.02 * t + 0.4 * bad,
