@@ -17,10 +17,11 @@ Left out: measuring signals (`critic/monitor/signals.py`), what an alarm is
 out (the loop).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from critic.monitor.evidence import Alarm, SignalState, alarm_of, gold_is_low, observe
+from critic.monitor.evidence import Alarm, SignalState, alarm_of, observe
 from critic.monitor.readings import Reading, change
 from critic.monitor.settings import CHANNELS, GOLD, ActionKind, Channel, MonitorSettings
 from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
@@ -33,6 +34,7 @@ CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
     "critic": ("silence_critic",),
 }
 EFFECT_AFTER = 2  # checks after an action at which its effect is said
+LEAST_EFFECTIVE = 0.1  # share of groups with both outcomes that a dead run must rule out
 
 
 def begin(readings: Readings, settings: MonitorSettings) -> MonitorState:
@@ -150,8 +152,7 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     if "E" in channels:
         persisted = 0 if persisted is None else persisted + 1
     is_blind = signals[GOLD].last is None
-    groups = signals["effective_groups"].last if "effective_groups" in signals else None
-    is_dead = groups is not None and groups.value <= 0 and gold_is_low(signals)
+    is_dead = _teaches_nothing(signals)
     return _Evidence(
         signals=signals,
         missing=tuple(name for name in rules if signals[name].last is None),
@@ -162,6 +163,20 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
         dead=state.dead + 1 if is_dead else 0,
         e_persisted=persisted,
     )
+
+
+def _teaches_nothing(signals: Mapping[str, SignalState]) -> bool:
+    """Whether no gold task has both outcomes, and most solutions are wrong."""
+    groups, gold = signals.get("effective_groups", SignalState()).last, signals[GOLD].last
+    return groups is not None and gold is not None and groups.value <= 0 and gold.value < 0.5
+
+
+def _is_dead(evidence: _Evidence, settings: MonitorSettings) -> bool:
+    """Whether nothing was there to learn from for long enough to be no chance of a small probe."""
+    groups = evidence.signals.get("effective_groups", SignalState()).last
+    if evidence.dead < settings.dead_checks or groups is None:
+        return False
+    return settings.threshold * groups.error / math.sqrt(evidence.dead) <= LEAST_EFFECTIVE
 
 
 def _target(
@@ -184,7 +199,7 @@ def _target(
         return "warn", f"alarms in channel {', '.join(alarming)}, which nothing follows from yet"
     if evidence.blind >= settings.blind_checks:
         return "warn", f"{GOLD} could not be read for {evidence.blind} checks: nothing is certain"
-    if evidence.dead >= settings.dead_checks:
+    if _is_dead(evidence, settings):
         return "warn", f"for {evidence.dead} checks no gold task was solved only sometimes: " + (
             "the learner has nothing to learn from"
         )

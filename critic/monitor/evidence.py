@@ -148,9 +148,3 @@ def _is_explained(rule: SignalRule, signal: SignalState, now: Reading, gold_now:
         return False
     left = errors_now / errors_then
     return left < 1 and now.value >= start.value * left
-
-
-def gold_is_low(signals: dict[str, SignalState]) -> bool:
-    """Whether gold accuracy is known and below one half."""
-    last = signals[GOLD].last
-    return last is not None and last.value < 0.5

@@ -169,10 +169,13 @@ def test_actions_are_capped_and_cooled_down() -> None:
 
 def test_a_run_that_never_earns_anything_is_not_ok() -> None:
     """open-r1 255, trl 6966: nothing failed, no group ever taught anything, and nobody said so."""
-    dead = exact(gold_accuracy=0.0, effective_groups=0.0)
+    none = Reading(value=0.0, error=0.02)  # none of 32 groups
+    dead = {**exact(gold_accuracy=0.0), "effective_groups": none}
     verdicts = judge([dead] * 12 + [exact(gold_accuracy=0.1, effective_groups=0.2)])
     assert states(verdicts) == ["ok"] * 4 + ["warn"] * 8 + ["ok"]
-    solved = exact(gold_accuracy=1.0, effective_groups=0.0)
+    few = {**dead, "effective_groups": Reading(value=0.0, error=0.15)}  # none of 4
+    assert set(states(judge([few] * 12))) == {"ok"}
+    solved = {**exact(gold_accuracy=1.0), "effective_groups": none}
     assert set(states(judge([solved] * 12))) == {"ok"}
 
 
