@@ -130,12 +130,13 @@ def _observed(
             known = unknown_name("monitor signal", name, settings.rules)
             raise ValueError(f"{known}; give it a rule under monitor.rules, or do not pass it")
     given = {name: one for name, one in readings.items() if one is not None and one.is_readable}
-    return {
-        name: observe(
-            rule, state.signals.get(name, SignalState()), given.get(name), given.get(GOLD), settings
-        )
-        for name, rule in settings.active.items()
-    }
+    before = state.signals.get(GOLD, SignalState()).last
+    seen = {}
+    for name, rule in settings.active.items():
+        gold = (before or given.get(GOLD)) if rule.lags else given.get(GOLD)
+        signal = state.signals.get(name, SignalState())
+        seen[name] = observe(rule, signal, given.get(name), gold, settings)
+    return seen
 
 
 def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -> _Evidence:

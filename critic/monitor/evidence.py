@@ -3,8 +3,8 @@
     unpaired   the mean of the two latest readings against the run's best mean of four: worse by
                the threshold and by what matters, and the latest one alone is worse, too
     paired     the same two against the cold start, and against the two earliest of a rolling
-               window; only where gold accuracy did not rise over the same checks, and where a loss
-               of novelty is more than the loss of errors explains
+               window; only where gold accuracy surely did not rise over the same checks, and
+               where more of the novelty is lost than of the errors
 
 Pure functions. What follows from alarms is decided in `critic/monitor/decide.py`.
 """
@@ -21,7 +21,7 @@ class SignalState(Frozen):
 
     Attributes:
         start: its first reading: the cold start's where there is one.
-        gold_at_start: gold accuracy at the same time.
+        gold_at_start: gold accuracy at the same time; of a signal that lags, the check before.
         best: the best mean of four readings in a row so far; of fewer at the start.
         recent: its latest readings, the earliest first; None where it could not be read.
     """
@@ -65,7 +65,11 @@ def observe(
     gold: Reading | None,
     settings: MonitorSettings,
 ) -> SignalState:
-    """Take one reading in; a missing one takes its place, so that windows stay aligned."""
+    """Take one reading in; a missing one takes its place, so that windows stay aligned.
+
+    Args:
+        gold: gold accuracy at the same check, or the one before if the signal lags.
+    """
     recent = (*signal.recent, reading)[-settings.window :]
     is_first = signal.start is None and reading is not None
     return SignalState(
@@ -96,13 +100,15 @@ def alarm_of(
         return None
     windows = [(signal.start, signal.gold_at_start, "at the start")]
     if len(signal.recent) == len(gold.recent) == settings.window:
-        early = (pool(signal.recent[:NUM_LATEST]), pool(gold.recent[:NUM_LATEST]))
-        windows.append((*early, f"{settings.window - 1} checks ago"))
+        first = 1 if rule.lags else 0
+        early = pool(signal.recent[first : first + NUM_LATEST])
+        windows.append((early, pool(gold.recent[:NUM_LATEST]), "earlier in the window"))
     for reference, gold_then, since in windows:
         if reference is None or gold_then is None:
             continue
-        rose = is_beyond(change(gold_then, gold_now), settings.rise)
-        if not rose and _is_worse(rule, reference, now, last, settings):
+        if not _may_have_risen(change(gold_then, gold_now), settings) and _is_worse(
+            rule, reference, now, last, settings
+        ):
             return Alarm(signal=name, reference=reference, now=now, since=since)
     return None
 
@@ -116,6 +122,12 @@ def _is_worse(
     if worse.value < matters or alone.value < matters / 2 or matters == 0:
         return False
     return is_beyond(worse, settings.threshold) and is_beyond(alone, settings.threshold / 2)
+
+
+def _may_have_risen(gold: Reading, settings: MonitorSettings) -> bool:
+    """Whether a change of gold accuracy is a rise, or the probe too small to rule one out."""
+    highest = gold.value + settings.rise * gold.error
+    return is_beyond(gold, settings.rise) or highest >= settings.rules[GOLD].matters
 
 
 def _worse_by(rule: SignalRule, before: Reading, after: Reading) -> Reading:

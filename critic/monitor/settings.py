@@ -52,6 +52,11 @@ class SignalRule(BaseModel):
         "same checks; it is then compared with the cold start and with a rolling window, and "
         "otherwise with the run's best.",
     )
+    lags: bool = Field(
+        default=False,
+        description="Whether a round's reading is of its rollouts, before what it learned from "
+        "them; a paired signal is then compared with the gold accuracy of the check before.",
+    )
     watched: bool = Field(
         default=True, description="Whether the signal decides; one that does not is only logged."
     )
@@ -77,7 +82,7 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
     GOLD: SignalRule(channel="E", bad="falling", matters=0.05),
     "gold_form": SignalRule(channel="E", bad="falling", matters=0.10),
     "gold_nll": SignalRule(channel="E", bad="rising", matters=0.5, paired=True),
-    "training_reward": SignalRule(channel="E", bad="rising", matters=0.10, paired=True),
+    "training_reward": SignalRule(channel="E", bad="rising", matters=0.10, paired=True, lags=True),
     "critic_false_accusations": SignalRule(channel="critic", bad="rising", matters=0.15),
     "critic_location": SignalRule(channel="critic", bad="falling", matters=0.15),
     "critic_brier": SignalRule(channel="critic", bad="rising", matters=0.10),
@@ -101,8 +106,8 @@ class MonitorSettings(BaseModel):
     )
     rise: PositiveFinite = Field(
         default=1.0,
-        description="Gold accuracy rose if it did by so many of its standard errors: a paired "
-        "signal does not alarm then.",
+        description="A paired signal does not alarm where gold accuracy rose by so many of its "
+        "standard errors, or may have risen by what matters of it, within so many.",
     )
     quorum: int = Field(
         default=2,

@@ -1,24 +1,18 @@
 """The monitor on simulated runs: quiet in health, certain in collapse, and every state is left."""
 
-import json
 import math
-import random
 from collections import Counter
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from critic.monitor.calibrate import AFTER, BEFORE, ERRORS, HEALTHY, along, outcome, simulate
 from critic.monitor.decide import begin, check
 from critic.monitor.power import detectable, power_line, tasks_needed
 from critic.monitor.readings import Reading
-from critic.monitor.replay import readings_row, replay
 from critic.monitor.settings import DEFAULT_RULES, GOLD, ActionKind, MonitorSettings
-from critic.monitor.state import Health, MonitorState
+from critic.monitor.state import Health
 from critic.value_drop import share_interval
-from data.errors import UserError
 
 Readings = dict[str, Reading | None]
 SETTINGS = MonitorSettings()
@@ -68,6 +62,23 @@ def test_learning_and_a_plateau_without_noise_are_ok_at_every_check() -> None:
     path = [along(1 / (1 + math.exp(4 - t))) for t in range(30)]
     rows = [{n: Reading(value=v, error=ERRORS[n]) for n, v in means.items()} for means in path]
     assert set(states(judge(rows))) == {"ok"}
+
+
+def test_a_run_that_learns_all_in_its_first_round_is_ok() -> None:
+    """A round's reward is of rollouts from before its training, the probe from after it."""
+    start = exact(gold_accuracy=0.05, training_reward=None)
+    first = exact(gold_accuracy=0.75, training_reward=0.05)
+    assert set(
+        states(judge([first] + [exact(gold_accuracy=0.75, training_reward=0.75)] * 9, start=start))
+    ) == {"ok"}
+
+
+def test_a_reward_that_rises_alone_is_an_error_that_is_reinforced() -> None:
+    """Never judged by a probe too small to say that gold accuracy did not rise."""
+    hacked = [exact(training_reward=0.5)] * 4 + [exact(training_reward=0.9)] * 2
+    assert judge(hacked)[-1].channels == ("E",)
+    vague = [{**row, GOLD: Reading(value=0.5, error=0.18)} for row in hacked]
+    assert set(states(judge(vague))) == {"ok"}
 
 
 def test_one_novelty_signal_alone_changes_nothing() -> None:
@@ -294,52 +305,3 @@ def test_the_announced_fall_is_confirmed_within_three_checks() -> None:
     assert "a fall of 14 points within 3 checks" in line
     assert f"num_probe_tasks = {tasks_needed(0.05, 4, SETTINGS)}" in line
     assert "takes" not in power_line(10_000, 4, SETTINGS)
-
-
-# -- purity -------------------------------------------------------------------------------------
-
-numbers = st.one_of(st.floats(), st.floats(-1, 3), st.sampled_from([math.nan, 1e300]))
-a_reading = st.none() | st.builds(Reading, value=numbers, error=st.floats(0, 0.2) | st.floats())
-some_checks = st.lists(
-    st.dictionaries(st.sampled_from(sorted(DEFAULT_RULES)), a_reading, max_size=12),
-    min_size=1, max_size=12,
-)  # fmt: skip
-
-
-@settings(max_examples=40)
-@given(some_checks)
-def test_replay_equals_live_bit_for_bit_resumed_at_any_check(rows: list[Readings]) -> None:
-    state, live = begin(rows[0], SETTINGS), []
-    lines = [json.dumps({"kind": "cold_start", "round": 0, **readings_row(rows[0])})]
-    for number, readings in enumerate(rows):
-        state = MonitorState.model_validate_json(state.model_dump_json())
-        state, health = check(state, readings, SETTINGS)
-        live.append(health)
-        lines.append(json.dumps({"kind": "step", "round": number, "reward/mean": 0.5}))
-        lines.append(json.dumps({"kind": "round", "round": number, **readings_row(readings)}))
-    assert replay([json.loads(line) for line in lines], SETTINGS) == live
-    for health in live:
-        assert Health.model_validate_json(health.model_dump_json()) == health
-
-
-def test_replay_takes_the_rerun_of_a_killed_round() -> None:
-    rng = random.Random(0)
-    rows = [exact(gold_accuracy=0.5 + rng.random() / 10) for _ in range(6)]
-    lines = [{"kind": "round", "round": t, **readings_row(row)} for t, row in enumerate(rows)]
-    killed: dict[str, object] = {"kind": "round", "round": 3, **readings_row({})}
-    assert replay([*lines[:3], killed, *lines[3:]]) == judge(rows, start={})
-
-
-@pytest.mark.parametrize(
-    ("row", "told"),
-    [
-        ({"monitor/signals": {GOLD: 0.5}}, "an earlier version wrote it"),
-        ({"monitor/signals": [1.0], "monitor/errors": {}}, "must be a table"),
-        ({"monitor/signals": {GOLD: "0.5"}, "monitor/errors": {GOLD: 0.1}}, "must be a number"),
-        ({"monitor/signals": {GOLD: 0.5}, "monitor/errors": {GOLD: True}}, "must be a number"),
-        ({"monitor/signals": {GOLD: 0.5}, "monitor/errors": {}}, "needs its standard error"),
-    ],
-)
-def test_replay_refuses_what_it_cannot_judge(row: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=f"row 1.*{told}"):
-        replay([row])

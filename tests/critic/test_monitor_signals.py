@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -10,10 +9,7 @@ from critique_cases import critique
 from hypothesis import given
 from hypothesis import strategies as st
 
-from critic.monitor.calibrate import outcome
-from critic.monitor.decide import Readings, begin, check
 from critic.monitor.readings import Reading
-from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.signals import (
     answer_entropies,
     critic_bias,
@@ -128,44 +124,3 @@ def test_a_stated_error_is_not_below_the_spread_of_repeated_readings(name: str) 
 def test_a_share_of_0_or_1_is_not_certain() -> None:
     found = share_of_fixed([[True] * 4] * 16)
     assert found == Reading(value=1.0, error=1 / 64)
-
-
-@pytest.mark.parametrize(("num_tasks", "num_samples"), [(4, 2), (32, 4)])
-@pytest.mark.parametrize("chances", [(0.02, 0.1), (0.2, 0.9), (0.85, 1.0)])
-def test_a_policy_that_stands_still_is_left_alone_by_a_probe_of_any_size(
-    num_tasks: int, num_samples: int, chances: tuple[float, float]
-) -> None:
-    """With 4 tasks by 2 samples the first version halted 89% of such runs within 20 checks."""
-    counts = Counter[str]()
-    for seed in range(25):
-        rng, settings = random.Random(seed), MonitorSettings()
-        tasks = [rng.uniform(*chances) for _ in range(num_tasks)]
-        state, verdicts = begin(_probed(tasks, num_samples, rng), settings), []
-        for _ in range(20):
-            state, health = check(state, _probed(tasks, num_samples, rng), settings)
-            verdicts.append(health)
-        counts += outcome(verdicts)
-    assert counts["intervened or halted"] <= 2 and counts["halted"] == 0, counts
-    assert counts["warn at the end"] <= 2, counts
-
-
-def _probed(tasks: list[float], num_samples: int, rng: random.Random) -> Readings:
-    """The readings of a probe whose tasks have these chances of a right answer."""
-    said = [
-        [f"{t}" if rng.random() < chance else str(-rng.randrange(9)) for _ in range(num_samples)]
-        for t, chance in enumerate(tasks, start=1)
-    ]
-    right = [[one == str(t) for one in group] for t, group in enumerate(said, start=1)]
-    return {
-        **answer_entropies(said),
-        "token_entropy": mean_of_fixed([[rng.gauss(0.4, 0.15) for _ in own] for own in said]),
-        "distinct_ratio": distinct_ratio([[f"{t}: {a}" for a in g] for t, g in enumerate(said)]),
-        "effective_groups": effective_groups(right),
-        GOLD: share_of_fixed(right),
-        "training_reward": mean_of_fresh(
-            [
-                [float(rng.random() < chance) for _ in range(8)]
-                for chance in rng.choices(tasks, k=16)
-            ]
-        ),
-    }

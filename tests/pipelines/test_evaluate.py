@@ -167,6 +167,10 @@ def test_measuring_changes_nothing_and_ignores_the_training_temperature(
     audited = audit_set(referee, first, 0)
     assert audited, "the cold start writes right and wrong solutions"
     report = audit_critic(referee, learner, audited, "before")
+    twice = audit_critic(referee, learner, audited, "before", 2)
+    assert report is not None and twice is not None
+    assert twice.measures.num_critiques == 2 * report.measures.num_critiques
+    assert twice.measures.num_solutions == report.measures.num_solutions, "the same instrument"
     gold_logprobs(referee, learner, tasks[:3])
     learner.set_temperature(1.4)  # as the monitor does
     try:
