@@ -167,17 +167,30 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
 
 
 def _teaches_nothing(signals: Mapping[str, SignalState]) -> bool:
-    """Whether no gold task has both outcomes, and most solutions are wrong."""
-    groups, gold = signals.get("effective_groups", SignalState()).last, signals[GOLD].last
-    return groups is not None and gold is not None and groups.value <= 0 and gold.value < 0.5
+    """Whether most solutions are wrong, and nothing tells better ones: no gold task has both
+    outcomes, or all of a round's rollouts earned the same."""
+    groups, reward = _last(signals, "effective_groups"), _last(signals, "training_reward")
+    gold = _last(signals, GOLD)
+    is_even = (groups is not None and groups.value <= 0) or (
+        reward is not None and not reward.error
+    )
+    return is_even and gold is not None and gold.value < 0.5
 
 
 def _is_dead(evidence: _Evidence, settings: MonitorSettings) -> bool:
     """Whether nothing was there to learn from for long enough to be no chance of a small probe."""
-    groups = evidence.signals.get("effective_groups", SignalState()).last
-    if evidence.dead < settings.dead_checks or groups is None:
+    if evidence.dead < settings.dead_checks:
         return False
-    return settings.threshold * groups.error / math.sqrt(evidence.dead) <= LEAST_EFFECTIVE
+    groups = _last(evidence.signals, "effective_groups")
+    reward = _last(evidence.signals, "training_reward")
+    if reward is not None and not reward.error:
+        return True
+    margin = settings.threshold / math.sqrt(evidence.dead)
+    return groups is not None and margin * groups.error <= LEAST_EFFECTIVE
+
+
+def _last(signals: Mapping[str, SignalState], name: str) -> Reading | None:
+    return signals.get(name, SignalState()).last
 
 
 def _target(
@@ -201,8 +214,9 @@ def _target(
     if evidence.blind >= settings.blind_checks:
         return "warn", f"{GOLD} could not be read for {evidence.blind} checks: nothing is certain"
     if _is_dead(evidence, settings):
-        return "warn", f"for {evidence.dead} checks no gold task was solved only sometimes: " + (
-            "the learner has nothing to learn from"
+        return (
+            "warn",
+            f"for {evidence.dead} checks all solutions fared alike: nothing to learn from",
         )
     return "ok", ""
 

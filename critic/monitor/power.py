@@ -35,7 +35,7 @@ def power_line(num_tasks: int, num_samples: int, settings: MonitorSettings) -> s
     matters = settings.rules[GOLD].matters
     needed = tasks_needed(matters, num_samples, settings)
     line = (
-        f"monitor: the gold probe ({num_tasks} tasks x {num_samples} samples) shows a fall of "
+        f"gold probe: {num_tasks} tasks x {num_samples} samples show a fall of "
         f"{100 * fall:.0f} points within 3 checks in 95% of runs"
     )
     if needed <= num_tasks:

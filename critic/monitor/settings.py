@@ -156,8 +156,9 @@ class MonitorSettings(BaseModel):
     dead_checks: int = Field(
         default=5,
         ge=1,
-        description="The monitor warns when in so many checks in a row no gold task had both "
-        "right and wrong solutions, and most were wrong: nothing is there to learn from.",
+        description="The monitor warns when in so many checks in a row most solutions were wrong "
+        "and all fared alike, a round's rollouts or each gold task's: nothing is there to learn "
+        "from.",
     )
     temperature_step: PositiveFinite = Field(
         default=0.1, description="What raise_temperature adds to the sampling temperature."

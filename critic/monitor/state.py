@@ -49,7 +49,7 @@ class MonitorState(Frozen):
     Attributes:
         streaks: for each channel the checks in a row in which it alarmed.
         blind: checks in a row without a reading of gold accuracy.
-        dead: checks in a row in which no gold task had both outcomes, and most were wrong.
+        dead: checks in a row in which most solutions were wrong, and none fared better.
         calm: checks in a row that would not have made the run intervene, while it does.
         e_persisted: checks since channel E was first acted on, while it alarms; None before.
         last_clean_check: the last check (0-based) without an alarm in channel E: the one to roll

@@ -184,6 +184,8 @@ def test_a_run_that_never_earns_anything_is_not_ok() -> None:
     dead = {**exact(gold_accuracy=0.0), "effective_groups": none}
     verdicts = judge([dead] * 12 + [exact(gold_accuracy=0.1, effective_groups=0.2)])
     assert states(verdicts) == ["ok"] * 4 + ["warn"] * 8 + ["ok"]
+    unrewarded = {**exact(gold_accuracy=0.1), "training_reward": Reading(value=0.0, error=0.0)}
+    assert states(judge([unrewarded] * 6)) == ["ok"] * 4 + ["warn"] * 2
     few = {**dead, "effective_groups": Reading(value=0.0, error=0.15)}  # none of 4
     assert set(states(judge([few] * 12))) == {"ok"}
     solved = {**exact(gold_accuracy=1.0), "effective_groups": none}

@@ -241,7 +241,7 @@ def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
     check_checkpoint("selected", str(clean / "learner"))
     printed = capfd.readouterr().out
     assert f"halted by the monitor at round {halted['round']}" in printed
-    assert "monitor: the gold probe (16 tasks x 4 samples) shows a fall of" in printed
+    assert "gold probe: 16 tasks x 4 samples show a fall of" in printed
 
     found = rows(directory, "round")
     levels = [row["monitor/state"] for row in found]
