@@ -171,10 +171,9 @@ def _teaches_nothing(signals: Mapping[str, SignalState]) -> bool:
     outcomes, or all of a round's rollouts earned the same."""
     groups, reward = _last(signals, "effective_groups"), _last(signals, "training_reward")
     gold = _last(signals, GOLD)
-    is_even = (groups is not None and groups.value <= 0) or (
-        reward is not None and not reward.error
-    )
-    return is_even and gold is not None and gold.value < 0.5
+    if gold is None or gold.value >= 0.5:
+        return False
+    return (groups is not None and groups.value <= 0) or (reward is not None and not reward.error)
 
 
 def _is_dead(evidence: _Evidence, settings: MonitorSettings) -> bool:

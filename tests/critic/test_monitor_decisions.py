@@ -88,6 +88,16 @@ def test_one_novelty_signal_alone_changes_nothing() -> None:
         MonitorSettings(quorum=1)
 
 
+@pytest.mark.parametrize(("gold", "level"), [(0.9, "ok"), (0.5, "intervene")])
+def test_novelty_may_fade_on_a_plateau_as_far_as_errors_did(gold: float, level: str) -> None:
+    """To a fifth of its start: at 90% right an eighth of the errors are left, at 50% five."""
+    start = {name: Reading(value=mean, error=ERRORS[name]) for name, mean in BEFORE.items()}
+    wide = exact(gold_accuracy=gold, answer_entropy_within=0.6, distinct_ratio=0.475)
+    narrow = exact(gold_accuracy=gold, answer_entropy_within=0.24, distinct_ratio=0.19)
+    verdicts = judge([wide] * 6 + [narrow] * 3, start={**start})
+    assert verdicts[-1].state == level
+
+
 def test_a_small_change_does_not_alarm_however_certain_and_a_large_one_must_be_certain() -> None:
     sure = Reading(value=0.52, error=1e-6), Reading(value=0.48, error=1e-6)
     rows = [{**exact(), GOLD: sure[0]}] * 6 + [{**exact(), GOLD: sure[1]}] * 6
