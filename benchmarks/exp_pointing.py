@@ -38,14 +38,15 @@ DECIDING = ("verifier", "ours", "oracle")
 WITHHELD = "pointing.step_checks=false"
 # To 0 at the run's end: at the rate that climbs fastest the pointed arms swing without.
 DECAYS = "learner.grpo.lr_scheduler_type=cosine"
+CONSTANT = "learner.grpo.lr_scheduler_type=constant"
 NO_CRITIC = ("critic.steps_per_round=0", "critic.imitation_steps=0")
 NO_RESETS = "pointing.reset_share=0"
 REWARD_ALONE = ("critic.imitation_steps=0", "critic.steps_per_round=3")
 ALONE = ("pointing.source=none", NO_RESETS, *NO_CRITIC)
 ARMS: Mapping[str, Sequence[str]] = {
     # Twice the steps of the others: more tokens than the co-trained arm spends in all.
-    "verifier": (*ALONE, "run.rounds=16"),
-    "verifier_200": (*ALONE, "run.rounds=40"),
+    "verifier": (*ALONE, "run.rounds=16", CONSTANT),
+    "verifier_200": (*ALONE, "run.rounds=40", CONSTANT),
     "verifier_decay": (*ALONE, "run.rounds=16", DECAYS),
     "ours": (WITHHELD, DECAYS),
     "oracle": ("pointing.source=code", *NO_CRITIC, DECAYS),
