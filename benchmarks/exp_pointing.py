@@ -77,8 +77,8 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     ),
     "doublings": (
         "tasks.family=double_and_add",
-        "tasks.params={min_terms=5, max_terms=8}",
-        "sft.easy.params={min_terms=3, max_terms=5}",
+        "tasks.params={min_terms=7, max_terms=10}",
+        "sft.easy.params={min_terms=3, max_terms=6}",
     ),
 }
 TRAINS = ("learner block", "critic block", "gate", "commit")  # what is not there to measure
