@@ -30,7 +30,7 @@ COLD_START ?= $(if $(wildcard /dev/nvidia*),,--multi_gpu --num_processes 2 --mai
 TOPIC ?= rollout
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-avx2 check bench clean distclean
+.PHONY: help setup demo test test-all test-avx2 check configuration bench clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
@@ -63,6 +63,10 @@ check: setup  ## lint, format, types, layout of the project
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_project_*.py
+
+configuration: setup  ## write docs/configuration.md again, after a change of the settings
+	$(BIN)/python -m pipelines.settings.reference > docs/configuration.tmp
+	mv docs/configuration.tmp docs/configuration.md
 
 bench: setup  ## a GRPO step against stock TRL (TOPIC=name: benchmarks/bench_name.py)
 	@test -f "benchmarks/bench_$(TOPIC).py" || { echo "make bench: no benchmark '$(TOPIC)':" \

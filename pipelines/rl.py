@@ -2,6 +2,7 @@
 
     accelerate launch pipelines/rl.py --config configs/tiny.toml [table.key=value ...]
     accelerate launch pipelines/rl.py --resume runs/tiny [run.rounds=N]
+    python pipelines/rl.py --keys [PREFIX]              what may stand in a configuration
 
     tasks -> learner block (vLLM rollouts -> verdicts -> pointings, tested -> GRPO steps)
           -> critic block  (imitates true critiques -> GRPO on its own -> taken back if worse)
@@ -23,6 +24,7 @@ from pathlib import Path
 from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.settings.load import load_settings
+from pipelines.settings.reference import show_keys
 from pipelines.settings.tables import Settings
 
 HALTED = 3
@@ -60,9 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, help="TOML configuration of a new run")
     parser.add_argument("--resume", type=Path, help="run directory to continue")
+    parser.add_argument(
+        "--keys",
+        metavar="PREFIX",
+        nargs="?",
+        const="",
+        help="list every configuration key, or those of a table, and stop",
+    )
     parser.add_argument("overrides", nargs="*", help="table.key=value")
     options = parser.parse_intermixed_args(arguments)
     with fail_clearly():
+        if options.keys is not None:
+            show_keys(options.keys)
+            return 0
         require_checkout()
         if (options.config is None) == (options.resume is None):
             raise UserError("give either --config configs/NAME.toml or --resume RUN")
