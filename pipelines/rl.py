@@ -23,6 +23,8 @@ from pathlib import Path
 
 from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
+from pipelines.run.early import check_early
+from pipelines.run.resumed import resume_settings
 from pipelines.settings.load import load_settings
 from pipelines.settings.reference import show_keys
 from pipelines.settings.tables import Settings
@@ -78,14 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_checkout()
         if (options.config is None) == (options.resume is None):
             raise UserError("give either --config configs/NAME.toml or --resume RUN")
-        if options.config is not None:
-            settings = load_settings(options.config, options.overrides)  # a typo fails at once
-            prepare_process()
-            return self_play(settings, resume=False)
+        resume = options.resume is not None
+        if resume:
+            settings = resume_settings(options.resume, options.overrides)
+        else:
+            settings = load_settings(options.config, options.overrides)
+        check_early(settings, resume)  # a typo fails at once, before torch is imported
         prepare_process()
-        from pipelines.run.checkpoints import resume_settings
-
-        return self_play(resume_settings(options.resume, options.overrides), resume=True)
+        return self_play(settings, resume)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -25,11 +24,11 @@ import model  # noqa: F401  registers our classes
 from data.atomic import write_bytes_atomic
 from data.json_table import read_table
 from pipelines.errors import UserError, as_user_error
+from pipelines.policy.folder import check_folder
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
 from pipelines.settings.role_table import RoleTable
-from pipelines.settings.tables import Settings
 
 # How transformers refuses a checkpoint, its config or its tokenizer.
 LOADING = (OSError, RuntimeError, KeyError, ValueError, ImportError, SafetensorError)
@@ -86,45 +85,13 @@ def same_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tens
     )
 
 
-def role_path(settings: Settings, role: RoleTable) -> str:
-    """Where a role starts: its own checkpoint, or the cold start."""
-    if role.model:
-        return local_folder(role.model)
-    assert settings.sft is not None, "Settings refuses this"
-    return str(settings.sft.directory)
-
-
-def local_folder(path: str) -> str:
-    """A checkpoint's folder; a hub id (`owner/name`, no such folder) is downloaded first.
-
-    Raises:
-        UserError: neither a folder nor a model that the hub gives us.
-    """
-    if Path(path).exists() or path.count("/") != 1 or path.startswith(("runs/", ".", "~")):
-        return path
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"]
-    what = f"{path} is not a folder, and the hub does not give it"
-    with as_user_error(what, OSError, ValueError):  # offline, unknown, gated
-        return snapshot_download(path, allow_patterns=patterns)
-
-
 def check_checkpoint(dotted: str, path: str) -> None:
     """Refuse a directory that holds no causal language model.
 
     Raises:
         UserError: what is missing.
     """
-    folder = Path(path)
-    if not folder.exists():
-        raise UserError(
-            f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint "
-            "directory"
-        )
-    for needed in ("config.json", "tokenizer_config.json"):
-        if not (folder / needed).exists():
-            raise UserError(
-                f"{dotted}: {path} has no {needed}: it is not a saved model with its tokenizer"
-            )
+    folder = check_folder(dotted, path)
     kinds = set(_architectures(folder / "config.json"))
     if kinds and not kinds & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         raise UserError(

@@ -24,11 +24,10 @@ from pipelines.policy.checkpoint import (
     check_vocabulary,
     load_policy,
     load_tokenizer,
-    local_folder,
-    role_path,
     share_base,
     trained_tensors,
 )
+from pipelines.policy.folder import local_folder, role_path
 from pipelines.policy.fp8 import fp8_checkpoint, train_in_fp8
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy

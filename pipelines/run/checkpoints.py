@@ -1,14 +1,14 @@
-"""One atomic checkpoint per round, and what a resumed run reads of it.
+"""One atomic checkpoint per round, and what a resumed run restores from it.
 
     RUN/checkpoints/round_00003/  learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt
 
-Leaves out the run's other files (`run/directory.py`).
+Leaves out the run's other files (`run/directory.py`) and its settings (`run/resumed.py`).
 """
 
 import json
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,20 +18,11 @@ import torch
 from accelerate import PartialState
 
 from data.atomic import PARTIAL_SUFFIX, atomic_folder
-from data.json_table import read_table
 from pipelines.errors import UserError
 from pipelines.policy.checkpoint import export_policy, trained_tensors
-from pipelines.settings.load import apply_overrides, parse_settings
-from pipelines.settings.tables import Settings
 from pipelines.training.trainer import RoleTrainer
 
 KEPT_CHECKPOINTS = 3
-# What --resume may change: how long the run goes on, and where and how patiently it samples.
-RESUMABLE = (
-    "run.rounds", "run.max_seconds", "rollout.urls", "rollout.servers",
-    "rollout.weights_directory", "rollout.start_timeout_seconds",
-    "rollout.request_timeout_seconds", "rollout.liveness_seconds", "rollout.max_restarts",
-)  # fmt: skip
 
 
 class Part(Protocol):
@@ -132,45 +123,6 @@ def _of_another_version(folder: Path) -> UserError:
         f"{folder} was written by another version of Sparring: go on with that version, or start a "
         f"new run with learner.model={folder / 'learner'} and critic.model={folder / 'critic'}"
     )
-
-
-def load_run(path: Path) -> Settings:
-    """The settings of an existing run.
-
-    Raises:
-        UserError: the directory holds no run.
-    """
-    config = path / "config.json"
-    if not config.exists():
-        raise UserError(
-            f"{path} holds no run (no config.json): give --resume a directory that rl.py made"
-        )
-    return parse_settings(read_table(config))
-
-
-def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
-    """The settings of an interrupted run; only `RESUMABLE` keys may be changed.
-
-    Raises:
-        UserError: no run there, it was halted, or an override would change the experiment.
-    """
-    settings = load_run(path)
-    for override in overrides:
-        if override.partition("=")[0] not in RESUMABLE:
-            raise UserError(
-                f"{override!r} would change the experiment: with --resume only "
-                f"{', '.join(RESUMABLE)} may be given"
-            )
-    file = path / "status.json"
-    status = read_table(file) if file.exists() else {}
-    if status.get("state") == "halted":
-        raise UserError(
-            f"{path} was halted by the monitor ({path / 'incident.md'}): start a new run from "
-            f"{status.get('selected_checkpoint')}"
-        )
-    tables = settings.model_dump(mode="json")
-    tables["run"]["directory"] = str(path)
-    return parse_settings(apply_overrides(tables, overrides))
 
 
 def rng_state() -> dict[str, object]:

@@ -34,7 +34,7 @@ from pipelines.game.demonstrations import Row, demonstrations
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.process import on_cpu
 from pipelines.run.trainer_options import REFUSALS, trainer_options
-from pipelines.settings.library import SFT_OWNED, check_library_table
+from pipelines.settings.library import SFT, check_library_table, names_of
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
 from pipelines.training.moe_losses import add_auxiliary_losses
@@ -48,7 +48,7 @@ def cold_start(settings: Settings) -> Path:
     """
     if settings.sft is None:
         raise UserError("there is no [sft] table in the configuration: nothing to cold-start")
-    check_library_table("sft.trainer", settings.sft.trainer, SFTConfig, SFT_OWNED)
+    check_library_table("sft.trainer", settings.sft.trainer, SFT, names_of(SFTConfig))
     target = settings.sft.directory
     fingerprint = json.dumps(
         json.loads(dump_settings(settings))["sft"]

@@ -25,7 +25,6 @@ from pathlib import Path
 from accelerate import PartialState
 
 from data.atomic import write_text_atomic
-from pipelines.errors import UserError
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
 
@@ -42,18 +41,6 @@ class RunDirectory:
     @property
     def is_main(self) -> bool:
         return self.processes.is_main_process
-
-    def refuse_existing(self) -> None:
-        """Protect an earlier run.
-
-        Raises:
-            UserError: the directory already holds one.
-        """
-        if (self.path / "config.json").exists():
-            raise UserError(
-                f"{self.path} already holds a run: continue it with --resume {self.path}, or "
-                "give another run.directory"
-            )
 
     def create(self, settings: Settings) -> None:
         """Make the directory and write what is run, on which versions."""

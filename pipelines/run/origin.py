@@ -24,10 +24,9 @@ from pipelines.policy.checkpoint import (
     check_vocabulary,
     load_model,
     load_tokenizer,
-    local_folder,
-    role_path,
 )
 from pipelines.policy.fingerprint import WeightsId
+from pipelines.policy.folder import local_folder, role_path
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.engine import Engine
@@ -35,7 +34,8 @@ from pipelines.rollouts.sampler import Sampler
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine, require_vllm
-from pipelines.run.checkpoints import Checkpoints, load_run
+from pipelines.run.checkpoints import Checkpoints
+from pipelines.run.resumed import load_run
 from pipelines.settings.load import apply_overrides, load_settings, parse_settings
 from pipelines.settings.role_table import RoleTable
 from pipelines.settings.rollout_table import RolloutTable

@@ -38,7 +38,7 @@ from pipelines.process import on_cpu
 from pipelines.rollouts.ledger import Ledger
 from pipelines.run.build import build_roles
 from pipelines.run.checkpoints import Checkpoints, Part
-from pipelines.run.checks import check_launch, check_settings, prove_rewards
+from pipelines.run.checks import check_settings, prove_rewards
 from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
 from pipelines.run.monitoring import Interventions, RunMonitor
@@ -68,14 +68,11 @@ class Run:
     """
 
     def __init__(self, settings: Settings, resume: bool) -> None:
-        check_launch(settings)
         check_settings(settings)
         self.settings, self.resuming = settings, resume
         self.processes = PartialState(cpu=on_cpu())
         self.directory = RunDirectory(settings.run.directory, self.processes)
         self.checkpoints = Checkpoints(self.directory.path / "checkpoints", self.processes)
-        if not resume:
-            self.directory.refuse_existing()
         self.referee = Referee(settings, verifiers_of(settings.rewards))
         self.tasks = run_tasks(settings, self.referee)
         self.curriculum, held_out = self.tasks.curriculum, self.tasks.held_out

@@ -19,8 +19,8 @@ from pipelines.policy.chat import chat_ids
 from pipelines.policy.checkpoint import (
     check_vocabulary,
     load_tokenizer,
-    role_path,
 )
+from pipelines.policy.folder import role_path
 from pipelines.rollouts.sample import Prompt
 from pipelines.run.directory import RunDirectory
 from pipelines.run.origin import Origin

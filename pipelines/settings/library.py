@@ -1,8 +1,7 @@
 """Tables that are passed to a library's own config class, and what the loop owns of them."""
 
 import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Collection, Mapping
 
 from pipelines.errors import UserError, did_you_mean
 
@@ -64,38 +63,60 @@ GRPO_CHOICES: Mapping[str, tuple[object, ...]] = {
 TRUNCATED_SAMPLING = {"top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"}
 
 
+@dataclasses.dataclass(frozen=True)
+class LibraryConfig:
+    """A library's config dataclass, and what of it a table may not set.
+
+    Attributes:
+        module: that defines the class.
+        name: the class.
+        owned: fields that the loop sets.
+        choices: for some fields, the values that they may have.
+    """
+
+    module: str
+    name: str
+    owned: frozenset[str] = frozenset()
+    choices: Mapping[str, tuple[object, ...]] = dataclasses.field(default_factory=dict)
+
+
+GRPO = LibraryConfig("trl.trainer.grpo_config", "GRPOConfig", GRPO_OWNED, GRPO_CHOICES)
+SFT = LibraryConfig("trl.trainer.sft_config", "SFTConfig", SFT_OWNED)
+LORA = LibraryConfig("peft.tuners.lora.config", "LoraConfig")
+
+
+def names_of(config_class: type) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [field.name for field in dataclasses.fields(config_class)]
+
+
 def check_library_table(
-    dotted: str,
-    table: LibraryTable,
-    config_class: type,
-    owned: frozenset[str] = frozenset(),
-    choices: Mapping[str, tuple[object, ...]] = MappingProxyType({}),
+    dotted: str, table: LibraryTable, config: LibraryConfig, known: Collection[str]
 ) -> None:
-    """Check the keys of a table against the library's dataclass, and against what the loop owns.
+    """Check the keys of a table against the library's fields, and against what the loop owns.
 
     Args:
         dotted: the table's name, such as "learner.grpo".
         table: the user's.
-        config_class: the library's dataclass.
-        owned: keys that the loop sets.
-        choices: for some keys, the values that they may have.
+        config: what the table is for.
+        known: all fields of that class.
 
     Raises:
         UserError: an unknown key or choice (the nearest is named), a key that the loop sets
             itself, or sampling truncation, which would bias the importance ratio.
     """
-    known = [field.name for field in dataclasses.fields(config_class)]
-    for key in table:
+    for key, value in table.items():
         if key in TRUNCATED_SAMPLING:
             raise UserError(
                 f"{dotted}.{key} truncates or reshapes the sampling distribution, which biases "
                 "GRPO's importance ratio: remove it (temperature is set beside the table)"
             )
-        if key in owned:
+        if key in config.owned:
             raise UserError(f"{dotted}.{key} is set by the loop: remove it from the configuration")
         if key not in known:
             hint = did_you_mean(key, known)
-            raise UserError(f"unknown key {dotted}.{key} in {config_class.__name__}: {hint}")
-        if table[key] not in choices.get(key, (table[key],)):
-            hint = did_you_mean(str(table[key]), map(str, choices[key]))
-            raise UserError(f"{dotted}.{key} = {table[key]!r} is not a choice: {hint}")
+            raise UserError(f"unknown key {dotted}.{key} in {config.name}: {hint}")
+        choices = config.choices.get(key, (value,))
+        if value not in choices:
+            hint = did_you_mean(str(value), map(str, choices))
+            raise UserError(f"{dotted}.{key} = {value!r} is not a choice: {hint}")

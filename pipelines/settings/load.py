@@ -2,12 +2,21 @@
 
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import UserError, did_you_mean
+from pipelines.settings.library import (
+    GRPO,
+    LORA,
+    SFT,
+    LibraryConfig,
+    LibraryTable,
+    check_library_table,
+)
+from pipelines.settings.library_fields import field_names
 from pipelines.settings.tables import Settings
 from rewards.judge_settings import SECRET
 
@@ -50,9 +59,23 @@ def apply_overrides(tables: dict[str, object], overrides: Sequence[str]) -> dict
 def parse_settings(tables: dict[str, object]) -> Settings:
     """Validate nested tables; see `load_settings` for the errors."""
     try:
-        return Settings.model_validate(tables)
+        settings = Settings.model_validate(tables)
     except ValidationError as error:
         raise UserError("; ".join(_explain(item) for item in error.errors())) from None
+    for dotted, table, config in library_tables(settings):
+        known = field_names(config.module, config.name) if table else None
+        if known is not None:  # else whoever imports the library finds out
+            check_library_table(dotted, table, config, known)
+    return settings
+
+
+def library_tables(settings: Settings) -> Iterator[tuple[str, LibraryTable, LibraryConfig]]:
+    """The tables that libraries get, by their dotted names, each with what it is for."""
+    for name, role in (("learner", settings.learner), ("critic", settings.critic)):
+        yield f"{name}.grpo", role.grpo, GRPO
+        yield f"{name}.lora", role.lora, LORA
+    if settings.sft is not None:
+        yield "sft.trainer", settings.sft.trainer, SFT
 
 
 def dump_settings(settings: Settings) -> str:

@@ -25,7 +25,7 @@ from transformers import BertConfig, BertModel
 from pipelines.errors import UserError
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.rl import main
-from pipelines.run.checkpoints import resume_settings
+from pipelines.run.resumed import resume_settings
 from pipelines.settings.load import dump_settings, load_settings
 
 pytestmark = pytest.mark.timeout(300)

@@ -30,7 +30,7 @@ from critic.monitor.replay import replay
 from data.dedup import DuplicateIndex
 from pipelines.policy.checkpoint import check_checkpoint
 from pipelines.rl import HALTED, main
-from pipelines.run.checkpoints import load_run
+from pipelines.run.resumed import load_run
 from pipelines.run.session import Run
 
 pytestmark = pytest.mark.timeout(300)

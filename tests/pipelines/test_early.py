@@ -1,0 +1,90 @@
+"""A user's mistake is refused before torch is imported, and thus within three seconds."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+from pipeline_cases import CONFIG
+from trl import GRPOConfig, SFTConfig
+
+from pipelines.settings.library import GRPO, LORA, SFT, LibraryConfig
+from pipelines.settings.library_fields import field_names
+from pipelines.settings.load import dump_settings, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "trl", "peft", "vllm")
+
+
+def refused_early(*command: str, program: str = "rl", world_size: str = "1") -> str:
+    """What a program says to a mistake; fails if it imported a heavy library by then."""
+    code = (
+        f"import sys\nfrom pipelines.{program} import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as ended:\n"
+        f"    found = [name for name in {HEAVY} if name in sys.modules]\n"
+        "    assert not found, f'imported {found}'\n"
+        "    sys.exit(ended.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"WORLD_SIZE": world_size},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "config_class"), [(GRPO, GRPOConfig), (SFT, SFTConfig), (LORA, LoraConfig)]
+)
+def test_fields_read_from_the_source_are_the_classes_own(
+    config: LibraryConfig, config_class: type
+) -> None:
+    names = tuple(field.name for field in dataclasses.fields(config_class))
+    assert field_names(config.module, config.name) == names
+    assert config_class.__name__ == config.name
+    package = config.module.partition(".")[0]
+    assert field_names(package, config.name) in (names, None), "never others"
+
+
+def test_what_cannot_be_read_is_left_to_the_class_itself() -> None:
+    assert field_names("trl.trainer.grpo_config", "NoSuchConfig") is None
+    assert field_names("no_such_library.config", "Config") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("learner.grpo.learning_rte=1", 'learning_rte in GRPOConfig: did you mean "learning_rate"'),
+        ("learner.grpo.loss_type=dapoo", 'did you mean "dapo"?'),
+        ("critic.lora={rank=8}", "unknown key critic.lora.rank in LoraConfig"),
+        ("sft.trainer.max_step=9", 'in SFTConfig: did you mean "max_steps"'),
+        ("learner.modell=x", 'did you mean "model"'),
+        ("tasks.params.min_term=3", "min_term"),
+        ("tasks.family=basic_arithmetics", 'did you mean "basic_arithmetic"'),
+        ("learner.model=/absent", "learner.model: /absent does not exist"),
+    ],
+)
+def test_a_typo_is_told_before_torch_is_imported(tmp_path: Path, override: str, said: str) -> None:
+    directory = f"run.directory={tmp_path / 'run'}"
+    assert said in refused_early("--config", str(CONFIG), directory, override)
+
+
+def test_other_mistakes_of_a_start_are_told_before_torch_is_imported(tmp_path: Path) -> None:
+    absent = ("tasks.source=jsonl", "tasks.family=", "tasks.params={}", "tasks.path=absent.jsonl")
+    line = refused_early("--config", str(CONFIG), f"run.directory={tmp_path / 'run'}", *absent)
+    assert "task file absent.jsonl does not exist" in line
+
+    settings = load_settings(CONFIG, [f"run.directory={tmp_path}"])
+    (tmp_path / "config.json").write_text(dump_settings(settings))
+    line = refused_early("--config", str(CONFIG), f"run.directory={tmp_path}")
+    assert f"already holds a run: continue it with --resume {tmp_path}" in line
+    line = refused_early("--resume", str(tmp_path), "run.seed=4")
+    assert "would change the experiment" in line
+    line = refused_early("--config", str(CONFIG), world_size="2")
+    assert "run.num_processes = 1 but the launcher started 2" in line
+    line = refused_early("--config", str(CONFIG), "sft.trainer.lerning_rate=1", program="sft")
+    assert 'did you mean "learning_rate"' in line
