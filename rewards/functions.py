@@ -138,6 +138,28 @@ def load_function(spec: str) -> Callable[[Mapping[str, object]], dict[str, objec
     Raises:
         ValueError: there is no such function.
     """
+    function = load_named(spec)
+
+    def score(job: Mapping[str, Any]) -> dict[str, object]:
+        given = dict(job["task"])
+        task = Task(**{**given, "generator": Generator(**given["generator"])})
+        value = function(task, job["completion"])
+        if inspect.isawaitable(value):
+            value = asyncio.run(_awaited(value))
+        return {"status": "scored", "value": _plain(value)}
+
+    return score
+
+
+def load_named(spec: str) -> Callable[..., Any]:
+    """A function or class of the user's own.
+
+    Args:
+        spec: `FILE.py:NAME` or `package.module:NAME`; the working directory can be imported from.
+
+    Raises:
+        ValueError: there is no such function or class.
+    """
     place, _, name = spec.rpartition(":")
     sys.path.insert(0, os.getcwd())
     if place.endswith(".py"):
@@ -149,19 +171,10 @@ def load_function(spec: str) -> Callable[[Mapping[str, object]], dict[str, objec
         found.loader.exec_module(module)
     else:
         module = importlib.import_module(place)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{place} has no function {name!r}")
-
-    def score(job: Mapping[str, Any]) -> dict[str, object]:
-        given = dict(job["task"])
-        task = Task(**{**given, "generator": Generator(**given["generator"])})
-        value = function(task, job["completion"])
-        if inspect.isawaitable(value):
-            value = asyncio.run(_awaited(value))
-        return {"status": "scored", "value": _plain(value)}
-
-    return score
+    named = getattr(module, name, None)
+    if not callable(named):
+        raise ValueError(f"{place} has no function or class {name!r}")
+    return named  # type: ignore[no-any-return]
 
 
 async def _awaited(value: Awaitable[object]) -> object:

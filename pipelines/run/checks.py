@@ -12,8 +12,9 @@ from pipelines.policy.checkpoint import check_checkpoint
 from pipelines.policy.folder import local_folder, role_path
 from pipelines.policy.fp8 import check_fp8
 from pipelines.rollouts.vllm_engine import require_vllm
+from pipelines.run.trackers import own_tracker
 from pipelines.settings.library import GRPO, LORA, check_library_table, names_of
-from pipelines.settings.tables import Settings
+from pipelines.settings.tables import TRACKERS, Settings
 from rewards.proof import Proof, prove, require
 from rewards.verifiers import Verifiers
 
@@ -27,6 +28,9 @@ def check_settings(settings: Settings) -> None:
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
         check_library_table(f"{name}.grpo", role.grpo, GRPO, names_of(GRPOConfig))
         check_library_table(f"{name}.lora", role.lora, LORA, names_of(LoraConfig))
+    for tracker in settings.run.trackers:
+        if tracker not in TRACKERS:
+            own_tracker(tracker)
     if settings.learner.autocast != settings.critic.autocast:
         raise UserError(
             f"learner and critic train in one process and in one precision, which are "

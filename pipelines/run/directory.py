@@ -1,6 +1,7 @@
 """The run directory: one atomic checkpoint per round, metrics, transcripts, and how the run ended.
 
 RUN/config.json versions.json   what was run, and on what
+RUN/trackers.json tensorboard/  with run.trackers: the run's name there, TensorBoard's files
 RUN/tasks.json                  what became of a file's or dataset's rows, each faulty one named
 RUN/verifiers.json              how each verifier did on right and on planted wrong answers
 RUN/metrics.jsonl               one flat JSON row per optimizer step and per round
@@ -14,21 +15,25 @@ RUN/summary.json report.html    at the end
 
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
 
 from data.atomic import write_text_atomic
+from pipelines.run.trackers import Trackers, start_trackers
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
 
 VERSIONED = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "reasoning-gym")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,6 +42,7 @@ class RunDirectory:
 
     path: Path
     processes: PartialState
+    trackers: Trackers = field(default_factory=lambda: Trackers({}))
 
     @property
     def is_main(self) -> bool:
@@ -51,10 +57,23 @@ class RunDirectory:
         self.processes.wait_for_everyone()
 
     def log(self, row: Mapping[str, object]) -> None:
-        """Append one row to metrics.jsonl."""
+        """Append one row to metrics.jsonl, and hand it to the trackers."""
         if self.is_main:
-            with (self.path / "metrics.jsonl").open("a") as stream:
-                stream.write(json.dumps(finite(row), allow_nan=False, default=float) + "\n")
+            self._append(row)
+            for failure in self.trackers.log(row):
+                logger.warning(failure)
+                self._append({"kind": "note", "round": row["round"], "note": failure})
+
+    def _append(self, row: Mapping[str, object]) -> None:
+        with (self.path / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(finite(row), allow_nan=False, default=float) + "\n")
+
+    def start_trackers(self, settings: Settings) -> None:
+        """Start the configured trackers on rank 0, where an earlier process of the run left off."""
+        if self.is_main:
+            num = sum(row.get("kind") in ("step", "round") for row in self.rows())
+            config = settings.model_dump(mode="json")
+            self.trackers = start_trackers(settings.run.trackers, self.path, config, num)
 
     def rows(self) -> list[dict]:
         """All rows logged so far; a line cut short by a kill is dropped."""

@@ -3,12 +3,13 @@
 Leaves out what a model or a library must be loaded for (`run/checks.py`).
 """
 
+import importlib.util
 import os
 from pathlib import Path
 
 from pipelines.errors import UserError
 from pipelines.policy.folder import check_folder, is_hub_id
-from pipelines.settings.tables import Settings
+from pipelines.settings.tables import TRACKERS, Settings
 
 
 def check_early(settings: Settings, resume: bool) -> None:
@@ -20,6 +21,13 @@ def check_early(settings: Settings, resume: bool) -> None:
     check_launch(settings)
     if not resume:
         refuse_existing(settings.run.directory)
+    for tracker in settings.run.trackers:
+        package = TRACKERS.get(tracker)
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"run.trackers: {tracker} needs the package {package}, which is not installed: "
+                f"pip install {package}, or remove it"
+            )
     critic = settings.critic
     if critic.auditor and (critic.lora or settings.rollout.precision == "fp8"):
         raise UserError(

@@ -8,9 +8,10 @@ from pipelines.errors import UserError
 from pipelines.settings.load import apply_overrides, parse_settings
 from pipelines.settings.tables import Settings
 
-# What --resume may change: how long the run goes on, and where and how patiently it samples.
+# What --resume may change: how long the run goes on, who is shown it, and where and how patiently
+# it samples.
 RESUMABLE = (
-    "run.rounds", "run.max_seconds", "rollout.urls", "rollout.servers",
+    "run.rounds", "run.max_seconds", "run.trackers", "rollout.urls", "rollout.servers",
     "rollout.weights_directory", "rollout.start_timeout_seconds",
     "rollout.request_timeout_seconds", "rollout.liveness_seconds", "rollout.max_restarts",
 )  # fmt: skip

@@ -139,6 +139,7 @@ class Run:
         for role in self.roles.named().values():
             role.sampler.ledger = self.ledger
         self.directory.drop_rows_from(self.next_round)
+        self.directory.start_trackers(self.settings)
         self.pool.drop_from(self.next_round)
         if self.directory.is_main:  # the open round's records, if it got as far as that
             self.corpus.drop_rounds(after=self.next_round - 1)
@@ -203,6 +204,7 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         try:
+            self.directory.trackers.finish()
             self.referee.verifiers.close()
             self.roles.close()
         finally:

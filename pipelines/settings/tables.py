@@ -7,9 +7,10 @@ Holds no defaults of the libraries: a table that configures one (`[learner.grpo]
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from critic.monitor.settings import MonitorSettings
+from pipelines.errors import unknown_name
 from pipelines.settings.library import LibraryTable
 from pipelines.settings.pointing_table import PointingTable
 from pipelines.settings.reward_table import RewardTable
@@ -17,6 +18,9 @@ from pipelines.settings.role_table import CriticTable, RoleTable
 from pipelines.settings.rollout_table import RolloutTable
 from pipelines.settings.table import Table
 from pipelines.settings.task_table import TaskTable
+
+# Trackers by name, with the package that each needs.
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
 class RunTable(Table):
@@ -42,6 +46,20 @@ class RunTable(Table):
         description="The run stops after the round in which it passes so many seconds; 0 sets no "
         "limit.",
     )
+    trackers: tuple[str, ...] = Field(
+        default=(),
+        description="Experiment trackers that get the numbers of every step and round beside "
+        "metrics.jsonl: tensorboard, wandb, trackio, or a GeneralTracker of your own, as "
+        "`mine.py:Tracker` or `package.module:Tracker`.",
+    )
+
+    @field_validator("trackers")
+    @classmethod
+    def _are_known(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in trackers:
+            if name not in TRACKERS and ":" not in name:
+                raise ValueError(unknown_name("tracker", name, TRACKERS))
+        return trackers
 
 
 class EasyTable(Table):

@@ -91,7 +91,7 @@ def test_a_dotted_path_is_imported_from_the_working_directory(module: str) -> No
     ("spec", "told"),
     [
         ("absent.py:reward", "there is no file absent.py"),
-        (f"{FILE}:absent", "has no function 'absent'"),
+        (f"{FILE}:absent", "has no function or class 'absent'"),
         ("no.such.module:reward", "No module named 'no'"),
         ("reward", "Empty module name"),
         (f"{FILE}:raises", "KeyError: 'no such thing'"),
