@@ -34,6 +34,9 @@ def check_early(settings: Settings, resume: bool) -> None:
             "critic.auditor is a whole checkpoint in the critic's engine: it does not go with "
             'critic.lora or rollout.precision = "fp8"'
         )
+    for name, path in _models(settings).items():
+        if not is_hub_id(path):
+            check_folder(name, path)
     for part in settings.tasks.mixture or (settings.tasks,):
         if part.source == "reasoning_gym":
             from data.puzzles import ReasoningGymSource  # a second, for its families alone
@@ -43,9 +46,6 @@ def check_early(settings: Settings, resume: bool) -> None:
             from data.rows import Fields, read_jsonl
 
             next(read_jsonl(Path(part.path), Fields()), None)  # is there such a file
-    for name, path in _models(settings).items():
-        if not is_hub_id(path):
-            check_folder(name, path)
 
 
 def check_launch(settings: Settings) -> None:

@@ -37,6 +37,16 @@ def refused_early(*command: str, program: str = "rl", world_size: str = "1") -> 
     return done.stderr
 
 
+def start(folder: Path) -> list[str]:
+    """The command of a run whose models are there, as far as their folders tell."""
+    model = folder / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer_config.json"):
+        (model / name).write_text("{}")
+    roles = [f"learner.model={model}", f"critic.model={model}"]
+    return ["--config", str(CONFIG), f"run.directory={folder / 'run'}", *roles]
+
+
 @pytest.mark.parametrize(
     ("config", "config_class"), [(GRPO, GRPOConfig), (SFT, SFTConfig), (LORA, LoraConfig)]
 )
@@ -69,13 +79,12 @@ def test_what_cannot_be_read_is_left_to_the_class_itself() -> None:
     ],
 )
 def test_a_typo_is_told_before_torch_is_imported(tmp_path: Path, override: str, said: str) -> None:
-    directory = f"run.directory={tmp_path / 'run'}"
-    assert said in refused_early("--config", str(CONFIG), directory, override)
+    assert said in refused_early(*start(tmp_path), override)
 
 
 def test_other_mistakes_of_a_start_are_told_before_torch_is_imported(tmp_path: Path) -> None:
     absent = ("tasks.source=jsonl", "tasks.family=", "tasks.params={}", "tasks.path=absent.jsonl")
-    line = refused_early("--config", str(CONFIG), f"run.directory={tmp_path / 'run'}", *absent)
+    line = refused_early(*start(tmp_path), *absent)
     assert "task file absent.jsonl does not exist" in line
 
     settings = load_settings(CONFIG, [f"run.directory={tmp_path}"])
