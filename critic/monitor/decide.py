@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from critic.monitor.evidence import Alarm, SignalState, alarm_of, observe
+from critic.monitor.evidence import Alarm, SignalState, alarm_of, is_doubtful, observe
 from critic.monitor.readings import Reading, change
 from critic.monitor.settings import CHANNELS, GOLD, ActionKind, Channel, MonitorSettings
 from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
@@ -88,11 +88,7 @@ def check(
         },
         last_action={**state.last_action, **{a.kind: state.num_checks for a in actions}},
         e_persisted=None if level == "ok" else evidence.e_persisted,
-        last_clean_check=(
-            state.num_checks
-            if level != "halt" and not evidence.streaks["E"] and not evidence.blind
-            else state.last_clean_check
-        ),
+        last_clean_check=state.num_checks if evidence.is_clean else state.last_clean_check,
     )
     held = "" if target == level else f"{level} is held: {calm} of {settings.calm_checks} calm"
     return following, Health(
@@ -109,7 +105,10 @@ def check(
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """All signals after this check's readings, and the channels they open."""
+    """All signals after this check's readings, and the channels they open.
+
+    `is_clean` says that nothing in channel E alarms, or would if the next reading were as bad.
+    """
 
     signals: dict[str, SignalState]
     missing: tuple[str, ...]
@@ -119,6 +118,7 @@ class _Evidence:
     blind: int
     dead: int
     e_persisted: int | None
+    is_clean: bool
 
 
 def _observed(
@@ -153,6 +153,9 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     if "E" in channels:
         persisted = 0 if persisted is None else persisted + 1
     is_blind = signals[GOLD].last is None
+    doubts = any(
+        is_doubtful(name, signals, settings) for name, rule in rules.items() if rule.channel == "E"
+    )
     is_dead = _teaches_nothing(signals)
     return _Evidence(
         signals=signals,
@@ -163,6 +166,7 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
         blind=state.blind + 1 if is_blind else 0,
         dead=state.dead + 1 if is_dead else 0,
         e_persisted=persisted,
+        is_clean=not (streaks["E"] or is_blind or doubts),
     )
 
 

@@ -90,38 +90,75 @@ def alarm_of(
     last, now = signal.last, pool(signal.recent[-NUM_LATEST:])
     if last is None or now is None:
         return None
+    for reference, since in _references(rule, signal, signals[GOLD], now, settings):
+        if _is_worse(rule, reference, now, last, settings):
+            return Alarm(signal=name, reference=reference, now=now, since=since)
+    return None
+
+
+def is_doubtful(name: str, signals: dict[str, SignalState], settings: MonitorSettings) -> bool:
+    """Whether a signal's latest reading alone is so bad that another like it may be an alarm.
+
+    An alarm is of two readings: the first bad one is mostly none yet, and no clean one either.
+    """
+    rule, signal = settings.rules[name], signals[name]
+    last = signal.last
+    return last is not None and any(
+        _is_worse_alone(rule, reference, last, settings)
+        for reference, _ in _references(rule, signal, signals[GOLD], last, settings)
+    )
+
+
+def _references(
+    rule: SignalRule,
+    signal: SignalState,
+    gold: SignalState,
+    now: Reading,
+    settings: MonitorSettings,
+) -> list[tuple[Reading, str]]:
+    """What a signal is compared with, and since when; nothing that success explains."""
     if not rule.paired:
-        if signal.best is not None and _is_worse(rule, signal.best, now, last, settings):
-            return Alarm(signal=name, reference=signal.best, now=now, since="at its best")
-        return None
-    gold = signals[GOLD]
+        return [] if signal.best is None else [(signal.best, "at its best")]
     gold_now = pool(gold.recent[-NUM_LATEST:])
     if gold.last is None or gold_now is None or _is_explained(rule, signal, now, gold_now):
-        return None
+        return []
     windows = [(signal.start, signal.gold_at_start, "at the start")]
     if len(signal.recent) == len(gold.recent) == settings.window:
         first = 1 if rule.lags else 0
         early = pool(signal.recent[first : first + NUM_LATEST])
         windows.append((early, pool(gold.recent[:NUM_LATEST]), "earlier in the window"))
-    for reference, gold_then, since in windows:
-        if reference is None or gold_then is None:
-            continue
-        if not _may_have_risen(change(gold_then, gold_now), settings) and _is_worse(
-            rule, reference, now, last, settings
-        ):
-            return Alarm(signal=name, reference=reference, now=now, since=since)
-    return None
+    return [
+        (reference, since)
+        for reference, gold_then, since in windows
+        if reference is not None
+        and gold_then is not None
+        and not _may_have_risen(change(gold_then, gold_now), settings)
+    ]
 
 
 def _is_worse(
     rule: SignalRule, reference: Reading, now: Reading, last: Reading, settings: MonitorSettings
 ) -> bool:
     """Whether the change is certain and large enough, and the latest reading alone agrees."""
-    matters = rule.matters * (abs(reference.value) if rule.relative else 1.0)
-    worse, alone = _worse_by(rule, reference, now), _worse_by(rule, reference, last)
-    if worse.value < matters or alone.value < matters / 2 or matters == 0:
+    matters, worse = _matters(rule, reference), _worse_by(rule, reference, now)
+    if worse.value < matters or matters == 0:
         return False
-    return is_beyond(worse, settings.threshold) and is_beyond(alone, settings.threshold / 2)
+    certain = is_beyond(worse, settings.threshold)
+    return certain and _is_worse_alone(rule, reference, last, settings)
+
+
+def _is_worse_alone(
+    rule: SignalRule, reference: Reading, last: Reading, settings: MonitorSettings
+) -> bool:
+    """Whether one reading is worse by half of what two must be worse by."""
+    alone = _worse_by(rule, reference, last)
+    large = alone.value >= _matters(rule, reference) / 2
+    return large and is_beyond(alone, settings.threshold / 2)
+
+
+def _matters(rule: SignalRule, reference: Reading) -> float:
+    """The smallest change that may alarm, in the signal's unit."""
+    return rule.matters * (abs(reference.value) if rule.relative else 1.0)
 
 
 def _may_have_risen(gold: Reading, settings: MonitorSettings) -> bool:

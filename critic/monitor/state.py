@@ -52,8 +52,8 @@ class MonitorState(Frozen):
         dead: checks in a row in which most solutions were wrong, and none fared better.
         calm: checks in a row that would not have made the run intervene, while it does.
         e_persisted: checks since channel E was first acted on, while it alarms; None before.
-        last_clean_check: the last check (0-based) without an alarm in channel E: the one to roll
-            back to.
+        last_clean_check: the last check (0-based) at which nothing in channel E alarmed, nor would
+            have if the next one had been as bad: the one to roll back to.
     """
 
     num_checks: int = 0

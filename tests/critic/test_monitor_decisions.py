@@ -170,6 +170,15 @@ def test_a_learner_that_turns_wrong_and_certain_is_halted(seed: int) -> None:
     assert any(h.halted for h in verdicts[:14])
 
 
+@pytest.mark.parametrize("fall", [0.08, 0.10, 0.15, 0.30])
+def test_the_first_check_of_a_fall_is_not_the_one_to_go_back_to(fall: float) -> None:
+    """Two readings make an alarm: at the first bad one there was none yet, and it was clean."""
+    state = begin(exact(), SETTINGS)
+    for readings in [exact()] * 6 + [exact(gold_accuracy=0.55 - fall)] * 6:
+        state, health = check(state, readings, SETTINGS)
+    assert health.halted and state.last_clean_check == 5
+
+
 def test_no_new_information_intervenes_and_never_halts_alone() -> None:
     """A learner that is sure of its errors: novelty to a tenth, gold accuracy where it was."""
     verdicts = judge([exact()] * 4 + [exact(**DULL)] * 12)
