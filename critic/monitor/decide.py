@@ -87,7 +87,9 @@ def check(
             **{a.kind: state.num_actions.get(a.kind, 0) + 1 for a in actions},
         },
         last_action={**state.last_action, **{a.kind: state.num_checks for a in actions}},
-        e_persisted=None if level == "ok" else evidence.e_persisted,
+        e_persisted=(
+            evidence.e_persisted if level == "intervene" or evidence.streaks["E"] else None
+        ),
         last_clean_check=state.num_checks if evidence.is_clean else state.last_clean_check,
     )
     held = "" if target == level else f"{level} is held: {calm} of {settings.calm_checks} calm"
@@ -210,7 +212,7 @@ def _target(
         return "intervene", "channel E alarms: the learner's errors are reinforced"
     if "N" in channels:
         return "intervene", "channel N alarms: samples bring nothing new"
-    if "critic" in channels and "silence_critic" in settings.offers:
+    if "critic" in channels and _may_act("silence_critic", state, settings):
         return "intervene", "the critic got worse: its word counts no more"
     if alarming := [c for c in CHANNELS if evidence.streaks[c]]:
         return "warn", f"alarms in channel {', '.join(alarming)}, which nothing follows from yet"

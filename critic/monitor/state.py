@@ -51,7 +51,8 @@ class MonitorState(Frozen):
         blind: checks in a row without a reading of gold accuracy.
         dead: checks in a row in which most solutions were wrong, and none fared better.
         calm: checks in a row that would not have made the run intervene, while it does.
-        e_persisted: checks since channel E was first acted on, while it alarms; None before.
+        e_persisted: checks since channel E was first acted on, while it alarms; None before, and
+            once the run no longer intervenes.
         last_clean_check: the last check (0-based) at which nothing in channel E alarmed, nor would
             have if the next one had been as bad: the one to roll back to.
     """

@@ -244,9 +244,19 @@ def test_a_silenced_critic_leaves_clean_checks_and_no_halt() -> None:
     assert health.missing == tuple(n for n in DEFAULT_RULES if n.startswith("critic_"))
 
 
-def test_where_the_critic_cannot_be_silenced_the_run_warns() -> None:
-    deaf = MonitorSettings(offers=())
+@pytest.mark.parametrize("table", [{"offers": ()}, {"max_interventions": 0}])
+def test_where_the_critic_cannot_be_silenced_the_run_warns(table: dict[str, object]) -> None:
+    deaf = MonitorSettings.model_validate(table)
     assert set(states(judge([exact()] * 4 + [accuser()] * 9, deaf))[4:]) == {"warn"}
+
+
+def test_errors_that_were_left_behind_do_not_hasten_the_next_halt() -> None:
+    """Beside a critic that is warned of for ever, and cannot be silenced, two falls are two."""
+    fallen = {**accuser(), GOLD: exact(gold_accuracy=0.3)[GOLD]}
+    rows = [exact()] * 4 + [accuser()] * 2 + [fallen] * 2 + [accuser()] * 20 + [fallen] * 5
+    verdicts = judge(rows, MonitorSettings(offers=()))
+    assert states(verdicts)[6:8] == ["warn", "intervene"]
+    assert states(verdicts)[28:] == ["warn", "intervene", "intervene", "halt", "halt"]
 
 
 # -- every state can be left, and nothing unreadable decides ------------------------------------
