@@ -8,7 +8,8 @@
     distinct_ratio             share       the same
     effective_groups           share       binomial over tasks
     gold_nll                   nats/token  between tasks
-    training_reward            reward      between tasks, which are fresh in each round
+    training_reward            reward      between tasks, which are fresh in each round; no less
+                                           than their samples' spread says
     critic_*                   share       the half width of its 95% interval; `critic_bias` from
                                            its critiques of either class
 
@@ -65,11 +66,20 @@ def share_of_fixed(groups: Sequence[Sequence[bool]]) -> Reading | None:
 
 
 def mean_of_fresh(groups: Sequence[Sequence[float]]) -> Reading | None:
-    """The mean over tasks that are drawn anew at every check: they vary, too."""
-    means = [math.fsum(group) / len(group) for group in groups if group]
-    if len(means) < 2:
+    """The mean over tasks that are drawn anew at every check: they vary, too.
+
+    The error is 0 where all values are the same, and only there: few tasks whose means happen to
+    agree are no certainty.
+    """
+    groups = [group for group in groups if group]
+    if len(groups) < 2:
         return None
-    return reading(math.fsum(means) / len(means), math.sqrt(_variance(means) / len(means)))
+    means = [math.fsum(group) / len(group) for group in groups]
+    spreads = [_variance(group) / len(group) for group in groups if len(group) > 1]
+    within = math.fsum(spreads) / len(spreads) if spreads else 0.0
+    equal = len({value for group in groups for value in group}) == 1
+    variance = 0.0 if equal else max(_variance(means), within)
+    return reading(math.fsum(means) / len(means), math.sqrt(variance / len(means)))
 
 
 def answer_entropies(groups: Sequence[Sequence[str | None]]) -> dict[str, Reading | None]:
@@ -123,10 +133,14 @@ def effective_groups(outcomes: Iterable[Sequence[bool | None]]) -> Reading | Non
     Args:
         outcomes: one sequence per group, whether each solution passed; None (masked) is not
             counted.
+
+    Returns:
+        The share; None without a group of two that are counted, which alone could hold both.
     """
-    both = [{True, False} <= set(group) for group in outcomes]
-    if not both:
+    groups = list(outcomes)
+    if all(len(group) - list(group).count(None) < 2 for group in groups):
         return None
+    both = [{True, False} <= set(group) for group in groups]
     shrunk = (sum(both) + 0.5) / (len(both) + 1)
     return reading(sum(both) / len(both), math.sqrt(shrunk * (1 - shrunk) / len(both)))
 

@@ -59,6 +59,23 @@ def test_values() -> None:
     assert half is not None and half.error == pytest.approx(0.1)
 
 
+def test_one_sample_per_task_says_nothing_of_groups() -> None:
+    """It read 0 of 64, and a learner on its way was warned that nothing was there to learn from."""
+    assert effective_groups([[True]] * 20 + [[False]] * 44) is None
+    assert effective_groups([[True, None], [None, False]]) is None
+
+
+@given(st.floats(-1, 1), st.integers(2, 9), st.integers(1, 9))
+def test_a_reward_is_certain_if_it_is_always_the_same_and_only_then(
+    reward: float, num_tasks: int, size: int
+) -> None:
+    """In floats the mean of three times 0.7 is not 0.7: such a dead run was `ok`."""
+    same = mean_of_fresh([[reward] * (size + task) for task in range(num_tasks)])
+    assert same is not None and same.error == 0
+    agreed = mean_of_fresh([[0.0, 1.0], [1.0, 0.0]])  # two means of one half, by chance
+    assert agreed is not None and agreed.error == pytest.approx(math.sqrt(0.25 / 2))
+
+
 def test_the_critics_bias_does_not_move_with_the_share_of_right_solutions() -> None:
     accusers = [critique(0.0, sound=sound) for sound in (True, True, False, False, False, False)]
     assert value_of(critic_bias(accusers)) == -0.5
