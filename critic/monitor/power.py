@@ -38,6 +38,11 @@ def power_line(num_tasks: int, num_samples: int, settings: MonitorSettings) -> s
         f"gold probe: {num_tasks} tasks x {num_samples} samples show a fall of "
         f"{100 * fall:.0f} points within 3 checks in 95% of runs"
     )
-    if needed <= num_tasks:
-        return line
-    return f"{line}; a fall of {100 * matters:.0f} points takes evaluate.num_probe_tasks = {needed}"
+    if needed > num_tasks:
+        line += f"; a fall of {100 * matters:.0f} points takes evaluate.num_probe_tasks = {needed}"
+    if settings.rise * 0.5 * math.sqrt(2 / (NUM_LATEST * num_tasks * num_samples)) >= matters:
+        line += (
+            "; it cannot say that gold accuracy stood still, so that novelty, gold_nll and "
+            "training_reward may alarm only where it seems to fall"
+        )
+    return line

@@ -80,9 +80,13 @@ def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
     Novelty and gold figures are of the probe's own samples: the same tasks, the same number of
     samples and the same temperature in every round, whatever an intervention changed. The reward is
     of the round's whole rollouts; those that begin within an earlier solution are left out.
+    Where the verifier reached no judgement on most samples, those it did judge are a selection: a
+    learner that breaks the verifier must not be measured on the rest.
     """
     groups = probe.groups
     counted = [[b for b in group if b.verdict.counted] for group in groups]
+    if 2 * sum(map(len, counted)) < sum(map(len, groups)):
+        counted = []
     valid = [
         [signature(b.task.question, b.sample.text) for b in group if b.solution.well_formed]
         for group in groups

@@ -336,3 +336,12 @@ def test_the_announced_fall_is_confirmed_within_three_checks() -> None:
     assert "a fall of 14 points within 3 checks" in line
     assert f"num_probe_tasks = {tasks_needed(0.05, 4, SETTINGS)}" in line
     assert "takes" not in power_line(10_000, 4, SETTINGS)
+
+
+@pytest.mark.parametrize(("num_tasks", "level"), [(16, "ok"), (64, "intervene")])
+def test_a_probe_that_cannot_judge_pairs_says_so(num_tasks: int, level: str) -> None:
+    """A hacked reward beside a gold accuracy that stands still, at the error the line assumes."""
+    gold = Reading(value=0.55, error=0.5 / math.sqrt(num_tasks * 4))
+    rows = [{**exact(training_reward=mean), GOLD: gold} for mean in (0.5,) * 6 + (0.9,) * 2]
+    assert judge(rows)[-1].state == level
+    assert ("stood still" in power_line(num_tasks, 4, SETTINGS)) == (level == "ok")

@@ -61,6 +61,13 @@ def test_what_the_verifier_did_not_judge_is_no_fall_of_gold_accuracy() -> None:
     assert read_signals([], probe([[bout(0, MASKED)]]))[GOLD] is None
 
 
+def test_a_learner_that_breaks_the_verifier_is_not_measured_on_the_rest() -> None:
+    """Right in one sample of four, out of time in three: gold accuracy read 1."""
+    groups = [[bout(task, RIGHT), *[bout(task, MASKED)] * 3] for task in range(4)]
+    found = read_signals([], probe(groups))
+    assert found[GOLD] is None and found["effective_groups"] is None
+
+
 def test_rollouts_that_begin_within_a_solution_are_no_training_reward() -> None:
     own = [bout(0, WRONG, 0.0), bout(1, WRONG, 0.0), replace(bout(2, RIGHT, 1.0), prefix="4")]
     assert read_signals(own, probe())["training_reward"] == Reading(value=0.0, error=0.0)
