@@ -2,10 +2,12 @@
 
 The rule is DeepSeekMath's (arXiv:2402.03300, section 2.1): ten words in a row in common, or, for
 an evaluation text of three to nine words, that whole text. Spaces, punctuation and dollar signs
-tell no two texts apart; signs of arithmetic do. Where a script has no spaces each character is a
-word, and two of them count as one when a text's length is judged. Word sequences shared by several
-evaluation texts are a template ("Your answer should be ..."), which every task of a family
-carries; they are not a sign of a leak and are left out.
+tell no two texts apart, nor does a hyphen between words; signs of arithmetic do. A short text is no
+leak as a part of a longer formula; marks around it (a bullet, bold, tags) and its answer behind it
+hide none. Where a script has no spaces each character is a word, and two of them count as one when
+a text's length is judged. Word sequences shared by several evaluation texts are a template ("Your
+answer should be ..."), which every task of a family carries; they are not a sign of a leak and are
+left out.
 """
 
 import re
@@ -21,8 +23,11 @@ MIN_TEMPLATE_TEXTS = 3
 # Thai, kana and ideographs: scripts that write words without spaces between them.
 _UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
-_SIGN = r"[-+*/^=<>%\u00d7\u00f7\u2212]"
-_TOKEN = re.compile(rf"{_WORD.pattern}|{_SIGN}")
+_ONE_SPELLING = str.maketrans("\u00d7\u00f7\u2212", "*/-")
+_TOKEN = re.compile(rf"\d+\.\d+|{_WORD.pattern}|[-+*/^=<>%]")
+_OPERATORS = frozenset("-+*/^")
+_OPERAND = re.compile(r"[a-z]|\w*\d[\w.]*")
+_HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
 
 
 class Contamination:
@@ -63,15 +68,33 @@ def _plain(text: str) -> str:
 
 def _tokens(text: str) -> str:
     """Words and signs of arithmetic, a space between each two."""
-    return " ".join(_TOKEN.findall(text))
+    return " ".join(_TOKEN.findall(_HYPHEN.sub(" ", text.translate(_ONE_SPELLING))))
 
 
 def _holds(tokens: str, inner: str) -> bool:
     """Whether a text holds another one whole, which is not a part of a longer formula there."""
     if inner not in tokens:
         return False
-    alone = rf"(?<!{_SIGN}) {re.escape(inner)} (?!{_SIGN})"
-    return re.search(alone, f" {tokens} ") is not None
+    first, *_, last = inner.split()
+    for found in re.finditer(rf"(?<!\S){re.escape(inner)}(?!\S)", tokens):
+        before, after = tokens[: found.start()].split(), tokens[found.end() :].split()
+        opens = _is_operand(first) and _ends_in_operator(before)
+        goes_on = len(after) > 1 and after[0] in _OPERATORS and _is_operand(after[1])
+        if not opens and not (goes_on and _is_operand(last)):
+            return True
+    return False
+
+
+def _ends_in_operator(tokens: Sequence[str]) -> bool:
+    """Whether what follows is an operand: of a sign, or negative."""
+    if not tokens or tokens[-1] not in _OPERATORS:
+        return False
+    return tokens[-1] == "-" or (len(tokens) > 1 and _is_operand(tokens[-2]))
+
+
+def _is_operand(token: str) -> bool:
+    """Whether a token may stand in a formula: a number, a letter, a letter with a number."""
+    return _OPERAND.fullmatch(token) is not None
 
 
 def _num_words(text: str) -> float:
