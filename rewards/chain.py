@@ -26,7 +26,7 @@ from string import ascii_lowercase
 from data.errors import UserError
 from data.records import Task
 from rewards.mistakes import Mistake, Place, Stated, kind_of, mistakes_at
-from rewards.operations import MAX_DIGITS, OPERATIONS, PRODUCT, Chain
+from rewards.operations import DOUBLE_AND_ADD, MAX_DIGITS, OPERATIONS, PRODUCT, Chain
 from rewards.solution import Solution, Step
 
 FINAL_STEP = ">"
@@ -103,7 +103,9 @@ def read_chain(question: str) -> Chain:
     """
     match = _QUESTION.fullmatch(question)
     symbols = set(re.findall(_SYMBOLS, match[2])) if match is not None else set()
-    if match is None or len(symbols) > 1:
+    # A comma alone says nothing: "Add 4, 5, 7." and "Calculate 1,000." are no doublings.
+    is_list = DOUBLE_AND_ADD.symbol in symbols and DOUBLE_AND_ADD.word not in question
+    if match is None or len(symbols) > 1 or is_list:
         raise UserError(
             "the chain dialect reads sums or products of whole numbers such as 'Calculate 4 + 1 + "
             f"7.', got {question!r}: use products, double_and_add, or basic_arithmetic with "

@@ -9,9 +9,10 @@ from critic_cases import CHAIN_TASKS, chain_task, doubling_task, product_task
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.errors import UserError
 from data.puzzles import ReasoningGymSource
 from data.records import Task
-from rewards.chain import ChainDialect
+from rewards.chain import ChainDialect, read_chain
 from rewards.dialect import dialect
 from rewards.mistakes import MISTAKES
 from rewards.puzzle_verifier import PuzzleVerifier
@@ -46,6 +47,13 @@ def test_doubling_differs_in_its_problem_alone() -> None:
     assert CHAIN.check_steps(task, read("a6=60\nb3=90\nc0=81\nd7=34>34")) == (
         True, False, True, True, True,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("question", ["Add these: 4, 5, 7.", "Calculate 1,000.", "Sort 4, 5, 7."])
+def test_a_list_of_numbers_is_no_doubling(question: str) -> None:
+    """It was played as one, and right solutions of it were called wrong step by step."""
+    with pytest.raises(UserError, match="the chain dialect reads sums"):
+        read_chain(question)
 
 
 @given(task=CHAIN_TASKS, seed=st.integers(0, 99))
