@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from harness import ROOT, context, write_result
@@ -32,6 +33,8 @@ from pointing_tables import (
     reach_table,
     table,
 )
+
+from pipelines.settings.load import dump_settings, load_settings
 
 RATES = ("1e-4", "3e-4", "1e-3")
 DECIDING = ("verifier", "ours", "oracle")
@@ -133,15 +136,49 @@ def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
     log = folder / "logs" / f"{job.name.replace('/', '-')}.log"
     common = [
         "--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={job.seed}",
-        f"sft.directory={base}", *FAMILIES[job.family], *SIZES, *more,
+        f"sft.directory={base}",
     ]  # fmt: skip
+    check_played(directory, overrides_of(job, more))
     if not (directory / "summary.json").exists() and not was_halted(directory):
         if (directory / "config.json").exists():
             call("rl.py", ["--resume", str(directory)], log)
         else:
-            rate = f"learner.grpo.learning_rate={job.rate}"
-            call("rl.py", [*common, f"run.directory={directory}", rate, *ARMS[job.arm]], log)
-    return outcome(directory)
+            given = [*common, f"run.directory={directory}", *overrides_of(job, more)]
+            call("rl.py", given, log)
+    return outcome(directory) | {"overrides": overrides_of(job, more)}
+
+
+def overrides_of(job: Job, more: Sequence[str]) -> list[str]:
+    """What makes an arm, in the order that counts."""
+    rate = f"learner.grpo.learning_rate={job.rate}"
+    return [*FAMILIES[job.family], *SIZES, *more, rate, *ARMS[job.arm]]
+
+
+def is_current(name: str, found: Mapping, more: Sequence[str]) -> bool:
+    """Whether a result is of what the script plays under its name today."""
+    family, arm, rate, seed = name.split("/")
+    known = family in FAMILIES and arm in ARMS
+    return known and found.get("overrides") == overrides_of(Job(family, arm, rate, int(seed)), more)
+
+
+def check_played(directory: Path, overrides: Sequence[str]) -> None:
+    """Refuse a kept run that was played with other settings than its arm has today.
+
+    Raises:
+        SystemExit: it was; what differs is named.
+    """
+    path = directory / "config.json"
+    if not path.exists():
+        return
+    saved = json.loads(path.read_text())
+    wanted = json.loads(dump_settings(load_settings(ROOT / "configs" / "tiny.toml", overrides)))
+    for key in dict.fromkeys(one.partition("=")[0].strip() for one in overrides):
+        was, now = (
+            reduce(lambda table, name: table.get(name, {}), key.split("."), each)
+            for each in (saved, wanted)
+        )
+        if was != now:
+            raise SystemExit(f"{directory} was played with {key} = {was}, not {now}: move it away")
 
 
 def was_halted(directory: Path) -> bool:
@@ -251,26 +288,29 @@ def main() -> None:
     results: dict[str, Mapping] = {}
     if path.exists():
         results = json.loads(path.read_text())["results"]
+    current = {n: each for n, each in results.items() if is_current(n, each, options.overrides)}
+    if len(current) < len(results):
+        print(f"{len(results) - len(current)} results were played otherwise: left out")
     if options.stage != "table":
-        rates = best_rates(results) if options.stage == "run" else {}
+        rates = best_rates(current) if options.stage == "run" else {}
         if options.stage == "run" and not rates:
             raise SystemExit("no learning rates yet: run `exp_pointing.py sweep` first")
         wanted = [
             job for job in jobs(options.stage, rates)
             if job.family in options.families and job.arm in options.arms
-            and job.name not in results
+            and job.name not in current
         ]  # fmt: skip
         with ThreadPoolExecutor(2) as pool:
             for base in dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted):
                 cold_start(*base, options.folder, options.overrides)
             found = pool.map(lambda job: play(job, options.folder, options.overrides), wanted)
             for job, result in zip(wanted, found, strict=True):
-                results[job.name] = result
+                results[job.name] = current[job.name] = result
                 seeds = {family: deciding for family, (_, deciding, _) in SEEDS.items()}
                 write_result("pointing", {"context": context(seeds), "results": slim(results)})
                 print(f"{job.name}: done", flush=True)
     tables = (table, reach_table, equal_table, critic_table)
-    print(*(each(results) for each in tables), sep="\n\n")
+    print(*(each(current) for each in tables), sep="\n\n")
 
 
 if __name__ == "__main__":
