@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from critic.monitor import signals
 from critic.monitor.decide import Readings, begin, check
+from critic.monitor.power import power_line
 from critic.monitor.readings import Reading
 from critic.monitor.replay import read_readings, readings_row
 from critic.monitor.settings import GOLD, MonitorSettings
@@ -55,6 +56,10 @@ class RunMonitor:
         self.history.append(readings)
         self.state, health = check(self.state, readings, self.settings)
         return health
+
+    def power(self, probe: Probe) -> str:
+        """What a probe can see, of the tasks that it has: a short list gives fewer than asked."""
+        return power_line(len(probe.groups), len(probe.groups[0]), self.settings)
 
     def values(self) -> list[dict[str, float | None]]:
         """The history without errors, for a person."""

@@ -16,7 +16,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
-from critic.monitor.power import power_line
 from critic.monitor.state import Health
 from data.contamination import Contamination
 from data.corpus import Corpus
@@ -168,10 +167,7 @@ class Run:
         with self.stages.timed("evaluate before"):
             probe = self.examiner.before()
         self.directory.log(cold_start_row(probe, self.monitor.begin(probe)))
-        sizes = self.settings.evaluate
-        self.round_log.announce(
-            power_line(sizes.num_probe_tasks, sizes.num_samples, self.settings.monitor)
-        )
+        self.round_log.announce(self.monitor.power(probe))
 
     def _audit_trust(self) -> None:
         """Learn how far to trust the first round's critic, where anything follows from it."""

@@ -68,6 +68,12 @@ def test_a_learner_that_breaks_the_verifier_is_not_measured_on_the_rest() -> Non
     assert found[GOLD] is None and found["effective_groups"] is None
 
 
+def test_the_announced_power_is_that_of_the_tasks_there_are() -> None:
+    """A list of sixty problems gives six gold tasks, and the line spoke of the 32 configured."""
+    few = probe([[bout(task, RIGHT), bout(task, WRONG)] for task in range(3)])
+    assert RunMonitor(MonitorSettings()).power(few).startswith("gold probe: 3 tasks x 2 samples")
+
+
 def test_rollouts_that_begin_within_a_solution_are_no_training_reward() -> None:
     own = [bout(0, WRONG, 0.0), bout(1, WRONG, 0.0), replace(bout(2, RIGHT, 1.0), prefix="4")]
     assert read_signals(own, probe())["training_reward"] == Reading(value=0.0, error=0.0)
