@@ -27,7 +27,7 @@ def test_every_key_of_our_configurations_is_in_it() -> None:
                 known = {f"{table}.{key}", f"{table}.{key}{EACH}"}
                 inside = [path for path in paths if path.startswith(f"{table}.{key}.")]
                 assert known & paths or inside, f"{config.name}: {table}.{key}"
-    assert f"monitor.rules.{NAMED}.weight" in paths and f"tasks.mixture{EACH}.weight" in paths
+    assert f"monitor.rules.{NAMED}.matters" in paths and f"tasks.mixture{EACH}.weight" in paths
 
 
 def test_a_key_says_its_type_its_limits_and_its_default() -> None:
