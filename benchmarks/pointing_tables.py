@@ -175,11 +175,12 @@ def critic_table(results: Mapping[str, Mapping]) -> str:
     Located: of the round's failed solutions that the critic judged, the share whose first flaw it
     names first; by kind, of those kinds that make up a tenth of the mistakes and have ten of them.
     The other figures are of the fixed audit; a seed is worse where the paired interval says so.
+    The goals: located within 0.15 of the run's start, no such kind below 0.4, at most 5% accused.
     """
     lines = [
         "| arm | seeds | located: first round | least | least by kind | sound accused, most "
-        "| AUROC, Brier, false accusations worse |",
-        "|---|---|---|---|---|---|---|",
+        "| AUROC, Brier, false accusations worse | rounds that miss a goal |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, str], list[Mapping]] = {}
     for name, found in results.items():
@@ -200,9 +201,22 @@ def critic_table(results: Mapping[str, Mapping]) -> str:
             sum(run["change"][name]["verdict"] == "worse" for run in runs)
             for name in ("auroc", "brier", "false_accusations")
         ]
-        cells += [", ".join(map(str, worse))]
+        cells += [", ".join(map(str, worse)), missed(runs)]
         lines.append(f"| {family}: {arm} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def missed(runs: Sequence[Mapping]) -> str:
+    """Rounds that located 0.15 less than their run's first, had a blind kind, accused over 5%."""
+    low = blind = accused = num = 0
+    for run in runs:
+        start = number(run["rounds"][0], "pointing/located")
+        for point in run["rounds"]:
+            num += 1
+            low += number(point, "pointing/located") < start - 0.15
+            blind += any(share < 0.4 for share in often(point))
+            accused += number(point, "critic/false_accusations") > 0.05
+    return f"{low}, {blind}, {accused} of {num}"
 
 
 def often(point: Mapping) -> list[float]:

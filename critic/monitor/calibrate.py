@@ -86,15 +86,24 @@ def noisy(means: Means, rng: random.Random, size: float = 1.0) -> dict[str, Read
 
 
 def simulate(
-    path: Callable[[int], Means], num_checks: int, seed: int, settings: MonitorSettings
+    path: Callable[[int], Means], num_checks: int, seed: int | str, settings: MonitorSettings
 ) -> list[Health]:
-    """The verdicts on one run whose means are a function of the check; -1 is the cold start."""
+    """The verdicts on one run whose means are a function of the check; -1 is the cold start.
+
+    Paths of one seed share their noise: give each kind of run seeds of its own.
+    """
     rng = random.Random(seed)
     state, verdicts = begin(noisy(path(-1), rng), settings), []
     for number in range(num_checks):
         state, health = check(state, noisy(path(number), rng), settings)
         verdicts.append(health)
     return verdicts
+
+
+def falls(fall: float) -> Callable[[int], Means]:
+    """A run that does not move, and then is worse by some gold accuracy from check 5 on."""
+    base = {**BEFORE, GOLD: 0.5}
+    return lambda check: {**base, GOLD: 0.5 - fall} if check >= 5 else base
 
 
 def outcome(verdicts: list[Health]) -> Counter[str]:
@@ -117,23 +126,20 @@ def main() -> None:
     for name, path in HEALTHY.items():
         counts = Counter[str]()
         for seed in range(options.runs):
-            counts += outcome(simulate(path, options.checks, seed, settings))
+            counts += outcome(simulate(path, options.checks, f"{name}/{seed}", settings))
         for what in ("warn at the end", "intervened or halted", "halted"):
             low, high = share_interval(counts[what], options.runs)
             share = f"{counts[what] / options.runs:.1%} [{low:.1%}, {high:.1%}]"
             print(f"{name:<26}{what:<22}{share}")
     for fall in (0.05, 0.08, 0.10, 0.12, 0.15, 0.20):
-        base = {**BEFORE, GOLD: 0.5}
-        fallen = {**base, GOLD: 0.5 - fall}
-        num = sum(
-            any(h.channels for h in simulate(
-                lambda check, fallen=fallen, base=base: fallen if check >= 5 else base,  # type: ignore[misc]
-                8, seed, settings,
-            ))
+        seen = sum(
+            any(health.channels for health in simulate(falls(fall), 8, seed, settings))
             for seed in range(options.runs)
-        )  # fmt: skip
-        print(f"a fall of {fall:.0%} of gold accuracy, confirmed within 3 checks: "
-              f"{num / options.runs:.0%}")  # fmt: skip
+        )
+        print(
+            f"a fall of {fall:.0%} of gold accuracy, confirmed within 3 checks: "
+            f"{seen / options.runs:.0%}"
+        )
 
 
 if __name__ == "__main__":

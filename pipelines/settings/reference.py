@@ -8,7 +8,7 @@ stand: that library documents them. Imports no torch.
 """
 
 import json
-import signal
+import os
 import sys
 import textwrap
 import types
@@ -80,8 +80,10 @@ def keys(prefix: str = "") -> list[Key]:
 def show_keys(prefix: str) -> None:
     """Print the keys that `keys` gives, perhaps into `head`."""
     found = as_text(keys(prefix))
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough is no error
-    print(found)
+    try:
+        print(found, flush=True)
+    except BrokenPipeError:  # a reader that has seen enough is no error, at the exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_text(found: list[Key]) -> str:

@@ -1,5 +1,6 @@
 """The reference of configuration keys: complete, current, and printed without heavy imports."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,9 @@ def test_a_prefix_takes_a_table_and_a_wrong_one_names_the_nearest() -> None:
 
 
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGPIPE)
     assert main(["--keys"]) == 0
+    assert signal.getsignal(signal.SIGPIPE) == before, "else a closed socket ends the process"
     assert capsys.readouterr().out == as_text(keys()) + "\n"
     assert main(["--keys", "evaluate"]) == 0
     assert capsys.readouterr().out == as_text(keys("evaluate")) + "\n"
