@@ -52,6 +52,8 @@ ARMS: Mapping[str, Sequence[str]] = {
     "verifier_200": (*ALONE, "run.rounds=40", CONSTANT),
     "verifier_decay": (*ALONE, "run.rounds=16", DECAYS),
     "ours": (WITHHELD, DECAYS),
+    # The critic's checkpoints in the midst of the climb, for exp_inference and exp_confirmation.
+    "short": (WITHHELD, DECAYS, "run.rounds=3"),
     "oracle": ("pointing.source=code", *NO_CRITIC, DECAYS),
     "random": (WITHHELD, DECAYS, "pointing.source=chance", *NO_CRITIC),
     "random_unconfirmed": (
@@ -80,8 +82,9 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     ),
     "doublings": (
         "tasks.family=double_and_add",
-        "tasks.params={min_terms=7, max_terms=10}",
-        "sft.easy.params={min_terms=3, max_terms=6}",
+        "tasks.params={min_terms=8, max_terms=12}",
+        # Most of its steps have a carry: at 0.65 one that forgets it is as likely as a right one.
+        "sft.slip_rate=0.6",
     ),
 }
 TRAINS = ("learner block", "critic block", "gate", "commit")  # what is not there to measure

@@ -1,8 +1,8 @@
-"""A procedural family of our own, in reasoning-gym's form: double the number and add a digit.
+"""A procedural family of our own, in reasoning-gym's form: double, add a digit, keep three places.
 
-Horner's rule at two. No step is hard, their order matters, and a mistake grows with every step
-after it. Importing this module registers the family with reasoning-gym. Leaves out how solutions
-are written (`rewards.chain`).
+Horner's rule at two, modulo 1000. No step is hard, their order matters, and a mistake doubles with
+every step after it. Importing this module registers the family with reasoning-gym. Leaves out how
+solutions are written (`rewards.chain`).
 """
 
 import random
@@ -12,10 +12,11 @@ from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS, register_dataset
 
 FAMILY = "double_and_add"
-VERSION = "1"  # raised when the same seed makes other tasks
+KEPT = 1000
+VERSION = "2"  # raised when the same seed makes other tasks
 QUESTION = (
-    "Start at zero and for each of these digits double the number and add the digit: {digits}. "
-    "Give only the result as your final answer."
+    "Start at zero and for each of these digits double the number and add the digit and keep the "
+    "last three places: {digits}. Give only the result as your final answer."
 )
 
 
@@ -23,8 +24,8 @@ QUESTION = (
 class DoubleAndAddConfig:
     """How many digits a task has, from `min_terms` to `max_terms`."""
 
-    min_terms: int = 7
-    max_terms: int = 10
+    min_terms: int = 8
+    max_terms: int = 12
     seed: int | None = None
     size: int = 500
 
@@ -36,7 +37,7 @@ class DoubleAndAddConfig:
 
 
 class DoubleAndAddDataset(ProceduralDataset):  # type: ignore[misc]  # it has no types
-    """Digits from 0 to 9, the first above 0; the answer is their value at two."""
+    """Digits from 0 to 9, the first above 0; the answer is their value at two, modulo 1000."""
 
     config: DoubleAndAddConfig
     seed: int
@@ -51,7 +52,7 @@ class DoubleAndAddDataset(ProceduralDataset):  # type: ignore[misc]  # it has no
         digits = [rng.randint(1, 9), *(rng.randint(0, 9) for _ in range(num - 1))]
         value = 0
         for digit in digits:
-            value = 2 * value + digit
+            value = (2 * value + digit) % KEPT
         return {
             "question": QUESTION.format(digits=", ".join(map(str, digits))),
             "answer": str(value),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_DIGITS = 16  # of an operand or a running value: bounds int()
+KEPT = 1000  # as `data.double_and_add`, whose import takes a second, has it
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,17 @@ PRODUCT = Operation(
     carries=_product_carries,
     confused=lambda value, operand: [value + operand],
 )
-DOUBLE_AND_ADD = Operation(
+DOUBLE_AND_ADD = Operation(  # and keep the last three places
     mark="2",
     symbol=",",
     word="double",
     identity=0,
-    apply=lambda value, operand: 2 * value + operand,
-    carries=lambda value, operand: _product_carries(value, 2, operand),
-    confused=lambda value, operand: [value + operand, 2 * (value + operand)],
-)
+    apply=lambda value, operand: (2 * value + operand) % KEPT,
+    carries=lambda value, operand: [w for w in _product_carries(value, 2, operand) if w < KEPT],
+    confused=lambda value, operand: [
+        value + operand, 2 * (value + operand) % KEPT, 2 * value + operand
+    ],
+)  # fmt: skip
 # A question without a symbol belongs to the first whose word it holds.
 OPERATIONS = (PRODUCT, DOUBLE_AND_ADD, SUM)
 
