@@ -23,7 +23,7 @@ from rewards.arithmetic import evaluate
 from rewards.quantity import MAX_EXPONENT, NAME, Quantity, in_words, read_quantity, same_quantity
 from rewards.units import known_unit
 
-VERSION = "2"  # of this reading: verdicts of another one may differ
+VERSION = "3"  # of this reading: verdicts of another one may differ
 LONGEST, LONGEST_OF_ALL = 400, 2000  # characters of an answer, beyond four times the reference's
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
 _BASED = re.compile(r"([0-9][0-9A-Za-z]*)_\{?(\w+)\}?")

@@ -11,9 +11,10 @@ The model numbers nothing: code cuts the reasoning into paragraphs, or into line
 single paragraph, and these are the steps. Tags of thinking may be there, opened by the template, or
 missing. The answer is read after the thinking where that ended, and never within it. It is the last
 that the reply marks: in `<answer>`, in `\boxed{}`, on a line of `####`, or in a sentence that says
-"the answer is"; or, where `answer_in` names one place, there alone, which may also be the last
-number. Empty marks are passed over; a box that never closes, or "the answer is not", leaves none.
-Steps are checked where they state plain arithmetic, as in `tagged`.
+"the answer is", which behind another mark must go on with mathematics and not with a word ("the
+answer is correct because"); or, where `answer_in` names one place, there alone, which may also be
+the last number. Empty marks are passed over; a box that never closes, or "the answer is not",
+leaves none. Steps are checked where they state plain arithmetic, as in `tagged`.
 Leaves out what an answer means (`answers.py`).
 """
 
@@ -50,6 +51,7 @@ _DENIED = re.compile(
 )
 _DENIES = re.compile(r"(?:not|never|wrong|incorrect|false)\b", re.IGNORECASE)
 _NOT_SAID = re.compile(r"\b(?:if|whether|unless|hope)\b[^.,;:!?\n]*\Z", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z]{2}")
 _CLAUSE_CHARS = 100  # of what stands before "the answer is"
 _MOST_SAID = 20  # such sentences that are looked at, from the end
 
@@ -107,6 +109,9 @@ def final_answer(text: str, answer_in: str = "any") -> str | None:
     """
     reply = after_thinking(text)
     found = [mark for read in PLACES[answer_in] if (mark := read(reply)) is not None]
+    said = _said(reply, bool(found)) if answer_in == "any" else None
+    if said is not None:
+        found.append(said)
     if not found and answer_in == "any":
         found = [mark for mark in [_after_hashes(reply)] if mark is not None]
     return (max(found, key=lambda mark: mark[0])[1] or None) if found else None
@@ -180,8 +185,11 @@ def _end_of_json(text: str, start: int) -> int | None:
     return after.end() + 1 if after and text[after.end() : after.end() + 1] == "}" else None
 
 
-def _said(text: str) -> Marked | None:
-    """What the last sentence says that has an answer; nothing where it denies one."""
+def _said(text: str, is_marked: bool) -> Marked | None:
+    """What the last sentence says that has an answer; nothing where it denies one.
+
+    Where the answer is marked elsewhere, "the answer is" and a word only speaks of it.
+    """
     for said in reversed(list(_SAID.finditer(text))[-_MOST_SAID:]):
         before = text[max(0, said.start() - _CLAUSE_CHARS) : said.start()]
         answer = _SAID_ANSWER.match(text, said.end())
@@ -190,6 +198,8 @@ def _said(text: str) -> Marked | None:
         held = answer[answer.lastgroup or 0]
         if _DENIED.search(before) or _DENIES.match(held):
             return said.start(), None
+        if is_marked and _WORD.match(held) and said[0].rstrip(" \t*").lower().endswith("is"):
+            continue
         return said.start(), held.lstrip(" \t*$").rstrip(" \t\r*$.")
     return None
 
@@ -206,7 +216,7 @@ _INSTRUCTIONS = {
     "last_number": "End with your final answer, a number.",
 }
 PLACES: dict[str, tuple[Callable[[str], Marked | None], ...]] = {
-    "any": (_tagged, _boxed, _closing_hashes, _said),
+    "any": (_tagged, _boxed, _closing_hashes),  # and `_said`
     "boxed": (_boxed,),
     "tag": (_tagged,),
     "hashes": (_after_hashes,),

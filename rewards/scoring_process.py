@@ -111,6 +111,8 @@ def _score_math(job: Mapping[str, object]) -> dict[str, object]:
         return {"status": "unreadable", "detail": "1 before a fraction: a product, or 1 more?"}
     from math_verify import verify
 
+    from rewards.relations import says_the_same
+
     gold = _parse_math(pair.reference)
     if not gold:
         return {"status": "error", "detail": f"reference {job['reference']!r} holds no mathematics"}
@@ -121,7 +123,11 @@ def _score_math(job: Mapping[str, object]) -> dict[str, object]:
         answer = _parse_math(pair.answer)
         if not answer:
             return {"status": "unreadable", "detail": "the answer holds no mathematics"}
-        equal = verify(gold, answer, **strictly) and not _differ(gold, answer)
+        equal = (
+            verify(gold, answer, **strictly)
+            and not _differ(gold, answer)
+            and says_the_same(gold, answer)
+        )
     except Exception as error:
         verify(gold, gold, **strictly)  # else the answer's fault, not the reference's
         return {"status": "unreadable", "detail": f"{type(error).__name__}: {error}"[:500]}

@@ -135,6 +135,12 @@ def test_the_answer_is_read_where_the_settings_say(
         ("\\boxed{12} within <answer></answer>", "12"),
         ("The answer is \\boxed{12} because 5 + 7 = 12.", "12"),
         ("\\boxed{\\boxed{12}}", "12"),
+        # A word behind a mark speaks of the answer, and is none.
+        ("\\boxed{12}. We can check that the answer is correct: 5 + 7 = 12.", "12"),
+        ("\\boxed{12}. Our answer is **positive**, as two factors are negative.", "12"),
+        ("So the answer is 13? \\boxed{12}. Yes, this answer is right.", "12"),
+        ("\\boxed{12} cannot be.\n\nAnswer: no solution", "no solution"),
+        ("\\boxed{12}. The answer is not that.", None),
         # JSON.
         ('The answer is:\n```json\n{"a": 1}\n```\nBye.', '```json\n{"a": 1}\n```'),
         ('<answer>{"a": "\\\\boxed{3}"}</answer>', '{"a": "\\\\boxed{3}"}'),
