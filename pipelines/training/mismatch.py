@@ -10,6 +10,7 @@ experts.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ from model.modeling import SparringMoeForCausalLM
 from pipelines.errors import UnprovenSyncError
 
 Reduce = Callable[[Tensor], Tensor]  # [1, X] of one process to [processes, X]
-EXACT_SHARE = 0.001  # of tokens that may be routed otherwise where both compute in float32
-EXACT_SLACK = 3  # tokens more, of all and of each sequence: scores can be equal but for rounding
-ROUNDED_SHARE = 0.5  # of tokens and layers otherwise; routes of another token differ in most
+TIE = 1e-4  # of scores that differ by rounding alone, where both sides compute in float32
+ROUNDED_SHARE = 0.5  # of tokens and layers; routes of another token differ in most
+SLACK = 3  # tokens more
 
 
 def logprob_mismatch(
@@ -73,21 +74,41 @@ def importance_figures(ratios_BX: Tensor, mask_BT: Tensor, gather: Reduce) -> di
     }
 
 
+class Choices(NamedTuple):
+    """A model's own choices, an entry for each pass.
+
+    Attributes:
+        experts: [N, L, K].
+        margins: [N, L], by how much they were chosen.
+    """
+
+    experts: list[Tensor]
+    margins: list[Tensor]
+
+
 class ExpertMismatch:
     """Tokens for which the policy would choose other experts than the sampler did.
 
     Under replay the policy is asked at the replayed inputs, so that one layer's difference does
-    not become all later layers'.
+    not become all later layers'. Without it a tie that fell the other way moves what follows in its
+    sequence, and in every sequence of the same prompt: only a sequence's first difference says
+    whether its routes are its own.
 
     Args:
         own_BTLK: the policy's choices.
+        margins_BTL: by how much they were the policy's (`margin`).
         routes_BTLK: the sampler's, -1 where a token has none.
         layers: numbers of the layers.
         gather: over processes.
     """
 
     def __init__(
-        self, own_BTLK: Tensor, routes_BTLK: Tensor, layers: list[int], gather: Reduce
+        self,
+        own_BTLK: Tensor,
+        margins_BTL: Tensor,
+        routes_BTLK: Tensor,
+        layers: list[int],
+        gather: Reduce,
     ) -> None:
         known_BT = (routes_BTLK >= 0).any(-1).all(-1)
         same_BTL = (own_BTLK.sort(-1).values == routes_BTLK.sort(-1).values).all(-1)
@@ -97,10 +118,13 @@ class ExpertMismatch:
         *by_layer, anywhere, num_tokens = gather(torch.cat(counts)[None]).sum(0).tolist()
         self.num_tokens, self.anywhere = num_tokens, anywhere
         self.by_layer = dict(zip(layers, by_layer, strict=True))
-        mean_B = differs_BTL.sum(1).float().mean(-1)  # over layers
-        over = [anywhere_B - EXACT_SHARE * tokens_B, mean_B - ROUNDED_SHARE * tokens_B]
-        worst = torch.stack([excess_B.max() for excess_B in over])
-        self.worst_exact, self.worst_rounded = gather(worst[None]).amax(0).tolist()
+        excess_B = differs_BTL.sum(1).float().mean(-1) - ROUNDED_SHARE * tokens_B  # over layers
+        flat_BX = differs_BTL.flatten(1)
+        first_B1 = flat_BX.int().argmax(1, keepdim=True)
+        margin_B = margins_BTL.flatten(1).gather(1, first_B1)[:, 0]
+        margin_B = margin_B.where(flat_BX.any(1), torch.zeros_like(margin_B))
+        worst = torch.stack([excess_B.max(), margin_B.max()])
+        self.worst_excess, self.worst_margin = gather(worst[None]).amax(0).tolist()
 
     def row(self) -> dict[str, object]:
         """Shares of tokens, for the step's row."""
@@ -119,40 +143,43 @@ class ExpertMismatch:
             exact: both sides compute in float32.
 
         Raises:
-            UnprovenSyncError: too many differ.
+            UnprovenSyncError: too many differ, or one whose scores are no tie.
         """
-        if exact:
-            found, most = self.anywhere, EXACT_SHARE * self.num_tokens + EXACT_SLACK
-            worst = self.worst_exact
-        else:
-            found = sum(self.by_layer.values()) / max(len(self.by_layer), 1)
-            most, worst = ROUNDED_SHARE * self.num_tokens + EXACT_SLACK, self.worst_rounded
-        if found > most or worst > EXACT_SLACK:
+        fault = "the routes are other tokens', or the engine holds other weights"
+        if exact and self.worst_margin > TIE:
+            raise UnprovenSyncError(
+                f"the policy would send {self.anywhere:.0f} of {self.num_tokens} tokens to other "
+                f"experts than the sampler did, and the first of a sequence by a margin of "
+                f"{self.worst_margin:.2g} of its scores, where rounding makes {TIE:g}: {fault}"
+            )
+        found = sum(self.by_layer.values()) / max(len(self.by_layer), 1)
+        most = ROUNDED_SHARE * self.num_tokens + SLACK
+        if found > most or self.worst_excess > SLACK:
             raise UnprovenSyncError(
                 f"the policy would send {found:.0f} of {self.num_tokens} tokens to other experts "
-                f"than the sampler did, {most:.1f} may differ, and of one sequence {worst:.0f} "
-                f"tokens more than its share, where {EXACT_SLACK} may: the routes are other "
-                "tokens', or the engine holds other weights"
+                f"than the sampler did, {most:.1f} may differ, and of one sequence "
+                f"{self.worst_excess:.0f} tokens more than its share, where {SLACK} may: {fault}"
             )
 
 
 @contextmanager
-def own_choices(moe: SparringMoeForCausalLM) -> Iterator[list[Tensor]]:
-    """The experts [N, L, K] that the model itself prefers in each pass, whatever is replayed."""
+def own_choices(moe: SparringMoeForCausalLM) -> Iterator[Choices]:
+    """What the model itself prefers in each pass, whatever is replayed."""
     num_layers = moe.config.num_hidden_layers  # those beyond predict further tokens
     routers = [router for layer, router in moe.routers().items() if layer < num_layers]
-    passes: list[Tensor] = []
-    layers: list[Tensor] = []
+    found = Choices([], [])
+    layers: list[tuple[Tensor, Tensor]] = []
 
     def note(router: Router, _inputs: tuple, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        layers.append(preferred(router, outputs[2]))
+        layers.append((preferred(router, outputs[2]), margin(router, outputs[2])))
         if len(layers) == len(routers):
-            passes.append(torch.stack(layers, dim=1))
+            for into, parts in zip(found, zip(*layers, strict=True), strict=True):
+                into.append(torch.stack(parts, dim=1))
             layers.clear()
 
     handles = [router.register_forward_hook(note) for router in routers]
     try:
-        yield passes
+        yield found
     finally:
         for handle in handles:
             handle.remove()
@@ -167,6 +194,31 @@ def preferred(router: Router, scores_NE: Tensor) -> Tensor:
         num_groups_kept=router.num_groups_kept,
         num_selected=router.num_selected,
     )
+
+
+@torch.no_grad()
+def margin(router: Router, scores_NE: Tensor) -> Tensor:
+    """How far a token's scores are from another choice, [N]: 0 is a tie.
+
+    The least of two gaps: between the last group kept and the best one dropped, by the sum of their
+    two best experts, and within the kept groups between the last expert chosen and the next.
+    """
+    biased_NE = scores_NE + router.e_score_correction_bias
+    gaps = list[Tensor]()
+    if router.num_groups_kept < router.num_groups:
+        biased_NGE = biased_NE.unflatten(-1, (router.num_groups, -1))
+        groups_NG = biased_NGE.topk(2, dim=-1).values.sum(-1)
+        best_NG = groups_NG.topk(router.num_groups_kept + 1, dim=-1)
+        gaps.append(best_NG.values[:, -2] - best_NG.values[:, -1])
+        dropped_NG = torch.ones_like(groups_NG, dtype=torch.bool)
+        dropped_NG.scatter_(1, best_NG.indices[:, :-1], False)
+        biased_NE = biased_NGE.masked_fill(dropped_NG[..., None], float("-inf")).flatten(1)
+    if router.num_selected < router.num_experts:
+        best_NE = biased_NE.topk(router.num_selected + 1, dim=-1).values
+        gaps.append(best_NE[:, -2] - best_NE[:, -1])
+    if not gaps:
+        return scores_NE.new_full((len(scores_NE),), float("inf"))
+    return torch.stack(gaps).amin(0)
 
 
 def computes_exactly(policy: nn.Module, rounds: bool) -> bool:

@@ -13,7 +13,7 @@ sampler's experts under replay (`training/replay.py`). Leaves out what is done w
 TRL's losses.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -229,19 +229,20 @@ class PolicyPass:
             scored = run(by_length, ids_BT, mask_BT, *args, **kwargs)
         else:
             routes_BTLK = lay_out(routes, ids_BT, mask_BT)
-            with own_choices(moe) as passes:
+            with own_choices(moe) as choices:
                 asked = Replaying(by_length, routes_BTLK) if self.routing_replay else by_length
                 scored = run(asked, ids_BT, mask_BT, *args, **kwargs)
-            self._compare_experts(moe, by_length.laid_out(passes, ids_BT), routes_BTLK)
+            own = [by_length.laid_out(passes, ids_BT) for passes in choices]
+            self._compare_experts(moe, own, routes_BTLK)
             found.routes = BatchRoutes(ids_BT, routes_BTLK)
         found.logprobs_BT = scored[0].detach()
         return scored
 
     def _compare_experts(
-        self, moe: SparringMoeForCausalLM, own_BTLK: Tensor, routes_BTLK: Tensor
+        self, moe: SparringMoeForCausalLM, own: Sequence[Tensor], routes_BTLK: Tensor
     ) -> None:
         layers = [n for n in moe.routers() if n < moe.config.num_hidden_layers]
-        mismatch = ExpertMismatch(own_BTLK, routes_BTLK, layers, self.processes.gather)
+        mismatch = ExpertMismatch(*own, routes_BTLK, layers, self.processes.gather)
         if self.block.staleness == 0:  # else the policy moved on
             mismatch.check(computes_exactly(moe, self.rounds))
         self.figures |= mismatch.row()

@@ -102,8 +102,11 @@ def test_what_is_seen_in_the_passes_finds_its_tokens() -> None:
     with own_choices(policy) as passes:  # twice, as TRL's own chunks would call it
         for rows in (slice(0, 16), slice(16, 32)):
             sorted_(**{name: x[rows] for name, x in batch.items()}, fused_lm_head=True)
-    laid_BTLK = sorted_.laid_out(passes, batch["input_ids"])
+    laid_BTLK = sorted_.laid_out(passes.experts, batch["input_ids"])
     real_BT = batch["attention_mask"].bool()
-    one_BTLK = padded[0].unflatten(0, real_BT.shape)
+    one_BTLK = padded.experts[0].unflatten(0, real_BT.shape)
     same = (laid_BTLK.sort(-1).values == one_BTLK.sort(-1).values).all(-1).all(-1)[real_BT]
     assert same.float().mean() >= 0.999
+    margins_BTL = sorted_.laid_out(passes.margins, batch["input_ids"])
+    expected_BTL = padded.margins[0].unflatten(0, real_BT.shape)
+    assert torch.allclose(margins_BTL[real_BT], expected_BTL[real_BT], atol=1e-4)
