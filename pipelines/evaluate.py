@@ -3,10 +3,10 @@
     sparring-evaluate FROM [--config FILE] [--split NAME] [--tasks FILE] [table.key=value ...]
 
 FROM is a run directory (its selected or last checkpoint), one of its rounds
-(`RUN/checkpoints/round_00003`), a checkpoint directory, or a hub id. Prints accuracy against tokens
-for a single solution, majority voting, best-of-k by the critic, and verify-and-redo. Only the
-command line is here; `inference/` does the work. Exit status: 0 done, 2 a user's mistake, 130
-interrupted.
+(`RUN/checkpoints/round_00003`, `RUN/best`), a checkpoint directory, or a hub id. Prints accuracy
+against tokens for a single solution, majority voting, best-of-k by the critic, and verify-and-redo.
+Only the command line is here; `inference/` does the work. Exit status: 0 done, 2 a user's mistake,
+130 interrupted.
 """
 
 import argparse

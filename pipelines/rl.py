@@ -8,7 +8,8 @@
           -> critic block  (imitates true critiques -> GRPO on its own -> taken back if worse)
           -> gate          (verified, criticised, deduplicated, decontaminated records)
           -> monitor       (gold probe, audit -> ok | warn | intervene | halt)
-          -> commit        (admit, intervene, one atomic checkpoint)
+          -> selection     (now and then, if asked: mean@k on tasks of its own)
+          -> commit        (admit, intervene, one atomic checkpoint, RUN/best)
 
 This file is the loop. What is asked and how it is scored is in `game/`, how a block trains in
 `training/`, who samples in `rollouts/`; `run/` builds the parts, keeps them and ends them. Leaves
@@ -54,7 +55,9 @@ def self_play(settings: Settings, resume: bool) -> int:
             if health.halted:
                 halt(run, plan, bouts, probe, health)
                 return HALTED
-            run.commit(plan, bouts, records, probe, health)
+            with timed("evaluation"):
+                evaluation = run.selection.after(plan.round)
+            run.commit(plan, bouts, records, probe, health, evaluation)
         finish(run)
     return 0
 

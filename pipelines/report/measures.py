@@ -18,7 +18,7 @@ from pipelines.report.cells import (
 )
 from pipelines.report.read import Row, RunData, number, table
 
-OWN_TABLES = {"before", "after", "change", "fresh", "stages"}
+OWN_TABLES = {"before", "after", "change", "fresh", "stages", "best"}
 
 
 def final_table(run: RunData) -> str:

@@ -1,11 +1,13 @@
 """One atomic checkpoint per round, and what a resumed run restores from it.
 
     RUN/checkpoints/round_00003/  learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt
+    RUN/best                      a link to one of them, where the run selects
 
 Leaves out the run's other files (`run/directory.py`) and its settings (`run/resumed.py`).
 """
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from accelerate import PartialState
 from data.atomic import PARTIAL_SUFFIX, atomic_folder
 from pipelines.errors import UserError
 from pipelines.policy.checkpoint import export_policy, trained_tensors
+from pipelines.rollouts.sample import Weights
 from pipelines.training.trainer import RoleTrainer
 
 KEPT_CHECKPOINTS = 3
@@ -44,10 +47,14 @@ class Checkpoints:
         """Where a round's checkpoint lies."""
         return self.path / f"round_{round_:05d}"
 
+    def rounds(self) -> list[int]:
+        """The rounds whose complete checkpoints are still there, in order."""
+        found = sorted(self.path.glob("round_?????"))
+        return [int(folder.name.removeprefix("round_")) for folder in found]
+
     def last_round(self) -> int | None:
         """The newest complete checkpoint's round."""
-        found = sorted(self.path.glob("round_?????"))
-        return int(found[-1].name.removeprefix("round_")) if found else None
+        return self.rounds()[-1] if self.rounds() else None
 
     def last_in_words(self) -> str:
         """The newest complete checkpoint, for a person."""
@@ -62,6 +69,7 @@ class Checkpoints:
         roles: Mapping[str, RoleTrainer],
         parts: Mapping[str, Part],
         keep: int | None,
+        best: int | None = None,
     ) -> None:
         """Write everything a later process needs to continue after this round, atomically.
 
@@ -70,6 +78,7 @@ class Checkpoints:
             roles: both policies.
             parts: the run's other parts, whose states JSON can hold.
             keep: a round whose checkpoint must not be pruned (the last clean one).
+            best: another (the best one), which `RUN/best` shall name.
         """
         is_main = self.processes.is_main_process
         barrier = self.processes.wait_for_everyone
@@ -83,9 +92,33 @@ class Checkpoints:
                     torch.save(state, partial / f"state_{name}.pt")
                 states = {name: part.state_dict() for name, part in parts.items()}
                 (partial / "state.json").write_text(json.dumps(states))
+        self.point_to_best(best)  # before the one that was the best is pruned
         if is_main:
-            self._prune(round_, keep)
+            self._prune(round_, {keep, best})
         barrier()
+
+    @property
+    def best(self) -> Path:
+        """The link to the best checkpoint, where a run selects one."""
+        return self.path.parent / "best"
+
+    def point_to_best(self, round_: int | None) -> None:
+        """Let `RUN/best` name a round's checkpoint, or be absent; it is never half a link."""
+        if not self.processes.is_main_process:
+            return
+        if round_ is None:
+            self.best.unlink(missing_ok=True)
+            return
+        fresh = self.best.with_name(f"best{PARTIAL_SUFFIX}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self.folder(round_).relative_to(self.path.parent))
+        os.replace(fresh, self.best)
+
+    def weights(self, round_: int, name: str) -> Weights:
+        """A role's tensors that training changes, as they were after a round."""
+        file = self.folder(round_) / f"state_{name}.pt"
+        saved: Weights = torch.load(file, weights_only=False, map_location="cpu")["weights"]
+        return saved
 
     def restore(
         self, round_: int, roles: Mapping[str, RoleTrainer], parts: Mapping[str, Part]
@@ -110,8 +143,8 @@ class Checkpoints:
         own = folder / f"rng_{self.processes.process_index}.pt"
         set_rng_state(torch.load(own, weights_only=False))
 
-    def _prune(self, round_: int, keep: int | None) -> None:
-        kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | {keep}
+    def _prune(self, round_: int, keep: set[int | None]) -> None:
+        kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | keep
         for folder in self.path.glob("round_*"):
             number = folder.name.removeprefix("round_")
             if number.endswith(PARTIAL_SUFFIX) or int(number) not in kept:

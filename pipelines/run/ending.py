@@ -15,6 +15,7 @@ from pipelines.game.examiner import Probe
 from pipelines.report.write import write_report
 from pipelines.rollouts.ledger import balance
 from pipelines.run.final_table import table
+from pipelines.run.last_lines import last_line, stopped
 from pipelines.run.round_log import transcript
 from pipelines.run.session import Run
 from pipelines.run.summary import summary
@@ -28,8 +29,11 @@ def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health:
     files.status(  # first: whatever happens next, nobody continues a halted run
         "halted", round=plan.round, selected_checkpoint=selected, reasons=list(health.reasons)
     )
+    last_clean = -1 if clean is None else clean
+    kept = [number for number in run.checkpoints.rounds() if number <= last_clean]
+    run.checkpoints.point_to_best(run.selection.best(kept))
     if files.is_main:
-        run.corpus.drop_rounds(after=-1 if clean is None else clean)
+        run.corpus.drop_rounds(after=last_clean)
         worst = sorted(bouts, key=lambda bout: bout.verdict.passed)
         samples = [transcript(bout) for bout in worst]
         record = incident_record(
@@ -45,20 +49,59 @@ def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health:
 
 
 def finish(run: Run) -> None:
-    """Evaluate the end, write the report, and print the table."""
+    """Evaluate the end, write the report, print the table, and say where the model is."""
     files, level = run.directory, run.monitor.state.level
+    last = run.checkpoints.last_round()
     with run.stages.timed("evaluate after"):
         found = run.examiner.evaluate("after")
+        best = _examine_best(run, found["figures"], last)
     files.write_json("after.json", found)
     groups = _balanced_groups(run)
     if files.is_main:
         counts, seconds = run.gate_counts, run.clock.seconds()
         numbers = summary(files.path, files.rows(), run.stages, counts, level, seconds)
-        numbers["groups"] = groups
+        numbers |= {"groups": groups} | ({"best": best} if best else {})
         files.write_json("summary.json", numbers)
-        files.status("finished", round=run.round, monitor=level)
-        write_report(files.path)
-        print(table(numbers, files.path))
+        _say_finished(run, last, level, table(numbers, files.path))
+
+
+def _say_finished(run: Run, last: int | None, level: str, shown: str) -> None:
+    """The table, why the run stopped, where its model is; status.json and the report say it too."""
+    files, played = run.directory, 0 if last is None else last + 1
+    model = None if last is None else run.checkpoints.folder(last) / "learner"
+    if run.selection.best() is not None:
+        model = run.checkpoints.best / "learner"
+    why = stopped(run.settings, played)
+    facts = {"model": None if model is None else str(model)} | ({"stopped": why} if why else {})
+    files.status("finished", round=max(0, played - 1), rounds_played=played, monitor=level, **facts)
+    write_report(files.path)
+    lines = [shown, *filter(None, [why]), last_line(run.settings, played, model)]
+    print("\n".join(lines), flush=True)
+
+
+def _examine_best(run: Run, figures: object, last: int | None) -> dict[str, object] | None:
+    """The best checkpoint on the test tasks, which had no part in its selection.
+
+    Args:
+        run: whose learner takes the checkpoint's weights meanwhile.
+        figures: the last weights' own.
+        last: the round that these are of.
+    """
+    best = run.selection.best()
+    if best is None:
+        return None
+    chosen: dict[str, object] = {"round": best, "selected_at": run.selection.mean(best)}
+    if best == last:
+        assert isinstance(figures, dict), "a table of figures"
+        return chosen | figures
+    learner = run.roles.learner
+    own = learner.weights_copy()
+    learner.put_back(run.checkpoints.weights(best, "learner"))
+    try:
+        examined = run.selection.evaluate(run.tasks.held_out.test, "test")
+    finally:
+        learner.put_back(own)
+    return chosen | examined.row()
 
 
 def _balanced_groups(run: Run) -> dict[str, int]:

@@ -72,12 +72,32 @@ def _run_lines(found: Mapping[str, object], k: object) -> list[str]:
     outer = {name: seconds for name, seconds in stages.items() if ":" not in name}
     inner = {name: seconds for name, seconds in stages.items() if ":" in name}
     return [
-        f"gain: {100 * number(gain, 'value'):+.1f} points of mean@{k}",
+        f"gain: {100 * number(gain, 'value'):+.1f} points of mean@{k}{_certainty(gain)}",
+        *_best_lines(_part(found, "best")),
         f"samples admitted: {found['admitted']}; rejected: {num_rejected:.0f} ({reasons})",
         f"monitor: {found['monitor']}",
         f"seconds: {found['seconds']:.0f} in all; {_seconds(outer)}",
         f"  inside the blocks: {_seconds(inner)}",
         *_sync_line(_part(found, "sync")),
+    ]
+
+
+def _certainty(gain: Part) -> str:
+    """What of a gain sampling alone may explain."""
+    doubt = {
+        "unchanged": ": no more than sampling explains",
+        "unknown": ": too few tasks to tell it from sampling",
+    }
+    return doubt.get(str(gain.get("verdict")), "")
+
+
+def _best_lines(best: Part) -> list[str]:
+    if not best:
+        return []
+    return [
+        f"best checkpoint: of round {best['round']}, {100 * number(best, 'selected_at'):.1f}% on "
+        "the selection tasks, which flatters it as the best of several; on the test tasks "
+        f"{_share(best, 'mean_at_k')}"
     ]
 
 

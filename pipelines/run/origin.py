@@ -74,8 +74,8 @@ def find_origin(
     """Read what FROM stands for, and refuse what cannot be sampled before anything is loaded.
 
     Args:
-        source: a run directory, one of its rounds (`RUN/checkpoints/round_00003`), a checkpoint
-            directory, or a hub id.
+        source: a run directory, one of its rounds (`RUN/checkpoints/round_00003`, `RUN/best`), a
+            checkpoint directory, or a hub id.
         config: the TOML configuration that a checkpoint needs; a run has its own.
         critic: judge with this checkpoint instead.
         criticise: False leaves out the critic.
@@ -84,6 +84,8 @@ def find_origin(
         UserError: what is wrong with which of them.
     """
     source = Path(local_folder(str(source)))
+    if source.name == "best" and _is_run(source.parent):
+        source = _best(source)
     if not source.is_dir():
         raise UserError(
             f"{source} is not a directory: give a run directory (made by rl.py) or a checkpoint"
@@ -158,6 +160,20 @@ def _is_run(source: Path) -> bool:
     """Both kinds of directory have a config.json; a run's holds our tables."""
     config = source / "config.json"
     return config.is_file() and "run" in read_table(config)
+
+
+def _best(link: Path) -> Path:
+    """The round's folder that `RUN/best` names.
+
+    Raises:
+        UserError: the run has not selected one.
+    """
+    if not link.is_dir():
+        raise UserError(
+            f"{link.parent} has selected no best checkpoint: it does so with "
+            f"evaluate.every_rounds, after which it is evaluated; give {link.parent} for its last"
+        )
+    return link.resolve()
 
 
 def _is_round(source: Path) -> bool:

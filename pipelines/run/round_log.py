@@ -26,7 +26,10 @@ from pipelines.run.directory import RunDirectory
 from rewards.proof import Proof, table
 
 NUM_TRANSCRIPTS = 24
-ROUND_STAGES = ("learner block", "critic block", "gate", "probe and audit", "monitor", "commit")
+ROUND_STAGES = (
+    *("learner block", "critic block", "gate", "probe and audit", "monitor", "evaluation"),
+    "commit",
+)
 BLOCK_STAGES = ("generate", "sync", "verify", "critique", "confirm", "update")
 Row = Mapping[str, object]
 

@@ -5,7 +5,6 @@ The parts are built once and go on for the whole run, over processes too: each g
 `training/`, `run/monitoring.py`) and how a run ends (`run/ending.py`).
 """
 
-import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,6 +37,7 @@ from pipelines.rollouts.ledger import Ledger
 from pipelines.run.build import build_roles
 from pipelines.run.checkpoints import Checkpoints, Part
 from pipelines.run.checks import check_settings, prove_rewards
+from pipelines.run.clock import Clock
 from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
 from pipelines.run.monitoring import Interventions, RunMonitor
@@ -48,6 +48,7 @@ from pipelines.run.round_log import (
     round_row,
     write_transcripts,
 )
+from pipelines.run.selection import Selection
 from pipelines.run.tasks import run_tasks
 from pipelines.settings.tables import Settings
 
@@ -97,7 +98,9 @@ class Run:
         self.examiner = Examiner(self.referee, learner, critic, held_out, gather_object, self.pool)
         self.monitor = RunMonitor(settings.monitor)
         self.interventions = Interventions()
-        self.gate = Gate(Contamination([task.question for task in held_out.all()]))
+        self.selection = Selection(self.examiner, self.tasks.selection, self.round_log, settings)
+        kept_out = [*held_out.all(), *self.tasks.selection]
+        self.gate = Gate(Contamination([task.question for task in kept_out]))
         self.gate_counts, self.tokens = GateCounts(), KeptCounts()
         self.corpus = Corpus(self.directory.path / "corpus")
         self.ledger: Ledger | None = None
@@ -140,6 +143,7 @@ class Run:
         self.directory.drop_rows_from(self.next_round)
         self.directory.start_trackers(self.settings)
         self.pool.drop_from(self.next_round)
+        self.checkpoints.point_to_best(self.selection.best())
         if self.directory.is_main:  # the open round's records, if it got as far as that
             self.corpus.drop_rounds(after=self.next_round - 1)
         self.directory.status("running", round=self.next_round)
@@ -166,7 +170,8 @@ class Run:
         """Read what every later round is compared with, and say what the probe can see."""
         with self.stages.timed("evaluate before"):
             probe = self.examiner.before()
-        self.directory.log(cold_start_row(probe, self.monitor.begin(probe)))
+            evaluation = self.selection.before()
+        self.directory.log(cold_start_row(probe, self.monitor.begin(probe)) | evaluation)
         self.round_log.announce(self.monitor.power(probe))
 
     def _audit_trust(self) -> None:
@@ -239,6 +244,7 @@ class Run:
         records: Sequence[Record],
         probe: Probe,
         health: Health,
+        evaluation: dict[str, object],
     ) -> None:
         """Admit records, carry out the monitor's orders, and write one atomic checkpoint."""
         accepted = [record for record in records if record.accepted]
@@ -252,11 +258,13 @@ class Run:
             self.resets.collect(bouts, version, self.referee.first_bad_step)
             self.interventions.apply(health.actions, self.roles.learner, self.curriculum)
             facts = self._agreed_weights() | coverage(self.referee, bouts)
+            facts |= evaluation
             facts |= self.critic_game.trust.row() if self.critic_game.asks_trust else {}
             self.log_round(plan, probe, health, records, facts)
             self.pool.after(plan.round)
             clean = self.monitor.state.last_clean_check
-            self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), keep=clean)
+            best = self.selection.best()
+            self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), clean, best)
         self.directory.status("running", round=plan.round + 1, monitor=health.state)
 
     def log_round(
@@ -306,36 +314,6 @@ class Run:
                 raise RuntimeError(f"processes hold different {role.name} weights: {hashes}")
             facts[f"{prefix}/weights_hash"] = hashes
         return facts
-
-
-class Clock:
-    """Wall-clock seconds of a run, earlier processes' included, and of this process's limit.
-
-    Args:
-        limit: seconds that this process may play rounds for; 0 sets no limit.
-    """
-
-    def __init__(self, limit: float) -> None:
-        self.limit, self._started, self._before = limit, time.perf_counter(), 0.0
-
-    def seconds(self) -> float:
-        """Since the run began."""
-        return self._before + self._own()
-
-    def is_over(self) -> bool:
-        """Whether this process has used up its time."""
-        return bool(self.limit) and self._own() > self.limit
-
-    def _own(self) -> float:
-        return time.perf_counter() - self._started
-
-    def state_dict(self) -> dict[str, object]:
-        """What a later process needs to go on."""
-        return {"seconds": self.seconds()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken."""
-        self._before = state["seconds"]
 
 
 def agreed(own: T) -> T:

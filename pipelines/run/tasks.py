@@ -24,6 +24,7 @@ from pipelines.policy.folder import role_path
 from pipelines.rollouts.sample import Prompt
 from pipelines.run.directory import RunDirectory
 from pipelines.run.origin import Origin
+from pipelines.run.selection import selection_tasks
 from pipelines.settings.role_table import RoleTable
 from pipelines.settings.tables import Settings
 from rewards.solution import Solution
@@ -118,11 +119,17 @@ def _num_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, role: RoleTa
 
 @dataclass(frozen=True)
 class RunTasks:
-    """What a run trains and is measured on."""
+    """What a run trains and is measured on.
+
+    Attributes:
+        selection: tasks of the audit split that the best checkpoint is selected on; none without
+            `evaluate.every_rounds`.
+    """
 
     context: Context
     curriculum: Curriculum
     held_out: HeldOutTasks
+    selection: list[Task]
 
     def check_round(self, num: int) -> None:
         """Refuse a source that does not yield a round's tasks, before anything is written."""
@@ -145,6 +152,11 @@ class RunTasks:
             found = len(getattr(self.held_out, name))
             if found < wanted:
                 told.append(f"{found} {name} tasks, of the {wanted} that [evaluate] asks for")
+        if asked.every_rounds and len(self.selection) < asked.num_selection_tasks:
+            told.append(
+                f"{len(self.selection)} selection tasks, of the {asked.num_selection_tasks} that "
+                "[evaluate] asks for"
+            )
         return [*self.curriculum.source.remarks(), *self.context.remarks(), *told]
 
     def report(self) -> dict[str, object]:
@@ -152,7 +164,8 @@ class RunTasks:
         return {
             "lists": self.curriculum.source.reports(),
             "too_long": self.context.needed,
-            "held_out": {f.name: len(getattr(self.held_out, f.name)) for f in fields(HeldOutTasks)},
+            "held_out": {f.name: len(getattr(self.held_out, f.name)) for f in fields(HeldOutTasks)}
+            | ({"selection": len(self.selection)} if self.selection else {}),
         }
 
 
@@ -166,7 +179,9 @@ def run_tasks(settings: Settings, referee: Referee) -> RunTasks:
     context = Context(settings, shared_tokenizer(settings), referee)
     with context.explaining():
         curriculum = Curriculum(build_source(settings, context.fits), settings.run.seed)
-        return RunTasks(context, curriculum, HeldOutTasks.draw(curriculum, settings.evaluate))
+        held_out = HeldOutTasks.draw(curriculum, settings.evaluate)
+        selection = selection_tasks(curriculum.source, settings.evaluate, held_out.audit)
+        return RunTasks(context, curriculum, held_out, selection)
 
 
 def context_of(origin: Origin, referee: Referee) -> Context:

@@ -151,6 +151,19 @@ class EvaluateTable(Table):
         le=1,
         description="The share of the audited solutions that a round uses, the same in each.",
     )
+    every_rounds: int = Field(
+        default=0,
+        ge=0,
+        description="The learner is evaluated on selection tasks before the first round, after "
+        "every so many and after the last, and RUN/best is the checkpoint with the best mean; 0 "
+        "selects none. Each time costs `num_selection_tasks` x `num_samples` solutions.",
+    )
+    num_selection_tasks: int = Field(
+        default=128,
+        ge=1,
+        description="The number of tasks of the audit split that the best checkpoint is selected "
+        "on; the probe, training and the final examination use others.",
+    )
 
 
 class Settings(Table):

@@ -1,0 +1,44 @@
+"""What a run's last lines say: why it stopped, where its model is, and what to type next.
+
+Leaves out the table above them (`run/final_table.py`). Imports no torch.
+"""
+
+from pathlib import Path
+
+from pipelines.settings.tables import Settings
+
+
+def command(settings: Settings, *more: str) -> str:
+    """What continues a run."""
+    num = settings.run.num_processes
+    several = f"accelerate launch --multi_gpu --num_processes {num}"
+    start = "python" if num == 1 else several
+    return " ".join([start, "pipelines/rl.py --resume", str(settings.run.directory), *more])
+
+
+def stopped(settings: Settings, played: int) -> str:
+    """Why a run ended before its last round, and how it goes on; "" where it played all.
+
+    Args:
+        settings: the run's.
+        played: rounds that are complete.
+    """
+    table = settings.run
+    if played >= table.rounds:
+        return ""
+    return (
+        f"stopped by run.max_seconds = {table.max_seconds:g} after {played} of {table.rounds} "
+        f"rounds; go on: {command(settings)} (which gets as many seconds again; "
+        "run.max_seconds=0 beside it lifts the limit)"
+    )
+
+
+def last_line(settings: Settings, played: int, model: Path | None) -> str:
+    """Where the model is and what may come next."""
+    if model is None:
+        return f"model: none yet, no round is complete; next: {command(settings)}"
+    run = settings.run.directory
+    source = model.parent if model.parent.name == "best" else run
+    more = "" if played < settings.run.rounds else f"run.rounds={2 * settings.run.rounds}"
+    longer = command(settings, *filter(None, [more]))
+    return f"model: {model}; next: sparring-evaluate {source}, or longer: {longer}"
