@@ -24,7 +24,8 @@ import model  # noqa: F401  registers our classes
 from data.atomic import write_bytes_atomic
 from data.json_table import read_table
 from pipelines.errors import UserError, as_user_error
-from pipelines.policy.folder import check_folder
+from pipelines.policy.adapter import load_adapter
+from pipelines.policy.folder import check_folder, is_hub_id
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
@@ -153,8 +154,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_policy(path: str, role: RoleTable) -> Policy:
-    """A role's model, with a fresh LoRA adapter where the configuration has one.
+def load_policy(path: str, role: RoleTable, name: str = "learner") -> Policy:
+    """A role's model, with a LoRA adapter where the configuration has one: fresh, or a saved one.
 
     What is trained is in float32: in bfloat16 a step smaller than 1/256 of a weight, which is
     nearly every step at the usual rates, would round back to the weight.
@@ -163,11 +164,17 @@ def load_policy(path: str, role: RoleTable) -> Policy:
         UserError: the checkpoint cannot be loaded.
     """
     policy = load_model(path, role.held_dtype)
-    if not role.lora:
+    if not role.adapts:
         return policy
-    with as_user_error(f"lora, on {path}", ValueError, TypeError, ImportError, KeyError):
-        adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
+    if role.adapter:
+        adapted = load_adapter(policy, role.adapter, f"{name}.adapter", role.model or path)
+    else:
+        with as_user_error(f"lora, on {path}", ValueError, TypeError, ImportError, KeyError):
+            adapted = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", **role.lora))
     check_lora(adapted)
+    # A hub's name stays; a folder is named as it is found from anywhere on this machine.
+    base = role.model if is_hub_id(role.model) else str(Path(path).absolute())
+    adapted.peft_config[adapted.active_adapter].base_model_name_or_path = base
     return adapted
 
 

@@ -5,9 +5,13 @@ Leaves out what is in the folder (`policy/checkpoint.py`).
 
 from pathlib import Path
 
+from data.json_table import read_table
 from pipelines.errors import UserError, as_user_error
 from pipelines.settings.role_table import RoleTable
 from pipelines.settings.tables import Settings
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_BASE = "adapter_base.json"
 
 
 def role_path(settings: Settings, role: RoleTable) -> str:
@@ -56,9 +60,65 @@ def check_folder(dotted: str, path: str) -> Path:
             f"{dotted}: {path} does not exist: run pipelines/sft.py first, or name a checkpoint "
             "directory"
         )
+    if (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists():
+        role = dotted.partition(".")[0]
+        raise UserError(
+            f"{dotted}: {path} is an adapter: give it as {role}.adapter, and what it was trained "
+            f"on as {role}.model, which was {named_base(folder)}"
+        )
     for needed in ("config.json", "tokenizer_config.json"):
         if not (folder / needed).exists():
             raise UserError(
                 f"{dotted}: {path} has no {needed}: it is not a saved model with its tokenizer"
             )
     return folder
+
+
+def named_base(adapter: Path) -> str:
+    """What an adapter says that it was trained on."""
+    return str(read_table(adapter / ADAPTER_CONFIG).get("base_model_name_or_path"))
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two names may mean one model: equal, one folder, or folders of one name."""
+    if one == other:
+        return True
+    if is_hub_id(one) or is_hub_id(other):
+        return False
+    return Path(one).resolve().name == Path(other).resolve().name
+
+
+def check_adapter(name: str, role: RoleTable) -> None:
+    """Refuse a folder that holds no LoRA adapter, or one of other options than the table's.
+
+    Args:
+        name: the role's.
+        role: its table, which has an adapter.
+
+    Raises:
+        UserError: what is missing, or differs.
+    """
+    folder, dotted = Path(role.adapter), f"{name}.adapter"
+    if not (folder / ADAPTER_CONFIG).exists():
+        raise UserError(
+            f"{dotted}: {folder} has no {ADAPTER_CONFIG}: name the folder of a saved LoRA adapter, "
+            f"such as RUN/checkpoints/round_00003/{name}_adapter"
+        )
+    if not any((folder / f"adapter_model.{kind}").exists() for kind in ("safetensors", "bin")):
+        raise UserError(f"{dotted}: {folder} has no adapter_model.safetensors: copy it again")
+    own = read_table(folder / ADAPTER_CONFIG)
+    if own.get("peft_type") != "LORA":
+        raise UserError(f"{dotted}: {folder} is {own.get('peft_type')}, not LORA")
+    for key, wanted in role.lora.items():
+        if wanted == "all-linear" or key not in own:  # written out, or left out, when it was saved
+            continue
+        if _plain(own[key]) != _plain(wanted):
+            raise UserError(
+                f"{name}.lora.{key} = {wanted!r}, but the adapter {folder} was made with "
+                f"{own[key]!r}, which training goes on with: change or remove it"
+            )
+
+
+def _plain(value: object) -> object:
+    """A value of a configuration, whatever the order of its lists."""
+    return sorted(map(str, value)) if isinstance(value, list) else value

@@ -79,7 +79,7 @@ def check_fp8(name: str, path: str, role: RoleTable) -> None:
             f'rollout.precision = "fp8": {name}.model ({path}) is a {config.model_type}, whose '
             'weights our quantiser does not know: set rollout.precision = "policy"'
         )
-    if role.lora:
+    if role.adapts:
         raise UserError(
             f'rollout.precision = "fp8": {name}.lora trains beside weights that stay in higher '
             'precision, which FP8 cannot follow: remove it, or set rollout.precision = "policy"'

@@ -87,7 +87,7 @@ def build_roles(settings: Settings, on_step: OnStep, tasks: RunTasks) -> Roles:
     specs = {name: _spec(name, settings, table) for name, table in tables.items()}
     sequences = [_agreement_ids(tokenizer, referee, task) for task in held_out[:NUM_SEQUENCES]]
     starts = {name: _start(name, settings, path) for name, path in paths.items()}
-    policies = {name: load_policy(starts[name], table) for name, table in tables.items()}
+    policies = {name: load_policy(starts[name], table, name) for name, table in tables.items()}
     for name, policy in policies.items():
         check_tokenizer(policy, tokenizer, paths[name])
     # A process's first engine decides whether vLLM makes a group for experts.
@@ -137,7 +137,7 @@ def _share_a_base(settings: Settings, paths: Mapping[str, str]) -> bool:
     """Whether both roles are adapters on one checkpoint."""
     learner, critic = settings.learner, settings.critic
     one_checkpoint = paths["learner"] == paths["critic"] and learner.dtype == critic.dtype
-    return bool(learner.lora and critic.lora) and one_checkpoint
+    return learner.adapts and critic.adapts and one_checkpoint
 
 
 def _check_world(started: int, wanted: int) -> None:

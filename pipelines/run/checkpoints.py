@@ -1,6 +1,7 @@
 """One atomic checkpoint per round, and what a resumed run restores from it.
 
-    RUN/checkpoints/round_00003/  learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt
+    RUN/checkpoints/round_00003/  learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt;
+                                  with LoRA the exports are merged, and *_adapter/ are not
     RUN/best                      a link to one of them, where the run selects
 
 Leaves out the run's other files (`run/directory.py`) and its settings (`run/resumed.py`).
@@ -18,11 +19,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 
 from data.atomic import PARTIAL_SUFFIX, atomic_folder
 from pipelines.errors import UserError
+from pipelines.policy.adapter import export_adapter
 from pipelines.policy.checkpoint import export_policy, trained_tensors
 from pipelines.rollouts.sample import Weights
+from pipelines.run.schedule import moved
 from pipelines.training.trainer import RoleTrainer
 
 KEPT_CHECKPOINTS = 3
@@ -88,6 +92,9 @@ class Checkpoints:
                 for name, role in roles.items():
                     export_policy(role.policy, partial / name)
                     role.sampler.tokenizer.save_pretrained(partial / name)
+                    if isinstance(role.policy, PeftModel):
+                        export_adapter(role.policy, partial / f"{name}_adapter")
+                        role.sampler.tokenizer.save_pretrained(partial / f"{name}_adapter")
                     state = {"trainer": role.state_dict(), "weights": trained_tensors(role.policy)}
                     torch.save(state, partial / f"state_{name}.pt")
                 states = {name: part.state_dict() for name, part in parts.items()}
@@ -122,8 +129,11 @@ class Checkpoints:
 
     def restore(
         self, round_: int, roles: Mapping[str, RoleTrainer], parts: Mapping[str, Part]
-    ) -> None:
+    ) -> list[str]:
         """Load what `commit` wrote; random states last.
+
+        Returns:
+            Whose learning rate goes on otherwise than it would have, and how; one line each.
 
         Raises:
             UserError: an earlier version of the program wrote it, with other parts.
@@ -137,11 +147,15 @@ class Checkpoints:
                 part.load_state_dict(states[name])
         except KeyError as error:  # a part keeps more now than it did
             raise _of_another_version(folder) from error
+        said = []
         for name, role in roles.items():
             saved = torch.load(folder / f"state_{name}.pt", weights_only=False, map_location="cpu")
-            role.load_state_dict(saved["trainer"], saved["weights"].items())
+            state, change = moved(saved["trainer"], role.spec)
+            role.load_state_dict(state, saved["weights"].items())
+            said += [change] if change else []
         own = folder / f"rng_{self.processes.process_index}.pt"
         set_rng_state(torch.load(own, weights_only=False))
+        return said
 
     def _prune(self, round_: int, keep: set[int | None]) -> None:
         kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | keep

@@ -1,6 +1,7 @@
 """The run directory: one atomic checkpoint per round, metrics, transcripts, and how the run ended.
 
 RUN/config.json versions.json   what was run, and on what
+RUN/config_history.jsonl        what resumptions changed of it
 RUN/trackers.json tensorboard/  with run.trackers: the run's name there, TensorBoard's files
 RUN/tasks.json                  what became of a file's or dataset's rows, each faulty one named
 RUN/verifiers.json              how each verifier did on right and on planted wrong answers

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from pipelines.errors import UserError
-from pipelines.policy.folder import check_folder, is_hub_id
+from pipelines.policy.folder import check_adapter, check_folder, is_hub_id
+from pipelines.run.hub import check_push
 from pipelines.settings.tables import TRACKERS, Settings
 
 
@@ -28,8 +29,10 @@ def check_early(settings: Settings, resume: bool) -> None:
                 f"run.trackers: {tracker} needs the package {package}, which is not installed: "
                 f"pip install {package}, or remove it"
             )
+    if settings.run.push_to and os.environ.get("RANK", "0") == "0":
+        check_push(settings.run.push_to)
     critic = settings.critic
-    if critic.auditor and (critic.lora or settings.rollout.precision == "fp8"):
+    if critic.auditor and (critic.adapts or settings.rollout.precision == "fp8"):
         raise UserError(
             "critic.auditor is a whole checkpoint in the critic's engine: it does not go with "
             'critic.lora or rollout.precision = "fp8"'
@@ -37,6 +40,9 @@ def check_early(settings: Settings, resume: bool) -> None:
     for name, path in _models(settings).items():
         if not is_hub_id(path):
             check_folder(name, path)
+    for name, role in (("learner", settings.learner), ("critic", settings.critic)):
+        if role.adapter:
+            check_adapter(name, role)
     for part in settings.tasks.mixture or (settings.tasks,):
         if part.source == "reasoning_gym":
             from data.puzzles import ReasoningGymSource  # a second, for its families alone

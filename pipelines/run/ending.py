@@ -15,6 +15,7 @@ from pipelines.game.examiner import Probe
 from pipelines.report.write import write_report
 from pipelines.rollouts.ledger import balance
 from pipelines.run.final_table import table
+from pipelines.run.hub import push
 from pipelines.run.last_lines import last_line, stopped
 from pipelines.run.round_log import transcript
 from pipelines.run.session import Run
@@ -72,11 +73,17 @@ def _say_finished(run: Run, last: int | None, level: str, shown: str) -> None:
     if run.selection.best() is not None:
         model = run.checkpoints.best / "learner"
     why = stopped(run.settings, played)
-    facts = {"model": None if model is None else str(model)} | ({"stopped": why} if why else {})
-    files.status("finished", round=max(0, played - 1), rounds_played=played, monitor=level, **facts)
+    facts: dict[str, object] = {"model": None if model is None else str(model)}
+    facts |= {"stopped": why} if why else {}
+    facts |= {"round": max(0, played - 1), "rounds_played": played, "monitor": level}
+    files.status("finished", **facts)
+    print("\n".join([shown, *filter(None, [why])]), flush=True)
+    if run.settings.run.push_to and model is not None:
+        facts["pushed"] = push(model.resolve(), run.settings.run.push_to)
+        files.status("finished", **facts)
+        print(facts["pushed"])
     write_report(files.path)
-    lines = [shown, *filter(None, [why]), last_line(run.settings, played, model)]
-    print("\n".join(lines), flush=True)
+    print(last_line(run.settings, played, model), flush=True)
 
 
 def _examine_best(run: Run, figures: object, last: int | None) -> dict[str, object] | None:

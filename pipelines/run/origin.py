@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.json_table import read_table
-from pipelines.errors import UserError, as_user_error
+from pipelines.errors import UserError
+from pipelines.policy.adapter import load_adapter
 from pipelines.policy.chat import declare_ends
 from pipelines.policy.checkpoint import (
-    LOADING,
     check_checkpoint,
     check_tokenizer,
     check_vocabulary,
@@ -26,7 +25,7 @@ from pipelines.policy.checkpoint import (
     load_tokenizer,
 )
 from pipelines.policy.fingerprint import WeightsId
-from pipelines.policy.folder import local_folder, role_path
+from pipelines.policy.folder import ADAPTER_CONFIG, local_folder, named_base, role_path
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.engine import Engine
@@ -104,7 +103,8 @@ def find_origin(
         else:
             learner, own_critic = str(source / "learner"), str(source / "critic")
     else:
-        check_checkpoint("FROM", str(source))
+        if not _is_adapter(source):
+            check_checkpoint("FROM", str(source))
         if config is None:
             raise UserError(
                 f"{source} is a checkpoint, which says nothing of tasks: add --config "
@@ -182,7 +182,7 @@ def _is_round(source: Path) -> bool:
 
 
 def _is_adapter(path: Path) -> bool:
-    return (path / "adapter_config.json").exists()
+    return (path / ADAPTER_CONFIG).exists()
 
 
 def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
@@ -237,10 +237,9 @@ def _merge_adapter(
     path: Path, scratch: Path, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, str]:
     """Save a LoRA checkpoint as a plain one in float32, which any engine can load."""
-    base_path = str(read_table(path / "adapter_config.json").get("base_model_name_or_path"))
-    base = load_model(base_path, "float32")
-    with as_user_error(f"cannot load the adapter {path}", *LOADING, TypeError):
-        adapted = PeftModel.from_pretrained(base, path)
+    base_path = named_base(path)
+    base = load_model(local_folder(base_path), "float32")
+    adapted = load_adapter(base, str(path), "adapter", base_path)
     weights = weights_hash(adapted)
     with torch.no_grad():
         merged = adapted.merge_and_unload()

@@ -1,20 +1,16 @@
-"""The settings of a run that exists, and which a resumed one may change. Imports no torch."""
+"""The settings of a run that exists, and those of one that is resumed. Imports no torch.
+
+Leaves out what may change (`run/changes.py`).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.json_table import read_table
 from pipelines.errors import UserError
+from pipelines.run.changes import check_changes
 from pipelines.settings.load import apply_overrides, parse_settings
 from pipelines.settings.tables import Settings
-
-# What --resume may change: how long the run goes on, who is shown it, and where and how patiently
-# it samples.
-RESUMABLE = (
-    "run.rounds", "run.max_seconds", "run.trackers", "rollout.urls", "rollout.servers",
-    "rollout.weights_directory", "rollout.start_timeout_seconds",
-    "rollout.request_timeout_seconds", "rollout.liveness_seconds", "rollout.max_restarts",
-)  # fmt: skip
 
 
 def load_run(path: Path) -> Settings:
@@ -32,18 +28,14 @@ def load_run(path: Path) -> Settings:
 
 
 def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
-    """The settings of an interrupted run; only `RESUMABLE` keys may be changed.
+    """The settings of a run that goes on; few keys may be changed.
 
     Raises:
-        UserError: no run there, it was halted, or an override would change the experiment.
+        UserError: no run there, it was halted, it has played its rounds, or an override would
+            change the experiment.
     """
     settings = load_run(path)
-    for override in overrides:
-        if override.partition("=")[0] not in RESUMABLE:
-            raise UserError(
-                f"{override!r} would change the experiment: with --resume only "
-                f"{', '.join(RESUMABLE)} may be given"
-            )
+    check_changes(settings, overrides)
     file = path / "status.json"
     status = read_table(file) if file.exists() else {}
     if status.get("state") == "halted":
@@ -53,4 +45,12 @@ def resume_settings(path: Path, overrides: Sequence[str]) -> Settings:
         )
     tables = settings.model_dump(mode="json")
     tables["run"]["directory"] = str(path)
-    return parse_settings(apply_overrides(tables, overrides))
+    resumed = parse_settings(apply_overrides(tables, overrides))
+    played = status.get("rounds_played", 0)
+    assert isinstance(played, int), "a number of rounds"
+    if status.get("state") == "finished" and played >= resumed.run.rounds:
+        raise UserError(
+            f"{path} has finished its {played} rounds: add run.rounds={2 * played}, for example, "
+            f"to go on; its model is {status.get('model')}"
+        )
+    return resumed

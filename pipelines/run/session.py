@@ -35,12 +35,14 @@ from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.ledger import Ledger
 from pipelines.run.build import build_roles
+from pipelines.run.changes import changes, in_words, record, with_first_context
 from pipelines.run.checkpoints import Checkpoints, Part
 from pipelines.run.checks import check_settings, prove_rewards
 from pipelines.run.clock import Clock
 from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
 from pipelines.run.monitoring import Interventions, RunMonitor
+from pipelines.run.resumed import load_run
 from pipelines.run.round_log import (
     RoundLog,
     Stages,
@@ -74,7 +76,9 @@ class Run:
         self.directory = RunDirectory(settings.run.directory, self.processes)
         self.checkpoints = Checkpoints(self.directory.path / "checkpoints", self.processes)
         self.referee = Referee(settings, verifiers_of(settings.rewards))
-        self.tasks = run_tasks(settings, self.referee)
+        earlier = load_run(settings.run.directory) if resume else settings
+        self.changed = changes(earlier, settings)
+        self.tasks = run_tasks(settings, self.referee, with_first_context(settings, self.changed))
         self.curriculum, held_out = self.tasks.curriculum, self.tasks.held_out
         set_seed(settings.run.seed)
         self.proofs = prove_rewards(settings, self.referee.verifiers, held_out.all())
@@ -129,10 +133,13 @@ class Run:
     def start(self) -> None:
         """Begin, or continue after the last complete round; evaluates the cold start."""
         last = self.checkpoints.last_round() if self.resuming else None
+        moved = list[str]()
         if last is not None:  # before anything is written: this version may be unable to go on
-            self.checkpoints.restore(last, self.roles.named(), self.parts())
+            moved = self.checkpoints.restore(last, self.roles.named(), self.parts())
             self._load_audit_set()
             self.next_round = last + 1
+        if self.resuming and self.directory.is_main:  # before the settings there are replaced
+            record(self.directory.path, self.next_round, self.changed)
         self.directory.create(self.settings)
         self._begun = True
         self.round_log.show_proofs(self.proofs)
@@ -142,6 +149,7 @@ class Run:
             role.sampler.ledger = self.ledger
         self.directory.drop_rows_from(self.next_round)
         self.directory.start_trackers(self.settings)
+        self._tell_changes(moved)
         self.pool.drop_from(self.next_round)
         self.checkpoints.point_to_best(self.selection.best())
         if self.directory.is_main:  # the open round's records, if it got as far as that
@@ -154,6 +162,12 @@ class Run:
             self._load_audit_set()
             self._read_cold_start()
             self._audit_trust()
+
+    def _tell_changes(self, moved: Sequence[str]) -> None:
+        """Say what this resumption changes, and what each change means."""
+        self.round_log.begin(self.next_round)
+        for line in [*in_words(self.changed), *moved]:
+            self.round_log.announce(line)
 
     def _load_audit_set(self) -> None:
         self.examiner.audited = load_audit(self.directory.path / "audit.json", self.referee)

@@ -169,8 +169,14 @@ class RunTasks:
         }
 
 
-def run_tasks(settings: Settings, referee: Referee) -> RunTasks:
+def run_tasks(settings: Settings, referee: Referee, first: Settings | None = None) -> RunTasks:
     """Open the run's source and draw the held-out tasks.
+
+    Args:
+        settings: the run's.
+        referee: writes the prompts.
+        first: those that the run began with, where its context has grown since: what measures must
+            be the same tasks as before, and not those that fit only now.
 
     Raises:
         UserError: the roles have different vocabularies, the source is faulty, or it yields no
@@ -179,8 +185,12 @@ def run_tasks(settings: Settings, referee: Referee) -> RunTasks:
     context = Context(settings, shared_tokenizer(settings), referee)
     with context.explaining():
         curriculum = Curriculum(build_source(settings, context.fits), settings.run.seed)
-        held_out = HeldOutTasks.draw(curriculum, settings.evaluate)
-        selection = selection_tasks(curriculum.source, settings.evaluate, held_out.audit)
+        measuring = curriculum
+        if first is not None and first != settings:
+            fits = Context(first, context.tokenizer, referee).fits
+            measuring = Curriculum(build_source(first, fits), first.run.seed)
+        held_out = HeldOutTasks.draw(measuring, settings.evaluate)
+        selection = selection_tasks(measuring.source, settings.evaluate, held_out.audit)
         return RunTasks(context, curriculum, held_out, selection)
 
 

@@ -49,19 +49,30 @@ class RoleTable(Table):
         default_factory=dict,
         description="Options that peft's LoraConfig gets as they stand; empty trains all weights.",
     )
+    adapter: str = Field(
+        default="",
+        description="The folder of a saved LoRA adapter that training goes on from, such as "
+        "`RUN/checkpoints/round_00003/learner_adapter`; `model` is what it was trained on, and "
+        "its options are its own.",
+    )
     grpo: LibraryTable = Field(
         default_factory=dict, description="Options that TRL's GRPOConfig gets as they stand."
     )
 
     @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained, and the model beneath it is not."""
+        return bool(self.lora or self.adapter)
+
+    @property
     def held_dtype(self) -> str:
         """The type of the weights as the trainer loads them."""
-        return self.dtype if self.lora else "float32"
+        return self.dtype if self.adapts else "float32"
 
     @property
     def served_dtype(self) -> str:
         """The type of the weights in the engine."""
-        return "float32" if self.lora else self.dtype
+        return "float32" if self.adapts else self.dtype
 
     @property
     def autocast(self) -> dict[str, object]:

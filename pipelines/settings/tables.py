@@ -53,6 +53,13 @@ class RunTable(Table):
         "`mine.py:Tracker` or `package.module:Tracker`.",
     )
 
+    push_to: str = Field(
+        default="",
+        description="A hub's repository, as `owner/name`, that gets the learner when the run has "
+        "finished: the best checkpoint where one is selected, else the last; it is made, private, "
+        "if there is none. Empty sends nothing anywhere.",
+    )
+
     @field_validator("trackers")
     @classmethod
     def _are_known(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
