@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data.dataset_folder import open_records
 from pipelines.process import fail_clearly, prepare_process, require_checkout
+from pipelines.run.progress import Progress
 from pipelines.synthesis.export import export
 from pipelines.synthesis.inspect import record_text, shown_records, statistics, statistics_text
 from pipelines.synthesis.verify import verify_records
@@ -64,8 +65,10 @@ def _saying_how_to_continue(given: Sequence[str]) -> Iterator[None]:
 
 
 def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    prepare_process()
-    from pipelines.synthesis.generate import Request, generate
+    with Progress() as progress:
+        progress.begin("loading PyTorch and the engine")
+        prepare_process()
+        from pipelines.synthesis.generate import Request, generate
 
     request = Request(
         source=options.source, out=options.out, num=options.num, split=options.split,

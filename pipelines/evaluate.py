@@ -13,10 +13,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.atomic import write_text_atomic
 from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
+from pipelines.run.progress import Progress
+
+if TYPE_CHECKING:
+    from pipelines.inference.table import InferenceReport
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,21 +30,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with fail_clearly():
         require_checkout()
         _check_output(options.output)
-        prepare_process()
-        from pipelines.inference.evaluate import Request, evaluate_checkpoint
-
-        request = Request(
-            source=options.source, config=options.config, overrides=tuple(options.overrides),
-            critic=options.critic, criticise=not options.no_critic, split=options.split,
-            tasks_file=options.tasks, num_tasks=options.num, num_samples=options.samples,
-            num_redos=options.redos, greedy=not options.no_greedy,
-            control=not options.no_control, seed=options.seed,
-        )  # fmt: skip
-        report = evaluate_checkpoint(request, lambda line: print(line, file=sys.stderr, flush=True))
+        with Progress() as progress:
+            report = _report(options, progress)
         if options.output is not None:
             write_text_atomic(options.output, report.to_json())
         print(report.to_json() if options.json else report.to_text())
     return 0
+
+
+def _report(options: argparse.Namespace, progress: Progress) -> "InferenceReport":
+    progress.begin("loading PyTorch and the engine")
+    prepare_process()
+    from pipelines.inference.evaluate import Request, evaluate_checkpoint
+
+    request = Request(
+        source=options.source, config=options.config, overrides=tuple(options.overrides),
+        critic=options.critic, criticise=not options.no_critic, split=options.split,
+        tasks_file=options.tasks, num_tasks=options.num, num_samples=options.samples,
+        num_redos=options.redos, greedy=not options.no_greedy,
+        control=not options.no_control, seed=options.seed,
+    )  # fmt: skip
+    return evaluate_checkpoint(request, progress.begin)
 
 
 def _check_output(path: Path | None) -> None:

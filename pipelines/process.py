@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import platform
+import select
 import signal
 import sys
 import time
@@ -25,6 +26,9 @@ PACKAGES = ("pipelines", "model", "rewards", "critic", "data")
 logger = logging.getLogger(__name__)
 
 USER_ERROR, UNPROVEN_SYNC, ENGINE_LOST, INTERRUPTED = 2, 4, 5, 130
+# How a launcher is called that writes more when a program of its ends badly.
+LAUNCHERS = {"accelerate", "torchrun", "accelerate.commands.launch", "torch.distributed.run"}
+LAUNCHER_SECONDS = 30.0
 LINGER_SECONDS = 10.0  # of a process that is not rank 0, after its last line
 ENVIRONMENT = {
     "KMP_BLOCKTIME": "0",
@@ -51,7 +55,7 @@ def fail_clearly() -> Iterator[None]:
     A `UserError` is a mistake (2), an `UnprovenSyncError` ends a run whose samples may not be
     trusted (4), an `EngineLostError` one whose sampler is gone (5); Ctrl-C and SIGTERM are 130.
     Anything else is a bug and keeps its traceback. Every process reports its own mistake, since
-    perhaps only its servers failed.
+    perhaps only its servers failed. An exception's notes, such as how to go on, follow its line.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -59,26 +63,55 @@ def fail_clearly() -> Iterator[None]:
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         whose = "" if rank == "0" else f" (process {rank})"
-        _end(f"error{whose}: {' '.join(str(error).split())}", USER_ERROR)
+        _end(f"error{whose}: {' '.join(str(error).split())}", error, USER_ERROR)
     except UnprovenSyncError as error:
-        _end(f"weight sync not proven, run stopped: {error}", UNPROVEN_SYNC)
+        _end(f"weight sync not proven, run stopped: {error}", error, UNPROVEN_SYNC)
     except EngineLostError as error:
-        _end(f"rollout engine lost, run stopped: {error}", ENGINE_LOST)
-    except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED, lingers=False)
+        _end(f"rollout engine lost, run stopped: {error}", error, ENGINE_LOST)
+    except KeyboardInterrupt as error:
+        _end("interrupted", error, INTERRUPTED, lingers=False)
 
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _end(line: str, status: int, lingers: bool = True) -> NoReturn:
+def _end(line: str, error: BaseException, status: int, lingers: bool = True) -> NoReturn:
+    line = "; ".join([line, *getattr(error, "__notes__", [])])
     print(line, file=sys.stderr, flush=True)
-    if lingers and os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") == "0":
+        _say_last(line)
+    elif lingers:
         # The launcher ends every process as soon as one ends: let rank 0 say its line first.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
         time.sleep(LINGER_SECONDS)
     raise SystemExit(status) from None
+
+
+def _say_last(line: str) -> None:
+    """Say a line once more when the launcher has ended.
+
+    `accelerate launch` writes a traceback of its own below the line of a program that ends with
+    another status than 0, and that is what a person would read last.
+    """
+    parent = os.getppid()
+    try:
+        words = Path(f"/proc/{parent}/cmdline").read_text(errors="replace").split("\0")[:4]
+        if not LAUNCHERS & {word.rpartition("/")[2] for word in words}:
+            return
+        launcher = os.pidfd_open(parent)
+    except (OSError, AttributeError):  # it has ended before us, or this is no Linux
+        return
+    if os.fork():
+        return
+    try:  # a process of its own, which outlives the launcher and does nothing else
+        os.setsid()
+        waiting = select.poll()
+        waiting.register(launcher, select.POLLIN)
+        waiting.poll(1000 * LAUNCHER_SECONDS)
+        os.write(2, f"{line}\n".encode())
+    finally:
+        os._exit(0)
 
 
 def prepare_process() -> None:

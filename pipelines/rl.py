@@ -25,6 +25,7 @@ from pathlib import Path
 from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.run.early import check_early
+from pipelines.run.progress import Progress
 from pipelines.run.resumed import resume_settings
 from pipelines.settings.load import load_settings
 from pipelines.settings.reference import show_keys
@@ -33,12 +34,12 @@ from pipelines.settings.tables import Settings
 HALTED = 3
 
 
-def self_play(settings: Settings, resume: bool) -> int:
+def self_play(settings: Settings, resume: bool, progress: Progress) -> int:
     """Run the rounds that remain; returns the exit status."""
     from pipelines.run.ending import finish, halt  # only now: the process is prepared,
     from pipelines.run.session import Run  # and these import torch
 
-    with Run(settings, resume) as run:
+    with Run(settings, resume, progress) as run:
         run.start()
         timed = run.stages.timed
         for plan in run.rounds():
@@ -89,8 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             settings = load_settings(options.config, options.overrides)
         check_early(settings, resume)  # a typo fails at once, before torch is imported
-        prepare_process()
-        return self_play(settings, resume)
+        with Progress() as progress:
+            progress.begin("loading PyTorch, TRL and the engine: some 20 seconds")
+            prepare_process()
+            return self_play(settings, resume, progress)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.process import fail_clearly, prepare_process, require_checkout
+from pipelines.run.progress import Progress
 from pipelines.settings.load import load_settings
 
 
@@ -23,10 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with fail_clearly():
         require_checkout()
         settings = load_settings(options.config, options.overrides)
-        prepare_process()
-        from pipelines.run.cold_start import cold_start  # imports torch
+        with Progress() as progress:
+            progress.begin("loading PyTorch and TRL")
+            prepare_process()
+            from pipelines.run.cold_start import cold_start  # imports torch
 
-        cold_start(settings)
+            cold_start(settings, progress)
     return 0
 
 

@@ -273,9 +273,8 @@ def draw_expert_load(run: RunData) -> "Figure | None":
 
 
 def draw_times(run: RunData) -> "Figure | None":
-    stages = list(
-        dict.fromkeys(key for row in run.rounds for key in row if key.startswith("time/"))
-    )
+    keys = (key for row in run.rounds for key in row if key.startswith("time/"))
+    stages = [key for key in dict.fromkeys(keys) if ":" not in key]  # parts are in their blocks
     if not stages:
         return None
     figure = _figure()
@@ -290,6 +289,7 @@ def draw_times(run: RunData) -> "Figure | None":
             bottom=floor,
             width=0.7,
             color=STAGE_COLOURS[index % len(STAGE_COLOURS)],
+            hatch="//" * (index // len(STAGE_COLOURS)),
             label=stage.removeprefix("time/"),
         )
         floor = [low + more for low, more in zip(floor, seconds, strict=True)]
@@ -342,7 +342,7 @@ PLOTS = (
     ),
     Plot(
         "Time per stage",
-        "Wall-clock seconds of each round, stacked by stage.",
+        "Wall-clock seconds of each round, stacked by stage; each second stands there once.",
         "time/… in round rows",
         draw_times,
     ),

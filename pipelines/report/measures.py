@@ -25,11 +25,11 @@ def final_table(run: RunData) -> str:
     """Measurements before and after self-play, with their change, and seconds per stage."""
     before, after, change = (table(run.summary, key) for key in ("before", "after", "change"))
     stages = table(run.summary, "stages")
-    times = [[escape(stage), _seconds(number(stages, stage))] for stage in stages]
+    times = _times(stages, number(run.summary, "seconds"))
     rest = [
         [escape(key), escape(_text(value))]
         for key, value in run.summary.items()
-        if key not in OWN_TABLES
+        if key not in OWN_TABLES | {"seconds"}
     ]
     rows = _rows(before, after, change)
     head = ["", "before self-play", "after self-play", "change"]
@@ -41,6 +41,17 @@ def final_table(run: RunData) -> str:
     if not any(cards):
         return ""
     return f'<h2>Result</h2>\n<div class="grid">{"".join(cards)}</div>'
+
+
+def _times(stages: Row, total: float | None) -> list[list[str]]:
+    """Seconds by stage, which add up to the run's; then the parts that are within the blocks."""
+    outer = {name: number(stages, name) or 0.0 for name in stages if ":" not in name}
+    rows = [[escape(name), _seconds(spent)] for name, spent in outer.items()]
+    if total is not None and outer:
+        rows.append(["other", _seconds(max(0.0, total - sum(outer.values())))])
+        rows.append(["<b>in all</b>", f"<b>{_seconds(total)}</b>"])
+    parts = [name for name in stages if ":" in name]
+    return rows + [[f"within it: {escape(n)}", _seconds(number(stages, n))] for n in parts]
 
 
 def fresh_tables(run: RunData) -> str:

@@ -33,6 +33,7 @@ from pipelines.errors import UserError, as_user_error
 from pipelines.game.demonstrations import Row, demonstrations
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.process import on_cpu
+from pipelines.run.progress import Progress
 from pipelines.run.trainer_options import REFUSALS, trainer_options
 from pipelines.settings.library import SFT, check_library_table, names_of
 from pipelines.settings.load import dump_settings
@@ -40,8 +41,12 @@ from pipelines.settings.tables import Settings
 from pipelines.training.moe_losses import add_auxiliary_losses
 
 
-def cold_start(settings: Settings) -> Path:
+def cold_start(settings: Settings, progress: Progress | None = None) -> Path:
     """Train the base and save it; a finished checkpoint of the same settings is kept.
+
+    Args:
+        settings: the run's.
+        progress: is told what goes on.
 
     Raises:
         UserError: there is no `[sft]` table, or the dialect has no demonstrations.
@@ -68,13 +73,18 @@ def cold_start(settings: Settings) -> Path:
     options = _options(settings)
     start = time.perf_counter()
     set_seed(settings.run.seed)
+    progress = progress or Progress()
+    progress.begin("writing the demonstrations")
     tokenizer = character_tokenizer()
     rows = _that_fit(demonstrations(settings), tokenizer, options.max_length, processes)
     with as_user_error("sft.model", ValueError, TypeError):
         config = tiny_config(len(tokenizer), **_token_ids(tokenizer), **settings.sft.model)
     trainer = _trainer(options, SparringMoeForCausalLM(config), tokenizer, rows)
     trainer.add_callback(_Threads(settings.sft.threads))
+    trainer.add_callback(_Heard(progress))
+    progress.now("training the cold start")
     trainer.train()
+    progress.now("saving the cold start")
     _save(trainer, tokenizer, target, fingerprint, processes)
     loss = trainer.state.log_history[-1].get("train_loss", float("nan"))
     if processes.is_main_process:
@@ -171,6 +181,16 @@ class _Threads(TrainerCallback):
 
     def on_train_end(self, *_: object, **__: object) -> None:
         torch.set_num_threads(self.before)
+
+
+class _Heard(TrainerCallback):
+    """Says to whoever watches for silence that the bar has moved."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_log(self, *_: object, **__: object) -> None:
+        self.progress.heard()
 
 
 class _Progress(TrainerCallback):

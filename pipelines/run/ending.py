@@ -53,6 +53,7 @@ def finish(run: Run) -> None:
     """Evaluate the end, write the report, print the table, and say where the model is."""
     files, level = run.directory, run.monitor.state.level
     last = run.checkpoints.last_round()
+    run.round_log.progress.begin("evaluating the end")
     with run.stages.timed("evaluate after"):
         found = run.examiner.evaluate("after")
         best = _examine_best(run, found["figures"], last)
@@ -82,6 +83,7 @@ def _say_finished(run: Run, last: int | None, level: str, shown: str) -> None:
         facts["pushed"] = push(model.resolve(), run.settings.run.push_to)
         files.status("finished", **facts)
         print(facts["pushed"])
+    run.round_log.progress.now("writing the report")
     write_report(files.path)
     print(last_line(run.settings, played, model), flush=True)
 

@@ -71,12 +71,14 @@ def _run_lines(found: Mapping[str, object], k: object) -> list[str]:
     num_rejected = sum(number(rejected, reason) for reason in rejected)
     outer = {name: seconds for name, seconds in stages.items() if ":" not in name}
     inner = {name: seconds for name, seconds in stages.items() if ":" in name}
+    total = number(found, "seconds")
+    other = {"other": total - sum(number(outer, name) for name in outer)}
     return [
         f"gain: {100 * number(gain, 'value'):+.1f} points of mean@{k}{_certainty(gain)}",
         *_best_lines(_part(found, "best")),
         f"samples admitted: {found['admitted']}; rejected: {num_rejected:.0f} ({reasons})",
         f"monitor: {found['monitor']}",
-        f"seconds: {found['seconds']:.0f} in all; {_seconds(outer)}",
+        f"seconds: {total:.0f} in all; {_seconds(outer | other)}",
         f"  inside the blocks: {_seconds(inner)}",
         *_sync_line(_part(found, "sync")),
     ]

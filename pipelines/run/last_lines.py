@@ -16,6 +16,11 @@ def command(settings: Settings, *more: str) -> str:
     return " ".join([start, "pipelines/rl.py --resume", str(settings.run.directory), *more])
 
 
+def how_to_go_on(settings: Settings, played: int) -> str:
+    """After an end that nobody chose."""
+    return f"{played} of {settings.run.rounds} rounds are complete; go on: {command(settings)}"
+
+
 def stopped(settings: Settings, played: int) -> str:
     """Why a run ended before its last round, and how it goes on; "" where it played all.
 

@@ -4,8 +4,9 @@ Leaves out the table at the end (`run/summary.py`) and the page (`report/`).
 """
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipelines.game.examiner import Probe
 from pipelines.game.gate import reject_counts
 from pipelines.rollouts.stage_seconds import StageSeconds
 from pipelines.run.directory import RunDirectory
+from pipelines.run.progress import Progress
 from rewards.proof import Proof, table
 
 NUM_TRANSCRIPTS = 24
@@ -35,16 +37,22 @@ Row = Mapping[str, object]
 
 
 class Stages(StageSeconds):
-    """Wall-clock seconds by stage, over the whole run."""
+    """Wall-clock seconds by stage, over the whole run.
 
-    def __init__(self) -> None:
+    Args:
+        on_begin: is given each stage's name when it begins.
+    """
+
+    def __init__(self, on_begin: Callable[[str], None] = lambda stage: None) -> None:
         super().__init__()
+        self._on_begin = on_begin
         self._taken: dict[str, float] = {}
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add what happens within the block to a stage, blocks of the roles included."""
         start = time.perf_counter()
+        self._on_begin(stage)
         yield
         self[stage] += time.perf_counter() - start
 
@@ -71,10 +79,14 @@ class RoundLog:
     Args:
         directory: whose metrics it appends to.
         stages: get the seconds inside the blocks.
+        progress: hears when something is said.
     """
 
-    def __init__(self, directory: RunDirectory, stages: Stages) -> None:
+    def __init__(
+        self, directory: RunDirectory, stages: Stages, progress: Progress | None = None
+    ) -> None:
         self.directory, self.stages = directory, stages
+        self.progress = progress or Progress()
         self.round = 0
 
     def begin(self, round_: int) -> None:
@@ -87,8 +99,7 @@ class RoundLog:
         self.directory.log(row)
         for stage in BLOCK_STAGES:
             self.stages[f"{row['role']}: {stage}"] += number(row, f"time/{stage}", 0.0)
-        if self.directory.is_main:
-            tqdm.write(console_line(row))
+        self._say(console_line(row))
 
     def remark(self, text: str) -> None:
         """Log something that a reader of the metrics should know."""
@@ -97,14 +108,19 @@ class RoundLog:
     def announce(self, text: str) -> None:
         """Log something that a person should see at once, too."""
         self.remark(text)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         if self.directory.is_main:
             tqdm.write(text)
+            sys.stdout.flush()  # a log file is read while the run goes on
+            self.progress.heard()
 
     def show_proofs(self, proofs: Sequence[Proof]) -> None:
         """Keep in verifiers.json, and print, how the verifiers did before the run."""
         self.directory.write_json("verifiers.json", [proof.row() for proof in proofs])
-        if self.directory.is_main and proofs:
-            tqdm.write(table(proofs))
+        if proofs:
+            self._say(table(proofs))
 
 
 def number(row: Row, key: str, absent: float = float("nan")) -> float:

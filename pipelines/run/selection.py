@@ -92,7 +92,10 @@ class Selection:
             f"evaluation: {what} has mean@{found.num_samples} {100 * found.mean:.1f}%{low_high} on "
             f"{found.num_tasks} selection tasks"
         )
-        return {f"{PREFIX}{name}": value for name, value in found.row().items()}
+        ends = {}
+        if found.mean_interval is not None:  # as numbers too, which is what trackers take
+            ends = dict(zip(("mean_at_k_low", "mean_at_k_high"), found.mean_interval, strict=True))
+        return {f"{PREFIX}{name}": value for name, value in (found.row() | ends).items()}
 
     def evaluate(self, tasks: Sequence[Task], purpose: str) -> Evaluation:
         """mean@k of the present learner, the same in every process; `purpose` is in the seeds."""

@@ -20,6 +20,7 @@ from data.contamination import Contamination
 from data.corpus import Corpus
 from data.dedup import DuplicateIndex
 from data.records import Record
+from pipelines.errors import UserError
 from pipelines.game.audit import load_audit, save_audit
 from pipelines.game.bout import Bout, RoundPlan, Start
 from pipelines.game.coverage import coverage
@@ -41,7 +42,9 @@ from pipelines.run.checks import check_settings, prove_rewards
 from pipelines.run.clock import Clock
 from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
+from pipelines.run.last_lines import how_to_go_on
 from pipelines.run.monitoring import Interventions, RunMonitor
+from pipelines.run.progress import Progress
 from pipelines.run.resumed import load_run
 from pipelines.run.round_log import (
     RoundLog,
@@ -64,12 +67,15 @@ class Run:
     Args:
         settings: the run's configuration.
         resume: continue after the last complete round instead of starting.
+        progress: is told what goes on.
 
     Raises:
         UserError: a user's mistake; nothing of the run has been written then.
     """
 
-    def __init__(self, settings: Settings, resume: bool) -> None:
+    def __init__(self, settings: Settings, resume: bool, progress: Progress | None = None) -> None:
+        progress = progress or Progress()
+        progress.begin("checking the configuration and reading the tasks")
         check_settings(settings)
         self.settings, self.resuming = settings, resume
         self.processes = PartialState(cpu=on_cpu())
@@ -81,9 +87,11 @@ class Run:
         self.tasks = run_tasks(settings, self.referee, with_first_context(settings, self.changed))
         self.curriculum, held_out = self.tasks.curriculum, self.tasks.held_out
         set_seed(settings.run.seed)
+        progress.now("proving the verifiers")
         self.proofs = prove_rewards(settings, self.referee.verifiers, held_out.all())
-        self.stages, self.clock = Stages(), Clock(settings.run.max_seconds)
-        self.round_log = RoundLog(self.directory, self.stages)
+        self.stages, self.clock = Stages(progress.now), Clock(settings.run.max_seconds)
+        self.round_log = RoundLog(self.directory, self.stages, progress)
+        progress.begin("loading the models and starting their engines")
         with self.stages.timed("engines"):
             self.roles = build_roles(settings, self.round_log.note, self.tasks)
         learner, critic = self.roles.learner, self.roles.critic
@@ -173,6 +181,7 @@ class Run:
         self.examiner.audited = load_audit(self.directory.path / "audit.json", self.referee)
 
     def _evaluate_cold_start(self) -> None:
+        self.round_log.progress.begin("evaluating the start: before any training")
         with self.stages.timed("evaluate before"):
             found = self.examiner.evaluate("before", draws_audit_set=True)
             if self.directory.is_main:
@@ -231,6 +240,9 @@ class Run:
         if self.ledger is not None:
             self.ledger.discard_open(f"{type(error).__name__} ended the run")
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if not isinstance(error, UserError):  # which has to be mended first
+            last = self.checkpoints.last_round()
+            error.add_note(how_to_go_on(self.settings, 0 if last is None else last + 1))
         self.directory.record_failure(  # by whichever process it was that failed
             state,
             round=self.round,

@@ -47,6 +47,20 @@ GRPO_OWNED = SFT_OWNED | {
     "vllm_server_port",
     "vllm_tensor_parallel_size",
 }
+# What a run has in place of an option that the loop owns.
+INSTEAD: Mapping[str, str] = {
+    "eval_strategy": "evaluate.every_rounds",
+    "load_best_model_at_end": "evaluate.every_rounds",
+    "max_completion_length": "max_completion_length beside the table",
+    "max_steps": "run.rounds and steps_per_round",
+    "output_dir": "run.directory",
+    "push_to_hub": "run.push_to",
+    "report_to": "run.trackers",
+    "resume_from_checkpoint": "--resume",
+    "seed": "run.seed",
+    "temperature": "temperature beside the table",
+    "use_vllm": "rollout.engine",
+}
 # Options of GRPOConfig that are plain text to it, and that TRL refuses in the first step only.
 GRPO_CHOICES: Mapping[str, tuple[object, ...]] = {
     "importance_sampling_level": ("token", "sequence"),
@@ -112,7 +126,10 @@ def check_library_table(
                 "GRPO's importance ratio: remove it (temperature is set beside the table)"
             )
         if key in config.owned:
-            raise UserError(f"{dotted}.{key} is set by the loop: remove it from the configuration")
+            ours = f" and set {INSTEAD[key]}" if key in INSTEAD else ""
+            raise UserError(
+                f"{dotted}.{key} is set by the loop: remove it from the configuration{ours}"
+            )
         if key not in known:
             hint = did_you_mean(key, known)
             raise UserError(f"unknown key {dotted}.{key} in {config.name}: {hint}")

@@ -39,15 +39,18 @@ def test_the_command_prints_one_line_and_exits_2(tmp_path: Path) -> None:
     assert result.stdout == "" and list(tmp_path.iterdir()) == []
 
 
-def test_under_the_launcher_rank_0_prints_the_line_and_no_traceback_is_ours(
-    checkpoint: Path, tmp_path: Path
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_under_the_launcher_our_line_is_the_last_one_and_no_traceback_is_ours(
+    checkpoint: Path, tmp_path: Path, num_processes: int
 ) -> None:
-    """Both processes refuse; the other's line names it."""
+    """Both processes refuse; the other's line names it. The launcher writes a traceback."""
     mistake = "learner.step_per_round=1"
-    result = run([*accelerate(2), *arguments(checkpoint, tmp_path / "run", mistake)])
+    command = [*accelerate(num_processes), *arguments(checkpoint, tmp_path / "run", mistake)]
+    result = run(command)
     assert result.returncode != 0
     lines = result.stderr.splitlines()
-    assert len([line for line in lines if line.startswith("error: unknown key")]) == 1, lines
+    told = [line for line in lines if line.startswith("error: unknown key")]
+    assert len(told) == 2 and told[0] == told[1] == lines[-1], lines
     assert not [line for line in lines if line.strip().startswith(f'File "{ROOT}{os.sep}pipelines')]
     assert list(tmp_path.iterdir()) == []
 

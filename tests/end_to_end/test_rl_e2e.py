@@ -124,7 +124,9 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
 
     code = _signal_when(_start(resume, log), signal.SIGINT, again_in_round_1)
     assert code == 130, log.read_text()
-    assert log.read_text().rstrip().endswith("interrupted")
+    last = log.read_text().rstrip().splitlines()[-1]
+    go_on = f"go on: python pipelines/rl.py --resume {directory}"
+    assert last == f"interrupted; 1 of {ROUNDS} rounds are complete; {go_on}"
     assert "Traceback" not in log.read_text()
     interrupted = status(directory)
     assert interrupted["state"] == "interrupted" and interrupted["round"] == 1
@@ -248,6 +250,7 @@ def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
         "run.rounds=8", "monitor.persist_checks=1", "evaluate.num_probe_tasks=16",
         "evaluate.num_samples=4", "learner.grpo.per_device_train_batch_size=32",
         "learner.grpo.learning_rate=1e-4",  # at the demo's this base loses its form on its own
+        "evaluate.every_rounds=1", "evaluate.num_selection_tasks=4",
     )  # fmt: skip
     assert main(arguments(judgeable, directory, *overrides)) == HALTED == 3
 
@@ -256,6 +259,7 @@ def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
     clean = directory / "checkpoints" / "round_00001"
     assert halted["selected_checkpoint"] == str(clean)
     check_checkpoint("selected", str(clean / "learner"))
+    assert (directory / "best").resolve().name in ("round_00000", "round_00001"), "both clean"
     printed = capfd.readouterr().out
     assert f"halted by the monitor at round {halted['round']}" in printed
     assert "gold probe: 16 tasks x 4 samples show a fall of" in printed

@@ -81,7 +81,9 @@ class Answers(BaseHTTPRequestHandler):
                 if line["key"] == "file":
                     content = base64.b64decode(line["value"]["content"])
                     self.server.files[line["value"]["path"]] = content
-            self._reply({"success": True, "commitOid": "0" * 40, "commitUrl": f"{host}/c"})
+            commit = "0" * 40
+            url = f"{host}/me/model/commit/{commit}"
+            self._reply({"success": True, "commitOid": commit, "commitUrl": url})
         else:
             self._reply({"error": "the disk is full"}, 400)
 
@@ -110,7 +112,9 @@ def test_nothing_is_sent_by_a_run_that_does_not_ask_and_the_model_by_one_that_do
         assert rl.main(arguments(model, run, *SMALL, "run.rounds=1")) == 0
         assert asked(hub) == [] and not hub.made and not hub.files
         assert rl.main(["--resume", str(run), "run.rounds=2", "run.push_to=me/model"]) == 0
-    assert hub.made == [{"name": "model", "organization": "me", "private": True}]
+    (made,) = hub.made
+    assert (made["organization"], made["name"]) == ("me", "model")
+    assert made.get("visibility") == "private" or made.get("private") is True
     learner = run / "checkpoints" / "round_00001" / "learner"
     assert hub.files == {path.name: path.read_bytes() for path in learner.iterdir()}
     pushed = str(status(run)["pushed"])

@@ -83,6 +83,7 @@ def metrics(num_rounds: int = 8) -> list[JsonRow]:
                 "gate/rejected": {"incorrect": 40 - t, "near_duplicate": 5},
                 "moe/load": [[120 + 9 * t, 80, 100 - 9 * t, 100], [90, 110, 130, 70]],
                 **{f"time/{stage}": 2.0 + index for index, stage in enumerate(STAGES)},
+                "time/learner: generate": 1.5,
             }
         )
     return rows
@@ -124,7 +125,8 @@ def write_run(folder: Path) -> Path:
                     "location_accuracy": {"value": -0.413, "interval": None, "verdict": "unknown"}
                 },
             },
-            "stages": {"cold start": 101.25, "self-play": 240.5},
+            "stages": {"cold start": 101.25, "self-play": 240.5, "self-play: generate": 200.0},
+            "seconds": 350.0,
             "monitor": "halt",
         },
     }
@@ -197,6 +199,18 @@ def test_report_of_a_full_run(tmp_path: Path) -> None:
     assert "location accuracy" in fresh and "AUROC" not in fresh
     assert "MoE layer 1" in load
     assert all(stage in times for stage in STAGES)
+    assert "learner: generate" not in times, "it is a part of a stage that stands there"
+
+
+def test_the_stages_of_a_run_add_up_once(tmp_path: Path) -> None:
+    """Blocks and their parts stood in one table and in one stack: 50 s of 28.8."""
+    html = write_report(write_run(tmp_path)).read_text()
+    cells = re.findall(r"<tr>(.*?)</tr>", html[html.index("<th>stage</th>") :])
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in cells[:5]]
+    assert rows == [
+        ["cold", "start", "101.2"], ["self-play", "240.5"], ["other", "8.2"],
+        ["in", "all", "350.0"], ["within", "it:", "self-play:", "generate", "200.0"],
+    ]  # fmt: skip
 
 
 def test_the_page_says_in_words_what_got_worse(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The best checkpoint: selected on tasks of its own, kept, named, and examined on others."""
 
 import json
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipelines.game.examiner import HeldOutTasks
 from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.run.origin import find_origin
 from pipelines.run.selection import MEAN, best_round, selection_tasks
+from pipelines.run.trackers import numbers
 from pipelines.settings.load import load_settings
 
 pytestmark = pytest.mark.timeout(900)
@@ -114,6 +116,23 @@ def test_selection_changes_nothing_of_the_training(
         ]
 
     assert untimed(selecting[0]) == untimed(plain)
+
+
+def test_a_resumed_run_knows_its_best(selecting: tuple[Path, str], tmp_path: Path) -> None:
+    """From its metrics alone: the link was lost when the run was copied."""
+    run = tmp_path / "copied"
+    shutil.copytree(selecting[0], run, symlinks=True)
+    (run / "best").unlink()
+    with redirect_stdout(StringIO()):
+        assert rl.main(["--resume", str(run), f"run.rounds={ROUNDS + 1}"]) == 0
+    assert (run / "best").resolve() == run / "checkpoints" / "round_00001"
+    assert [row["round"] for row in rows(run, "round") if MEAN in row] == [1, 3, 4, 5]
+
+
+def test_trackers_get_the_mean_with_its_interval(selecting: tuple[Path, str]) -> None:
+    found = numbers(rows(selecting[0], "round")[-1])
+    low, high = found["evaluation/mean_at_k_low"], found["evaluation/mean_at_k_high"]
+    assert low <= found[MEAN] <= high and high > 0
 
 
 def test_ties_go_to_the_earlier_round_and_only_some_may_count() -> None:
