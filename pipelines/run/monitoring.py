@@ -5,17 +5,17 @@ file only reads the run and turns its knobs.
 """
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from critic.monitor import signals
 from critic.monitor.decide import Readings, begin, check
 from critic.monitor.power import power_line
+from critic.monitor.probe import ProbeSample, probe_readings
 from critic.monitor.readings import Reading
 from critic.monitor.replay import read_readings, readings_row
-from critic.monitor.settings import GOLD, MonitorSettings
+from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
 from data.records import signature
 from pipelines.game.audit import CriticAudit
@@ -85,31 +85,14 @@ def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
     Novelty and gold figures are of the probe's own samples: the same tasks, the same number of
     samples and the same temperature in every round, whatever an intervention changed. The reward is
     of the round's whole rollouts; those that begin within an earlier solution are left out.
-    Where the verifier reached no judgement on most samples, those it did judge are a selection: a
-    learner that breaks the verifier must not be measured on the rest.
     """
-    groups = probe.groups
-    counted = [[b for b in group if b.verdict.counted] for group in groups]
-    if 2 * sum(map(len, counted)) < sum(map(len, groups)):
-        counted = []
-    valid = [
-        [signature(b.task.question, b.sample.text) for b in group if b.solution.well_formed]
-        for group in groups
-    ]
     rewards: dict[str, list[float]] = defaultdict(list)
     for bout in bouts:
         if bout.reward is not None and not bout.prefix:
             rewards[bout.task.id].append(bout.reward)
     fresh = () if probe.fresh is None else probe.fresh.critiques
     return {
-        "token_entropy": signals.mean_of_fixed([[*_surprises(group)] for group in groups]),
-        **signals.answer_entropies([[b.solution.answer for b in group] for group in groups]),
-        "distinct_ratio": signals.distinct_ratio(valid),
-        "effective_groups": signals.effective_groups(
-            [[b.verdict.passed for b in group] for group in counted if group]
-        ),
-        GOLD: signals.share_of_fixed([[b.verdict.passed for b in g] for g in counted if g]),
-        "gold_form": signals.share_of_fixed([[b.solution.well_formed for b in g] for g in groups]),
+        **probe_readings([[probe_sample(bout) for bout in group] for group in probe.groups]),
         "gold_nll": signals.nll_of_gold(probe.gold),
         "training_reward": signals.mean_of_fresh([*rewards.values()]),
         "critic_false_accusations": _figure(probe.audit, "false_accusations"),
@@ -119,11 +102,16 @@ def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
     }
 
 
-def _surprises(group: Sequence[Bout]) -> Iterator[float]:
-    """Each sample's mean surprise, whose mean is the entropy per token (nats)."""
-    for logprobs in (bout.sample.logprobs for bout in group):
-        if logprobs:
-            yield -math.fsum(logprobs) / len(logprobs)
+def probe_sample(bout: Bout) -> ProbeSample:
+    """What the probe reads of one of its bouts."""
+    well_formed, verdict = bout.solution.well_formed, bout.verdict
+    return ProbeSample(
+        answer=bout.solution.answer,
+        signature=signature(bout.task.question, bout.sample.text) if well_formed else None,
+        passed=verdict.passed if verdict.counted else None,
+        well_formed=well_formed,
+        logprobs=bout.sample.logprobs,
+    )
 
 
 def _figure(audit: CriticAudit | None, name: str) -> Reading | None:
