@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from critic.monitor.entropy_law import foretell, law_line, points_of
 from pipelines.report.cells import (
     _card,
     _count,
@@ -131,6 +132,9 @@ def monitor_table(run: RunData) -> str:
     if names:
         head = ["round", *(escape(name) for name in names)]
         decisions += f"<details><summary>Signals</summary>{_table(head, signals)}</details>"
+    foretold = foretell(points_of(run.rows))
+    if foretold is not None:
+        decisions += f'<p class="muted small">{escape(law_line(foretold))}</p>'
     return f"<h2>Monitor</h2>\n{_card(decisions)}"
 
 
