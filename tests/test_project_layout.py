@@ -24,7 +24,7 @@ ALLOWED = {
 # From the top; rooms of one floor do not know each other.
 FLOORS = (
     ("programs",),
-    ("synthesis", "inference"),
+    ("synthesis", "inference", "guard"),
     ("run",),
     ("game", "training"),
     ("rollouts",),

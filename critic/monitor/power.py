@@ -29,8 +29,20 @@ def tasks_needed(fall: float, num_samples: int, settings: MonitorSettings) -> in
     return math.ceil(0.25 / (error**2 * num_samples))
 
 
-def power_line(num_tasks: int, num_samples: int, settings: MonitorSettings) -> str:
-    """What the configured gold probe can see, in one line for the start of a run."""
+def power_line(
+    num_tasks: int,
+    num_samples: int,
+    settings: MonitorSettings,
+    tasks: str = "evaluate.num_probe_tasks",
+) -> str:
+    """What the configured gold probe can see, in one line for the start of a run.
+
+    Args:
+        num_tasks: gold tasks.
+        num_samples: of each.
+        settings: thresholds.
+        tasks: what a reader has to raise for a larger probe.
+    """
     fall = detectable(0.5 / math.sqrt(num_tasks * num_samples), settings)
     matters = settings.rules[GOLD].matters
     needed = tasks_needed(matters, num_samples, settings)
@@ -39,7 +51,7 @@ def power_line(num_tasks: int, num_samples: int, settings: MonitorSettings) -> s
         f"{100 * fall:.0f} points within 3 checks in 95% of runs"
     )
     if needed > num_tasks:
-        line += f"; a fall of {100 * matters:.0f} points takes evaluate.num_probe_tasks = {needed}"
+        line += f"; a fall of {100 * matters:.0f} points takes {tasks} = {needed}"
     if settings.rise * 0.5 * math.sqrt(2 / (NUM_LATEST * num_tasks * num_samples)) >= matters:
         line += (
             "; it cannot say that gold accuracy stood still, so that novelty, gold_nll and "

@@ -29,7 +29,13 @@ def replay(
     Raises:
         UserError: a row's readings are not tables of numbers, or have no standard errors.
     """
-    settings = settings or MonitorSettings()
+    return replayed(lines, settings or MonitorSettings())[1]
+
+
+def replayed(
+    lines: Iterable[Mapping[str, object]], settings: MonitorSettings
+) -> tuple[MonitorState, list[Health]]:
+    """The state after a run's rows, from which it can go on, and its verdicts, as `replay` says."""
     state = MonitorState()
     checks: list[tuple[object, dict[str, Reading | None]]] = []
     for number, row in enumerate(lines, start=1):
@@ -47,7 +53,7 @@ def replay(
     for _, readings in checks:
         state, health = check(state, readings, settings)
         verdicts.append(health)
-    return verdicts
+    return state, verdicts
 
 
 def readings_row(readings: Mapping[str, Reading | None]) -> dict[str, object]:

@@ -1,0 +1,225 @@
+"""A user's gold tasks, sampled under fixed conditions from the model that trains, and checked.
+
+The model's own training is left as it is: its mode, its generation settings and the random numbers
+that it draws next. Leaves out what the samples mean (`critic/monitor/probe.py`) and when they are
+drawn (`guard/callback.py`).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from critic.monitor import signals
+from critic.monitor.probe import ProbeSample, probe_readings
+from critic.monitor.readings import Reading
+from data.errors import UserError, reason
+from data.records import signature
+from pipelines.rollouts.engine import Completion, Sampling, completion_seed
+from pipelines.rollouts.transformers_engine import TransformersEngine
+
+Row = Mapping[str, object]
+Check = Callable[[str, Row], bool | None]
+Answer = Callable[[str], str | None]
+
+
+def whole_text(completion: str) -> str | None:
+    """The answer of a completion that is nothing but its answer."""
+    return " ".join(completion.split()) or None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one probe found.
+
+    Attributes:
+        readings: the signals, by name.
+        samples: as a person reads them, the wrong ones first.
+        num_tokens: sampled.
+        faults: how often the check failed on a sample, by its message.
+    """
+
+    readings: dict[str, Reading | None]
+    samples: list[dict[str, object]]
+    num_tokens: int
+    faults: Counter[str]
+
+
+@dataclass(frozen=True)
+class GoldProbe:
+    """The gold tasks and how they are sampled, the same at every check.
+
+    Args:
+        rows: the tasks. Each has a "prompt", a text or a conversation, as TRL's data sets have,
+            perhaps a right "completion", and whatever else the check needs.
+        check: says of a completion and its row whether it is right; None where it cannot say.
+        answer: the answer that a completion gives, in one form; None where it gives none.
+        num_samples: completions per task.
+        max_new_tokens: of a completion.
+        batch_size: completions that are sampled at a time.
+        seed: of the samples.
+
+    Raises:
+        UserError: there are fewer than two tasks, or one has no prompt.
+    """
+
+    rows: Sequence[Row]
+    check: Check
+    answer: Answer = whole_text
+    num_samples: int = 4
+    max_new_tokens: int = 256
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.rows) < 2:
+            raise UserError(f"the monitor needs gold tasks, some 64 of them: got {len(self.rows)}")
+        if any(not row.get("prompt") for row in self.rows):
+            raise UserError('each gold task needs a "prompt": a text, or a list of turns')
+        for name in ("num_samples", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def scores_gold(self) -> bool:
+        """Whether every task has a right completion, whose likelihood can be read."""
+        return all(row.get("completion") for row in self.rows)
+
+    def read(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, check_number: int
+    ) -> Found:
+        """Sample, check and score.
+
+        Args:
+            model: that trains, unwrapped.
+            tokenizer: its own.
+            check_number: names the check in the seeds; -1 is before training.
+        """
+        prompts = [prompt_ids(row["prompt"], tokenizer) for row in self.rows]
+        engine = self._engine(model, tokenizer, max(map(len, prompts)))
+        repeated = [ids for ids in prompts for _ in range(self.num_samples)]
+        places = range(len(repeated))
+        seeds = [completion_seed(self.seed, "gold", check_number, place) for place in places]
+        faults = Counter[str]()
+        if is_finite(model, prompts[0]):
+            with torch.random.fork_rng():  # sampling seeds every device
+                drawn = engine.generate(repeated, Sampling(self.max_new_tokens), seeds)
+        else:  # nothing can be sampled from it: every answer is wrong
+            drawn = [Completion([], [], truncated=True)] * len(repeated)
+            faults["the model's logits are not finite"] += len(repeated)
+        groups, samples = list[list[ProbeSample]](), list[dict[str, object]]()
+        for place, done in enumerate(drawn):
+            row = self.rows[place // self.num_samples]
+            text = tokenizer.decode(done.token_ids, skip_special_tokens=True)
+            if done.token_ids:
+                sample = self._judged(text, row, done.logprobs, faults)
+            else:
+                sample = ProbeSample(None, None, False, None, ())
+            if place % self.num_samples == 0:
+                groups.append([])
+            groups[-1].append(sample)
+            samples.append({"prompt": row["prompt"], "completion": text, "right": sample.passed})
+        readings = probe_readings(groups)
+        readings["gold_nll"] = self._nll(engine, prompts, tokenizer) if self.scores_gold else None
+        samples.sort(key=lambda one: bool(one["right"]))
+        return Found(readings, samples, sum(len(done.token_ids) for done in drawn), faults)
+
+    def _engine(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int
+    ) -> TransformersEngine:
+        ends = end_ids(model, tokenizer)
+        pad = tokenizer.pad_token_id
+        length = longest + self.max_new_tokens
+        return TransformersEngine(
+            model, ends, ends[0] if pad is None else pad, length, self.batch_size
+        )
+
+    def _judged(
+        self, text: str, row: Row, logprobs: Sequence[float], faults: Counter[str]
+    ) -> ProbeSample:
+        """A sample with the user's verdict; what the user's function breaks on is not judged."""
+        try:
+            passed = self.check(text, row)
+            if passed is not None and passed not in (0, 1):
+                raise UserError(f"check returned {passed!r}, not True, False or None")
+        except Exception as error:  # a user's function may raise anything
+            faults[f"{type(error).__name__}: {reason(error)}"] += 1
+            passed = None
+        return ProbeSample(
+            answer=self.answer(text),
+            signature=signature(str(row["prompt"]), text),
+            passed=None if passed is None else bool(passed),
+            well_formed=None,
+            logprobs=logprobs,
+        )
+
+    def _nll(
+        self,
+        engine: TransformersEngine,
+        prompts: Sequence[Sequence[int]],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Reading | None:
+        """The surprise at the right completions, in nats per token."""
+        texts = [completion_text(row["completion"]) for row in self.rows]
+        replies = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        whole = [[*ids, *reply] for ids, reply in zip(prompts, replies, strict=True)]
+        scores = engine.score(whole)
+        tails = [own[len(ids) - 1 :] for own, ids in zip(scores, prompts, strict=True)]
+        return signals.nll_of_gold(tails)
+
+
+def prompt_ids(prompt: object, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A prompt's token ids, as TRL's trainers read it.
+
+    Raises:
+        UserError: it is neither a text nor a conversation.
+    """
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    if not isinstance(prompt, list) or not all(isinstance(turn, Mapping) for turn in prompt):
+        raise UserError(f"a gold task's prompt is a text or a list of turns, got {prompt!r}")
+    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def completion_text(completion: object) -> str:
+    """The text of a right completion, which may be a conversation's one turn."""
+    if isinstance(completion, list):
+        return "".join(str(turn["content"]) for turn in completion)
+    return str(completion)
+
+
+@torch.no_grad()
+def is_finite(model: PreTrainedModel, prompt: Sequence[int]) -> bool:
+    """Whether a model can be sampled from: one that diverged gives NaN for every token."""
+    training = model.training
+    model.eval()
+    logits = model(input_ids=torch.tensor([list(prompt)], device=model.device)).logits
+    model.train(training)
+    return bool(torch.isfinite(logits).all())
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids that end a completion: the tokenizer's and the checkpoint's.
+
+    Raises:
+        UserError: there is none.
+    """
+    own = model.generation_config.eos_token_id
+    found = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    ends = [one for one in dict.fromkeys(found) if one is not None]
+    if not ends:
+        raise UserError("neither tokenizer nor model has an end token: set tokenizer.eos_token")
+    return ends
+
+
+def reward_reading(rewards: Sequence[float], span: float) -> Reading | None:
+    """The mean reward of some steps, as a share of what a right solution earns beyond a wrong one.
+
+    Its error is of the steps' means, whose trend counts as noise; None for fewer than two steps.
+    """
+    shares = [[reward / span] for reward in rewards if math.isfinite(reward)]
+    return signals.mean_of_fresh(shares)
