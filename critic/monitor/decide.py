@@ -10,7 +10,8 @@
 `begin` and `check` are pure functions of (state, readings, settings): `replay` over the rows of a
 run's `metrics.jsonl` gives every decision again, bit for bit. A level follows from the present
 readings: a signal without one leaves the decision, and a run that is well again is `ok` again. The
-critic's alarms change what the critic may do, and never halt the learner.
+critic's alarms change what the critic may do, and never halt the learner; how it comes back is in
+`critic/monitor/repair.py`.
 
 Left out: measuring signals (`critic/monitor/signals.py`), what an alarm is
 (`critic/monitor/evidence.py`), the incident record (`critic/monitor/incident.py`), carrying actions
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 
 from critic.monitor.evidence import Alarm, SignalState, alarm_of, is_doubtful, observe
 from critic.monitor.readings import Reading, change
+from critic.monitor.repair import REPAIRS, CriticRecord, followed, repairs
 from critic.monitor.settings import CHANNELS, GOLD, ActionKind, Channel, MonitorSettings
 from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
 from data.errors import unknown_name
@@ -31,9 +33,12 @@ Readings = Mapping[str, Reading | None]
 CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
     "N": ("raise_temperature", "retire_saturated"),
     "E": ("verified_only", "raise_real_share", "silence_critic"),
-    "critic": ("silence_critic",),
+    "critic": ("silence_critic", "restore_critic"),
 }
 EFFECT_AFTER = 2  # checks after an action at which its effect is said
+LEARNER_EFFECTS = (GOLD, "token_entropy", "training_reward")
+CRITIC_EFFECTS = ("critic_false_accusations", "critic_location", "critic_brier", "critic_bias")
+CRITIC_ACTIONS = (*REPAIRS, "unsilence_critic")
 LEAST_EFFECTIVE = 0.1  # share of groups with both outcomes that a dead run must rule out
 
 
@@ -91,6 +96,7 @@ def check(
             evidence.e_persisted if level == "intervene" or evidence.streaks["E"] else None
         ),
         last_clean_check=state.num_checks if evidence.is_clean else state.last_clean_check,
+        critic=evidence.critic,
     )
     held = "" if target == level else f"{level} is held: {calm} of {settings.calm_checks} calm"
     return following, Health(
@@ -121,6 +127,7 @@ class _Evidence:
     dead: int
     e_persisted: int | None
     is_clean: bool
+    critic: CriticRecord
 
 
 def _observed(
@@ -148,6 +155,16 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     counts = {c: sum(rules[alarm.signal].channel == c for alarm in alarms) for c in CHANNELS}
     least = {c: settings.quorum if c == "N" else 1 for c in CHANNELS}
     alarming = {c: counts[c] >= least[c] for c in CHANNELS}
+    doubts = {rule.channel for name, rule in rules.items() if is_doubtful(name, signals, settings)}
+    critic = followed(
+        state.critic,
+        state.num_checks,
+        is_read=any(_last(signals, n) for n, rule in rules.items() if rule.channel == "critic"),
+        alarms=alarming["critic"],
+        is_doubtful="critic" in doubts,
+        learner_alarms=alarming["E"],
+        is_silenced=state.critic_is_silenced,
+    )
     alarming["critic"] &= not state.critic_is_silenced
     streaks = {c: state.streaks.get(c, 0) + 1 if alarming[c] else 0 for c in CHANNELS}
     channels = tuple(c for c in CHANNELS if streaks[c] >= settings.consecutive)
@@ -155,9 +172,6 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     if "E" in channels:
         persisted = 0 if persisted is None else persisted + 1
     is_blind = signals[GOLD].last is None
-    doubts = any(
-        is_doubtful(name, signals, settings) for name, rule in rules.items() if rule.channel == "E"
-    )
     is_dead = _teaches_nothing(signals)
     return _Evidence(
         signals=signals,
@@ -168,7 +182,8 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
         blind=state.blind + 1 if is_blind else 0,
         dead=state.dead + 1 if is_dead else 0,
         e_persisted=persisted,
-        is_clean=not (streaks["E"] or is_blind or doubts),
+        is_clean=not (streaks["E"] or is_blind or "E" in doubts),
+        critic=critic,
     )
 
 
@@ -212,7 +227,7 @@ def _target(
         return "intervene", "channel E alarms: the learner's errors are reinforced"
     if "N" in channels:
         return "intervene", "channel N alarms: samples bring nothing new"
-    if "critic" in channels and _may_act("silence_critic", state, settings):
+    if "critic" in channels and any(_may_act(kind, state, settings) for kind in REPAIRS):
         return "intervene", "the critic got worse: its word counts no more"
     if alarming := [c for c in CHANNELS if evidence.streaks[c]]:
         return "warn", f"alarms in channel {', '.join(alarming)}, which nothing follows from yet"
@@ -235,6 +250,9 @@ def _actions(
         "retire_saturated": 1.0,
         "verified_only": 1.0,
         "silence_critic": 0.0,
+        "unsilence_critic": 1.0,
+        "restore_critic": -1.0 if state.critic.champion is None else state.critic.champion,
+        "retrain_critic": settings.retrain_rounds,
         "double_audit": settings.audit_factor,
         "raise_real_share": settings.real_share,
     }
@@ -243,18 +261,33 @@ def _actions(
         kinds = ("double_audit",)
     elif target == "intervene":
         kinds = tuple(dict.fromkeys(kind for c in evidence.channels for kind in CHANNEL_ACTIONS[c]))
+    may_be_silenced = _is_left("silence_critic", state, settings)
+    further, because = repairs(evidence.critic, state.critic_is_silenced, may_be_silenced, settings)
+    if target == "halt":
+        further = ()
+    if state.critic_is_silenced:  # it is silent already
+        kinds = tuple(kind for kind in kinds if kind != "silence_critic")
+    wanted = [(kind, why) for kind in kinds] + [(kind, because) for kind in further]
     return tuple(
-        Action(kind=kind, value=values[kind], why=why)
-        for kind in kinds
+        Action(kind=kind, value=values[kind], why=reason)
+        for kind, reason in wanted
         if _may_act(kind, state, settings)
     )
 
 
 def _may_act(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:
-    if kind not in settings.offers or state.num_actions.get(kind, 0) >= settings.max_interventions:
+    if not _is_left(kind, state, settings):
+        return False
+    if kind == "restore_critic" and state.critic.champion is None:
         return False
     last = state.last_action.get(kind)
     return last is None or state.num_checks - last > settings.cooldown_checks
+
+
+def _is_left(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:
+    """Whether the loop can do it, and the run has not used it up."""
+    used = state.num_actions.get(kind, 0)
+    return kind in settings.offers and used < settings.max_interventions
 
 
 def _settle(target: Level, state: MonitorState, settings: MonitorSettings) -> tuple[Level, int]:
@@ -278,17 +311,27 @@ def _facts(evidence: _Evidence, state: MonitorState, settings: MonitorSettings) 
 
 
 def _effects(evidence: _Evidence, state: MonitorState) -> list[str]:
-    """What changed since each action whose time it is."""
+    """What changed since each action whose time it is: of the critic, where it was meant for it."""
     due = [
         kind
         for kind, at in state.last_action.items()
         if kind != "double_audit" and state.num_checks - at == EFFECT_AFTER
     ]
-    if not due:
-        return []
+    for_critic = [kind for kind in due if kind in CRITIC_ACTIONS]
+    for_learner = [kind for kind in due if kind not in CRITIC_ACTIONS or kind == "silence_critic"]
+    lines = []
+    for kinds, names in ((for_learner, LEARNER_EFFECTS), (for_critic, CRITIC_EFFECTS)):
+        if kinds:
+            moved = "; ".join(_moved(evidence.signals, names)) or "no readings"
+            lines.append(f"{EFFECT_AFTER} checks after {', '.join(kinds)}: {moved}")
+    return lines
+
+
+def _moved(signals: Mapping[str, SignalState], names: tuple[str, ...]) -> list[str]:
+    """How signals changed since the check at which actions were ordered."""
     moved = []
-    for name in (GOLD, "token_entropy", "training_reward"):
-        recent = evidence.signals[name].recent if name in evidence.signals else ()
+    for name in names:
+        recent = signals[name].recent if name in signals else ()
         now = recent[-1] if recent else None
         then = recent[-1 - EFFECT_AFTER] if len(recent) > EFFECT_AFTER else None
         if now is not None and then is not None:
@@ -296,4 +339,4 @@ def _effects(evidence: _Evidence, state: MonitorState) -> list[str]:
             moved.append(
                 f"{name} {then.value:.3g} → {now.value:.3g} ({by.value:+.2g} ± {by.error:.2g})"
             )
-    return [f"{EFFECT_AFTER} checks after {', '.join(due)}: {'; '.join(moved) or 'no readings'}"]
+    return moved

@@ -17,6 +17,9 @@ ActionKind = Literal[
     "retire_saturated",
     "verified_only",
     "silence_critic",
+    "unsilence_critic",
+    "restore_critic",
+    "retrain_critic",
     "double_audit",
     "raise_real_share",
 ]
@@ -169,6 +172,12 @@ class MonitorSettings(BaseModel):
         le=1,
         description="The least share of real data that raise_real_share asks for.",
     )
+    retrain_rounds: int = Field(
+        default=2,
+        ge=1,
+        description="The number of rounds in which a critic that retrain_critic is ordered for "
+        "learns by imitation of true critiques alone.",
+    )
     audit_factor: int = Field(
         default=2,
         ge=1,
@@ -176,7 +185,15 @@ class MonitorSettings(BaseModel):
         "solution; the solutions stay the same.",
     )
     offers: tuple[ActionKind, ...] = Field(
-        default=("raise_temperature", "retire_saturated", "silence_critic", "double_audit"),
+        default=(
+            "raise_temperature",
+            "retire_saturated",
+            "silence_critic",
+            "unsilence_critic",
+            "restore_critic",
+            "retrain_critic",
+            "double_audit",
+        ),
         description="The actions that the loop can carry out; the monitor orders no other. "
         "Self-play's tasks are all verified, so verified_only and raise_real_share are for loops "
         "that also train on other data.",

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from critic.monitor.evidence import SignalState
 from critic.monitor.readings import Frozen
+from critic.monitor.repair import CriticRecord
 from critic.monitor.settings import ActionKind, Channel
 
 Level = Literal["ok", "warn", "intervene", "halt"]
@@ -17,8 +18,9 @@ class Action(Frozen):
     """One intervention for the loop to carry out.
 
     `value` is: raise_temperature, the amount to add; raise_real_share, the least share;
-    double_audit, the factor on the critiques per audited solution; silence_critic, the weight (0);
-    retire_saturated and verified_only, 1 (on).
+    double_audit, the factor on the critiques per audited solution; silence_critic and
+    unsilence_critic, the weight (0, 1); restore_critic, the check whose critic comes back;
+    retrain_critic, the number of rounds; retire_saturated and verified_only, 1 (on).
     """
 
     kind: ActionKind
@@ -55,6 +57,7 @@ class MonitorState(Frozen):
             once the run no longer intervenes.
         last_clean_check: the last check (0-based) at which nothing in channel E alarmed, nor would
             have if the next one had been as bad: the one to roll back to.
+        critic: of the critic beside its signals.
     """
 
     num_checks: int = 0
@@ -68,8 +71,10 @@ class MonitorState(Frozen):
     last_action: dict[ActionKind, int] = Field(default_factory=dict)
     e_persisted: int | None = None
     last_clean_check: int | None = None
+    critic: CriticRecord = CriticRecord()
 
     @property
     def critic_is_silenced(self) -> bool:
-        """Whether the critic's word counts for nothing any more, so that it decides nothing."""
-        return self.num_actions.get("silence_critic", 0) > 0
+        """Whether the critic's word counts for nothing, so that it decides nothing."""
+        silenced = self.num_actions.get("silence_critic", 0)
+        return silenced > self.num_actions.get("unsilence_critic", 0)

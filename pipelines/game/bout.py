@@ -28,6 +28,7 @@ class RoundPlan:
         audit_factor: how many times as many critiques of each audited solution are asked for.
         critic_is_trusted: whether its pointings count that no test could decide.
         others_decide: whether those of them count with which its pool agrees.
+        critic_retrains: whether the critic's steps of reward are steps of imitation instead.
     """
 
     round: int
@@ -35,6 +36,7 @@ class RoundPlan:
     audit_factor: int = 1
     critic_is_trusted: bool = False
     others_decide: bool = False
+    critic_retrains: bool = False
 
     @property
     def purpose(self) -> str:

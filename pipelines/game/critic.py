@@ -120,7 +120,8 @@ class CriticGame:
 
     def imitate(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
         """Train one block on true critiques of the round's solutions and of planted flaws."""
-        steps = self.referee.settings.critic.imitation_steps
+        table = self.referee.settings.critic
+        steps = table.imitation_steps + (table.steps_per_round if plan.critic_retrains else 0)
         if steps == 0:
             return
         num, rng = self.critic.replies_per_block(steps), self._rng("imitation", plan)
@@ -133,7 +134,7 @@ class CriticGame:
     def choose(self, bouts: Sequence[Bout], plan: RoundPlan) -> list[CritiqueItem]:
         """The items of the round's block; empty where it has no steps or no bout can be judged."""
         steps = self.referee.settings.critic.steps_per_round
-        if steps == 0:
+        if steps == 0 or plan.critic_retrains:
             return []
         num = self.critic.prompts_per_block(steps)
         items = self.lessons.items(bouts, num, self._rng("items", plan))

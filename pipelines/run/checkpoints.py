@@ -11,7 +11,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -72,7 +72,7 @@ class Checkpoints:
         round_: int,
         roles: Mapping[str, RoleTrainer],
         parts: Mapping[str, Part],
-        keep: int | None,
+        keep: Collection[int],
         best: int | None = None,
     ) -> None:
         """Write everything a later process needs to continue after this round, atomically.
@@ -81,7 +81,7 @@ class Checkpoints:
             round_: the round just finished.
             roles: both policies.
             parts: the run's other parts, whose states JSON can hold.
-            keep: a round whose checkpoint must not be pruned (the last clean one).
+            keep: earlier rounds whose checkpoints must not be pruned (the last clean one).
             best: another (the best one), which `RUN/best` shall name.
         """
         is_main = self.processes.is_main_process
@@ -101,7 +101,7 @@ class Checkpoints:
                 (partial / "state.json").write_text(json.dumps(states))
         self.point_to_best(best)  # before the one that was the best is pruned
         if is_main:
-            self._prune(round_, {keep, best})
+            self._prune(round_, {*keep, best})
         barrier()
 
     @property
@@ -156,6 +156,14 @@ class Checkpoints:
         own = folder / f"rng_{self.processes.process_index}.pt"
         set_rng_state(torch.load(own, weights_only=False))
         return said
+
+    def trained(self, round_: int, role: str) -> dict[str, torch.Tensor]:
+        """A role's tensors that training changes, as `commit` wrote them after a round."""
+        saved = torch.load(
+            self.folder(round_) / f"state_{role}.pt", weights_only=False, map_location="cpu"
+        )
+        weights: dict[str, torch.Tensor] = saved["weights"]
+        return weights
 
     def _prune(self, round_: int, keep: set[int | None]) -> None:
         kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | keep

@@ -6,7 +6,7 @@ file only reads the run and turns its knobs.
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from critic.monitor import signals
@@ -60,6 +60,11 @@ class RunMonitor:
     def power(self, probe: Probe) -> str:
         """What a probe can see, of the tasks that it has: a short list gives fewer than asked."""
         return power_line(len(probe.groups), len(probe.groups[0]), self.settings)
+
+    def kept_rounds(self) -> set[int]:
+        """Rounds whose checkpoints a halt or a repair of the critic may go back to."""
+        champion = self.state.critic.champion if "restore_critic" in self.settings.offers else None
+        return {r for r in (self.state.last_clean_check, champion) if r is not None}
 
     def values(self) -> list[dict[str, float | None]]:
         """The history without errors, for a person."""
@@ -126,11 +131,13 @@ class Interventions:
         critic_points: whether the critic may point at the learner's flaws.
         audit_factor: how many times as many critiques of each audited solution are asked for.
         retiring: whether tasks that a whole group solved are not drawn again.
+        retrains_before: the critic learns by imitation alone in rounds before this one.
     """
 
     critic_points: bool = True
     audit_factor: int = 1
     retiring: bool = False
+    retrains_before: int = 0
 
     def plan(self, round_: int, settings: Settings) -> RoundPlan:
         """What a round is played with."""
@@ -138,19 +145,37 @@ class Interventions:
             round=round_,
             critic_points=self.critic_points and round_ >= settings.critic.warm_up_rounds,
             audit_factor=self.audit_factor,
+            critic_retrains=round_ < self.retrains_before,
         )
 
     def apply(
-        self, actions: Sequence[Action], learner: RoleTrainer, curriculum: Curriculum
+        self,
+        actions: Sequence[Action],
+        learner: RoleTrainer,
+        curriculum: Curriculum,
+        restore_critic: Callable[[int], None],
+        round_: int,
     ) -> None:
-        """Carry out the monitor's orders."""
+        """Carry out the monitor's orders.
+
+        Args:
+            actions: the orders.
+            learner: whose temperature may rise.
+            curriculum: whose solved tasks may be retired.
+            restore_critic: gives the critic the weights that it had after a round.
+            round_: the one just played.
+        """
         for action in actions:
             if action.kind == "raise_temperature":
                 learner.set_temperature(min(learner.temperature + action.value, MAX_TEMPERATURE))
             elif action.kind == "retire_saturated":
                 self.retiring = True
-            elif action.kind == "silence_critic":
-                self.critic_points = False
+            elif action.kind in ("silence_critic", "unsilence_critic"):
+                self.critic_points = action.kind == "unsilence_critic"
+            elif action.kind == "restore_critic":
+                restore_critic(int(action.value))
+            elif action.kind == "retrain_critic":
+                self.retrains_before = round_ + 1 + int(action.value)
             elif action.kind == "double_audit":
                 self.audit_factor *= int(action.value)
             else:
@@ -165,3 +190,4 @@ class Interventions:
         """Go on where `state_dict` was taken."""
         self.critic_points, self.retiring = state["critic_points"], state["retiring"]
         self.audit_factor = state["audit_factor"]
+        self.retrains_before = state.get("retrains_before", 0)  # earlier versions never retrain

@@ -282,16 +282,21 @@ class Run:
             self.curriculum.learn_from(bouts)
             version = self.roles.learner.sampler.version
             self.resets.collect(bouts, version, self.referee.first_bad_step)
-            self.interventions.apply(health.actions, self.roles.learner, self.curriculum)
+            self.interventions.apply(
+                health.actions, self.roles.learner, self.curriculum, self.restore_critic, plan.round
+            )
             facts = self._agreed_weights() | coverage(self.referee, bouts)
             facts |= evaluation
             facts |= self.critic_game.trust.row() if self.critic_game.asks_trust else {}
             self.log_round(plan, probe, health, records, facts)
             self.pool.after(plan.round)
-            clean = self.monitor.state.last_clean_check
-            best = self.selection.best()
-            self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), clean, best)
+            kept, best = self.monitor.kept_rounds(), self.selection.best()
+            self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), kept, best)
         self.directory.status("running", round=plan.round + 1, monitor=health.state)
+
+    def restore_critic(self, round_: int) -> None:
+        """Give the critic the weights that it had after an earlier round."""
+        self.roles.critic.put_back(self.checkpoints.trained(round_, "critic"))
 
     def log_round(
         self,

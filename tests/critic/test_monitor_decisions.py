@@ -221,7 +221,7 @@ def accuser() -> Readings:
 def test_a_critic_turned_accuser_is_silenced_and_the_learner_goes_on() -> None:
     verdicts = judge([exact()] * 4 + [accuser()] * 10)
     assert states(verdicts)[4:6] == ["warn", "intervene"]
-    assert [a.kind for a in verdicts[5].actions] == ["silence_critic"]
+    assert [a.kind for a in verdicts[5].actions] == ["silence_critic", "restore_critic"]
     assert not any(health.halted for health in verdicts)
     assert verdicts[-1].state == "ok", "a silenced critic decides nothing"
     assert "silenced" in verdicts[-1].reasons[-1]

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,23 @@ def test_the_trial_is_of_other_tasks_and_of_what_no_critic_claimed(referee: Refe
     claimed = {b.solution.text for b in bouts if b.pointing is not None}
     assert claimed and not claimed & {i.solution.text for i in items if not i.planted}
     assert {item.sound for item in items} == {True, False}
+
+
+def test_a_critic_that_retrains_imitates_in_place_of_its_rewarded_steps(referee: Referee) -> None:
+    """As many steps in all, so that no schedule of the learning rate ends early."""
+    settings = ("critic.steps_per_round=2", "critic.imitation_steps=1", "critic.champion=false")
+    rewarded = referee_of(referee.verifiers, "pointing.source=critic", *settings)
+    critic, taught = Judge(True, True), list[int]()
+    critic.imitate = lambda prompts, *_: taught.append(len(prompts))  # type: ignore[method-assign, misc]
+    critic.prompts_per_block = lambda steps: 4 * steps  # type: ignore[attr-defined]
+    game = CriticGame(rewarded, critic)
+    bouts = bouts_judged_by(rewarded, critic)
+    assert game.choose(bouts, PLAN)
+    retrains = replace(PLAN, critic_retrains=True)
+    assert game.choose(bouts, retrains) == []
+    game.imitate(bouts, PLAN)
+    game.imitate(bouts, retrains)
+    assert taught == [critic.replies_per_block(1), critic.replies_per_block(3)]
 
 
 def test_without_training_there_is_no_trial(referee: Referee) -> None:

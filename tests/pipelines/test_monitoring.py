@@ -3,20 +3,27 @@
 import json
 import math
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from critic_cases import chain_task
 from critique_cases import critique
+from pipeline_cases import CONFIG
 
 from critic.calibration import measure
 from critic.monitor.readings import Reading
-from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
+from critic.monitor.repair import CriticRecord
+from critic.monitor.settings import DEFAULT_RULES, GOLD, ActionKind, MonitorSettings
+from critic.monitor.state import Action, MonitorState
 from pipelines.game.audit import CriticAudit
 from pipelines.game.bout import Bout
+from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.game.evaluation import Evaluation, RolloutFigures
 from pipelines.game.examiner import Probe
 from pipelines.rollouts.sample import Sample
-from pipelines.run.monitoring import RunMonitor, read_signals
+from pipelines.run.monitoring import Interventions, RunMonitor, read_signals
+from pipelines.settings.load import load_settings
+from pipelines.training.trainer import RoleTrainer
 from rewards.solution import Solution
 from rewards.verdict import Verdict
 
@@ -97,6 +104,41 @@ def test_the_monitor_goes_on_where_it_was_saved() -> None:
     assert second.history == first.history and len(second.history) == 3
     assert second.check([], probe(groups)) == first.check([], probe(groups))
     assert second.state == first.state
+
+
+def test_the_critics_repairs_are_carried_out_and_survive_a_resume() -> None:
+    settings = load_settings(CONFIG, [])
+    curriculum, restored = Curriculum(build_source(settings), seed=0), list[int]()
+    learner = cast(RoleTrainer, None)  # none of these orders is for it
+
+    def order(kind: ActionKind, value: float) -> None:
+        action = Action(kind=kind, value=value, why="")
+        own.apply([action], learner, curriculum, restored.append, round_=7)
+
+    own = Interventions()
+    order("silence_critic", 0.0)
+    order("restore_critic", 3.0)
+    order("retrain_critic", 2.0)
+    assert restored == [3] and not own.plan(8, settings).critic_points
+    assert [own.plan(n, settings).critic_retrains for n in (8, 9, 10)] == [True, True, False]
+    order("unsilence_critic", 1.0)
+    again = Interventions()
+    again.load_state_dict(json.loads(json.dumps(own.state_dict())))
+    assert again == own and again.plan(8, settings).critic_points
+    older = {key: value for key, value in own.state_dict().items() if key != "retrains_before"}
+    again.load_state_dict(older)
+    assert again.retrains_before == 0
+
+
+def test_the_champions_checkpoint_is_kept_where_it_may_come_back() -> None:
+    record = MonitorState(last_clean_check=5, critic=CriticRecord(champion=3))
+    kept = []
+    for offers in (MonitorSettings().offers, ()):
+        monitor = RunMonitor(MonitorSettings(offers=offers))
+        monitor.state = record
+        kept.append(monitor.kept_rounds())
+    assert kept == [{3, 5}, {5}]
+    assert RunMonitor(MonitorSettings()).kept_rounds() == set()
 
 
 def value(name: str, read: Probe) -> float:

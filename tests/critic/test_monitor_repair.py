@@ -1,0 +1,123 @@
+"""A critic that got worse: silenced, restored, retrained, heard again, each effect said."""
+
+from critic.monitor.calibrate import ERRORS, along
+from critic.monitor.decide import begin, check
+from critic.monitor.readings import Reading
+from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
+from critic.monitor.state import Health, MonitorState
+
+Readings = dict[str, Reading | None]
+CRITIC = [name for name, rule in DEFAULT_RULES.items() if rule.channel == "critic"]
+SETTINGS = MonitorSettings()
+
+
+def exact(**changes: float | None) -> Readings:
+    """The readings of a run that has learned something, without noise, but with its errors."""
+    means = {**along(0.5), **changes}
+    return {n: None if m is None else Reading(value=m, error=ERRORS[n]) for n, m in means.items()}
+
+
+def accuser() -> Readings:
+    return exact(critic_false_accusations=0.95, critic_brier=0.5, critic_bias=-0.5)
+
+
+def judge(
+    rows: list[Readings], monitor: MonitorSettings = SETTINGS
+) -> tuple[MonitorState, list[Health]]:
+    state, verdicts = begin(rows[0], monitor), []
+    for readings in rows:
+        state, health = check(state, readings, monitor)
+        verdicts.append(health)
+    return state, verdicts
+
+
+def orders(verdicts: list[Health]) -> dict[str, list[int]]:
+    """The checks at which each action was ordered."""
+    found: dict[str, list[int]] = {}
+    for health in verdicts:
+        for action in health.actions:
+            found.setdefault(action.kind, []).append(health.check)
+    return found
+
+
+def said(health: Health, action: str) -> str:
+    return next(line for line in health.reasons if f"checks after {action}" in line)
+
+
+def test_it_is_silenced_and_put_back_to_its_last_good_check_at_once() -> None:
+    _, verdicts = judge([exact()] * 4 + [accuser()] * 2 + [exact()] * 8)
+    assert orders(verdicts)["silence_critic"] == orders(verdicts)["restore_critic"] == [5]
+    values = {action.kind: action.value for action in verdicts[5].actions}
+    assert values == {"silence_critic": 0.0, "restore_critic": 3.0}, "check 4 alarmed already"
+    effect = said(verdicts[7], "silence_critic, restore_critic")
+    assert "critic_brier 0.5 → 0.15 (-0.35 ± 0.042)" in effect
+    assert f"{GOLD} " in said(verdicts[7], "silence_critic:"), "silencing is meant for the learner"
+
+
+def test_it_is_heard_again_when_its_signals_are_calm() -> None:
+    state, verdicts = judge([exact()] * 4 + [accuser()] * 2 + [exact()] * 8)
+    assert orders(verdicts)["unsilence_critic"] == [7] and not state.critic_is_silenced
+    assert "well again for 2 checks" in verdicts[7].actions[-1].why
+    assert "critic_brier 0.15 → 0.15" in said(verdicts[9], "unsilence_critic")
+    assert [health.state for health in verdicts[7:]] == ["ok"] * 7
+
+
+def test_one_that_stays_bad_is_retrained_and_stays_silent() -> None:
+    state, verdicts = judge([exact()] * 4 + [accuser()] * 20)
+    found = orders(verdicts)
+    assert found == {
+        "double_audit": [4], "silence_critic": [5], "restore_critic": [5],
+        "retrain_critic": [6, 9],
+    }  # fmt: skip
+    assert verdicts[6].actions[0].value == SETTINGS.retrain_rounds
+    assert "critic_brier 0.5 → 0.5 (+0" in said(verdicts[8], "retrain_critic")
+    assert state.critic_is_silenced and verdicts[-1].state == "ok"
+
+
+def test_one_that_gets_worse_again_is_silenced_for_good() -> None:
+    """As often as `max_interventions` says: a critic that relapses is not heard a third time."""
+    relapse = [accuser()] * 2 + [exact()] * 6
+    state, verdicts = judge([exact()] * 4 + relapse * 4)
+    found = orders(verdicts)
+    assert found["silence_critic"] == [5, 13] and found["unsilence_critic"] == [7]
+    assert state.critic_is_silenced
+    assert not any(health.halted for health in verdicts)
+
+
+def test_nothing_is_known_of_a_critic_that_nobody_could_read() -> None:
+    """It stays silent; and one that was bad from the start has nothing to be put back to."""
+    unread = exact(**dict.fromkeys(CRITIC))
+    _, verdicts = judge([exact()] * 4 + [accuser()] * 2 + [unread] * 8)
+    assert "unsilence_critic" not in orders(verdicts)
+    state = begin(exact(), SETTINGS)
+    found = []
+    for readings in [accuser()] * 4:
+        state, health = check(state, readings, SETTINGS)
+        found.append(health)
+    assert orders(found)["silence_critic"] == [1] and "restore_critic" not in orders(found)
+
+
+def test_a_critic_silenced_for_the_learners_errors_waits_for_them_to_end() -> None:
+    fallen = exact(gold_accuracy=0.3)
+    _, verdicts = judge([exact()] * 4 + [fallen] * 3 + [exact()] * 6)
+    found = orders(verdicts)
+    assert found["silence_critic"] == [5] and "restore_critic" not in found
+    assert found["unsilence_critic"] == [8]
+
+
+def test_where_nothing_is_offered_nothing_is_ordered() -> None:
+    _, verdicts = judge([exact()] * 4 + [accuser()] * 9, MonitorSettings(offers=()))
+    assert orders(verdicts) == {}
+    only = MonitorSettings(offers=("restore_critic", "retrain_critic"))
+    _, verdicts = judge([exact()] * 4 + [accuser()] * 9, only)
+    assert set(orders(verdicts)) == {"restore_critic"}, "a critic that is heard is not retrained"
+    assert verdicts[5].state == "intervene"
+
+
+def test_the_state_survives_json() -> None:
+    state, _ = judge([exact()] * 4 + [accuser()] * 3)
+    assert state.critic.bad == 3 and state.critic.champion == 3
+    assert MonitorState.model_validate_json(state.model_dump_json()) == state
+    older = state.model_dump(mode="json")
+    del older["critic"]  # a run that an earlier version saved
+    assert MonitorState.model_validate(older).critic.champion is None
