@@ -54,9 +54,9 @@ COLD_START_SIZES = (
 )  # fmt: skip
 SIZES = (
     f"run.rounds={NUM_ROUNDS}", "learner.steps_per_round=2", "learner.max_completion_length=64",
-    f"evaluate.num_tasks={NUM_TASKS}", f"evaluate.num_samples={NUM_SAMPLES}",
-    "evaluate.num_probe_tasks=64",
-    "evaluate.test_every=1", "evaluate.num_audit_tasks=1", "critic.critiques_per_audit=1",
+    "evaluate.every_rounds=1", f"evaluate.num_selection_tasks={NUM_TASKS}",
+    f"evaluate.num_samples={NUM_SAMPLES}", "evaluate.num_probe_tasks=64",
+    "evaluate.num_tasks=1", "evaluate.num_audit_tasks=1", "critic.critiques_per_audit=1",
     "pointing.source=none", NO_RESETS, *NO_CRITIC,
     "learner.grpo.lr_scheduler_type=constant",
     "learner.grpo.beta=1e-6",  # moves nothing; TRL then logs the divergence from the start
@@ -210,9 +210,6 @@ def outcome(directory: Path) -> dict[str, object]:
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     rows = list(map(json.loads, lines))
     start = next(row for row in rows if row["kind"] == COLD_START)
-    if "test/mean_at_k" not in start:  # a run of ours examines its start apart
-        before = json.loads((directory / "before.json").read_text())
-        start["test/mean_at_k"] = before["figures"]["mean_at_k"]
     steps: dict[int, list[float]] = {}
     for row in rows:
         if row["kind"] == "step" and row["role"] == "learner" and "policy/kl" in row:
@@ -227,7 +224,7 @@ def outcome(directory: Path) -> dict[str, object]:
 
 def point(row: Mapping[str, object]) -> dict[str, object]:
     """What the tables read of a row, to six digits; the decisions are those of these digits."""
-    kept = ("test/mean_at_k", "kl", "monitor/signals", "monitor/errors")
+    kept = ("evaluation/mean_at_k", "kl", "monitor/signals", "monitor/errors")
     return {name: rounded(row[name]) for name in kept if name in row}
 
 

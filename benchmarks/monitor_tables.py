@@ -1,8 +1,9 @@
 """What recorded runs say of the monitor: events, halts, leads, baselines, ablations.
 
-A run is {"start": point, "rounds": [point, ...]}; a point has "test/mean_at_k" (held-out accuracy,
-which no detector reads), "kl", and "monitor/signals" with "monitor/errors" as `metrics.jsonl` has
-them. Every detector is computed from these by pure functions, so that all judge the same logs.
+A run is {"start": point, "rounds": [point, ...]}; a point has "evaluation/mean_at_k" (held-out
+accuracy, which no detector reads), "kl", and "monitor/signals" with "monitor/errors" as
+`metrics.jsonl` has them. Every detector is computed from these by pure functions, so that all judge
+the same logs.
 Leaves out playing runs (`exp_monitor.py`).
 """
 
@@ -44,7 +45,7 @@ def points(run: Run) -> list[Point]:
 
 def accuracy(point: Point) -> float:
     """Held-out accuracy."""
-    value = point["test/mean_at_k"]
+    value = point["evaluation/mean_at_k"]
     assert isinstance(value, float | int)
     return float(value)
 

@@ -152,7 +152,7 @@ class Loop:
             "kind": kind,
             "round": max(generation, 0),
             **readings_row({**found.readings, "training_reward": None}),
-            "test/mean_at_k": sum(one.passed for one in tested) / len(tested),
+            "evaluation/mean_at_k": sum(one.passed for one in tested) / len(tested),
             "kl": self.divergence(tested[:: max(1, len(tested) // NUM_SCORED)]),
         }
 
@@ -195,7 +195,7 @@ def main() -> None:
             stream.write(json.dumps(row) + "\n")
             stream.flush()
             gold = row["monitor/signals"]
-            print(generation, row["test/mean_at_k"], row["kl"], gold, flush=True)
+            print(generation, row["evaluation/mean_at_k"], row["kl"], gold, flush=True)
     (options.out / "done").write_text("")
 
 

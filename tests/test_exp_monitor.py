@@ -46,7 +46,7 @@ def point(accuracy: float, rng: random.Random, **signals: float) -> dict[str, ob
     noisy = {name: mean + rng.gauss(0, ERRORS[name]) for name, mean in means.items()}
     held_out = sum(rng.random() < accuracy for _ in range(HELD_OUT)) / HELD_OUT
     return {
-        "test/mean_at_k": held_out, "kl": 0.0, "monitor/signals": noisy,
+        "evaluation/mean_at_k": held_out, "kl": 0.0, "monitor/signals": noisy,
         "monitor/errors": dict(ERRORS),
     }  # fmt: skip
 
@@ -72,7 +72,10 @@ def test_a_collapse_is_dated_and_noise_is_none() -> None:
     assert false <= 5
     dates = [event_of(run_of(FALLING, seed)) for seed in range(20)]
     assert all(date in (5, 6, 7) for date in dates), "the second check that is 5 points lower"
-    exact = {"start": {"test/mean_at_k": 0.5}, "rounds": [{"test/mean_at_k": v} for v in (0.44,)]}
+    exact = {
+        "start": {"evaluation/mean_at_k": 0.5},
+        "rounds": [{"evaluation/mean_at_k": v} for v in (0.44,)],
+    }
     assert event_of(exact) is None, "one check is none"
 
 
@@ -149,7 +152,7 @@ def test_every_arm_is_a_configuration(family: str, arm: str) -> None:
     job = Job(family, arm, 0)
     settings = load_settings(Path("configs") / "tiny.toml", overrides_of(job, ()))
     assert settings.monitor.offers == () and settings.monitor.threshold == 1e9
-    assert settings.evaluate.test_every == 1
+    assert settings.evaluate.every_rounds == 1
     assert is_current(job.name, {"overrides": settings_of(job, ())}, ())
     assert not is_current(job.name, {"overrides": settings_of(job, ("run.rounds=2",))}, ())
     assert not any("/" in one and ROOT_NAME in one for one in settings_of(job, ()))
@@ -166,15 +169,14 @@ def test_a_campaign_that_is_cut_off_has_some_of_every_arm() -> None:
 def test_a_runs_files_are_read(tmp_path: Path) -> None:
     signals = '"monitor/signals": {"gold_accuracy": 0.123456789}, "monitor/errors": {}'
     rows = [
-        f'{{"kind": "cold_start", "round": 0, {signals}}}',
+        f'{{"kind": "cold_start", "round": 0, "evaluation/mean_at_k": 0.5, {signals}}}',
         '{"kind": "step", "role": "learner", "round": 0, "policy/kl": 0.1}',
         '{"kind": "step", "role": "learner", "round": 0, "policy/kl": 0.3}',
-        f'{{"kind": "round", "round": 0, "test/mean_at_k": 0.25, {signals}}}',
+        f'{{"kind": "round", "round": 0, "evaluation/mean_at_k": 0.25, {signals}}}',
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
-    (tmp_path / "before.json").write_text('{"figures": {"mean_at_k": 0.5}}')
     found = outcome(tmp_path)
-    assert found["start"]["test/mean_at_k"] == 0.5  # type: ignore[index]
+    assert found["start"]["evaluation/mean_at_k"] == 0.5  # type: ignore[index]
     (only,) = found["rounds"]  # type: ignore[misc]
     assert only["kl"] == 0.2 and only["monitor/signals"] == {GOLD: 0.123457}
 
