@@ -280,13 +280,12 @@ class Run:
                 self.corpus.admit(accepted)
                 write_transcripts(self.directory.path, plan.round, bouts)
             self.curriculum.learn_from(bouts)
-            version = self.roles.learner.sampler.version
-            self.resets.collect(bouts, version, self.referee.first_bad_step)
+            learner, first_bad_step = self.roles.learner, self.referee.first_bad_step
+            self.resets.collect(bouts, learner.sampler.version, first_bad_step)
             self.interventions.apply(
-                health.actions, self.roles.learner, self.curriculum, self.restore_critic, plan.round
+                health.actions, learner, self.curriculum, self.restore_critic, plan.round
             )
-            facts = self._agreed_weights() | coverage(self.referee, bouts)
-            facts |= evaluation
+            facts = self._agreed_weights() | coverage(self.referee, bouts) | evaluation
             facts |= self.critic_game.trust.row() if self.critic_game.asks_trust else {}
             self.log_round(plan, probe, health, records, facts)
             self.pool.after(plan.round)
@@ -348,5 +347,4 @@ class Run:
 
 
 def agreed(own: T) -> T:
-    """Rank 0's value in every process, given one's own."""
-    return gather_object([own])[0]
+    return gather_object([own])[0]  # rank 0's
