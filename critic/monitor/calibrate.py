@@ -4,19 +4,22 @@
 
 Three kinds of healthy run, whose readings vary by exactly the errors that they state: one that does
 not move at all, one that learns and then stays, and one that stands at its end from the start. A
-fall is a run that does not move, and then is worse by some points of gold accuracy at every check.
+fall is a run that does not move, and then is worse by some points of gold accuracy at every check;
+a decline goes on falling, and what counts is how long after a collapse by the proof's definition
+the monitor acts.
 Leaves out real runs, whose policies move more than their readings' noise.
 """
 
 import argparse
 import math
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 from critic.monitor.decide import begin, check
 from critic.monitor.readings import Reading
-from critic.monitor.settings import GOLD, MonitorSettings
+from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from critic.monitor.state import Health
 from critic.value_drop import share_interval
 
@@ -106,6 +109,41 @@ def falls(fall: float) -> Callable[[int], Means]:
     return lambda check: {**base, GOLD: 0.5 - fall} if check >= 5 else base
 
 
+def decline(slope: float, fades: bool) -> Callable[[int], Means]:
+    """A run that stands still, and from check 5 on loses so much gold accuracy at every check.
+
+    Args:
+        slope: what is lost per check.
+        fades: whether the novelty of its samples is lost too, half of it at each check.
+    """
+    base = {**BEFORE, GOLD: 0.6}
+    novel = [name for name, rule in DEFAULT_RULES.items() if rule.channel == "N" and name in base]
+
+    def path(check: int) -> Means:
+        past = max(check - 4, 0)
+        lost = {name: base[name] * 0.5**past for name in novel} if fades else {}
+        return {**base, **lost, GOLD: max(base[GOLD] - slope * past, 0.0)}
+
+    return path
+
+
+def delays(
+    slope: float, fades: bool, num_runs: int, settings: MonitorSettings
+) -> dict[str, list[int]]:
+    """How many checks after the second one that is 5 points lower a level is first reached.
+
+    Returns:
+        For "intervene" and "halt" the delays of the runs that came there within 24 checks.
+    """
+    found: dict[str, list[int]] = {"intervene": [], "halt": []}
+    event = 5 + math.ceil(0.05 / slope - 1e-9)  # the second check whose true loss is 5 points
+    for seed in range(num_runs):
+        verdicts = simulate(decline(slope, fades), 24, f"{slope}/{fades}/{seed}", settings)
+        for level, reached in found.items():
+            reached += [h.check - event for h in verdicts if h.state in (level, "halt")][:1]
+    return found
+
+
 def outcome(verdicts: list[Health]) -> Counter[str]:
     """What one run counts for: warned at its end, ever intervened, halted."""
     found = {
@@ -140,6 +178,19 @@ def main() -> None:
             f"a fall of {fall:.0%} of gold accuracy, confirmed within 3 checks: "
             f"{seen / options.runs:.0%}"
         )
+    for slope in (0.01, 0.02, 0.04, 0.08, 0.16):
+        for fades in (False, True):
+            found = delays(slope, fades, min(options.runs, 100), settings)
+            said = [
+                f"{what} {statistics.median(own):+g} ({len(own) / min(options.runs, 100):.0%})"
+                for what, own in found.items()
+                if own
+            ]
+            beside = "with novelty" if fades else "alone"
+            print(
+                f"{slope:.0%} of gold accuracy lost per check, {beside}; checks after it is 5 "
+                f"points lower twice: {', '.join(said)}"
+            )
 
 
 if __name__ == "__main__":
