@@ -16,7 +16,7 @@ from pipelines.report.write import write_report
 from pipelines.rollouts.ledger import balance
 from pipelines.run.final_table import table
 from pipelines.run.hub import push
-from pipelines.run.last_lines import last_line, stopped
+from pipelines.run.last_lines import after_halt, last_line, stopped
 from pipelines.run.round_log import transcript
 from pipelines.run.session import Run
 from pipelines.run.summary import summary
@@ -46,7 +46,8 @@ def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health:
     if files.is_main:
         write_report(files.path)
         print(f"halted by the monitor at round {plan.round}: {'; '.join(health.reasons[:3])}")
-        print(f"selected checkpoint: {selected}; see {files.path / 'incident.md'}")
+        print(f"why, and samples of it: {files.path / 'incident.md'}")
+        print(after_halt(None if clean is None else run.checkpoints.folder(clean)), flush=True)
 
 
 def finish(run: Run) -> None:

@@ -38,6 +38,19 @@ def stopped(settings: Settings, played: int) -> str:
     )
 
 
+def after_halt(selected: Path | None) -> str:
+    """Which checkpoint is sound and what may come next; None is the cold start."""
+    if selected is None:
+        return (
+            "model: the cold start is the last sound one; next: a new run, for example at a lower "
+            "learner.grpo.learning_rate"
+        )
+    return (
+        f"model: {selected / 'learner'}, the last sound one; next: a new run with learner.model="
+        f"{selected / 'learner'} critic.model={selected / 'critic'}"
+    )
+
+
 def last_line(settings: Settings, played: int, model: Path | None) -> str:
     """Where the model is and what may come next."""
     if model is None:

@@ -261,6 +261,7 @@ def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
     check_checkpoint("selected", str(clean / "learner"))
     assert (directory / "best").resolve().name in ("round_00000", "round_00001"), "both clean"
     printed = capfd.readouterr().out
+    assert printed.rstrip().splitlines()[-1].startswith(f"model: {clean / 'learner'}, the last")
     assert f"halted by the monitor at round {halted['round']}" in printed
     assert "gold probe: 16 tasks x 4 samples show a fall of" in printed
 
