@@ -41,7 +41,7 @@ from critic.monitor.state import Health, MonitorState
 from data.errors import UserError
 from pipelines.guard.gold import Answer, Check, Found, GoldProbe, Row, reward_reading, whole_text
 from pipelines.guard.log import GuardLog
-from pipelines.guard.weights import clean_checkpoint, put_back
+from pipelines.guard.weights import clean_checkpoint, put_back, saved_steps
 
 T = TypeVar("T")
 SPREAD = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -140,7 +140,7 @@ class EntropyMonitorCallback(TrainerCallback):
             self.state, verdicts = replayed(rows, self.settings)
             self.health = verdicts[-1] if verdicts else None
             self._steps = [row["step"] for row in rows if row["kind"] == "round"]
-            self._saved = [state.global_step]
+            self._saved = saved_steps(Path(args.output_dir), state.global_step)
             if self.halted:
                 raise UserError(
                     f"this run was halted at step {self._steps[-1]}: go on from an earlier "

@@ -11,6 +11,12 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 
+def saved_steps(output: Path, last: int) -> list[int]:
+    """The steps, up to one, whose checkpoints stand in a trainer's output directory."""
+    names = [folder.name.removeprefix("checkpoint-") for folder in output.glob("checkpoint-*")]
+    return sorted(int(name) for name in names if name.isdigit() and int(name) <= last)
+
+
 def clean_checkpoint(output: Path, saved: Iterable[int], step: int | None) -> Path | None:
     """The newest checkpoint of a run that is not younger than a step.
 

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_cases import EVERY, NUM_STEPS, RATE, grpo, guard, is_right, rows, sft, unreliable_base
+from peft import LoraConfig, get_peft_model
+from pipeline_cases import random_llama, redraw_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from critic.monitor.readings import Reading
 from critic.monitor.replay import replay
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from pipelines.errors import UserError
-from pipelines.guard.callback import guard_settings
+from pipelines.guard.callback import EntropyMonitorCallback, guard_settings
 from pipelines.guard.gold import GoldProbe, end_ids, reward_reading
-from pipelines.guard.weights import clean_checkpoint
+from pipelines.guard.weights import clean_checkpoint, put_back, saved_steps
+from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.report.read import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +155,9 @@ def test_checks_keep_to_their_share_of_the_time(base: Path, tmp_path: Path) -> N
 # -- parts --------------------------------------------------------------------------------------
 
 
-def test_a_check_that_breaks_is_counted_and_refused_where_it_always_does(base: Path) -> None:
+def test_a_check_that_breaks_is_counted_and_refused_where_it_always_does(
+    base: Path, tmp_path: Path
+) -> None:
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(base),
         AutoTokenizer.from_pretrained(base),
@@ -172,6 +177,9 @@ def test_a_check_that_breaks_is_counted_and_refused_where_it_always_does(base: P
     assert set(found.readings) <= set(DEFAULT_RULES)
     odd = GoldProbe(rows("gold"), lambda text, row: 0.5, max_new_tokens=2)  # type: ignore[arg-type, return-value]
     assert odd.read(model, tokenizer, 0).readings[GOLD] is None
+    monitor = EntropyMonitorCallback(odd.rows, odd.check, tmp_path, max_new_tokens=2)
+    with pytest.raises(UserError, match=r"no gold sample could be judged: .* returned 0\.5"):
+        monitor._read(model, tokenizer, -1)
 
 
 def test_a_model_that_diverged_is_wrong_in_every_sample(base: Path) -> None:
@@ -232,3 +240,17 @@ def test_the_clean_checkpoint_is_the_newest_of_this_run_that_is_not_younger(tmp_
     assert clean_checkpoint(tmp_path, [5, 25], 30) == tmp_path / "checkpoint-5", "25 is gone"
     assert clean_checkpoint(tmp_path, [20], 15) is None
     assert clean_checkpoint(tmp_path, [5], None) is None
+    (tmp_path / "checkpoint-best").mkdir()
+    assert saved_steps(tmp_path, 15) == [5, 10, 15], "a resumed run knows those before it"
+
+
+def test_an_adapter_is_put_back_as_the_trainer_saved_it(tmp_path: Path) -> None:
+    adapter = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model = get_peft_model(random_llama(character_tokenizer()), adapter)
+    model.save_pretrained(tmp_path)
+    clean = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    redraw_adapter(model, seed=1)
+    assert any(not torch.equal(tensor, clean[name]) for name, tensor in model.state_dict().items())
+    put_back(model, tmp_path)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, clean[name], rtol=0, atol=0)
