@@ -1,22 +1,12 @@
 """The monitor on simulated runs: quiet in health, certain in collapse, and every state is left."""
 
 import math
-import statistics
 from collections import Counter
 from typing import get_args
 
 import pytest
 
-from critic.monitor.calibrate import (
-    AFTER,
-    BEFORE,
-    ERRORS,
-    HEALTHY,
-    along,
-    delays,
-    outcome,
-    simulate,
-)
+from critic.monitor.calibrate import AFTER, BEFORE, ERRORS, HEALTHY, along, outcome, simulate
 from critic.monitor.decide import begin, check
 from critic.monitor.power import detectable, power_line, tasks_needed
 from critic.monitor.readings import Reading
@@ -148,14 +138,6 @@ def test_errors_that_persist_after_the_run_intervened_halt_it() -> None:
     assert {a.kind: a.value for a in ordered} == {
         "verified_only": 1.0, "raise_real_share": 0.3, "silence_critic": 0.0,
     }  # fmt: skip
-
-
-def test_a_decline_is_halted_within_three_checks_of_a_collapse_and_sooner_with_novelty() -> None:
-    """After it, not before: where gold accuracy alone falls, two checks confirm and two persist."""
-    alone, both = (delays(0.04, fades, 30, SETTINGS) for fades in (False, True))
-    assert len(alone["halt"]) == len(both["halt"]) == 30
-    assert sum(both["halt"]) < sum(alone["halt"])
-    assert statistics.median(alone["halt"]) <= 3 and statistics.median(both["intervene"]) <= 0
 
 
 @pytest.mark.parametrize("seed", range(5))
