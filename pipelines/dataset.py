@@ -6,9 +6,9 @@
     sparring-data verify DIR        judge every record again
     sparring-data export DIR --format sft|dpo|critic|prompts --out FILE
 
-FROM is a run directory (its selected or last checkpoint) or a checkpoint directory. Only the
-command line is here; `synthesis/` does each command's work. Exit status: 0 done, 1 `verify` found
-differences, 2 a user's mistake or too few tasks, 130 interrupted.
+FROM is a run directory (its selected or last checkpoint), one of its rounds (`RUN/best`) or a
+checkpoint directory. Only the command line is here; `synthesis/` does each command's work. Exit
+status: 0 done, 1 `verify` found differences, 2 a user's mistake or too few tasks, 130 interrupted.
 """
 
 import argparse
