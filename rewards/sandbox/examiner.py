@@ -1,0 +1,286 @@
+"""The process that holds the tests and asks the program, in a sandbox of its own.
+
+A test is Python with `assert`s, as in HumanEval (`check(candidate)`) and MBPP. The program's
+functions stand in it as references: a call goes to the program's process over a pipe, and plain
+data comes back (`plain_data.py`), so that all comparing is done here, with Python's own types. Each
+assertion is counted, and a failed one does not end the others. Tests cannot pass functions of their
+own to the program, nor catch its own classes of exceptions.
+"""
+
+import ast
+import builtins
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from rewards.sandbox import plain_data
+
+# Descriptors, as the keeper places them.
+JOB, READY, REQUESTS, REPLIES, REPORT = 3, 4, 5, 6, 7
+_LONGEST_REPLY = 4 * 1024 * 1024
+_NUM_DETAILS = 5
+_DETAIL_CHARS = 300
+_FAILED, _PASSED = "__sandbox_failed__", "__sandbox_passed__"
+
+
+class ProgramEnded(BaseException):
+    """The program's process is gone, or no longer makes sense."""
+
+
+class ProgramError(Exception):
+    """The program raised an exception of its own make."""
+
+
+def main() -> None:
+    """Examine the one job that comes; does not return."""
+    with open(JOB, encoding="utf-8") as file:
+        text = file.read()
+    if text:
+        report = _Report()
+        try:
+            _examine(json.loads(text), report)
+        except ProgramEnded as error:
+            report.line("ended", str(error))
+        except BaseException as error:
+            report.line("fault", f"{type(error).__name__}: {error}")
+    os._exit(0)
+
+
+def _examine(job: Mapping[str, Any], report: "_Report") -> None:
+    channel = _Channel()
+    told = channel.receive()
+    if "fatal" in told:
+        report.line("fatal" if told.get("compiles", True) else "uncompilable", str(told["fatal"]))
+        return
+    names = _Names(channel)
+    names.update({_FAILED: report.failed, _PASSED: report.passed, "__name__": "tests"})
+    if job["prompt"] and (code := _prompt(job["prompt"])):
+        exec(code, names)
+    exec(job["setup"], names)
+    for name in (job["entry_point"], *job["names"]):
+        if name:
+            names[name] = Remote(channel, name)
+    candidate = names["candidate"] = names.get(job["entry_point"])
+    for test in job["tests"]:
+        code = compile(_counted(test), "tests.py", "exec")
+        report.attempt(lambda code=code: exec(code, names))
+    check = names.get("check")
+    if candidate is not None and check is not None and not isinstance(check, Remote):
+        report.attempt(lambda: check(candidate))
+    report.line("done", "" if channel.num_calls else "the tests do not ask the program")
+
+
+def _prompt(text: str) -> Any:
+    """What the task shows of the program, such as helpers that its tests use."""
+    try:
+        return compile(text, "prompt.py", "exec")
+    except (SyntaxError, ValueError):  # it ends within a statement
+        return None
+
+
+class _Report:
+    """What the keeper learns: one line per assertion, and one at the end."""
+
+    def __init__(self) -> None:
+        self._num_failed = 0
+
+    def line(self, kind: str, text: str = "") -> None:
+        shown = json.dumps(text[:_DETAIL_CHARS])
+        os.write(REPORT, f"{kind} {shown}\n".encode())
+
+    def passed(self) -> None:
+        os.write(REPORT, b"+\n")
+
+    def failed(self, error: BaseException, what: str = "") -> None:
+        self._num_failed += 1
+        if self._num_failed > _NUM_DETAILS:
+            os.write(REPORT, b"-\n")
+        else:
+            self.line("-", f"{what}: {type(error).__name__} {error}".strip(": "))
+
+    def attempt(self, run: Any) -> None:
+        """Run some of the tests; what they raise is a failure."""
+        try:
+            run()
+        except Exception as error:
+            self.failed(error)
+
+
+class _Names(dict[str, Any]):
+    """The tests' global names: those that they do not define are the program's."""
+
+    def __init__(self, channel: "_Channel") -> None:
+        super().__init__()
+        self._channel = channel
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name) or name.startswith("__"):
+            raise KeyError(name)
+        reply = self._channel.ask({"do": "get", "on": name})
+        if "missing" in reply:
+            raise KeyError(name)
+        return self._channel.value(reply)
+
+
+class _Channel:
+    """Requests to the program's process, and its replies."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self.num_calls = 0
+
+    def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """Send a request and wait for what is done about it."""
+        line = json.dumps(request).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(REQUESTS, line) :]
+        except BrokenPipeError:
+            raise ProgramEnded("the program ended before its tests did") from None
+        reply = self.receive()
+        self.num_calls += 1
+        if "raised" in reply:
+            _raise(str(reply["raised"]), str(reply.get("message", "")))
+        return reply
+
+    def value(self, reply: Mapping[str, Any]) -> Any:
+        """The value that a reply carries."""
+        try:
+            return plain_data.decode(reply.get("value"), self._resolve)
+        except (KeyError, TypeError, AttributeError, OverflowError, ArithmeticError) as error:
+            raise ValueError(f"the program returned no plain data: {error}") from None
+
+    def receive(self) -> dict[str, Any]:
+        """The next line from the program's process."""
+        while b"\n" not in self._buffer:
+            chunk = os.read(REPLIES, 1 << 16)
+            if not chunk:
+                raise ProgramEnded("the program ended before its tests did")
+            self._buffer += chunk
+            if len(self._buffer) > _LONGEST_REPLY:
+                raise ProgramEnded(f"the program returned more than {_LONGEST_REPLY} bytes")
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        try:
+            reply = json.loads(line)
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict):
+            raise ProgramEnded("the program wrote something else than replies")
+        return reply
+
+    def _resolve(self, reference: object) -> "Remote":
+        if not isinstance(reference, int):
+            raise TypeError(f"a reference is a number, got {reference!r:.80}")
+        return Remote(self, reference)
+
+
+class Remote:
+    """A function, class or object of the program's, by name or by number."""
+
+    def __init__(self, channel: _Channel, on: str | int) -> None:
+        self._channel, self._on = channel, on
+
+    def _do(self, what: str, args: Sequence[object] = (), **kwargs: object) -> Any:
+        request = {
+            "do": what, "on": self._on, "args": [plain_data.encode(one, _refer) for one in args],
+            "kwargs": [[k, plain_data.encode(v, _refer)] for k, v in kwargs.items()],
+        }  # fmt: skip
+        reply = self._channel.ask(request)
+        if "missing" in reply:
+            raise NameError(f"name {self._on!r} is not defined")
+        value = self._channel.value(reply)
+        if value is None:  # only what returns nothing is there to change its arguments
+            for index, changed in dict(reply.get("changed", {})).items():
+                _replace(args[int(index)], self._channel.value({"value": changed}))
+        return value
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        return self._do("call", args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._do("attribute", (name,))
+
+    def __iter__(self) -> Iterator[Any]:
+        found = self._do("items")
+        return iter(found if type(found) is list else ())
+
+    def __len__(self) -> int:
+        return int(self._do("length"))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, key: object) -> Any:
+        return self._do("item", (key,))
+
+    def __str__(self) -> str:
+        return str(self._do("text"))
+
+    def __repr__(self) -> str:
+        return str(self._do("repr"))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remote) and other._on == self._on  # never asks the program
+
+    def __hash__(self) -> int:
+        return hash(self._on)
+
+
+def _refer(value: object) -> object:
+    if isinstance(value, Remote):
+        return value._on
+    raise TypeError(f"tests cannot pass a {type(value).__name__} to the program: use plain data")
+
+
+def _replace(argument: object, changed: object) -> None:
+    """Change an argument as the program changed its copy."""
+    if type(argument) is not type(changed):
+        return
+    if isinstance(argument, list | bytearray):
+        argument[:] = changed  # type: ignore[index]
+    elif isinstance(argument, dict | set):
+        argument.clear()
+        argument.update(changed)  # type: ignore[call-overload]
+
+
+def _raise(name: str, message: str) -> NoReturn:
+    """Raise what the program raised, if it is Python's own."""
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            error = kind(message)
+        except TypeError:
+            error = ProgramError(f"{name}: {message}")
+        raise error
+    raise ProgramError(f"{name}: {message}")
+
+
+# -- counting assertions --------------------------------------------------------------------------
+
+
+def _counted(source: str) -> ast.Module:
+    """Tests that report each assertion, and go on after one that fails."""
+    return ast.fix_missing_locations(_Counting().visit(ast.parse(source)))
+
+
+class _Counting(ast.NodeTransformer):
+    def visit_Assert(self, node: ast.Assert) -> ast.stmt:
+        return _reported(node, ast.unparse(node.test)[:_DETAIL_CHARS])
+
+    def visit_Try(self, node: ast.Try) -> ast.stmt:
+        """A test of what is raised: its assertions are for its own handlers, and it is one."""
+        holds = any(isinstance(one, ast.Assert | ast.Raise) for one in ast.walk(node))
+        return _reported(node, "try") if holds else node
+
+
+def _reported(node: ast.stmt, what: str) -> ast.stmt:
+    wrapped = ast.parse(
+        f"try:\n    pass\nexcept Exception as __error__:\n    {_FAILED}(__error__, {what!r})\n"
+        f"else:\n    {_PASSED}()\n"
+    ).body[0]
+    assert isinstance(wrapped, ast.Try), "as written"
+    wrapped.body = [node]
+    return wrapped
