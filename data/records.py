@@ -17,7 +17,9 @@ from data.columns import Column, columns_of
 Split = Literal["train", "audit", "probe", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-VerifierName = Literal["puzzle", "math", "exact", "numeric", "json_schema", "regex", "composite"]
+VerifierName = Literal[
+    "puzzle", "math", "exact", "numeric", "json_schema", "regex", "code", "composite"
+]
 VERIFIER_NAMES: tuple[VerifierName, ...] = get_args(VerifierName)
 
 # What a question comes to when a dialect renders it; None where the dialect passes it over.

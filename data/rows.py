@@ -1,10 +1,12 @@
 """Rows of JSON lines or of a dataset, read as questions with gold answers; each bad one named.
 
 A field may be nested (`reward_model.ground_truth`), a question may be a conversation of one turn,
-and the gold answer may stand within a longer solution (`data/gold.py`). Leaves out what becomes of
+and the gold answer may stand within a longer solution (`data/gold.py`). Where the code verifier
+judges, rows may have HumanEval's or MBPP's form (`data/code_rows.py`). Leaves out what becomes of
 the rows (`data/listed.py`).
 """
 
+import gzip
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.code_rows import code_row, is_code_row
 from data.errors import UserError, reason, unknown_name
 from data.gold import gold_answer
 from data.records import VerifierName, canonical_json
@@ -80,14 +83,14 @@ Refusal = Callable[[Row], str]
 
 
 def read_jsonl(path: Path, fields: Fields) -> Iterator[Row | Fault]:
-    """Read a file of one JSON object a line; empty lines are passed over.
+    """Read a file of one JSON object a line, perhaps gzipped; empty lines are passed over.
 
     Raises:
         UserError: there is no such file.
     """
     if not path.is_file():
         raise UserError(f"task file {path} does not exist or is not a file: check the path")
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(_contents(path).splitlines(), start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip():
@@ -97,6 +100,13 @@ def read_jsonl(path: Path, fields: Fields) -> Iterator[Row | Fault]:
             yield _row(place, _parsed(line), fields, names_verifier=True)
         except UserError as error:
             yield Fault(place, str(error))
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"task file {path} is not gzipped as its name says: {error}") from None
 
 
 def read_dataset(path_or_id: str, config: str, split: str, fields: Fields) -> Iterator[Row | Fault]:
@@ -112,9 +122,10 @@ def read_dataset(path_or_id: str, config: str, split: str, fields: Fields) -> It
         UserError: it cannot be loaded, or lacks the configuration, the split or a column.
     """
     dataset = _load_dataset(path_or_id, config, split)
-    columns = [_column(path_or_id, name, dataset.column_names) for name in _names(fields)]
-    where = f"{path_or_id} [{split}]"
-    chosen = dataset.select_columns(list(dict.fromkeys(columns)))
+    where, chosen = f"{path_or_id} [{split}]", dataset
+    if not (fields.verifier == "code" and is_code_row(dict.fromkeys(dataset.column_names))):
+        columns = [_column(path_or_id, name, dataset.column_names) for name in _names(fields)]
+        chosen = dataset.select_columns(list(dict.fromkeys(columns)))
     for number, row in enumerate(chosen):
         place = f"{where} row {number}"
         try:
@@ -164,6 +175,9 @@ def _with_each_key_once(pairs: Sequence[tuple[str, object]]) -> dict[str, object
 def _row(place: str, row: object, fields: Fields, names_verifier: bool = False) -> Row:
     if not isinstance(row, dict):
         raise UserError(f"expected a JSON object, got {type(row).__name__}")
+    if fields.verifier == "code" and is_code_row(row):
+        row, names_verifier = code_row(row), True
+        fields = Fields(verifier="code", parameters=fields.parameters)
     asked, has_system = _question(_at(row, fields.question))
     verifier, parameters = _judged_by(row, fields) if names_verifier else _judged_by({}, fields)
     answer = gold_answer(_answer(_at(row, fields.answer), verifier), fields.pattern)

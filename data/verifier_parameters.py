@@ -3,6 +3,8 @@
     numeric      {"relative_tolerance": 0.01, "absolute_tolerance": 0}
     json_schema  {"schema": {...}, "equals_reference": true}
     regex        {"pattern": "[A-Z]{3}-\\d{4}", "search": false}
+    code         {"tests": ["assert add(1, 2) == 3"], "names": ["add"]}
+                 {"cases": [{"stdin": "1 2", "stdout": "3"}]}
     composite    {"require": "all", "parts": [{"verifier": "regex", "parameters": {...}}, ...]}
 
 A task carries them as its `entry`. The other verifiers have none. Leaves out the verifiers
@@ -15,7 +17,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from data.errors import UserError, did_you_mean, reason, unknown_name
 from data.records import VERIFIER_NAMES, VerifierName, canonical_json
@@ -87,6 +96,42 @@ class RegexParameters(Parameters):
         return pattern
 
 
+class Case(Parameters):
+    """What a program is given on its standard input, and must write to its standard output."""
+
+    stdin: str = ""
+    stdout: str
+
+
+class CodeParameters(Parameters):
+    """How a Python program is tested: by assertions, or by what it writes.
+
+    Attributes:
+        tests: Python with assertions that name the program's functions. If they define `check`, as
+            HumanEval's do, it is called with the program's `entry_point`.
+        entry_point: the function that tests call `candidate`, and that a whole program defines.
+        names: the program's other names that tests use; what tests do not define is the program's
+            anyway, but for Python's own names, such as `sum`.
+        prompt: the code that a completion continues, and that tests may use.
+        setup: code that precedes the tests, such as imports.
+        cases: in place of tests, inputs and outputs of the program as a script; spaces at the ends
+            of lines and empty lines at the end do not count.
+    """
+
+    tests: tuple[str, ...] = ()
+    entry_point: str = ""
+    names: tuple[str, ...] = ()
+    prompt: str = ""
+    setup: str = ""
+    cases: tuple[Case, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_test(self) -> "CodeParameters":
+        if bool(self.tests) == bool(self.cases):
+            raise ValueError("give either tests or cases")
+        return self
+
+
 class Part(Parameters):
     """One of the verifiers that a composite asks.
 
@@ -127,6 +172,7 @@ KINDS: Mapping[str, type[Parameters]] = {
     "numeric": NumericParameters,
     "json_schema": JsonSchemaParameters,
     "regex": RegexParameters,
+    "code": CodeParameters,
     "composite": CompositeParameters,
 }
 P = TypeVar("P", bound=Parameters)
@@ -151,7 +197,8 @@ def check_parameters(
         needed = {
             field.alias or key for key, field in kind.model_fields.items() if field.is_required()
         }
-        if complete or needed <= given.keys():
+        enough = kind is not CodeParameters or bool({"tests", "cases"} & given.keys())
+        if complete or (needed <= given.keys() and enough):
             read_parameters(kind, name, given)
     elif given:
         raise UserError(f'verifier "{name}" has no parameters, but {sorted(given)} are given')
@@ -186,6 +233,8 @@ def _read(kind: type[Parameters], verifier: str, text: str) -> Parameters:
 
 def _explain(kind: type[Parameters], verifier: str, error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"])
+    if not place:  # of all parameters together
+        return f'verifier "{verifier}": {str(error["msg"]).removeprefix("Value error, ")}'
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         known = [field.alias or name for name, field in kind.model_fields.items()]
         return f'unknown parameter {place} of verifier "{verifier}": {did_you_mean(place, known)}'

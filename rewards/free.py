@@ -13,8 +13,9 @@ missing. The answer is read after the thinking where that ended, and never withi
 that the reply marks: in `<answer>`, in `\boxed{}`, on a line of `####`, or in a sentence that says
 "the answer is", which behind another mark must go on with mathematics and not with a word ("the
 answer is correct because"); or, where `answer_in` names one place, there alone, which may also be
-the last number. Empty marks are passed over; a box that never closes, or "the answer is not",
-leaves none. Steps are checked where they state plain arithmetic, as in `tagged`.
+the last number, or the last fenced block of code (the whole reply where it has none). Empty marks
+are passed over; a box that never closes, or "the answer is not", leaves none. Steps are checked
+where they state plain arithmetic, as in `tagged`.
 Leaves out what an answer means (`answers.py`).
 """
 
@@ -24,6 +25,7 @@ import re
 from collections.abc import Callable
 
 from data.errors import UserError, unknown_name
+from rewards.program_text import code_of
 from rewards.solution import Solution, Step
 from rewards.tagged import QUESTION, TaggedDialect
 from rewards.thinking import TAG, after_thinking
@@ -76,8 +78,8 @@ class FreeDialect(TaggedDialect):
     """Free text with a final answer (module docstring).
 
     Args:
-        answer_in: where the answer is read: "any" of four places, "boxed", "tag", "hashes", or
-            "last_number".
+        answer_in: where the answer is read: "any" of four places, "boxed", "tag", "hashes",
+            "last_number", or "code".
         template: the problem's wording, with `{question}`; empty takes the dialect's own.
     """
 
@@ -209,11 +211,16 @@ def _last_number(text: str) -> Marked | None:
     return (found[-1].end(), found[-1][0]) if found else None
 
 
+def _code(text: str) -> Marked | None:
+    return (len(text), code_of(text)) if text.strip() else None
+
+
 _INSTRUCTIONS = {
     "boxed": "Put your final answer within \\boxed{}.",
     "tag": "Put your final answer within <answer></answer>.",
     "hashes": "End with your final answer on a line of its own, after ####.",
     "last_number": "End with your final answer, a number.",
+    "code": "Write the whole program in one fenced block of Python code.",
 }
 PLACES: dict[str, tuple[Callable[[str], Marked | None], ...]] = {
     "any": (_tagged, _boxed, _closing_hashes),  # and `_said`
@@ -221,6 +228,7 @@ PLACES: dict[str, tuple[Callable[[str], Marked | None], ...]] = {
     "tag": (_tagged,),
     "hashes": (_after_hashes,),
     "last_number": (_last_number,),
+    "code": (_code,),
 }
 
 

@@ -5,7 +5,8 @@ the answer to another task, its own with a number changed, nothing at all, garba
 no scorer may take for right (`data/puzzles.py`). Not planted is what is right by definition: a
 number within the tolerance, the same value in another spelling, an empty value that the schema
 allows; where that is any number, or any value, it is planted all the same and the verifier fails,
-as it tells nothing apart. Where any text of a form is right, only what has no form is planted.
+as it tells nothing apart. Wrong programs are another task's, and one that ends at once without a
+fault. Where any text of a form is right, only what has no form is planted.
 Judged as completions' answers are, in the same workers. Leaves out a dialect's reading of a
 completion.
 """
@@ -38,6 +39,7 @@ from rewards.verifiers import Verifiers, compares_with_reference
 
 GARBAGE = "\0garbage"
 ALWAYS = ("", GARBAGE)
+NO_PROGRAM = "raise SystemExit(0)"
 EMPTY_JSON = ("null", "{}", "[]")
 NUMBERS = ("0", "1", "-1")
 CONTROLS = tuple(one for one in NEGATIVE_CONTROLS if one not in ALWAYS)
@@ -176,6 +178,8 @@ def planted(task: Task, group: Sequence[Task], place: int) -> list[str]:
             other = next(iter(others), None)
             found += NUMBERS
         found += filter(None, [other, changed(task)])
+    elif task.verifier == "code":
+        found = [NO_PROGRAM, *_others(task, group, place)[:1]]
     else:
         found = _formless(task)
     return [one for one in dict.fromkeys([*ALWAYS, *found]) if not _is_among(one, right)]

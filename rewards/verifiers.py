@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from data.errors import UserError
 from data.records import VERIFIER_NAMES, Task
 from data.verifier_parameters import JsonSchemaParameters, read_parameters
+from rewards.code_verifier import CodeVerifier
 from rewards.composite import verify_composite
 from rewards.functions import OwnReward, RewardFunctions
 from rewards.judge import Judge
 from rewards.judge_settings import JudgeSettings
 from rewards.math_verifier import MathVerifier
 from rewards.puzzle_verifier import PuzzleVerifier
+from rewards.sandbox.settings import SandboxSettings
 from rewards.solution import Solution
 from rewards.text_verifier import TEXT, TextVerifier
 from rewards.verdict import Verdict, score_verdict
@@ -29,6 +31,7 @@ class Verifiers:
         workers: the most processes of each kind, which judge a batch in parallel.
         functions: weights of the user's own rewards, by where they are (`functions.py`).
         judge: a model that scores completions (`judge.py`); None for none.
+        sandbox: what isolates a program that is judged, and what it may use.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class Verifiers:
         workers: int = 1,
         functions: Mapping[str, float] | None = None,
         judge: JudgeSettings | None = None,
+        sandbox: SandboxSettings | None = None,
     ) -> None:
         self.judge = None if judge is None else Judge(judge)
         self.functions = RewardFunctions(functions or {}, timeout_seconds, workers)
         self.puzzle = PuzzleVerifier(timeout_seconds, workers)
         self.math = MathVerifier(timeout_seconds, workers)
         self.text = TextVerifier(timeout_seconds, workers)
+        self.code = CodeVerifier(timeout_seconds, workers, sandbox)
         self._threads = ThreadPoolExecutor(workers)  # none starts before the first batch
 
     def verify(self, task: Task, solution: Solution) -> Verdict:
@@ -60,6 +65,8 @@ class Verifiers:
             return verify_exact(task, solution)
         if task.verifier in TEXT:
             return self.text.verify(task, solution)
+        if task.verifier == "code":
+            return self.code.verify(task, solution)
         if task.verifier == "composite":
             return verify_composite(task, solution, self.verify)
         raise UserError(
@@ -106,6 +113,7 @@ class Verifiers:
         self.puzzle.close()
         self.math.close()
         self.text.close()
+        self.code.close()
 
 
 def compares_with_reference(task: Task) -> bool:

@@ -124,7 +124,8 @@ def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:
     """
     tasks = settings.tasks
     shown, examples = dialect(tasks.dialect).shown, tasks.examples
-    with closing(Verifiers(settings.rewards.timeout_seconds)) as verifiers:
+    given = settings.rewards
+    with closing(Verifiers(given.timeout_seconds, sandbox=given.sandbox)) as verifiers:
         asked = References(verifiers)
         made = [(part, _source(part, shown, fits, asked)) for part in tasks.mixture or (tasks,)]
     source = made[0][1]

@@ -26,7 +26,9 @@ from rewards.verifiers import Verifiers
 
 def verifiers_of(table: RewardTable) -> Verifiers:
     """The verifiers and the user's own rewards as configured; close them."""
-    return Verifiers(table.timeout_seconds, table.workers, table.functions, table.judge)
+    return Verifiers(
+        table.timeout_seconds, table.workers, table.functions, table.judge, table.sandbox
+    )
 
 
 def _system(role: RoleTable) -> list[dict[str, str]]:

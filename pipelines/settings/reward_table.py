@@ -4,6 +4,7 @@ from pydantic import Field
 
 from pipelines.settings.table import Table
 from rewards.judge_settings import JudgeSettings
+from rewards.sandbox.settings import SandboxSettings
 
 
 class RewardTable(Table):
@@ -13,7 +14,8 @@ class RewardTable(Table):
         default=5.0,
         gt=0,
         description="A verifier that needs more seconds for one solution is stopped, and the "
-        "solution is left out.",
+        "solution is left out. A program has as much processor time, twice as much by the clock, "
+        "and fails beyond that.",
     )
     outcome_weight: float = Field(
         default=1.0,
@@ -32,6 +34,10 @@ class RewardTable(Table):
         default=None,
         description="A model behind an OpenAI-compatible API whose score is added to the reward "
         "(`rewards/judge.py`); leave the table out for none.",
+    )
+    sandbox: SandboxSettings = Field(
+        default=SandboxSettings(),
+        description="Where the code verifier runs programs, and what they may use there.",
     )
     proof_tasks: int = Field(
         default=8,

@@ -76,7 +76,7 @@ class SourceTable(Table):
     verifier: str = Field(
         default="math",
         description="What judges the answers to a file's or dataset's tasks: math, exact, numeric, "
-        "json_schema, regex or composite; a JSON line may name another, and reasoning-gym's "
+        "json_schema, regex, code or composite; a JSON line may name another, and reasoning-gym's "
         "families bring their own scorer.",
     )
     verifier_parameters: dict[str, object] = Field(
@@ -145,11 +145,11 @@ class TaskTable(SourceTable):
         'a boxed answer is "free", numbered steps in tags are "tagged". "chain" is for the sums '
         "and products of tiny models.",
     )
-    answer_in: Literal["any", "boxed", "tag", "hashes", "last_number"] = Field(
+    answer_in: Literal["any", "boxed", "tag", "hashes", "last_number", "code"] = Field(
         default="any",
         description="Where the free dialect reads the final answer: `\\boxed{}`, `<answer>`, after "
-        '`####`, or the last number; "any" takes the first of the first three, or what follows '
-        '"the answer is". A problem asks for it there.',
+        '`####`, the last number, or the last fenced block of code; "any" takes the first of the '
+        'first three, or what follows "the answer is". A problem asks for it there.',
     )
     prompt_template: str = Field(
         default="",
@@ -190,6 +190,12 @@ class TaskTable(SourceTable):
             raise ValueError(
                 f'tasks.answer_in is for tasks.dialect = "free"; the {self.dialect} dialect has '
                 "one place for an answer: change one of them"
+            )
+        judged = [part.verifier for part in self.mixture or (self,)]
+        if self.dialect == "free" and self.answer_in == "any" and "code" in judged:
+            raise ValueError(
+                'tasks.verifier = "code" needs tasks.answer_in = "code" in the free dialect, so '
+                "that the program is read as it is written: add it"
             )
         if self.prompt_template and self.dialect == "chain":
             raise ValueError("tasks.prompt_template: the chain dialect has one wording: remove it")

@@ -57,7 +57,8 @@ def _examine(job: Mapping[str, Any], report: "_Report") -> None:
     names.update({_FAILED: report.failed, _PASSED: report.passed, "__name__": "tests"})
     if job["prompt"] and (code := _prompt(job["prompt"])):
         exec(code, names)
-    exec(job["setup"], names)
+    if not _set_up(job["setup"], names, channel, report):
+        return
     for name in (job["entry_point"], *job["names"]):
         if name:
             names[name] = Remote(channel, name)
@@ -69,6 +70,19 @@ def _examine(job: Mapping[str, Any], report: "_Report") -> None:
     if candidate is not None and check is not None and not isinstance(check, Remote):
         report.attempt(lambda: check(candidate))
     report.line("done", "" if channel.num_calls else "the tests do not ask the program")
+
+
+def _set_up(setup: str, names: "_Names", channel: "_Channel", report: "_Report") -> bool:
+    """Run what precedes the tests; what the program makes fail in it is the program's failure."""
+    try:
+        exec(setup, names)
+    except Exception as error:
+        if not channel.num_calls:
+            raise
+        report.failed(error, "setup")
+        report.line("done")
+        return False
+    return True
 
 
 def _prompt(text: str) -> Any:
@@ -178,8 +192,11 @@ class _Channel:
 class Remote:
     """A function, class or object of the program's, by name or by number."""
 
+    _channel: _Channel
+    _on: str | int
+
     def __init__(self, channel: _Channel, on: str | int) -> None:
-        self._channel, self._on = channel, on
+        vars(self).update(_channel=channel, _on=on)
 
     def _do(self, what: str, args: Sequence[object] = (), **kwargs: object) -> Any:
         request = {
@@ -202,6 +219,9 @@ class Remote:
         if name.startswith("__"):
             raise AttributeError(name)
         return self._do("attribute", (name,))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._do("assign", (name, value))
 
     def __iter__(self) -> Iterator[Any]:
         found = self._do("items")

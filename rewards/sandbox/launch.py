@@ -1,6 +1,6 @@
-"""How a guest is started: by bubblewrap, by nsjail, in namespaces of our own, or in none.
+"""How a guest is started: by bubblewrap, in namespaces of our own, or in none.
 
-The three strong kinds differ in who makes the guest's namespaces and root; from there on all is the
+The two strong kinds differ in who makes the guest's namespaces and root; from there on all is the
 same code (`guest.py`, `keeper.py`). Leaves out talking to a guest (`sandbox.py`).
 """
 
@@ -19,8 +19,6 @@ from rewards.sandbox.root import DEVICES, library_folders, package_folders
 from rewards.sandbox.settings import Kind
 from rewards.sandbox.syscalls import architectures
 
-STRONG: tuple[Kind, ...] = ("bubblewrap", "nsjail", "namespaces")  # in the order they are tried
-_TOOLS = {"bubblewrap": "bwrap", "nsjail": "nsjail"}
 _SOURCES = Path(__file__).resolve().parents[1]  # rewards/, all that a guest imports of ours
 _INSIDE = "/sparring"
 _NOBODY = 65534
@@ -35,6 +33,16 @@ WEAK = (
 )
 
 
+def strong_kinds() -> tuple[Kind, ...]:
+    """The kinds that isolate, in the order in which they are tried.
+
+    bubblewrap first, as it is the more widely tried; but for root our own, which alone can give a
+    program another user's id.
+    """
+    own_first: tuple[Kind, ...] = ("namespaces", "bubblewrap")
+    return own_first if os.geteuid() == 0 else own_first[::-1]
+
+
 def missing(kind: Kind) -> str:
     """What a kind needs and this machine lacks; "" if nothing that is known beforehand."""
     if sys.platform != "linux":
@@ -43,24 +51,20 @@ def missing(kind: Kind) -> str:
         return ""
     if platform.machine() not in architectures():
         return f"no filter of system calls for {platform.machine()} processors"
-    tool = _TOOLS.get(kind)
-    return f"{tool} is not installed" if tool and not shutil.which(tool) else ""
+    absent = kind == "bubblewrap" and shutil.which("bwrap") is None
+    return "bwrap is not installed" if absent else ""
 
 
 def command(kind: Kind, limits: Limits) -> list[str]:
     """The command line of a guest."""
-    inside = _INSIDE if kind in _TOOLS else str(_SOURCES.parent)
+    inside = _INSIDE if kind == "bubblewrap" else str(_SOURCES.parent)
     program = (
         f"import sys; sys.path.insert(0, {inside!r}); from rewards.sandbox.guest import main; "
         "del sys.path[0]; main()"
     )
     given = json.dumps({"launcher": kind, **asdict(limits)})
     python = [os.path.realpath(sys.executable), *("-s", "-S", "-P", "-B", "-c"), program, given]
-    if kind == "bubblewrap":
-        return [*_bubblewrap(python[0]), *python]
-    if kind == "nsjail":
-        return [*_nsjail(python[0]), "--", *python]
-    return python
+    return [*_bubblewrap(python[0]), *python] if kind == "bubblewrap" else python
 
 
 def user_map() -> str:
@@ -83,47 +87,21 @@ def group_map() -> str:
 
 def _bubblewrap(python: str) -> list[str]:
     found = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
-    found += ["--as-pid-1", "--clearenv", "--cap-add", "ALL", "--hostname", "sandbox"]
+    found += ["--as-pid-1", "--clearenv", "--cap-add", "ALL"]
+    found += ["--uid", str(PROGRAM_ID), "--gid", str(PROGRAM_ID)]
     found += [piece for name, value in ENVIRONMENT.items() for piece in ("--setenv", name, value)]
-    for path in [*_folders(python), *_files(python)]:
-        found += ["--ro-bind", path, path]
-    for path, target in _links():
-        found += ["--symlink", target, path]
-    for path in package_folders(library_folders()):
+    folders = library_folders()
+    if not any(python.startswith(f"{one}/") for one in folders):
+        found += ["--ro-bind", python, python]
+    for path in folders:
+        link = os.path.islink(path)
+        found += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
+    for path in package_folders(folders):
         found += ["--tmpfs", path]
     found += ["--ro-bind", str(_SOURCES), f"{_INSIDE}/rewards", "--dir", "/tmp"]
     for name in DEVICES:
         found += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     return [*found, "--remount-ro", "/", "--chdir", "/"]
-
-
-def _nsjail(python: str) -> list[str]:
-    found = ["nsjail", "--mode", "o", "--really_quiet", "--keep_caps", "--disable_rlimits"]
-    found += ["--time_limit", "0", "--disable_proc", "--user", "0", "--group", "0", "--cwd", "/"]
-    found += [piece for name, value in ENVIRONMENT.items() for piece in ("--env", f"{name}={value}")]
-    for path in [*_folders(python), *_files(python)]:
-        found += ["--bindmount_ro", f"{path}:{path}"]
-    for path, target in _links():
-        found += ["--symlink", f"{target}:{path}"]
-    for path in package_folders(library_folders()):
-        found += ["--tmpfsmount", path]
-    found += ["--bindmount_ro", f"{_SOURCES}:{_INSIDE}/rewards", "--tmpfsmount", "/tmp"]
-    for name in DEVICES:
-        found += ["--bindmount", f"/dev/{name}:/dev/{name}"]
-    return found
-
-
-def _folders(python: str) -> list[str]:
-    return [one for one in library_folders() if not os.path.islink(one)]
-
-
-def _files(python: str) -> list[str]:
-    """The interpreter, unless a folder has it."""
-    return [] if any(python.startswith(f"{one}/") for one in library_folders()) else [python]
-
-
-def _links() -> list[tuple[str, str]]:
-    return [(one, os.readlink(one)) for one in library_folders() if os.path.islink(one)]
 
 
 def refuse(reasons: Sequence[str]) -> UserError:

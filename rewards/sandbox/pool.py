@@ -26,7 +26,7 @@ def choose(settings: SandboxSettings) -> Kind:
     if settings.kind == "weak":
         _log.warning("%s", launch.WEAK)
     reasons: list[str] = []
-    for kind in launch.STRONG if settings.kind == "auto" else (settings.kind,):
+    for kind in launch.strong_kinds() if settings.kind == "auto" else (settings.kind,):
         why = launch.missing(kind) or _tried(settings, kind)
         if not why:
             return kind

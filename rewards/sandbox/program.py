@@ -144,6 +144,7 @@ _OPERATIONS: Mapping[str, Callable[..., object]] = {
     "get": lambda target: target,
     "call": lambda target, *args, **kwargs: target(*args, **kwargs),
     "attribute": getattr,
+    "assign": setattr,
     "items": lambda target: list(itertools.islice(target, _MOST_ITEMS)),
     "length": len,
     "item": lambda target, key: target[key],

@@ -255,8 +255,8 @@ class Sandbox:
 
 
 def _paths(kind: Kind) -> dict[str, str]:
-    """Where bubblewrap and nsjail are found; the guest's own environment is empty."""
-    return {"PATH": os.environ.get("PATH", "")} if kind in ("bubblewrap", "nsjail") else {}
+    """Where bubblewrap is found; the guest's own environment is empty."""
+    return {"PATH": os.environ.get("PATH", "")} if kind == "bubblewrap" else {}
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:

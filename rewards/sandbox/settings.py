@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["namespaces", "bubblewrap", "nsjail", "weak"]
+Kind = Literal["namespaces", "bubblewrap", "weak"]
 
 
 class SandboxSettings(BaseModel):
@@ -15,11 +15,11 @@ class SandboxSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["auto", "namespaces", "bubblewrap", "nsjail", "weak"] = Field(
+    kind: Literal["auto", "namespaces", "bubblewrap", "weak"] = Field(
         default="auto",
-        description="What isolates a program: bubblewrap or nsjail, or namespaces that Sparring "
-        "makes itself; auto takes the first of them that works here. weak isolates files and "
-        "processes badly (`docs/limits.md`) and is never chosen for you.",
+        description="What isolates a program: bubblewrap, or namespaces that Sparring makes itself; "
+        "auto takes one that works here. weak leaves your files and processes open to it "
+        "(`docs/limits.md`), and is never chosen for you.",
     )
     memory_mb: int = Field(
         default=512,
