@@ -12,18 +12,17 @@ benchmarks/results/sandbox.json.
 """
 
 import argparse
-import ast
-import copy
 import resource
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from harness import context, write_result
+from mutants import KINDS, entry_of, mutants
 
 from data.errors import UserError
 from data.records import Generator, Task, make_task
@@ -32,12 +31,6 @@ from rewards.sandbox.settings import SandboxSettings
 from rewards.solution import Solution
 from rewards.verifiers import Verifiers
 
-SWAPS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE,
-    ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And,
-    ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
 NUM_SPEED = 48  # verdicts of which the speed is measured
 
 
@@ -56,50 +49,6 @@ def read_tasks(path: Path, limit: int) -> list[Task]:
     ]  # fmt: skip
 
 
-def entry_of(task: Task) -> str:
-    """The function that the tests call first."""
-    names = task.entry.get("names") or [""]
-    assert isinstance(names, list), "as read"
-    return str(task.entry.get("entry_point") or names[0])
-
-
-def mutants(task: Task) -> Iterator[tuple[str, str]]:
-    """Kinds of mutants of a task's reference, with the programs."""
-    tree = ast.parse(task.reference)
-    for kind, wanted in (("operator", _swappable), ("off by one", _is_number)):
-        places = [n for n, node in enumerate(ast.walk(tree)) if wanted(node)]
-        for place in places:
-            changed = copy.deepcopy(tree)
-            _mutate(list(ast.walk(changed))[place])
-            yield kind, ast.unparse(ast.fix_missing_locations(changed))
-    for kind, body in (("empty", ast.parse("pass").body), ("constant", ast.parse("return 1").body)):
-        changed = copy.deepcopy(tree)
-        for node in changed.body:
-            if isinstance(node, ast.FunctionDef) and node.name == entry_of(task):
-                node.body = body
-                yield kind, ast.unparse(ast.fix_missing_locations(changed))
-
-
-def _swappable(node: ast.AST) -> bool:
-    return (
-        (isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS)
-        or (isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS)
-    )  # fmt: skip
-
-
-def _is_number(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
-
-
-def _mutate(node: ast.AST) -> None:
-    if isinstance(node, ast.Constant):
-        node.value += 1  # type: ignore[operator]
-    elif isinstance(node, ast.Compare):
-        node.ops[0] = SWAPS[type(node.ops[0])]()  # type: ignore[assignment]
-    elif isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp):
-        node.op = SWAPS[type(node.op)]()  # type: ignore[assignment]
-
-
 def judge(verifiers: Verifiers, asked: Sequence[tuple[Task, str]]) -> list[str]:
     """The outcome of each program."""
     pairs = [(task, Solution(text, (), text, None)) for task, text in asked]
@@ -116,7 +65,7 @@ def quality(tasks: Sequence[Task], timeout: float, workers: int) -> dict[str, ob
                 print(f"reference of {entry_of(task)} is {outcome}")
         asked = [(task, kind, text) for task in tasks for kind, text in mutants(task)]
         outcomes = judge(verifiers, [(task, text) for task, _, text in asked])
-    for kind in ("operator", "off by one", "empty", "constant"):
+    for kind in KINDS:
         of_kind = [o for (_, k, _), o in zip(asked, outcomes, strict=True) if k == kind]
         found[kind] = dict(Counter(of_kind))
         print(f"{kind:12} {dict(Counter(of_kind))}")
@@ -172,7 +121,7 @@ def main() -> int:
         print(f"{workers} workers: {measured}")
     result["speed, interpreter"] = interpreter_speed()
     print(f"interpreter: {result['speed, interpreter']}")
-    write_result("sandbox", {"context": context(args), "settings": SandboxSettings().model_dump(), **result})
+    write_result("sandbox", {**context({}), "settings": SandboxSettings().model_dump(), **result})
     return 0
 
 

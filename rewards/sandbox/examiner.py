@@ -57,12 +57,12 @@ def _examine(job: Mapping[str, Any], report: "_Report") -> None:
     names.update({_FAILED: report.failed, _PASSED: report.passed, "__name__": "tests"})
     if job["prompt"] and (code := _prompt(job["prompt"])):
         exec(code, names)
-    if not _set_up(job["setup"], names, channel, report):
-        return
     for name in (job["entry_point"], *job["names"]):
         if name:
             names[name] = Remote(channel, name)
     candidate = names["candidate"] = names.get(job["entry_point"])
+    if not _set_up(job["setup"], names, channel, report):
+        return
     for test in job["tests"]:
         code = compile(_counted(test), "tests.py", "exec")
         report.attempt(lambda code=code: exec(code, names))

@@ -17,6 +17,7 @@ from data.records import Task
 
 NUMBER, TOLERANCE = "48271.5", 1e-3
 ANN = '{"name": "Ann", "age": 31}'
+SQUARE = "def square(n): return n * n"
 FAMILIES = ("basic_arithmetic", "spiral_matrix", "prime_factorization", "countdown", "boxnet")
 FRAGMENTS = (
     "\\frac{", "}{", "}", "{", "\\sqrt{", "^", "_", "\\boxed{", "####", "$", "$$", "\\(", "\\text{",
@@ -86,6 +87,7 @@ def targets() -> list[Target]:
             task_of("composite", NUMBER, parts=[part("numeric", **near), plain]), near_the_number
         ),
         Target(task_of("composite", "Bled", require="any", parts=towns), never),
+        Target(task_of("code", SQUARE, tests=["assert square(7) == 49"]), never),
     ]  # fmt: skip
     return texts + [Target(_puzzle(family), never) for family in FAMILIES]
 
