@@ -82,7 +82,9 @@ def quality(tasks: Sequence[Task], timeout: float, workers: int) -> dict[str, ob
 
 def speed(tasks: Sequence[Task], timeout: float, workers: int) -> dict[str, float]:
     """Verdicts per second, and per second of processor time."""
-    asked = [(task, f"{task.reference}\n# {n}") for n in range(NUM_SPEED) for task in tasks][:NUM_SPEED]
+    asked = [(task, f"{task.reference}\n# {n}") for n in range(NUM_SPEED) for task in tasks][
+        :NUM_SPEED
+    ]
     with closing(Verifiers(timeout, workers)) as verifiers:
         judge(verifiers, asked[: 2 * workers])  # starts them
         before, started = _cpu_seconds(), time.perf_counter()

@@ -10,7 +10,8 @@ import re
 
 # ``` or ~~~, perhaps indented in a list; a block that never closes runs to the end.
 _FENCE = re.compile(
-    r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})[^\n`]*\n(?P<code>.*?)(?:^[ \t]*(?P=mark)[`~]*[ \t]*$|\Z)",
+    r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})[^\n`]*\n(?P<code>.*?)"
+    r"(?:^[ \t]*(?P=mark)[`~]*[ \t]*$|\Z)",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -53,7 +54,7 @@ def _defines(code: str, name: str) -> bool:
 
 def _until_dedent(code: str) -> str:
     """A function's body, without what a base model writes after it."""
-    kept = []
+    kept: list[str] = []
     for line in code.splitlines(keepends=True):
         if kept and line.strip() and not line[0].isspace() and not line.startswith("#"):
             break

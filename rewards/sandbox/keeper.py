@@ -129,7 +129,8 @@ class _Job:
         ready_out, ready_in = os.pipe()
         self._program = _Child(
             self._fork(
-                program.main, [input_out, output_in, errors_in, job_out, ready_in, calls_out, data_in]
+                program.main,
+                [input_out, output_in, errors_in, job_out, ready_in, calls_out, data_in],
             ),
             ready_out,
         )
@@ -164,7 +165,9 @@ class _Job:
             os.close(self._tests)
             watched = {self._output: self._limits.output_kb << 10, self._errors: 1 << 16}
         else:
-            send[self._tests] = json.dumps({k: v for k, v in job.items() if k != "sources"}).encode()
+            send[self._tests] = json.dumps(
+                {k: v for k, v in job.items() if k != "sources"}
+            ).encode()
             os.close(self._input)
             watched = {self._report: _REPORT_BYTES}
         stream = _Streams(send, watched, started + self._limits.wall_seconds)
@@ -222,7 +225,10 @@ class _Streams:
         reading = set(self._watched)
         while reading:
             events = self._poll(
-                {**dict.fromkeys(reading, select.POLLIN), **dict.fromkeys(self._send, select.POLLOUT)}
+                {
+                    **dict.fromkeys(reading, select.POLLIN),
+                    **dict.fromkeys(self._send, select.POLLOUT),
+                }
             )
             if isinstance(events, str):
                 return events
@@ -238,7 +244,7 @@ class _Streams:
         return "finished"
 
     def until_exit(self, pid: int) -> str:
-        """Until a process has ended, which may outlive its output: "finished" or what comes first."""
+        """Until a process has ended; it may outlive its output. See `flow` for the result."""
         descriptor = os.pidfd_open(pid)
         try:
             events = self._poll({descriptor: select.POLLIN})

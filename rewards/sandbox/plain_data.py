@@ -109,7 +109,7 @@ _ATOMS: dict[str, tuple[type, Callable[..., object], Callable[..., object]]] = {
         lambda held: complex(*map(float.fromhex, held)),
     ),
     "bytes": (
-        bytes, lambda one: base64.b64encode(bytes(one)).decode(), lambda held: base64.b64decode(held)
+        bytes, lambda one: base64.b64encode(bytes(one)).decode(), base64.b64decode
     ),
     "bytearray": (
         bytearray, lambda one: base64.b64encode(bytes(one)).decode(),

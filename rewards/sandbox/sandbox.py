@@ -176,11 +176,11 @@ class Sandbox:
         return Outcome(**reply)
 
     def _start(self) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the guest)
+        environment = {**launch.ENVIRONMENT, **_paths(self.kind)}
         self._process = subprocess.Popen(
             launch.command(self.kind, self._limits), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._errors, bufsize=0, env={**launch.ENVIRONMENT, **_paths(self.kind)}, cwd="/",
-            start_new_session=True,
+            stderr=self._errors, bufsize=0, env=environment, cwd="/", start_new_session=True,
         )  # fmt: skip
         self._finalizer = weakref.finalize(self, _kill, self._process)
         assert self._process.stdin is not None, "a guest's input is a pipe"

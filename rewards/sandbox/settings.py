@@ -17,8 +17,8 @@ class SandboxSettings(BaseModel):
 
     kind: Literal["auto", "namespaces", "bubblewrap", "weak"] = Field(
         default="auto",
-        description="What isolates a program: bubblewrap, or namespaces that Sparring makes itself; "
-        "auto takes one that works here. weak leaves your files and processes open to it "
+        description="What isolates a program: bubblewrap, or namespaces that Sparring makes "
+        "itself; auto takes one that works here. weak leaves your files and processes open to it "
         "(`docs/limits.md`), and is never chosen for you.",
     )
     memory_mb: int = Field(

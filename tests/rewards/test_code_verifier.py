@@ -1,5 +1,6 @@
-"""The code verifier: references pass, mutants and fakes do not, and nobody's hang is anybody else's."""
+"""The code verifier: references pass, mutants and fakes do not, and a hang costs its own time."""
 
+import os
 import subprocess
 import sys
 import time
@@ -137,7 +138,8 @@ def test_classes_exceptions_and_iterators(verifiers: Verifiers) -> None:
         "import collections\n"
         "class Stack:\n    def __init__(self): self.items = []\n"
         "    def push(self, one): self.items.append(one)\n"
-        "    def pop(self): return self.items.pop()\n    def __len__(self): return len(self.items)\n"
+        "    def pop(self): return self.items.pop()\n"
+        "    def __len__(self): return len(self.items)\n"
         "def upto(n): yield from range(n)\n"
         "def counted(text): return collections.Counter(text)\n"
         "def sum(x): return 'mine'\n"
@@ -234,3 +236,25 @@ def test_the_weak_sandbox_has_to_be_asked_for(
         assert verifier.verify(task, right).passed
         assert verifier.verify(task, answered("raise SystemExit(0)")).reward == 0.0
         assert "does not stop a program from reading every file that you can read" in caplog.text
+
+
+# -- as documented --------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_documentation(verifiers: Verifiers, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text()
+    section = page[page.index("### Programs") : page.index("## Your prompts")]
+    rows = [line for line in section.splitlines() if line.startswith('{"question"')]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(rows))
+    tasks = jsonl_source(path).tasks
+    assert len(tasks) == 2
+    for task in tasks:
+        assert verifiers.verify(task, answered(task.reference)).passed, task
+        assert verifiers.verify(task, answered("pass")).reward == 0.0
+    program = section[section.index("```python\n") + len("```python\n") :]
+    done = subprocess.run(
+        [sys.executable, "-c", program[: program.index("```")]], capture_output=True, text=True,
+        cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    assert done.stdout == "finished 0 b'HELLO\\n'\n", done

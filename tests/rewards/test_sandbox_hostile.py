@@ -56,7 +56,9 @@ def test_hostile_program_does_not_get_out(hostile: Hostile, sandbox: Sandbox, wo
     assert not world.touched()
     assert_at_rest(sandbox)
     # What it did is gone with it, and the sandbox works as before.
-    after = sandbox.run_script(["import os\nprint(os.listdir('/tmp'), os.getcwd(), len(os.environ))"])
+    after = sandbox.run_script(
+        ["import os\nprint(os.listdir('/tmp'), os.getcwd(), len(os.environ))"]
+    )
     assert (after.stdout, after.exit) == (b"[] /tmp 0\n", 0), after
 
 
@@ -140,8 +142,8 @@ def test_as_an_ordinary_user(open_folder: Path) -> None:
 
 def as_nobody(python: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [python, "-c", program, *arguments], user=65534, group=65534, extra_groups=[], cwd="/", text=True,
-        capture_output=True, env={},
+        [python, "-c", program, *arguments], user=65534, group=65534, extra_groups=[], cwd="/",
+        text=True, capture_output=True, env={},
     )  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (one program, one line)
 """Programs that solve nothing and want to pass: by ending, lying, looking or meddling.
 
 `FOOLS_NAIVE` are those that pass where program and tests share an interpreter whose exit status

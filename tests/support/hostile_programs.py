@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (one program, one line)
 """Programs that try to get out of a sandbox, or to bring down the machine that it is on.
 
 Each prints ESCAPED if it gets what it wants, or is seen to by `hostile_world.py`. `Bare.ESCAPES`
@@ -155,8 +156,12 @@ INSIGHT = [
     attempt("the root of another process", "os.listdir('/proc/@PID@/root')"),
     attempt("descriptors of the run", "os.listdir('/proc/@PID@/fd')"),
     attempt("settings of the kernel", "open('/proc/sys/kernel/core_pattern').read()"),
-    attempt("inherited descriptors", "for n in range(7, 200):\n    try:\n        os.fstat(n)\n"
-            "    except OSError: continue\n    break\nelse: raise OSError('none')", Bare.NOT_TRIED),
+    attempt(
+        "inherited descriptors",
+        "for n in range(7, 200):\n    try:\n        os.fstat(n)\n"
+        "    except OSError: continue\n    break\nelse: raise OSError('none')",
+        Bare.NOT_TRIED,
+    ),
     attempt("packages that are installed", "import pydantic", Bare.NOT_TRIED),
     attempt("modules of the run", "import rewards", Bare.NOT_TRIED),
 ]

@@ -1,7 +1,7 @@
 """What a hostile program may want: files, sockets, processes and memory outside of its sandbox.
 
-`World` plants them and says afterwards whether any was touched. Placeholders in programs (`@SECRET@`
-and so on) are replaced by where the things are. Leaves out the programs (`hostile_programs.py`).
+`World` plants them and says afterwards whether any was touched. Placeholders in programs, such as
+`@SECRET@`, are replaced by where the things are. Leaves out the programs (`hostile_programs.py`).
 """
 
 import os
@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 VARIABLE = "SPARRING_CANARY"
-_VICTIM = "import sys, time\nheld = sys.stdin.readline()\nprint('up', flush=True)\ntime.sleep(3600)\n"
+_VICTIM = (
+    "import sys, time\nheld = sys.stdin.readline()\nprint('up', flush=True)\ntime.sleep(3600)\n"
+)
 
 
 class World:
@@ -72,7 +74,11 @@ class World:
             found.append("a file was changed")
             self.secret.write_text(self.token)
             self.victim.write_text("untouched")
-        for name, listener in (("tcp", self._tcp), ("unix", self._unix), ("abstract", self._abstract)):
+        for name, listener in (
+            ("tcp", self._tcp),
+            ("unix", self._unix),
+            ("abstract", self._abstract),
+        ):
             with suppress(BlockingIOError):
                 listener.accept()[0].close()
                 found.append(f"a connection over {name}")
