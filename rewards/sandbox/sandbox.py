@@ -29,7 +29,7 @@ from rewards.sandbox.guest import MAPPED, READY, UNSHARED
 from rewards.sandbox.settings import Kind, SandboxSettings
 
 START_SECONDS = 60.0  # on a busy machine
-GRACE_SECONDS = 20.0  # beyond a program's deadline, for the guest itself on such a machine
+GRACE_SECONDS = 60.0  # beyond a program's deadline, for the guest itself on such a machine
 WALL_PER_CPU = 2.0  # a program's deadline by the clock, relative to its processor time
 _EXIT_SECONDS = 1.0
 _LENGTH = struct.Struct(">I")

@@ -24,11 +24,13 @@ LIAR = """
     def __hash__(self): return 0
     def __len__(self): return 8
 """
+# Equal to all, but of the wrong length: the rest has to be meddled with.
+SHORT_LIAR = LIAR.replace("return 8", "return 3")
 FIND = """
 def search(values):
     for one in values:
         for const in getattr(getattr(one, "__code__", one), "co_consts", ()) or ():
-            if isinstance(const, str) and const.startswith("Zx") and const not in found:
+            if isinstance(const, str) and const[:2] == "Zx" and len(const) > 5 and const not in found:
                 found.append(const)
 found = []
 """
@@ -124,11 +126,11 @@ LOOKS = [
 
 MEDDLES = [
     returns("overwrites len", "Text('x')", True, "import builtins\nbuiltins.len = lambda _: 8\n"
-            f"class Text(str):{LIAR}"),
+            f"class Text(str):{SHORT_LIAR}"),
     returns("overwrites isclose", "A()", True,
-            f"import math\nmath.isclose = lambda *_: True\nclass A:{LIAR}"),
+            f"import math\nmath.isclose = lambda *_: True\nclass A:{SHORT_LIAR}"),
     returns("a module in place of math", "A()", True, "import sys, types\nfake = types.ModuleType('math')\n"
-            f"fake.isclose = lambda *_: True\nsys.modules['math'] = fake\nclass A:{LIAR}"),
+            f"fake.isclose = lambda *_: True\nsys.modules['math'] = fake\nclass A:{SHORT_LIAR}"),
     returns("an import hook", "A()", True, f"""
 import builtins
 real = builtins.__import__
@@ -138,9 +140,10 @@ def hooked(name, *rest):
         module.isclose = lambda *_: True
     return module
 builtins.__import__ = hooked
-class A:{LIAR}"""),
+class A:{SHORT_LIAR}"""),
     Fake("a tracer that leaves", "import os, sys\ndef leave(frame, event, arg):\n"
-         "    if frame.f_code.co_name == 'check': os._exit(0)\nsys.settrace(leave)"),
+         "    if frame.f_code.co_name == 'check': os._exit(0)\n"
+         "sys.settrace(leave)\ndef answer(n): return ''"),
     returns("a check of its own", "None", before="def check(candidate): pass"),
     returns("no AssertionError", "None", before="import builtins\nbuiltins.AssertionError = None"),
     Fake("overwrites json", "import json\njson.dumps = lambda *_: '{\"value\": true}'\n"
