@@ -255,15 +255,15 @@ def _refer(value: object) -> object:
     raise TypeError(f"tests cannot pass a {type(value).__name__} to the program: use plain data")
 
 
-def _replace(argument: object, changed: object) -> None:
+def _replace(argument: Any, changed: Any) -> None:
     """Change an argument as the program changed its copy."""
     if type(argument) is not type(changed):
         return
     if isinstance(argument, list | bytearray):
-        argument[:] = changed  # type: ignore[index]
+        argument[:] = changed
     elif isinstance(argument, dict | set):
         argument.clear()
-        argument.update(changed)  # type: ignore[call-overload]
+        argument.update(changed)
 
 
 def _raise(name: str, message: str) -> NoReturn:
@@ -283,7 +283,9 @@ def _raise(name: str, message: str) -> NoReturn:
 
 def _counted(source: str) -> ast.Module:
     """Tests that report each assertion, and go on after one that fails."""
-    return ast.fix_missing_locations(_Counting().visit(ast.parse(source)))
+    tree = ast.parse(source)
+    _Counting().visit(tree)
+    return ast.fix_missing_locations(tree)
 
 
 class _Counting(ast.NodeTransformer):

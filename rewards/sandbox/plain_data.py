@@ -14,6 +14,7 @@ import decimal
 import fractions
 import json
 from collections.abc import Callable
+from typing import Any
 
 Refer = Callable[[object], object]  # an object that is no data, as JSON
 Resolve = Callable[[object], object]  # and back
@@ -55,8 +56,10 @@ def encode(value: object, refer: Refer) -> object:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, dict):
-        kind = "OrderedDict" if isinstance(value, collections.OrderedDict) else "dict"
-        return _tagged(kind, [[encode(k, refer), encode(v, refer)] for k, v in dict.items(value)])
+        mapping = "OrderedDict" if isinstance(value, collections.OrderedDict) else "dict"
+        return _tagged(
+            mapping, [[encode(k, refer), encode(v, refer)] for k, v in dict.items(value)]
+        )
     for name, kind in _SEQUENCES.items():
         if isinstance(value, kind):
             items = [encode(one, refer) for one in kind.__iter__(value)]
@@ -98,7 +101,7 @@ def _tagged(name: str, held: object) -> dict[str, object]:
     return {"t": name, "v": held}
 
 
-_SEQUENCES: dict[str, type] = {
+_SEQUENCES: dict[str, Any] = {
     "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque,
 }  # fmt: skip
 

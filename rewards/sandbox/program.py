@@ -192,10 +192,13 @@ def _forget_the_guest() -> None:
 
 def _fresh_streams() -> None:
     given = io.BufferedReader(io.FileIO(0, closefd=False))
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(given, encoding="utf-8", errors="replace")
+    streams: dict[str, io.TextIOBase] = {
+        "stdin": io.TextIOWrapper(given, encoding="utf-8", errors="replace")
+    }
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         raw = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
-        stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace")
+        streams[name] = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace")
+    for name, stream in streams.items():
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
