@@ -155,7 +155,12 @@ def test_the_last_answer_that_the_reply_gives_counts(text: str, answer: str | No
 @pytest.mark.parametrize("answer_in", PLACES)
 def test_a_problem_asks_for_the_answer_where_it_is_read(answer_in: str) -> None:
     asked = dialect("free", answer_in).render_problem(TASK)
-    shown = {"tag": "<answer></answer>", "hashes": "####", "last_number": "a number"}
+    shown = {
+        "tag": "<answer></answer>",
+        "hashes": "####",
+        "last_number": "a number",
+        "code": "fenced block",
+    }
     assert asked.startswith(TASK.question) and shown.get(answer_in, "\\boxed{}") in asked
     own = dialect("free", answer_in, "Q: {question}\nUse {braces}. A:").render_problem(TASK)
     assert own == f"Q: {TASK.question}\nUse {{braces}}. A:"
