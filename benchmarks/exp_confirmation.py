@@ -1,6 +1,6 @@
 """Do continuations confirm what code confirms? Agreement against the tokens that they cost.
 
-    python benchmarks/exp_confirmation.py runs/pointing/sums/ours/3e-4/0/checkpoints/round_* \\
+    python benchmarks/exp_confirmation.py runs/pointing/sums/short/1e-3/0/checkpoints/round_* \\
         --others runs/pointing/base/sums/0 runs/pointing/base/sums/1
 
 Each checkpoint's learner solves as in a block of training, and every failed solution is pointed at

@@ -1,10 +1,10 @@
 """What is a critique worth at inference? `sparring-evaluate` on a checkpoint of each seed.
 
-    python benchmarks/exp_inference.py runs/pointing/sums/ours/3e-4/*/checkpoints/round_00005
+    python benchmarks/exp_inference.py runs/pointing/sums/short/1e-3/*/checkpoints/round_00002
 
 Every method of `pipelines/evaluate.py` with its tokens, over checkpoints that differ in their seed:
-means with 95% t intervals. A finished checkpoint is kept; benchmarks/results/inference.json is
-written after each. Leaves out the methods themselves (`pipelines/inference/`).
+means with 95% t intervals, of the checkpoints given. A finished checkpoint is kept;
+benchmarks/results/inference.json is written after each. Leaves out the methods themselves (`pipelines/inference/`).
 """
 
 import argparse
@@ -68,13 +68,16 @@ def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / "inference.json"
     results = json.loads(path.read_text())["results"] if path.exists() else {}
-    for checkpoint in options.checkpoints:
-        name = "/".join(part for part in checkpoint.parts[-6:] if part != "checkpoints")
+    names = list(results)  # without checkpoints, the table of all there are
+    if options.checkpoints:
+        parts = [one.parts[-6:] for one in options.checkpoints]
+        names = ["/".join(part for part in own if part != "checkpoints") for own in parts]
+    for name, checkpoint in zip(names, options.checkpoints, strict=False):
         if name not in results:
             results[name] = measure(checkpoint, options.num)
             write_result("inference", {"context": context({}), "results": results})
             print(f"{name}: done", flush=True)
-    print(table(results))
+    print(table({name: results[name] for name in names}))
 
 
 if __name__ == "__main__":
