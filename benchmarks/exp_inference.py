@@ -4,7 +4,8 @@
 
 Every method of `pipelines/evaluate.py` with its tokens, over checkpoints that differ in their seed:
 means with 95% t intervals, of the checkpoints given. A finished checkpoint is kept;
-benchmarks/results/inference.json is written after each. Leaves out the methods themselves (`pipelines/inference/`).
+benchmarks/results/inference.json is written after each. Leaves out the methods themselves
+(`pipelines/inference/`).
 """
 
 import argparse
