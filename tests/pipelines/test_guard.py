@@ -60,7 +60,8 @@ def test_a_healthy_sft_run_stays_ok_and_its_log_is_one_of_ours(base: Path, tmp_p
     assert (tmp_path / "out" / f"checkpoint-{NUM_STEPS}").is_dir(), "saved at each clean check"
 
 
-@pytest.mark.parametrize("broken", [{"rate": 30 * RATE}, {"shuffled": True}])
+# At 30 times the rate it falls, and on one processor's arithmetic learns again within the run.
+@pytest.mark.parametrize("broken", [{"rate": 300 * RATE}, {"shuffled": True}])
 def test_a_broken_sft_run_is_halted_and_rolled_back(
     base: Path, tmp_path: Path, broken: dict
 ) -> None:
@@ -73,7 +74,7 @@ def test_a_broken_sft_run_is_halted_and_rolled_back(
     assert trainer.state.global_step == found[-1]["step"] < NUM_STEPS
     assert gold_accuracy(found[-1]) < gold_accuracy(found[0]) - 0.2
     states = [row["monitor/state"] for row in found[1:]]
-    assert "warn" in states and "intervene" in states, "it is warned of first"
+    assert states.index("warn") < states.index("halt"), "it is warned of first"
     said = (tmp_path / "guard" / "incident.md").read_text()
     chosen = monitor.selected_checkpoint
     good = tmp_path / "guard" / "start" if chosen is None else chosen
