@@ -3,7 +3,7 @@
     python benchmarks/exp_inference.py runs/pointing/sums/short/1e-3/*/checkpoints/round_00002
 
 Every method of `pipelines/evaluate.py` with its tokens, over checkpoints that differ in their seed:
-means with 95% t intervals, of the checkpoints given. A finished checkpoint is kept;
+means with 95% t intervals, of the checkpoints given, or of all that were. A finished one is kept;
 benchmarks/results/inference.json is written after each. Leaves out the methods themselves
 (`pipelines/inference/`).
 """
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from harness import RESULTS, context, mean_interval, write_result
+from harness import RESULTS, context, shown, write_result
 
 from pipelines.inference.evaluate import Request, evaluate_checkpoint
 
@@ -35,7 +35,7 @@ def measure(checkpoint: Path, num_tasks: int) -> dict[str, object]:
 
 
 def table(results: Mapping[str, Mapping]) -> str:
-    """A row for each method and budget: accuracy, tokens, and both comparisons, over seeds."""
+    """A row for each method and budget: accuracy, tokens, both comparisons, over seeds (%)."""
     lines = [
         "| method | seeds | accuracy | tokens | against majority at as many tokens "
         "| against shuffled critiques |",
@@ -46,19 +46,13 @@ def table(results: Mapping[str, Mapping]) -> str:
         for name, row in result["rows"].items():
             found.setdefault(name, []).append(row)
     for name, rows in found.items():
-        cells = [shown([row["accuracy"]["value"] for row in rows])]
+        cells = [shown([100 * row["accuracy"]["value"] for row in rows], 1)]
         cells += [f"{statistics.fmean(row['tokens'] for row in rows):.0f}"]
         for comparison in COMPARISONS:
-            values = [row[comparison]["value"] for row in rows if row[comparison] is not None]
-            cells += [shown(values) if values else ""]
+            values = [100 * row[comparison]["value"] for row in rows if row[comparison] is not None]
+            cells += [shown(values, 1) if values else ""]
         lines.append(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def shown(values: Sequence[float]) -> str:
-    """Mean with its 95% interval over seeds, in percent."""
-    found = mean_interval(values)
-    return f"{100 * found['mean']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
 def main() -> None:
@@ -69,16 +63,16 @@ def main() -> None:
     torch.set_num_threads(1)
     path = RESULTS / "inference.json"
     results = json.loads(path.read_text())["results"] if path.exists() else {}
-    names = list(results)  # without checkpoints, the table of all there are
-    if options.checkpoints:
-        parts = [one.parts[-6:] for one in options.checkpoints]
-        names = ["/".join(part for part in own if part != "checkpoints") for own in parts]
-    for name, checkpoint in zip(names, options.checkpoints, strict=False):
+    given = {
+        "/".join(part for part in checkpoint.parts[-6:] if part != "checkpoints"): checkpoint
+        for checkpoint in options.checkpoints
+    }
+    for name, checkpoint in given.items():
         if name not in results:
             results[name] = measure(checkpoint, options.num)
             write_result("inference", {"context": context({}), "results": results})
             print(f"{name}: done", flush=True)
-    print(table({name: results[name] for name in names}))
+    print(table({name: results[name] for name in given or results}))
 
 
 if __name__ == "__main__":

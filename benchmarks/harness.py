@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -38,6 +39,14 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """Mean with its 95% t interval over seeds; one seed has none."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f} (1 seed)"
+    mean, low, high = (f"{value:.{digits}f}" for value in mean_interval(values).values())
+    return f"{mean} [{low}, {high}]"
+
+
 def context(seeds: Mapping[str, int]) -> dict[str, object]:
     """Command, commit, versions, machine and load: what a reader needs to repeat the run."""
     return {
@@ -48,11 +57,15 @@ def context(seeds: Mapping[str, int]) -> dict[str, object]:
 
 
 def write_result(topic: str, content: Mapping[str, object]) -> Path:
-    """Write benchmarks/results/TOPIC.json; an interrupted write leaves the former file."""
+    """Write benchmarks/results/TOPIC.json; an interrupted write leaves the former file.
+
+    What lies deeper than three levels stands on its parent's line: a round of a run fills no page.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{topic}.json"
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    text = re.sub(r"\n {4,}", "", json.dumps(content, indent=1))  # strings hold no line's end
+    partial.write_text(text + "\n")
     partial.replace(path)
     return path
 

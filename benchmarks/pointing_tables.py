@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from harness import mean_interval
+from harness import mean_interval, shown
 
 from pipelines.run.round_log import number
 
@@ -162,6 +162,8 @@ def geometric(ratios: Sequence[tuple[int, float]]) -> str:
     """Geometric mean of the seeds' ratios with its 95% t interval; then of each cold start's."""
     if not ratios:
         return "-"
+    if len(ratios) == 1:
+        return f"{ratios[0][1]:.2f} (1 seed)"
     found = mean_interval([math.log(ratio) for _, ratio in ratios])
     mean, low, high = (math.exp(found[name]) for name in ("mean", "low", "high"))
     by_base = [[r for seed, r in ratios if seed % NUM_BASES == base] for base in range(NUM_BASES)]
@@ -251,9 +253,3 @@ def seconds(point: Mapping[str, object]) -> float:
 def plain(values: Sequence[float]) -> str:
     """The mean, or a dash."""
     return f"{statistics.fmean(values):.0f}" if values else "-"
-
-
-def shown(values: Sequence[float]) -> str:
-    """Mean with its 95% interval over seeds."""
-    found = mean_interval(values)
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

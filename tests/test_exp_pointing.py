@@ -1,5 +1,6 @@
 """The comparison's results and kept runs are of what its arms are today."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import harness
 from exp_pointing import ROOT, Job, check_played, is_current, overrides_of
 
 from pipelines.settings.load import dump_settings, load_settings
@@ -34,3 +36,13 @@ def test_a_kept_run_that_was_played_otherwise_is_refused(tmp_path: Path) -> None
         check_played(tmp_path, [*overrides, "learner.grpo.lr_scheduler_type=constant"])
     with pytest.raises(SystemExit, match=r"tasks\.params = "):
         check_played(tmp_path, [*overrides, "tasks.params={min_terms=7, max_terms=10}"])
+
+
+def test_a_result_is_written_compactly_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    rounds = [{"at": n, "kinds": {"off by one": {"share": 0.5}}} for n in range(3)]
+    content = {"results": {"a run": {"rounds": rounds, "said": "two\n        lines"}}}
+    text = harness.write_result("tried", content).read_text()
+    assert json.loads(text) == content and len(text.splitlines()) < 12
