@@ -11,7 +11,7 @@ benchmarks/results/inference.json is written after each. Leaves out the methods 
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def measure(checkpoint: Path, num_tasks: int) -> dict[str, object]:
 def table(results: Mapping[str, Mapping]) -> str:
     """A row for each method and budget: accuracy, tokens, both comparisons, over seeds (%)."""
     lines = [
-        "| method | seeds | accuracy | tokens | against majority at as many tokens "
+        "| method | checkpoints | accuracy | tokens | against majority at as many tokens "
         "| against shuffled critiques |",
         "|---|---|---|---|---|---|",
     ]
