@@ -92,7 +92,8 @@ def bare(answer: str) -> str:
 
 def boxed(answer: str) -> str:
     """A reply of one sentence."""
-    inside = answer.removeprefix("$").removesuffix("$") if answer.count("$") == 2 else answer
+    is_formula = answer.startswith("$") and answer.endswith("$") and answer.count("$") == 2
+    inside = answer[1:-1] if is_formula else answer
     return rf"So we get \boxed{{{inside}}}."
 
 
