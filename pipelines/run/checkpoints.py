@@ -157,14 +157,6 @@ class Checkpoints:
         set_rng_state(torch.load(own, weights_only=False))
         return said
 
-    def trained(self, round_: int, role: str) -> dict[str, torch.Tensor]:
-        """A role's tensors that training changes, as `commit` wrote them after a round."""
-        saved = torch.load(
-            self.folder(round_) / f"state_{role}.pt", weights_only=False, map_location="cpu"
-        )
-        weights: dict[str, torch.Tensor] = saved["weights"]
-        return weights
-
     def _prune(self, round_: int, keep: set[int | None]) -> None:
         kept = {round_ - i for i in range(KEPT_CHECKPOINTS)} | keep
         for folder in self.path.glob("round_*"):

@@ -295,7 +295,7 @@ class Run:
 
     def restore_critic(self, round_: int) -> None:
         """Give the critic the weights that it had after an earlier round."""
-        self.roles.critic.put_back(self.checkpoints.trained(round_, "critic"))
+        self.roles.critic.put_back(self.checkpoints.weights(round_, "critic"))
 
     def log_round(
         self,

@@ -24,4 +24,4 @@ def test_an_earlier_rounds_weights_can_be_read_alone(tmp_path: Path) -> None:
     checkpoints.folder(2).mkdir()
     weights = {"head": torch.arange(4.0)}
     torch.save({"trainer": {}, "weights": weights}, checkpoints.folder(2) / "state_critic.pt")
-    assert torch.equal(checkpoints.trained(2, "critic")["head"], weights["head"])
+    assert torch.equal(checkpoints.weights(2, "critic")["head"], weights["head"])
