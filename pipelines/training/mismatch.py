@@ -89,8 +89,8 @@ class Choices(NamedTuple):
 class ExpertMismatch:
     """Tokens for which the policy would choose other experts than the sampler did.
 
-    Under replay the policy is asked at the replayed inputs, so that one layer's difference does
-    not become all later layers'. Without it a tie that fell the other way moves what follows in its
+    Under replay the policy is asked at the replayed inputs: one difference does not become others,
+    and each must be a tie. Without it a tie that fell the other way moves what follows in its
     sequence, and in every sequence of the same prompt: only a sequence's first difference says
     whether its routes are its own.
 
@@ -100,6 +100,7 @@ class ExpertMismatch:
         routes_BTLK: the sampler's, -1 where a token has none.
         layers: numbers of the layers.
         gather: over processes.
+        replayed: whether the policy ran on the sampler's routes.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ExpertMismatch:
         routes_BTLK: Tensor,
         layers: list[int],
         gather: Reduce,
+        replayed: bool = False,
     ) -> None:
         known_BT = (routes_BTLK >= 0).any(-1).all(-1)
         same_BTL = (own_BTLK.sort(-1).values == routes_BTLK.sort(-1).values).all(-1)
@@ -117,13 +119,14 @@ class ExpertMismatch:
         counts = [differs_BTL.sum((0, 1)), anywhere_B.sum()[None], tokens_B.sum()[None]]
         *by_layer, anywhere, num_tokens = gather(torch.cat(counts)[None]).sum(0).tolist()
         self.num_tokens, self.anywhere = num_tokens, anywhere
+        self.which = "one" if replayed else "the first of a sequence"
         self.by_layer = dict(zip(layers, by_layer, strict=True))
         excess_B = differs_BTL.sum(1).float().mean(-1) - ROUNDED_SHARE * tokens_B  # over layers
-        flat_BX = differs_BTL.flatten(1)
-        first_B1 = flat_BX.int().argmax(1, keepdim=True)
-        margin_B = margins_BTL.flatten(1).gather(1, first_B1)[:, 0]
-        margin_B = margin_B.where(flat_BX.any(1), torch.zeros_like(margin_B))
-        worst = torch.stack([excess_B.max(), margin_B.max()])
+        own_BX = differs_BTL.flatten(1)  # differences that follow from no other one
+        if not replayed:
+            own_BX = own_BX & (own_BX.cumsum(1) == 1)
+        margins_BX = margins_BTL.flatten(1).masked_fill(~own_BX, 0.0)
+        worst = torch.stack([excess_B.max(), margins_BX.max()])
         self.worst_excess, self.worst_margin = gather(worst[None]).amax(0).tolist()
 
     def row(self) -> dict[str, object]:
@@ -146,10 +149,10 @@ class ExpertMismatch:
             UnprovenSyncError: too many differ, or one whose scores are no tie.
         """
         fault = "the routes are other tokens', or the engine holds other weights"
-        if exact and self.worst_margin > TIE:
+        if exact and not self.worst_margin <= TIE:  # nor is what cannot be compared a tie
             raise UnprovenSyncError(
                 f"the policy would send {self.anywhere:.0f} of {self.num_tokens} tokens to other "
-                f"experts than the sampler did, and the first of a sequence by a margin of "
+                f"experts than the sampler did, and {self.which} by a margin of "
                 f"{self.worst_margin:.2g} of its scores, where rounding makes {TIE:g}: {fault}"
             )
         found = sum(self.by_layer.values()) / max(len(self.by_layer), 1)

@@ -242,12 +242,13 @@ class PolicyPass:
         self, moe: SparringMoeForCausalLM, own: Sequence[Tensor], routes_BTLK: Tensor
     ) -> None:
         layers = [n for n in moe.routers() if n < moe.config.num_hidden_layers]
-        mismatch = ExpertMismatch(*own, routes_BTLK, layers, self.processes.gather)
+        gather, replay = self.processes.gather, self.routing_replay
+        mismatch = ExpertMismatch(*own, routes_BTLK, layers, gather, replay)
         if self.block.staleness == 0:  # else the policy moved on
             mismatch.check(computes_exactly(moe, self.rounds))
         self.figures |= mismatch.row()
-        if self.routing_replay:
-            num_experts, gather = moe.config.n_routed_experts, self.processes.gather
+        if replay:
+            num_experts = moe.config.n_routed_experts
             loads, balance = replayed_load(num_experts, routes_BTLK, layers, gather)
             self.load.add(loads)
             self.figures |= balance

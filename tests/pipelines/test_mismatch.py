@@ -64,6 +64,29 @@ def test_one_token_that_is_no_tie_is_a_fault() -> None:
         found.check(exact=True)
 
 
+def test_under_replay_no_tie_excuses_what_follows() -> None:
+    """The policy stands where the sampler stood at every token, so that each must be a tie."""
+    routes_BTLK = torch.zeros(4, 20, 2, 1)
+    own_BTLK, margins_BTL = routes_BTLK.clone(), torch.full((4, 20, 2), 0.01)
+    own_BTLK[1, [3, 9], 0] = 1
+    margins_BTL[1, 3, 0] = 1e-6
+    given = (own_BTLK, margins_BTL, routes_BTLK, [0, 1], lambda x: x)
+    ExpertMismatch(*given).check(exact=True)
+    with pytest.raises(UnprovenSyncError, match=r"and one by a margin of 0\.01"):
+        ExpertMismatch(*given, replayed=True).check(exact=True)
+    margins_BTL[1, 9, 0] = 1e-6
+    ExpertMismatch(*given, replayed=True).check(exact=True)
+
+
+def test_scores_that_are_no_numbers_are_no_tie() -> None:
+    routes_BTLK = torch.zeros(1, 20, 1, 1)
+    own_BTLK, margins_BTL = routes_BTLK.clone(), torch.full((1, 20, 1), float("nan"))
+    ExpertMismatch(own_BTLK, margins_BTL, routes_BTLK, [0], lambda x: x).check(exact=True)
+    own_BTLK[0, 3] = 1
+    with pytest.raises(UnprovenSyncError, match="by a margin of nan"):
+        ExpertMismatch(own_BTLK, margins_BTL, routes_BTLK, [0], lambda x: x).check(exact=True)
+
+
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(("num", "refused"), [(500, False), (510, True)])
 def test_routes_that_differ_in_most_tokens_are_refused(
