@@ -29,7 +29,7 @@ RESUMABLE: Mapping[str, str] = {
     "run.max_seconds": "each start may take so long from now on; 0 is no limit",
     "run.trackers": "rows go there from now on",
     "run.push_to": "its model goes there at the end",
-    "evaluate.every_rounds": "rounds that were not evaluated cannot become the best",
+    "evaluate.every_rounds": "unevaluated rounds cannot become the best; the best so far stays it",
     "learner.grpo.learning_rate": RATE,
     "critic.grpo.learning_rate": RATE,
     "rollout.max_model_len": "longer problems are trained on from now on; what measures is the "

@@ -38,7 +38,7 @@ def selection_tasks(
 
 
 class Selection:
-    """Evaluates the learner now and then; does nothing without `evaluate.every_rounds`.
+    """Evaluates the learner now and then; asks nothing without `evaluate.every_rounds`.
 
     Args:
         examiner: has the learner, asked by all processes together.
@@ -66,11 +66,11 @@ class Selection:
     def best(self, among: Collection[int] | None = None) -> int | None:
         """The round with the best mean so far, the first of equals; None where there is none.
 
+        A run that is evaluated no more keeps the best that it had.
+
         Args:
             among: the rounds that count; None counts all.
         """
-        if not self._is_on:
-            return None
         return best_round(self.log.directory.rows(), among)
 
     def mean(self, round_: int) -> float:

@@ -118,15 +118,22 @@ def test_selection_changes_nothing_of_the_training(
     assert untimed(selecting[0]) == untimed(plain)
 
 
-def test_a_resumed_run_knows_its_best(selecting: tuple[Path, str], tmp_path: Path) -> None:
-    """From its metrics alone: the link was lost when the run was copied."""
+@pytest.mark.parametrize(("change", "late"), [((), [5]), (("evaluate.every_rounds=0",), [])])
+def test_a_resumed_run_knows_its_best(
+    selecting: tuple[Path, str], tmp_path: Path, change: tuple[str, ...], late: list[int]
+) -> None:
+    """From its metrics alone: the link was lost when the run was copied.
+
+    A run that is evaluated no more once lost its best checkpoint to the pruning.
+    """
     run = tmp_path / "copied"
     shutil.copytree(selecting[0], run, symlinks=True)
     (run / "best").unlink()
     with redirect_stdout(StringIO()):
-        assert rl.main(["--resume", str(run), f"run.rounds={ROUNDS + 1}"]) == 0
+        assert rl.main(["--resume", str(run), f"run.rounds={ROUNDS + 1}", *change]) == 0
     assert (run / "best").resolve() == run / "checkpoints" / "round_00001"
-    assert [row["round"] for row in rows(run, "round") if MEAN in row] == [1, 3, 4, 5]
+    assert (run / "best" / "learner" / "model.safetensors").exists()
+    assert [row["round"] for row in rows(run, "round") if MEAN in row] == [1, 3, 4, *late]
 
 
 def test_trackers_get_the_mean_with_its_interval(selecting: tuple[Path, str]) -> None:
