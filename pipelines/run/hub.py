@@ -20,10 +20,12 @@ def check_push(repository: str) -> None:
         repository: `owner/name`.
 
     Raises:
-        UserError: a malformed name, no token, no hub, or an owner who has not given this token.
+        UserError: a malformed name, no hub, no token, one that may only read, or one that is not
+            the owner's.
     """
-    from huggingface_hub import HfApi, constants, get_token  # only where somebody asks
-    from huggingface_hub.errors import HFValidationError
+    from httpx import HTTPError  # only where somebody asks
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     dotted = f"{KEY} = {repository}"
@@ -41,11 +43,17 @@ def check_push(repository: str) -> None:
         )
     try:
         found = HfApi().whoami()
-    except Exception as error:  # the client has no one kind for what a server may do
+    except HfHubHTTPError as error:
         raise UserError(f"{dotted}: the hub does not know this token: {_short(error)}") from error
+    except (OSError, HTTPError) as error:
+        raise UserError(
+            f"{dotted}: {constants.ENDPOINT} does not answer: {_short(error)}"
+        ) from error
     names = [found["name"], *(group["name"] for group in found.get("orgs", []))]
     if owner not in names:
         raise UserError(f"{dotted}: this token is of {', '.join(names)}: push there, or log in")
+    if (found.get("auth") or {}).get("accessToken", {}).get("role") == "read":
+        raise UserError(f"{dotted}: this token may only read: log in with one that may write")
 
 
 def push(folder: Path, repository: str) -> str:

@@ -36,7 +36,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.made: list[dict] = []
         self.files: dict[str, bytes] = {}
-        self.is_full = False
+        self.is_full, self.role = False, "write"
 
 
 def asked(hub: Hub) -> list[str]:
@@ -63,7 +63,8 @@ class Answers(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._reply({"error": "Invalid user token"}, 401)
         else:
-            self._reply({"name": "me", "type": "user", "orgs": [{"name": "ours"}], "auth": {}})
+            auth = {"accessToken": {"role": self.server.role}}
+            self._reply({"name": "me", "type": "user", "orgs": [{"name": "ours"}], "auth": auth})
 
     def do_POST(self) -> None:
         self.server.asked.append(self.path)
@@ -154,6 +155,22 @@ def test_without_a_token_the_run_does_not_begin(
     )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids it" in refused(capfd, rl.main, command)
+
+
+def test_a_token_that_may_only_read_is_refused_before_the_run(hub: Hub) -> None:
+    hub.role = "read"
+    with pytest.raises(UserError, match="this token may only read"):
+        check_push("me/model")
+    hub.role = "fineGrained"
+    check_push("me/model")
+
+
+def test_a_hub_that_does_not_answer_is_not_said_to_know_no_token(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:1 does not answer: "):
+        check_push("me/model")
 
 
 def test_a_push_that_fails_is_told_with_what_to_type(hub: Hub, tmp_path: Path) -> None:
