@@ -48,6 +48,8 @@ RESUMABLE: Mapping[str, str] = {
 CONTEXT = (
     "rollout.max_model_len", "learner.max_completion_length", "critic.max_completion_length",
 )  # fmt: skip
+# Schedules that keep a rate of their own from step to step, which a setting does not move.
+OWN_RATE = ("reduce_lr_on_plateau", "greedy")
 Changes = dict[str, tuple[object, object]]  # by key: before and after
 
 
@@ -59,7 +61,7 @@ def check_changes(settings: Settings, overrides: Sequence[str]) -> None:
         overrides: `table.key=value`.
 
     Raises:
-        UserError: it would change the experiment, or shrink the context.
+        UserError: it would change the experiment, shrink the context, or do nothing.
     """
     for override in overrides:
         if override.partition("=")[0].strip() not in RESUMABLE:
@@ -76,6 +78,13 @@ def check_changes(settings: Settings, overrides: Sequence[str]) -> None:
             raise UserError(
                 f"{key} = {after} is less than the {before} that the run began with: what it was "
                 "measured on may not fit any more; with --resume it may only grow"
+            )
+    for name, role in (("learner", settings.learner), ("critic", settings.critic)):
+        schedule = role.grpo.get("lr_scheduler_type")
+        if schedule in OWN_RATE and f"{name}.grpo.learning_rate" in changed:
+            raise UserError(
+                f"{name}.grpo.learning_rate does nothing to a {schedule} schedule, which keeps the "
+                "rate that it has come to: remove it"
             )
 
 

@@ -170,6 +170,15 @@ def test_what_measures_stays_the_same_when_the_context_grows(tmp_path: Path) -> 
     assert lists[0] < lists[1]
 
 
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_rate_that_a_schedule_keeps_to_itself_is_refused(schedule: str) -> None:
+    """It was announced as taken, and the checkpoint's rate went on."""
+    settings = load_settings(CONFIG, [f"critic.grpo.lr_scheduler_type={schedule}"])
+    with pytest.raises(UserError, match=f"does nothing to a {schedule} schedule"):
+        check_changes(settings, ["critic.grpo.learning_rate=1e-6"])
+    check_changes(settings, ["learner.grpo.learning_rate=1e-6", "run.rounds=99"])
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
