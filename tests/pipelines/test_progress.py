@@ -22,11 +22,14 @@ def test_a_stage_is_said_when_it_begins_and_again_and_again_while_it_lasts() -> 
     assert said.getvalue().splitlines() == lines, "nothing after the end"
 
 
-def test_it_is_quiet_while_others_speak() -> None:
-    said = StringIO()
+def test_it_is_quiet_while_others_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own, so that a busy machine makes no silence."""
+    seconds, said = [0.0], StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
     with Progress(said, silence=0.4) as progress:
         progress.now("learner block")
         for _ in range(20):
+            seconds[0] += 0.3
             time.sleep(0.04)
             progress.heard()
     assert said.getvalue() == ""
@@ -39,7 +42,7 @@ def test_a_rounds_stage_is_the_one_that_is_timed() -> None:
         with stages.timed("critic block"):
             time.sleep(0.3)
         assert stages["critic block"] >= 0.3
-    assert "... critic block, 0 s" in said.getvalue()
+    assert "... critic block, " in said.getvalue()
 
 
 def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
