@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from pipeline_cases import arguments, random_llama, random_moe, redraw_adapter, refused, rows, save
+from pipeline_cases import (
+    SMALLEST_RUN,
+    arguments,
+    random_llama,
+    random_moe,
+    redraw_adapter,
+    refused,
+    rows,
+    save,
+)
 from transformers import AutoModelForCausalLM
 
 from pipelines import rl
@@ -25,10 +34,7 @@ pytestmark = pytest.mark.timeout(900)
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 TARGETS = "target_modules=['q_proj','v_proj']"
 SMALL = (
-    "rollout.engine=transformers", "learner.steps_per_round=1", "learner.max_completion_length=6",
-    "learner.grpo.per_device_train_batch_size=8", "critic.steps_per_round=0",
-    "critic.imitation_steps=1", "critic.max_completion_length=6", "evaluate.num_tasks=2",
-    "evaluate.num_probe_tasks=2", "evaluate.num_audit_tasks=2", "run.rounds=1",
+    *SMALLEST_RUN, "critic.imitation_steps=1", "run.rounds=1",
     f"learner.lora={{r=4, lora_alpha=8, {TARGETS}}}",
     f"critic.lora={{r=4, lora_alpha=8, {TARGETS}}}",
 )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from pipeline_cases import arguments, random_moe, refused, save, status
+from pipeline_cases import SMALLEST_RUN, arguments, random_moe, refused, save, status
 
 from pipelines import rl
 from pipelines.errors import UserError
@@ -20,12 +20,6 @@ from pipelines.run.hub import check_push, push
 
 pytestmark = pytest.mark.timeout(900)
 TOKEN = "hf_of_a_test"
-SMALL = (
-    "rollout.engine=transformers", "learner.steps_per_round=1", "learner.max_completion_length=6",
-    "learner.grpo.per_device_train_batch_size=8", "critic.steps_per_round=0",
-    "critic.imitation_steps=0", "critic.max_completion_length=6", "evaluate.num_tasks=2",
-    "evaluate.num_probe_tasks=2", "evaluate.num_audit_tasks=2",
-)  # fmt: skip
 
 
 class Hub(ThreadingHTTPServer):
@@ -110,7 +104,7 @@ def test_nothing_is_sent_by_a_run_that_does_not_ask_and_the_model_by_one_that_do
     model = save(random_moe(character_tokenizer()), tmp_path / "moe")
     run, printed = tmp_path / "run", StringIO()
     with redirect_stdout(printed):
-        assert rl.main(arguments(model, run, *SMALL, "run.rounds=1")) == 0
+        assert rl.main(arguments(model, run, *SMALLEST_RUN, "run.rounds=1")) == 0
         assert asked(hub) == [] and not hub.made and not hub.files
         assert rl.main(["--resume", str(run), "run.rounds=2", "run.push_to=me/model"]) == 0
     (made,) = hub.made

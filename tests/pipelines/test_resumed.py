@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from chat_cases import FAMILIES
-from pipeline_cases import CONFIG, arguments, random_moe, refused, rows, save, status
+from pipeline_cases import CONFIG, SMALLEST_RUN, arguments, random_moe, refused, rows, save, status
 from transformers import get_scheduler
 from trl import GRPOConfig
 
@@ -26,12 +26,7 @@ from pipelines.settings.tables import Settings
 from pipelines.training.role_spec import RoleSpec
 
 pytestmark = pytest.mark.timeout(900)
-SMALL = (
-    "rollout.engine=transformers", "learner.steps_per_round=1", "learner.max_completion_length=6",
-    "learner.grpo.per_device_train_batch_size=8", "learner.grpo.learning_rate=1e-3",
-    "critic.steps_per_round=0", "critic.imitation_steps=0", "critic.max_completion_length=6",
-    "evaluate.num_tasks=2", "evaluate.num_probe_tasks=2", "evaluate.num_audit_tasks=2",
-)  # fmt: skip
+SMALL = (*SMALLEST_RUN, "learner.grpo.learning_rate=1e-3")
 
 
 @pytest.fixture(scope="module")

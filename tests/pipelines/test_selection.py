@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from pipeline_cases import CONFIG, arguments, random_moe, rows, save, status
+from pipeline_cases import CONFIG, SMALLEST_RUN, arguments, random_moe, rows, save, status
 
 from critic.monitor.replay import COLD_START
 from pipelines import rl
@@ -23,9 +23,7 @@ from pipelines.settings.load import load_settings
 pytestmark = pytest.mark.timeout(900)
 ROUNDS = 5
 SMALL = (
-    "rollout.engine=transformers", "learner.steps_per_round=1", "learner.max_completion_length=6",
-    "learner.grpo.per_device_train_batch_size=8", "learner.grpo.lr_scheduler_type=constant",
-    "critic.steps_per_round=0", "critic.imitation_steps=0", "critic.max_completion_length=6",
+    *SMALLEST_RUN, "learner.grpo.lr_scheduler_type=constant",
     "evaluate.num_tasks=4", "evaluate.num_probe_tasks=4", "evaluate.num_audit_tasks=4",
 )  # fmt: skip
 

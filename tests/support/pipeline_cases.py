@@ -81,6 +81,20 @@ SHORT_RUN = (
     f"rollout.engine={ENGINE}",
 )
 
+# A run of one step per round on random weights: whoever asks nothing of what it learns.
+SMALLEST_RUN = (
+    "rollout.engine=transformers",
+    "learner.steps_per_round=1",
+    "learner.max_completion_length=6",
+    "learner.grpo.per_device_train_batch_size=8",
+    "critic.steps_per_round=0",
+    "critic.imitation_steps=0",
+    "critic.max_completion_length=6",
+    "evaluate.num_tasks=2",
+    "evaluate.num_probe_tasks=2",
+    "evaluate.num_audit_tasks=2",
+)
+
 
 def judgeable_checkpoint(directory: Path) -> Path:
     """A model that writes solutions and critiques that parse, from `sft.py`'s own code."""
