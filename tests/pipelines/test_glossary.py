@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from critic.monitor.settings import CHANNELS
 from critic.monitor.state import Level
 from pipelines.game.bout import Status
 from pipelines.run.final_table import CRITIC
@@ -36,6 +37,8 @@ def test_what_a_run_prints_is_explained() -> None:
             assert any(term in name for term in TERMS), name
     monitor = next(entry["meaning"] for entry in ENTRIES if "**monitor**" in entry["terms"])
     assert all(level in monitor for level in get_args(Level))
+    channel = next(entry["meaning"] for entry in ENTRIES if "**channel**" in entry["terms"])
+    assert all(f"{name}, that" in channel for name in CHANNELS)
 
 
 def test_what_a_configuration_names_is_explained() -> None:
