@@ -18,17 +18,14 @@ Runs go two at a time, one thread each; benchmarks/results/monitor.json is writt
 import argparse
 import json
 import math
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from exp_pointing import NO_CRITIC, NO_RESETS, call, check_played, was_halted
+from campaign import call, play_all
+from exp_pointing import NO_CRITIC, NO_RESETS, check_played, was_halted
 from harness import ROOT, context, write_result
 from monitor_tables import NUM_SAMPLES, NUM_TASKS, arm_table, detector_table, law_table
 
@@ -131,7 +128,8 @@ def cold_start(family: str, seed: int, folder: Path, more: Sequence[str]) -> Non
     if not (base / "cold_start.json").exists():
         arguments = ["--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={base.name}"]
         arguments += [f"sft.directory={base}", *FAMILIES[family], *COLD_START_SIZES, *more]
-        call("sft.py", arguments, folder / "logs" / f"base-{family}-{base.name}.log", 2)
+        log = folder / "logs" / f"base-{family}-{base.name}.log"
+        call(ROOT / "pipelines" / "sft.py", arguments, log, 2)
 
 
 def overrides_of(job: Job, more: Sequence[str]) -> list[str]:
@@ -170,7 +168,7 @@ def _grpo(job: Job, folder: Path, directory: Path, more: Sequence[str]) -> None:
     if (directory / "summary.json").exists() or was_halted(directory):
         return
     if (directory / "config.json").exists():
-        call("rl.py", ["--resume", str(directory)], log)
+        call(ROOT / "pipelines" / "rl.py", ["--resume", str(directory)], log)
         return
     fixed = [
         "--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={job.seed}",
@@ -181,7 +179,7 @@ def _grpo(job: Job, folder: Path, directory: Path, more: Sequence[str]) -> None:
         grpo(learned, folder, folder / learned.name, more)
         (last,) = sorted((folder / learned.name / "checkpoints").glob("round_*"))[-1:]
         fixed.append(f"learner.model={last / 'learner'}")
-    call("rl.py", [*fixed, *given], log)
+    call(ROOT / "pipelines" / "rl.py", [*fixed, *given], log)
 
 
 def consume(job: Job, folder: Path, directory: Path, more: Sequence[str]) -> None:
@@ -189,20 +187,12 @@ def consume(job: Job, folder: Path, directory: Path, more: Sequence[str]) -> Non
     if (directory / "done").exists():
         return
     arm, log = ARMS[job.arm], folder / "logs" / f"{job.name.replace('/', '-')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, str(ROOT / "benchmarks" / "self_consuming.py"),
+    given = [
         "--base", str(base_of(job.family, job.seed, folder)), "--out", str(directory),
         "--mix", arm.mix, "--temperature", f"{arm.temperature:g}",
         "--generations", str(NUM_ROUNDS), "--seed", str(job.seed), *overrides_of(job, more),
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with log.open("a") as stream:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, check=False
-        )
-    if done.returncode:
-        raise SystemExit(f"{job.name} failed with status {done.returncode}: see {log}")
+    call(ROOT / "benchmarks" / "self_consuming.py", given, log)
 
 
 def outcome(directory: Path) -> dict[str, object]:
@@ -295,16 +285,15 @@ def main() -> None:
     if options.stage == "run":
         every = jobs(options.families, options.arms, options.seeds)
         wanted = [job for job in every if job.name not in current]
-        with ThreadPoolExecutor(2) as pool:
-            for base in dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted):
-                cold_start(*base, options.folder, options.overrides)
-            found = pool.map(lambda job: play(job, options.folder, options.overrides), wanted)
-            for job, result in zip(wanted, found, strict=True):
-                results[job.name] = current[job.name] = result
-                write_result(
-                    "monitor", {"context": context({"all": options.seeds}), "results": results}
-                )
-                print(f"{job.name}: done", flush=True)
+        for base in dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted):
+            cold_start(*base, options.folder, options.overrides)
+
+        def keep(job: Job, result: Mapping[str, object]) -> None:
+            results[job.name] = current[job.name] = result
+            made = context({"all": options.seeds})
+            write_result("monitor", {"context": made, "results": results})
+
+        play_all(wanted, lambda job: play(job, options.folder, options.overrides), keep)
     print(show(current))
 
 

@@ -14,15 +14,12 @@ configs/tiny.toml with the overrides below. Leaves out how a run is played (`pip
 import argparse
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
+from campaign import call, play_all
 from harness import ROOT, context, write_result
 from pointing_tables import (
     NUM_BASES,
@@ -113,26 +110,6 @@ class Job:
         return f"{self.family}/{self.arm}/{self.rate}/{self.seed}"
 
 
-def call(program: str, arguments: Sequence[str], log: Path, processes: int = 1) -> None:
-    """Run one of the project's programs, each process on one thread; its output goes to a log.
-
-    Raises:
-        SystemExit: it failed; the log is named.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / "pipelines" / program), *arguments]
-    if processes > 1:
-        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
-        command[1:1] = [*launch, "--num_processes", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("a") as stream:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, check=False
-        )
-    if done.returncode not in (0, 3):  # 3: halted by the monitor, a result like any other
-        raise SystemExit(f"{' '.join(command)} failed with status {done.returncode}: see {log}")
-
-
 def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
     """One run, from its cold start on; returns what is compared."""
     base, directory = base_of(job.family, job.seed, folder), folder / job.name
@@ -144,10 +121,10 @@ def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
     check_played(directory, overrides_of(job, more))
     if not (directory / "summary.json").exists() and not was_halted(directory):
         if (directory / "config.json").exists():
-            call("rl.py", ["--resume", str(directory)], log)
+            call(ROOT / "pipelines" / "rl.py", ["--resume", str(directory)], log)
         else:
             given = [*common, f"run.directory={directory}", *overrides_of(job, more)]
-            call("rl.py", given, log)
+            call(ROOT / "pipelines" / "rl.py", given, log)
     return outcome(directory) | {"overrides": overrides_of(job, more)}
 
 
@@ -196,7 +173,8 @@ def cold_start(family: str, seed: int, folder: Path, more: Sequence[str]) -> Non
     if not (base / "cold_start.json").exists():
         arguments = ["--config", str(ROOT / "configs" / "tiny.toml"), f"run.seed={base.name}"]
         arguments += [f"sft.directory={base}", *FAMILIES[family], *more]
-        call("sft.py", arguments, folder / "logs" / f"base-{family}-{base.name}.log", 2)
+        log = folder / "logs" / f"base-{family}-{base.name}.log"
+        call(ROOT / "pipelines" / "sft.py", arguments, log, 2)
 
 
 def base_of(family: str, seed: int, folder: Path) -> Path:
@@ -303,15 +281,15 @@ def main() -> None:
             if job.family in options.families and job.arm in options.arms
             and job.name not in current
         ]  # fmt: skip
-        with ThreadPoolExecutor(2) as pool:
-            for base in dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted):
-                cold_start(*base, options.folder, options.overrides)
-            found = pool.map(lambda job: play(job, options.folder, options.overrides), wanted)
-            for job, result in zip(wanted, found, strict=True):
-                results[job.name] = current[job.name] = result
-                seeds = {family: deciding for family, (_, deciding, _) in SEEDS.items()}
-                write_result("pointing", {"context": context(seeds), "results": slim(results)})
-                print(f"{job.name}: done", flush=True)
+        for base in dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted):
+            cold_start(*base, options.folder, options.overrides)
+
+        def keep(job: Job, result: Mapping[str, object]) -> None:
+            results[job.name] = current[job.name] = result
+            seeds = {family: deciding for family, (_, deciding, _) in SEEDS.items()}
+            write_result("pointing", {"context": context(seeds), "results": slim(results)})
+
+        play_all(wanted, lambda job: play(job, options.folder, options.overrides), keep)
     tables = (table, reach_table, equal_table, critic_table)
     print(*(each(current) for each in tables), sep="\n\n")
 

@@ -171,7 +171,7 @@ NETWORK = [
     attempt("udp", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'@TOKEN@',"
             " ('127.0.0.1', @UDP@))", imports="socket"),
     attempt("unix socket", "socket.socket(socket.AF_UNIX).connect('@UNIX@')", imports="socket"),
-    attempt("abstract socket", "socket.socket(socket.AF_UNIX).connect('\\0@TOKEN@')",
+    attempt("abstract socket", "socket.socket(socket.AF_UNIX).connect('\\x00@TOKEN@')",
             imports="socket"),
     attempt("listen", "socket.create_server(('127.0.0.1', 0))", imports="socket"),
     attempt("raw packets", "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)", Bare.NOT_TRIED,

@@ -29,7 +29,8 @@ class World:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.token = secrets.token_hex(8)
+        # Digits first: an escape such as \0 before the token must not swallow them.
+        self.token = "01" + secrets.token_hex(8)
         self.folder, self.signals = folder, list[int]()
         self.secret, self.victim = folder / "secret.txt", folder / "victim.txt"
         self.secret.write_text(self.token)
