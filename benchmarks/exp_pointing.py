@@ -71,22 +71,28 @@ ARMS: Mapping[str, Sequence[str]] = {
     "tango": (WITHHELD, DECAYS, *REWARD_ALONE, "critic.reward=tango"),
     "rlcr": (WITHHELD, DECAYS, *REWARD_ALONE, "critic.reward=rlcr"),
 }  # fmt: skip
+SUMS = (
+    "tasks.family=basic_arithmetic",
+    'tasks.params={min_terms=8, max_terms=12, min_digits=1, max_digits=1, operators=["+"], '
+    "allow_parentheses=false, allow_negation=false}",
+)
 FAMILIES: Mapping[str, Sequence[str]] = {
-    "sums": (
-        "tasks.family=basic_arithmetic",
-        'tasks.params={min_terms=8, max_terms=12, min_digits=1, max_digits=1, operators=["+"], '
-        "allow_parentheses=false, allow_negation=false}",
-    ),
+    "sums": SUMS,
     "doublings": (
         "tasks.family=double_and_add",
         "tasks.params={min_terms=8, max_terms=12}",
         # Most of its steps have a carry: at 0.65 one that forgets it is as likely as a right one.
         "sft.slip_rate=0.6",
     ),
-}
+    # Sums again, from a cold start that saw a fifth of the critiques: is there more to train then?
+    "few_lessons": (
+        *SUMS, "sft.num_critiques=3000", "sft.num_solutions=22000"  # as many demonstrations in all
+    ),
+}  # fmt: skip
+RATES_OF = {"few_lessons": "sums"}  # where there is no sweep of its own
 TRAINS = ("learner block", "critic block", "gate", "commit")  # what is not there to measure
 # Of the sweep, of the deciding arms, and of the others.
-SEEDS = {"sums": (2, 8, 3), "doublings": (1, 5, 3)}
+SEEDS = {"sums": (2, 8, 3), "doublings": (1, 5, 3), "few_lessons": (0, 3, 3)}
 SIZES = (
     "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=1",
     "critic.imitation_steps=2", "evaluate.num_tasks=64", "evaluate.num_samples=4",
@@ -232,7 +238,7 @@ def jobs(stage: str, rates: Mapping[str, str]) -> Iterator[Job]:
     for family, (_, deciding, others) in SEEDS.items():
         for seed in range(deciding):
             for arm in ARMS:
-                rate = rates.get(f"{family}/{swept_as(arm)}")
+                rate = rates.get(f"{RATES_OF.get(family, family)}/{swept_as(arm)}")
                 if rate is not None and (arm in DECIDING or seed < others):
                     yield Job(family, arm, rate, seed)
 
