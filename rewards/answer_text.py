@@ -35,6 +35,11 @@ _OPENING = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[\w)}\]$%])\.\s+(?=[A-Z])")
 _SENTENCE_WORDS = re.compile(r"\b(?:so|hence|thus|therefore|because|since|is|have|get)\b", re.I)
+# A formula behind these says what the one before means: "ax + b, where b is an integer".
+_CONDITION = re.compile(
+    r"\b(?:where|with|for (?:all|any|each|every|some)|such that|if|whenever)\b", re.I
+)
+_SAYS_MORE = re.compile(r"\b(?:is|are|be|has|have|in|of|and|or)\b|[^\w%^\\ ]", re.I)
 _DOUBT = re.compile(
     r"\b(?:not|no|nor|never|wrong|incorrect|impossible|cannot|can't|unless|if|either|or|wait|hmm|but"
     r"|actually|however|instead|rather|possibly|maybe|perhaps|might|could|should|choices?)\b|n't\b",
@@ -74,13 +79,22 @@ def plain(text: str, is_reference: bool = False) -> str:
         text = text[said[-1].end() :]
     text = _OPENING.sub("", re.sub(r"^(?:so|thus|hence|therefore),\s*", "", text, flags=re.I))
     text = _without_afterthought(text)
-    formulas = re.findall(r"\$([^$]+)\$", text)
-    if is_reference and len(formulas) > 1 and _SENTENCE_WORDS.search(text):
-        text = formulas[-1]  # a derivation in prose
+    if is_reference and not _CONDITION.search(text) and _SENTENCE_WORDS.search(text):
+        text = _last_formula(text)
     text = _trimmed(_trimmed(text).rstrip("\\"))
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
     return _trimmed(_undelimited(text))
+
+
+def _last_formula(text: str) -> str:
+    """What a derivation in prose arrives at: its last formula of several, a unit behind it."""
+    formulas = list(re.finditer(r"\$([^$]+)\$", text))
+    if len(formulas) < 2:
+        return text
+    unit = text[formulas[-1].end() :].strip(" .!")
+    is_last = len(unit.split()) <= 2 and not _SAYS_MORE.search(unit)
+    return formulas[-1][1] if is_last else text
 
 
 def bare(text: str) -> str:

@@ -23,7 +23,7 @@ from rewards.arithmetic import evaluate
 from rewards.quantity import MAX_EXPONENT, NAME, Quantity, in_words, read_quantity, same_quantity
 from rewards.units import known_unit
 
-VERSION = "3"  # of this reading: verdicts of another one may differ
+VERSION = "4"  # of this reading: verdicts of another one may differ
 LONGEST, LONGEST_OF_ALL = 400, 2000  # characters of an answer, beyond four times the reference's
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
 _BASED = re.compile(r"([0-9][0-9A-Za-z]*)_\{?(\w+)\}?")
@@ -100,6 +100,8 @@ def compare(reference: str, answer: str) -> Pair:
         return Pair(False, reference, "")
     ours, theirs = plain(reference, is_reference=True), plain(answer)
     same = _decide(ours, theirs)
+    if ours and reference.strip() == answer.strip():
+        same = True  # a reference is read more freely, so that the two readings may differ
     theirs = theirs if "=" in ours else _without_name(theirs)
     return Pair(same, _for_algebra(ours), _for_algebra(theirs))
 

@@ -53,6 +53,8 @@ _DENIED = re.compile(
 )
 _DENIES = re.compile(r"(?:not|never|wrong|incorrect|false)\b", re.IGNORECASE)
 _NOT_SAID = re.compile(r"\b(?:if|whether|unless|hope)\b[^.,;:!?\n]*\Z", re.IGNORECASE)
+# "We check our answer: 17 * 44 = 748" begins a check, and gives nothing.
+_CHECKS = re.compile(r"\b(?:check|verify|test)(?:ing)?[ \t]+(?:our|the|my|this|that)[ \t]+\Z", re.I)
 _WORD = re.compile(r"[A-Za-z]{2}")
 _CLAUSE_CHARS = 100  # of what stands before "the answer is"
 _MOST_SAID = 20  # such sentences that are looked at, from the end
@@ -196,6 +198,8 @@ def _said(text: str, is_marked: bool) -> Marked | None:
         before = text[max(0, said.start() - _CLAUSE_CHARS) : said.start()]
         answer = _SAID_ANSWER.match(text, said.end())
         if answer is None or _NOT_SAID.search(before):
+            continue
+        if said[0].rstrip(" \t*").endswith(":") and _CHECKS.search(before):
             continue
         held = answer[answer.lastgroup or 0]
         if _DENIED.search(before) or _DENIES.match(held):

@@ -138,6 +138,8 @@ def test_the_answer_is_read_where_the_settings_say(
         # A word behind a mark speaks of the answer, and is none.
         ("\\boxed{12}. We can check that the answer is correct: 5 + 7 = 12.", "12"),
         ("\\boxed{12}. Our answer is **positive**, as two factors are negative.", "12"),
+        ("\\boxed{12}.\n\nWe check our answer: $17 \\cdot 12 = 204$, so our answer holds.", "12"),
+        ("Verifying the answer: 5 + 7 = 12. The answer is 12.", "12"),
         ("So the answer is 13? \\boxed{12}. Yes, this answer is right.", "12"),
         ("\\boxed{12} cannot be.\n\nAnswer: no solution", "no solution"),
         ("\\boxed{12}. The answer is not that.", None),
