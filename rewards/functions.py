@@ -13,7 +13,6 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
-import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +27,9 @@ from rewards.solution import Solution
 from rewards.worker_pool import WorkerPool
 
 Value = float | list[float] | None
+# Beyond it a group's mean may overflow in float32, and NaN would reach every weight.
+GREATEST = 1e30
+_EXPECTED = f"a finite number within {GREATEST:g} of 0, a list of them or None is expected"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class RewardFunctions:
                 steps = [a + weight * b for a, b in zip(steps, value, strict=True)]
             elif value is not None:
                 total += weight * value
+        if not all(-GREATEST <= each <= GREATEST for each in (total, *steps)):
+            return OwnReward(None, failure=f"rewards beyond {GREATEST:g} with their weights")
         return OwnReward(total, tuple(steps) if says_steps else ())
 
     def _ask(self, spec: str, task: Task, completion: str) -> Reply:
@@ -114,14 +118,15 @@ def _read(reply: Reply, num_steps: int | None) -> tuple[Value, str]:
     values = [_number(v) for v in (value if isinstance(value, list) else [value])]
     numbers = [v for v in values if v is not None]
     if len(numbers) < len(values):
-        return None, f"returned {value!r}: a finite number, a list of them or None is expected"
+        return None, f"returned {value!r:.80}: {_EXPECTED}"
     if isinstance(value, list) and num_steps is not None and len(value) != num_steps:
         return None, f"returned {len(value)} numbers for a solution of {num_steps} steps"
     return (numbers if isinstance(value, list) else numbers[0]), ""
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, int | float) and math.isfinite(value):
+    """A usable number, None for any other value; an integer may be too long for a float."""
+    if isinstance(value, int | float) and -GREATEST <= value <= GREATEST:
         return float(value)
     return None
 

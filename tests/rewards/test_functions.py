@@ -54,7 +54,10 @@ def test_a_list_rewards_the_steps() -> None:
         ("raises", "KeyError: 'no such thing'"),
         ("hangs", "no verdict within 1 s"),
         ("words", "returned 'very good': a finite number"),
-        ("infinite", "a finite number, a list of them or None"),
+        ("infinite", "a finite number within 1e+30 of 0, a list of them or None"),
+        ("huge", "returned 1e+39: a finite number"),
+        ("long_integer", "returned -1000"),
+        ("huge_steps", "a finite number within 1e+30 of 0, a list of them or None"),
     ],
 )
 def test_a_function_that_fails_says_nothing_of_a_completion(name: str, why: str) -> None:
@@ -62,6 +65,13 @@ def test_a_function_that_fails_says_nothing_of_a_completion(name: str, why: str)
     found = _asked("shorter", name, seconds=seconds)
     assert found.value is None and found.steps == ()
     assert found.failure.startswith(f"{FILE}:{name}: ") and why in found.failure
+
+
+def test_a_weight_cannot_make_a_reward_too_great() -> None:
+    """Infinity in a batch would be NaN in every weight of the policy."""
+    for name in ("shorter", "by_step"):
+        found = _asked(name, weight=1e38)
+        assert found == OwnReward(None, failure="rewards beyond 1e+30 with their weights")
 
 
 def test_a_list_of_another_length_fails() -> None:

@@ -45,3 +45,17 @@ def words(task: Task, completion: str) -> str:
 
 def infinite(task: Task, completion: str) -> float:
     return float("inf")
+
+
+def huge(task: Task, completion: str) -> float:
+    """Finite, and infinite in the float32 of a batch."""
+    return 1e39
+
+
+def long_integer(task: Task, completion: str) -> int:
+    """The distance to an answer of 400 digits, say: no float holds it."""
+    return -(10**400)
+
+
+def huge_steps(task: Task, completion: str) -> list[float]:
+    return [0.0, *[1e39] * (len(by_step(task, completion)) - 1)]
