@@ -81,11 +81,13 @@ def spread(rewards_NG: Tensor) -> Tensor:
 def step_baselines(scored: Sequence[Scored], group_size: int) -> list[float]:
     """Each group's mean step reward, in which a solution counts once whatever its number of steps.
 
-    Equal rewards are their own mean exactly, so that they carry no signal.
+    Equal rewards are their own mean exactly, so that they carry no signal; masked completions do
+    not count.
     """
     baselines = []
     for first in range(0, len(scored), group_size):
-        means = [_mean(own.steps) for own in scored[first : first + group_size] if own.steps]
+        counted = [own for own in scored[first : first + group_size] if own.reward is not None]
+        means = [_mean(own.steps) for own in counted if own.steps]
         equal = bool(means) and min(means) == max(means)
         baselines.append(means[0] if equal else math.fsum(means) / max(len(means), 1))
     return baselines

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -159,12 +159,40 @@ def test_a_steps_reward_lands_on_its_own_tokens() -> None:
     assert (found_BT[:, 11:] == 0).all() and (found_BT[:, 5] == 0).all()
 
 
-@given(value=st.floats(-1, 1, width=32), sizes=st.lists(st.integers(1, 2), min_size=2, max_size=4))
+@given(value=st.floats(-1, 1), sizes=st.lists(st.integers(1, 7), min_size=2, max_size=7))
+@example(value=0.1, sizes=[6, 1])  # six tenths add up to a little less than 0.6
+@example(value=0.1, sizes=[1] * 6)
 def test_equal_step_rewards_carry_no_signal(value: float, sizes: list[int]) -> None:
     """Exactly none, whatever the number of steps: a longer solution is not better for it."""
-    scored = [Scored(0.0, _signals(*[value] * size)) for size in sizes]
-    ends = _ends(TEXTS[: len(sizes)])
+    ends = [list(range(1, 8))] * len(sizes)
+    scored = [
+        Scored(0.0, tuple(StepSignal(place, place + 1, value) for place in range(size)))
+        for size in sizes
+    ]
     assert (advantages(torch.zeros(len(sizes)), scored, len(sizes), 1.0, ends) == 0).all()
+
+
+def test_a_steps_reward_is_added_to_the_outcome_and_to_the_flaw() -> None:
+    """A user's opinion of a step neither hides the verifier's word nor is hidden by it."""
+    scored = [Scored(1.0, _signals(1.0, 1.0)), Scored(0.0, _signals(0.0, 0.0), flaw=SECOND)]
+    outcome = 0.75
+    found_BT = advantages(torch.tensor([outcome, -outcome]), scored, 2, PENALTY, _ends(TEXTS[:2]))
+    assert found_BT[0, [0, 5, 6, 11]].tolist() == [outcome + 0.5, outcome, outcome + 0.5, outcome]
+    assert found_BT[1, [0, 5, 6, 11]].tolist() == [-0.5, 0.0, -PENALTY - 0.5, 0.0]
+
+
+def test_step_rewards_of_groups_do_not_mix() -> None:
+    scored = [Scored(0.0, _signals(value)) for value in (1.0, 0.0, 5.0, 5.0)]
+    found_BT = advantages(torch.zeros(4), scored, 2, PENALTY, _ends(TEXTS))
+    assert found_BT[:, 0].tolist() == [0.5, -0.5, 0.0, 0.0]
+
+
+def test_a_masked_completion_moves_no_baseline() -> None:
+    """Its steps were rewarded, its outcome is unknown: equal ones beside it carry no signal."""
+    scored = [Scored(reward, _signals(value)) for reward, value in ((0.0, 0.5), (0.0, 0.5))]
+    masked = Scored(None, _signals(0.9))
+    found_BT = advantages(torch.zeros(3), [*scored, masked], 3, PENALTY, _ends(TEXTS[:3]))
+    assert (found_BT == 0).all()
 
 
 def test_a_solution_counts_once_in_the_baseline() -> None:
@@ -271,5 +299,6 @@ def test_twice_as_many_tokens_are_twice_the_work(monkeypatch: pytest.MonkeyPatch
 
 def test_only_completions_with_something_on_steps_are_decoded() -> None:
     ids_BT = torch.tensor([TOKENIZER(text)["input_ids"] for text in TEXTS[:2]])
-    ends = ends_by_row(TOKENIZER, [Scored(0.0), Scored(0.0, flaw=FIRST)], ids_BT)
-    assert set(ends[0]) == {0} and ends[1] == list(range(1, len(TEXTS[1]) + 1))
+    for one in (Scored(0.0, flaw=FIRST), Scored(0.0, _signals(1.0))):
+        ends = ends_by_row(TOKENIZER, [Scored(0.0), one], ids_BT)
+        assert set(ends[0]) == {0} and ends[1] == list(range(1, len(TEXTS[1]) + 1))
