@@ -245,6 +245,7 @@ def test_class_weights_stay_finite_when_a_class_vanishes() -> None:
         (True, None, ["uncheckable"], False),
         (False, "c", ["confirmed", "uncheckable"], True),
         (False, "c", ["refuted"], False),
+        (False, "c", ["refuted", "confirmed"], False),  # its first word counts, not its best
         (False, "c", [], False),
         (False, None, [], False),
     ],

@@ -15,6 +15,7 @@ from pipelines.game.lessons import Lessons
 from pipelines.game.referee import Referee
 from pipelines.policy.tensors import weights_hash
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rollouts.sample import Prompt, Sample, Scorer
 from pipelines.training.trainer import RoleTrainer
 from rewards.verifiers import Verifiers
 
@@ -40,6 +41,8 @@ def test_only_a_critic_that_got_worse_is_taken_back(
     assert bool(remarks) == (not stays)
     assert all("got worse" in remark for remark in remarks)
     assert game.spent["trials"] > 0
+    right_ones, num = game.trust.planted
+    assert (right_ones > 0.9 * num) == critic.right, "trusted for what it says that stays"
 
 
 def test_the_trial_is_of_other_tasks_and_of_what_no_critic_claimed(referee: Referee) -> None:
@@ -70,6 +73,21 @@ def test_a_critic_that_retrains_imitates_in_place_of_its_rewarded_steps(referee:
     game.imitate(bouts, PLAN)
     game.imitate(bouts, retrains)
     assert taught == [critic.replies_per_block(1), critic.replies_per_block(3)]
+
+
+def test_what_the_critic_writes_to_be_rewarded_is_counted(referee: Referee) -> None:
+    """Else a critic that learns by reward would look cheaper than it is."""
+    critic, written = Judge(True, True), list[Sample]()
+
+    def play(prompts: list[Prompt], block: Scorer, purpose: str) -> None:
+        written.extend(one for (one,) in critic.sample(prompts, purpose))
+        block(list(range(len(prompts))), written)
+
+    critic.play = play  # type: ignore[attr-defined]
+    game = CriticGame(referee, critic)
+    items = game.lessons.items(bouts_judged_by(referee, critic), 4, random.Random(0))
+    assert len(game.play(items, PLAN)) == 4
+    assert game.spent["critic_rollouts"] == sum(len(one.token_ids) for one in written) > 0
 
 
 def test_without_training_there_is_no_trial(referee: Referee) -> None:

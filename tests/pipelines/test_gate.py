@@ -10,7 +10,7 @@ import pytest
 from critic_cases import chain_task
 
 from critic.format import true_critique
-from critic.meta import known_first_bad
+from critic.meta import ClaimStatus, known_first_bad
 from data.contamination import Contamination
 from data.dedup import DuplicateIndex
 from data.records import Record, Task
@@ -119,6 +119,26 @@ def test_records_carry_their_provenance(referee: Referee) -> None:
         "verifier: incorrect": 2,
         records[3].reject_reason: 1,
     }
+
+
+def test_what_continues_another_sample_is_no_record(referee: Referee) -> None:
+    """Its beginning is not its own; to finish what was begun says nothing of the pass rate."""
+    task = chain_task([4, 1, 7, 10])
+    begun = replace(_bout(referee, RIGHT, task), prefix="a4=40\n")
+    record, whole = _admit([begun, _bout(referee, WRONG, task)])
+    assert record.reject_reason == "continues another sample"
+    assert record.pass_rate == whole.pass_rate == 0
+
+
+@pytest.mark.parametrize("status", ["refuted", "uncheckable"])
+def test_a_claim_that_nothing_confirms_vetoes_nothing(
+    referee: Referee, status: ClaimStatus
+) -> None:
+    bout = _bout(referee, LUCKY, chain_task([4, 1, 7, 10]), criticised=True)
+    assert bout.judged is not None and bout.judged.claims
+    claims = tuple(replace(claim, status=status) for claim in bout.judged.claims)
+    (record,) = _admit([replace(bout, judged=replace(bout.judged, claims=claims))])
+    assert record.accepted
 
 
 def test_a_critique_that_does_not_parse_is_noted_and_vetoes_nothing(referee: Referee) -> None:

@@ -1,4 +1,4 @@
-"""How much of a batch TRL's importance correction leaves, and when ratios are taken per token.
+"""How much of a batch TRL's importance correction leaves, and what a role's GRPO is by default.
 
 Axes: B sequences, T tokens.
 """
@@ -7,7 +7,7 @@ import pytest
 import torch
 from pipeline_cases import CONFIG
 
-from pipelines.run.build import LONG_COMPLETION, _grpo_config
+from pipelines.run.build import LONG_COMPLETION, _grpo_config, _spec
 from pipelines.settings.load import load_settings
 from pipelines.training.mismatch import importance_figures
 
@@ -57,3 +57,17 @@ def test_ratios_are_per_token_beyond_a_length(num_tokens: int, table: str, mode:
     settings = load_settings(CONFIG, [length, "rollout.max_model_len=4096", *given])
     config = _grpo_config("learner", settings, settings.learner)
     assert config.vllm_importance_sampling_mode == mode
+
+
+def test_only_the_learners_rewards_are_divided_by_a_groups_spread() -> None:
+    """The critic's reward is proper only undivided; a table may ask for it all the same."""
+    settings = load_settings(CONFIG, ["pointing.flaw_penalty=0.5"])
+    specs = {
+        name: _spec(name, settings, role)
+        for name, role in (("learner", settings.learner), ("critic", settings.critic))
+    }
+    assert specs["learner"].grpo.scale_rewards == "group"
+    assert specs["critic"].grpo.scale_rewards == "none"
+    assert specs["learner"].flaw_penalty == 0.5
+    asked = load_settings(CONFIG, ["critic.grpo.scale_rewards=group"])
+    assert _grpo_config("critic", asked, asked.critic).scale_rewards == "group"

@@ -116,6 +116,7 @@ def test_a_completion_is_judged_with_its_beginning(verifiers: Verifiers) -> None
     wrong, right = block([0, 0], samples_of(WRONG[len(prefix) :], RIGHT[len(prefix) :]))
     assert (wrong.reward, right.reward) == (0.0, 1.0)
     assert wrong.flaw == (0, len("c7=20"))
+    assert wrong.passed is right.passed is None, "no measure of the policy"
     assert block.bouts[0].solution.text == WRONG and block.bouts[0].prefix == prefix
 
 

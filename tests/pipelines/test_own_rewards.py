@@ -82,6 +82,7 @@ def test_a_completion_that_a_function_fails_on_is_left_out_and_told(
             raising=False,
         )
         game.play([Start(task)], PLAN)
+        assert game.spent["rollouts"] == len(RIGHT) + len(WRONG), "paid for, masked or not"
     assert told == [
         "1 completions are left out: a reward function failed, first with "
         f"{FILE}:hangs_on_wrong: no verdict within 2 s"

@@ -12,13 +12,14 @@ from dataclasses import replace
 import pytest
 from pointing_cases import RIGHT, WITHHELD, WRONG, Solver, attempt_of, referee_of, sum_task
 
-from critic.value_drop import Decision, Tally
+from critic.value_drop import NOTHING, Decision, Tally
 from pipelines.errors import UserError
 from pipelines.game.bout import Pointing
 from pipelines.game.confirmation import Confirmation, add_siblings, claims_of
 from pipelines.game.pointing import Attempt, Pointer
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Prompt, Sample
+from rewards.verdict import Verdict
 from rewards.verifiers import Verifiers
 
 
@@ -209,6 +210,16 @@ def test_what_follows_the_step_says_nothing_of_the_place_before_it(verifiers: Ve
     found, _ = _confirm(verifiers, 2, slip_rate=0.0)
     assert found[0] is not None
     assert (found[0].status, found[0].value_before) == ("confirmed", 4 / 5)
+
+
+def test_a_continuation_without_a_verdict_is_no_evidence(verifiers: Verifiers) -> None:
+    """A verifier that ran out of time said nothing of either side, nor of the place before."""
+    attempts = [attempt_of(referee_of(verifiers, WITHHELD), text) for text in (WRONG, RIGHT)]
+    timeout = Verdict("timeout", "exact", "1", None)
+    unjudged = [replace(attempt, verdict=timeout) for attempt in attempts]
+    (claim,) = claims_of(attempts[:1], [Pointing(2, "critic")])
+    add_siblings(claim, [attempts[0], *unjudged])
+    assert (claim.others, claim.same, claim.before) == (NOTHING, NOTHING, Tally(0, 1))
 
 
 def test_a_step_is_not_tried_where_no_other_passes(verifiers: Verifiers) -> None:

@@ -97,6 +97,9 @@ def test_what_is_too_old_or_not_asked_for_starts_nothing(verifiers: Verifiers) -
     for resets, version in ((_resets(max_age=2), 6), (_resets(share=0.0), 3)):
         resets.collect(bouts_of(verifiers, WRONG), version=3)
         assert resets.starts(tasks, 1, version) == [Start(task) for task in tasks]
+    resets = _resets(max_age=2)
+    resets.collect(bouts_of(verifiers, WRONG), version=3)
+    assert resets.starts(tasks, 1, 5) != [Start(task) for task in tasks], "as old as it may be"
 
 
 def test_a_refuted_pointing_and_a_first_step_start_nothing(verifiers: Verifiers) -> None:
