@@ -16,6 +16,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 from critic.monitor.decide import begin, check
 from critic.monitor.readings import Reading
@@ -24,6 +25,7 @@ from critic.monitor.state import Health
 from critic.value_drop import share_interval
 
 Means = Mapping[str, float]
+Leader = Literal["novelty", "reward"]  # what moves three checks before gold accuracy does
 # A run before training, and the same when it has learned; the errors are those of 64 tasks by 4.
 BEFORE: Means = {
     "token_entropy": 0.40,
@@ -109,26 +111,31 @@ def falls(fall: float) -> Callable[[int], Means]:
     return lambda check: {**base, GOLD: 0.5 - fall} if check >= 5 else base
 
 
-def decline(slope: float, fades: bool) -> Callable[[int], Means]:
+def decline(slope: float, led_by: Leader | None = None) -> Callable[[int], Means]:
     """A run that stands still, and from check 5 on loses so much gold accuracy at every check.
 
     Args:
         slope: what is lost per check.
-        fades: whether the novelty of its samples is lost too, half of it at each check.
+        led_by: what moves from check 2 on: four tenths of novelty are lost at every check, or the
+            training reward rises by 8 points at every check.
     """
-    base = {**BEFORE, GOLD: 0.6}
+    base = {**BEFORE, GOLD: 0.6, "training_reward": 0.6}
     novel = [name for name, rule in DEFAULT_RULES.items() if rule.channel == "N" and name in base]
 
     def path(check: int) -> Means:
-        past = max(check - 4, 0)
-        lost = {name: base[name] * 0.5**past for name in novel} if fades else {}
-        return {**base, **lost, GOLD: max(base[GOLD] - slope * past, 0.0)}
+        led, past = max(check - 1, 0), max(check - 4, 0)
+        moved = {}
+        if led_by == "novelty":
+            moved = {name: base[name] * 0.6**led for name in novel}
+        elif led_by == "reward":
+            moved = {"training_reward": min(base["training_reward"] + 0.08 * led, 1.0)}
+        return {**base, **moved, GOLD: max(base[GOLD] - slope * past, 0.0)}
 
     return path
 
 
 def delays(
-    slope: float, fades: bool, num_runs: int, settings: MonitorSettings
+    slope: float, led_by: Leader | None, num_runs: int, settings: MonitorSettings
 ) -> dict[str, list[int]]:
     """How many checks after the second one that is 5 points lower a level is first reached.
 
@@ -138,7 +145,7 @@ def delays(
     found: dict[str, list[int]] = {"intervene": [], "halt": []}
     event = 5 + math.ceil(0.05 / slope - 1e-9)  # the second check whose true loss is 5 points
     for seed in range(num_runs):
-        verdicts = simulate(decline(slope, fades), 24, f"{slope}/{fades}/{seed}", settings)
+        verdicts = simulate(decline(slope, led_by), 24, f"{slope}/{led_by}/{seed}", settings)
         for level, reached in found.items():
             reached += [h.check - event for h in verdicts if h.state in (level, "halt")][:1]
     return found
@@ -178,18 +185,19 @@ def main() -> None:
             f"a fall of {fall:.0%} of gold accuracy, confirmed within 3 checks: "
             f"{seen / options.runs:.0%}"
         )
-    for slope in (0.01, 0.02, 0.04, 0.08, 0.16):
-        for fades in (False, True):
-            found = delays(slope, fades, min(options.runs, 100), settings)
+    num_runs = min(options.runs, 100)
+    for led_by in (None, *get_args(Leader)):
+        for slope in (0.01, 0.02, 0.04, 0.08, 0.16, 0.40):
+            found = delays(slope, led_by, num_runs, settings)
             said = [
-                f"{what} {statistics.median(own):+g} ({len(own) / min(options.runs, 100):.0%})"
+                f"{what} {statistics.median(own):+g} ({len(own) / num_runs:.0%})"
                 for what, own in found.items()
                 if own
             ]
-            beside = "with novelty" if fades else "alone"
+            before = sum(delay < 0 for delay in found["halt"]) / num_runs
             print(
-                f"{slope:.0%} of gold accuracy lost per check, {beside}; checks after it is 5 "
-                f"points lower twice: {', '.join(said)}"
+                f"{slope:.0%} of gold accuracy lost per check, led by {led_by or 'nothing'}; "
+                f"checks after it is 5 points lower twice: {', '.join(said)}, {before:.0%} before"
             )
 
 

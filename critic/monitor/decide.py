@@ -6,6 +6,8 @@
                channel critic  the critic got worse than it was
     one check of alarms ──► warn      two in a row ──► intervene
     N and E, or E that persists after the run intervened ──► halt (the Entropy Threshold)
+    most of gold accuracy lost in one check, or a fall of it that lost novelty or rising rewards
+    have led for two ──► halt at once
 
 `begin` and `check` are pure functions of (state, readings, settings): `replay` over the rows of a
 run's `metrics.jsonl` gives every decision again, bit for bit. A level follows from the present
@@ -22,9 +24,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from critic.monitor.evidence import Alarm, SignalState, alarm_of, is_doubtful, observe
-from critic.monitor.readings import Reading, change
-from critic.monitor.repair import REPAIRS, CriticRecord, followed, repairs
+from critic.monitor.evidence import (
+    Alarm,
+    SignalState,
+    alarm_of,
+    gold_falls,
+    is_doubtful,
+    observe,
+)
+from critic.monitor.facts import facts
+from critic.monitor.readings import Reading
+from critic.monitor.repair import CriticRecord, followed, repairs
 from critic.monitor.settings import CHANNELS, GOLD, ActionKind, Channel, MonitorSettings
 from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
 from data.errors import unknown_name
@@ -35,10 +45,6 @@ CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
     "E": ("verified_only", "raise_real_share", "silence_critic"),
     "critic": ("silence_critic", "restore_critic"),
 }
-EFFECT_AFTER = 2  # checks after an action at which its effect is said
-LEARNER_EFFECTS = (GOLD, "token_entropy", "training_reward")
-CRITIC_EFFECTS = ("critic_false_accusations", "critic_location", "critic_brier", "critic_bias")
-CRITIC_ACTIONS = (*REPAIRS, "unsilence_critic")
 LEAST_EFFECTIVE = 0.1  # share of groups with both outcomes that a dead run must rule out
 
 
@@ -107,7 +113,8 @@ def check(
         actions=actions,
         halted=level == "halt",
         missing=evidence.missing,
-        reasons=tuple(line for line in (why, held) if line) + _facts(evidence, state, settings),
+        reasons=tuple(line for line in (why, held) if line)
+        + facts(evidence.alarms, evidence.signals, state, settings),
     )
 
 
@@ -115,7 +122,8 @@ def check(
 class _Evidence:
     """All signals after this check's readings, and the channels they open.
 
-    `is_clean` says that nothing in channel E alarms, or would if the next reading were as bad.
+    `is_clean` says that nothing in channel E alarms, or would if the next reading were as bad;
+    `overwhelming` names the signals that halt the run in one check.
     """
 
     signals: dict[str, SignalState]
@@ -123,6 +131,7 @@ class _Evidence:
     alarms: tuple[Alarm, ...]
     streaks: dict[Channel, int]
     channels: tuple[Channel, ...]
+    overwhelming: tuple[str, ...]
     blind: int
     dead: int
     e_persisted: int | None
@@ -139,10 +148,12 @@ def _observed(
             known = unknown_name("monitor signal", name, settings.rules)
             raise ValueError(f"{known}; give it a rule under monitor.rules, or do not pass it")
     given = {name: one for name, one in readings.items() if one is not None and one.is_readable}
-    before = state.signals.get(GOLD, SignalState()).last
+    before = state.signals.get(GOLD, SignalState()).recent
     seen = {}
     for name, rule in settings.active.items():
-        gold = (before or given.get(GOLD)) if rule.lags else given.get(GOLD)
+        gold = (*before, given.get(GOLD))
+        if rule.lags:
+            gold = (*before[:-1], before[-1] or given.get(GOLD)) if before else gold
         signal = state.signals.get(name, SignalState())
         seen[name] = observe(rule, signal, given.get(name), gold, settings)
     return seen
@@ -152,7 +163,8 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     """Take the readings in, and count for how long each channel alarms."""
     signals, rules = _observed(state, readings, settings), settings.active
     alarms = tuple(a for name in rules if (a := alarm_of(name, signals, settings)) is not None)
-    counts = {c: sum(rules[alarm.signal].channel == c for alarm in alarms) for c in CHANNELS}
+    counted = [rules[alarm.signal].channel for alarm in alarms if not alarm.is_excused]
+    counts = {channel: counted.count(channel) for channel in CHANNELS}
     least = {c: settings.quorum if c == "N" else 1 for c in CHANNELS}
     alarming = {c: counts[c] >= least[c] for c in CHANNELS}
     doubts = {rule.channel for name, rule in rules.items() if is_doubtful(name, signals, settings)}
@@ -168,6 +180,9 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     alarming["critic"] &= not state.critic_is_silenced
     streaks = {c: state.streaks.get(c, 0) + 1 if alarming[c] else 0 for c in CHANNELS}
     channels = tuple(c for c in CHANNELS if streaks[c] >= settings.consecutive)
+    overwhelming = _overwhelming(alarms, channels, signals, settings)
+    if GOLD in overwhelming:  # it needs no second check
+        channels = tuple(c for c in CHANNELS if c in (*channels, "E"))
     persisted = state.e_persisted
     if "E" in channels:
         persisted = 0 if persisted is None else persisted + 1
@@ -179,12 +194,35 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
         alarms=alarms,
         streaks=streaks,
         channels=channels,
+        overwhelming=overwhelming,
         blind=state.blind + 1 if is_blind else 0,
         dead=state.dead + 1 if is_dead else 0,
         e_persisted=persisted,
         is_clean=not (streaks["E"] or is_blind or "E" in doubts),
         critic=critic,
     )
+
+
+def _overwhelming(
+    alarms: tuple[Alarm, ...],
+    channels: tuple[Channel, ...],
+    signals: dict[str, SignalState],
+    settings: MonitorSettings,
+) -> tuple[str, ...]:
+    """The signals that halt the run at this check, without a wait for what an intervention does.
+
+    Gold accuracy itself; or others, in a channel that has alarmed long enough to act on, beside a
+    fall of gold accuracy that alone would be no alarm yet: as many of channel N as its quorum, or
+    one of channel E.
+    """
+    found = [alarm.signal for alarm in alarms if alarm.is_overwhelming and not alarm.is_excused]
+    if GOLD in found:
+        return (GOLD,)
+    if not gold_falls(signals, settings):
+        return ()
+    rules = settings.rules
+    led = {c: tuple(n for n in found if rules[n].channel == c and c in channels) for c in "NE"}
+    return led["E"] + (led["N"] if len(led["N"]) >= settings.quorum else ())
 
 
 def _teaches_nothing(signals: Mapping[str, SignalState]) -> bool:
@@ -218,6 +256,11 @@ def _target(
 ) -> tuple[Level, str]:
     """The level that this check's evidence asks for, before hysteresis, and why."""
     channels = evidence.channels
+    if GOLD in evidence.overwhelming:
+        return "halt", f"{GOLD} collapsed in one check, and needs no second"
+    if evidence.overwhelming:
+        named = ", ".join(evidence.overwhelming)
+        return "halt", f"Entropy Threshold: {named} collapsed, and now {GOLD} falls"
     if "N" in channels and "E" in channels:
         return "halt", "Entropy Threshold: channels N and E both alarm"
     if "E" in channels:
@@ -227,10 +270,14 @@ def _target(
         return "intervene", "channel E alarms: the learner's errors are reinforced"
     if "N" in channels:
         return "intervene", "channel N alarms: samples bring nothing new"
-    if "critic" in channels and any(_may_act(kind, state, settings) for kind in REPAIRS):
-        return "intervene", "the critic got worse: its word counts no more"
+    if "critic" in channels and any(
+        _may_act(kind, state, settings) for kind in CHANNEL_ACTIONS["critic"]
+    ):
+        return "intervene", "the critic got worse"
     if alarming := [c for c in CHANNELS if evidence.streaks[c]]:
         return "warn", f"alarms in channel {', '.join(alarming)}, which nothing follows from yet"
+    if excused := [alarm.signal for alarm in evidence.alarms if alarm.is_excused]:
+        return "warn", f"{', '.join(excused)} got worse while {GOLD} rose"
     if evidence.blind >= settings.blind_checks:
         return "warn", f"{GOLD} could not be read for {evidence.blind} checks: nothing is certain"
     if _is_dead(evidence, settings):
@@ -297,46 +344,3 @@ def _settle(target: Level, state: MonitorState, settings: MonitorSettings) -> tu
     if state.calm + 1 >= settings.calm_checks:
         return target, 0
     return state.level, state.calm + 1
-
-
-def _facts(evidence: _Evidence, state: MonitorState, settings: MonitorSettings) -> tuple[str, ...]:
-    """A line for each alarm, for each signal that could not be read, and for what actions did."""
-    rules = settings.rules
-    lines = [alarm.line(rules[alarm.signal]) for alarm in evidence.alarms]
-    for name in evidence.missing:
-        lines.append(f"{name} ({rules[name].channel}): no reading, so not judged")
-    if state.critic_is_silenced:
-        lines.append("the critic is silenced, so that its signals decide nothing")
-    return (*lines, *_effects(evidence, state))
-
-
-def _effects(evidence: _Evidence, state: MonitorState) -> list[str]:
-    """What changed since each action whose time it is: of the critic, where it was meant for it."""
-    due = [
-        kind
-        for kind, at in state.last_action.items()
-        if kind != "double_audit" and state.num_checks - at == EFFECT_AFTER
-    ]
-    for_critic = [kind for kind in due if kind in CRITIC_ACTIONS]
-    for_learner = [kind for kind in due if kind not in CRITIC_ACTIONS or kind == "silence_critic"]
-    lines = []
-    for kinds, names in ((for_learner, LEARNER_EFFECTS), (for_critic, CRITIC_EFFECTS)):
-        if kinds:
-            moved = "; ".join(_moved(evidence.signals, names)) or "no readings"
-            lines.append(f"{EFFECT_AFTER} checks after {', '.join(kinds)}: {moved}")
-    return lines
-
-
-def _moved(signals: Mapping[str, SignalState], names: tuple[str, ...]) -> list[str]:
-    """How signals changed since the check at which actions were ordered."""
-    moved = []
-    for name in names:
-        recent = signals[name].recent if name in signals else ()
-        now = recent[-1] if recent else None
-        then = recent[-1 - EFFECT_AFTER] if len(recent) > EFFECT_AFTER else None
-        if now is not None and then is not None:
-            by = change(then, now)
-            moved.append(
-                f"{name} {then.value:.3g} → {now.value:.3g} ({by.value:+.2g} ± {by.error:.2g})"
-            )
-    return moved

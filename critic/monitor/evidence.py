@@ -1,13 +1,20 @@
 """What the monitor remembers of one signal, and whether its latest readings are an alarm.
 
-    unpaired   the mean of the two latest readings against the run's best mean of four: worse by
-               the threshold and by what matters, and the latest one alone is worse, too
-    paired     the same two against the cold start, and against the two earliest of a rolling
-               window; only where gold accuracy surely did not rise over the same checks, and
-               where more of the novelty is lost than of the errors
+    unpaired      the mean of the two latest readings against the run's best mean of four: worse by
+                  the threshold and by what matters, and the latest one alone is worse, too
+    paired        the same two against the cold start, and against the two earliest of a rolling
+                  window; only where gold accuracy surely did not rise over the same checks, and
+                  where surely more of the novelty is lost than of the errors
+    excused       gold_form (and unpaired signals of channel E that a user adds), where gold
+                  accuracy surely rose since that best: it warns, and nothing follows
+    overwhelming  the latest reading alone is worse far beyond its noise, and most of what falls is
+                  lost
 
 Pure functions. What follows from alarms is decided in `critic/monitor/decide.py`.
 """
+
+import math
+from collections.abc import Sequence
 
 from critic.monitor.readings import Frozen, Reading, change, is_beyond, pool
 from critic.monitor.settings import GOLD, MonitorSettings, SignalRule
@@ -23,12 +30,14 @@ class SignalState(Frozen):
         start: its first reading: the cold start's where there is one.
         gold_at_start: gold accuracy at the same time; of a signal that lags, the check before.
         best: the best mean of four readings in a row so far; of fewer at the start.
+        gold_at_best: the mean of gold accuracy over the same checks.
         recent: its latest readings, the earliest first; None where it could not be read.
     """
 
     start: Reading | None = None
     gold_at_start: Reading | None = None
     best: Reading | None = None
+    gold_at_best: Reading | None = None
     recent: tuple[Reading | None, ...] = ()
 
     @property
@@ -38,12 +47,19 @@ class SignalState(Frozen):
 
 
 class Alarm(Frozen):
-    """A signal that moved the wrong way: by how much, from where, since when."""
+    """A signal that moved the wrong way: by how much, from where, since when.
+
+    Attributes:
+        is_excused: gold accuracy surely rose meanwhile, so that nothing may follow from it.
+        is_overwhelming: the latest reading needs no second.
+    """
 
     signal: str
     reference: Reading
     now: Reading
     since: str
+    is_excused: bool = False
+    is_overwhelming: bool = False
 
     def line(self, rule: SignalRule) -> str:
         """Why it alarms, for a person."""
@@ -52,6 +68,7 @@ class Alarm(Frozen):
             f"{abs(moved.value) / moved.error:.1f} standard errors" if moved.error else "no noise"
         )
         beside = ", and gold accuracy did not rise" if rule.paired else ""
+        beside = ", but gold accuracy rose" if self.is_excused else beside
         return (
             f"{self.signal} ({rule.channel}): {self.reference.value:.4g} {self.since}, now "
             f"{self.now.value:.4g} ± {self.now.error:.2g} ({size}){beside}"
@@ -62,20 +79,28 @@ def observe(
     rule: SignalRule,
     signal: SignalState,
     reading: Reading | None,
-    gold: Reading | None,
+    gold: Sequence[Reading | None],
     settings: MonitorSettings,
 ) -> SignalState:
     """Take one reading in; a missing one takes its place, so that windows stay aligned.
 
     Args:
-        gold: gold accuracy at the same check, or the one before if the signal lags.
+        gold: the latest readings of gold accuracy, this check's last; of a signal that lags, the
+            last is of the check before.
     """
     recent = (*signal.recent, reading)[-settings.window :]
     is_first = signal.start is None and reading is not None
+    best, gold_at_best = signal.best, signal.gold_at_best
+    if reading is not None:
+        latest = pool(recent[-NUM_BEST:])
+        best = _better(rule, signal.best, latest)
+        if best is latest:
+            gold_at_best = pool(gold[-min(NUM_BEST, len(recent)) :])
     return SignalState(
         start=reading if is_first else signal.start,
-        gold_at_start=gold if is_first else signal.gold_at_start,
-        best=_better(rule, signal.best, pool(recent[-NUM_BEST:])) if reading else signal.best,
+        gold_at_start=gold[-1] if is_first else signal.gold_at_start,
+        best=best,
+        gold_at_best=gold_at_best,
         recent=recent,
     )
 
@@ -91,8 +116,16 @@ def alarm_of(
     if last is None or now is None:
         return None
     for reference, since in _references(rule, signal, signals[GOLD], now, settings):
-        if _is_worse(rule, reference, now, last, settings):
-            return Alarm(signal=name, reference=reference, now=now, since=since)
+        is_overwhelming = _is_overwhelming(rule, reference, last, settings)
+        if is_overwhelming or _is_worse(rule, reference, now, last, settings):
+            return Alarm(
+                signal=name,
+                reference=reference,
+                now=last if is_overwhelming else now,
+                since=since,
+                is_excused=_is_excused(name, signals, settings),
+                is_overwhelming=is_overwhelming,
+            )
     return None
 
 
@@ -103,10 +136,34 @@ def is_doubtful(name: str, signals: dict[str, SignalState], settings: MonitorSet
     """
     rule, signal = settings.rules[name], signals[name]
     last = signal.last
-    return last is not None and any(
+    if last is None or _is_excused(name, signals, settings):
+        return False
+    return any(
         _is_worse_alone(rule, reference, last, settings)
         for reference, _ in _references(rule, signal, signals[GOLD], last, settings)
     )
+
+
+def gold_falls(signals: dict[str, SignalState], settings: MonitorSettings) -> bool:
+    """Whether gold accuracy's latest reading alone is worse than its best by what matters.
+
+    By half the threshold of its noise: too little for an alarm, and enough beside an overwhelming
+    one of another signal.
+    """
+    rule, gold = settings.rules[GOLD], signals[GOLD]
+    if gold.best is None or gold.last is None:
+        return False
+    lost = _worse_by(rule, gold.best, gold.last)
+    return lost.value >= _matters(rule, gold.best) and is_beyond(lost, settings.threshold / 2)
+
+
+def _is_excused(name: str, signals: dict[str, SignalState], settings: MonitorSettings) -> bool:
+    """Whether the learner surely became right more often since the signal was at its best."""
+    rule, signal, gold = settings.rules[name], signals[name], signals[GOLD]
+    if rule.channel != "E" or rule.paired or name == GOLD or gold.last is None:
+        return False
+    then, now = signal.gold_at_best, pool(gold.recent[-NUM_LATEST:])
+    return then is not None and now is not None and is_beyond(change(then, now), settings.threshold)
 
 
 def _references(
@@ -120,7 +177,9 @@ def _references(
     if not rule.paired:
         return [] if signal.best is None else [(signal.best, "at its best")]
     gold_now = pool(gold.recent[-NUM_LATEST:])
-    if gold.last is None or gold_now is None or _is_explained(rule, signal, now, gold_now):
+    if gold.last is None or gold_now is None:
+        return []
+    if rule.channel == "N" and _is_explained(signal, now, gold_now, settings):
         return []
     windows = [(signal.start, signal.gold_at_start, "at the start")]
     if len(signal.recent) == len(gold.recent) == settings.window:
@@ -156,6 +215,17 @@ def _is_worse_alone(
     return large and is_beyond(alone, settings.threshold / 2)
 
 
+def _is_overwhelming(
+    rule: SignalRule, reference: Reading, last: Reading, settings: MonitorSettings
+) -> bool:
+    """Whether one reading is worse far beyond its noise, and most of what falls is lost."""
+    alone, least = _worse_by(rule, reference, last), _matters(rule, reference)
+    if rule.bad == "falling":
+        least = max(least, settings.overwhelming_share * abs(reference.value))
+    bound = max(settings.overwhelming, settings.threshold)
+    return least > 0 and alone.value >= least and is_beyond(alone, bound)
+
+
 def _matters(rule: SignalRule, reference: Reading) -> float:
     """The smallest change that may alarm, in the signal's unit."""
     return rule.matters * (abs(reference.value) if rule.relative else 1.0)
@@ -187,13 +257,23 @@ def _better(rule: SignalRule, best: Reading | None, other: Reading | None) -> Re
     return other if badness(other) < badness(best) else best
 
 
-def _is_explained(rule: SignalRule, signal: SignalState, now: Reading, gold_now: Reading) -> bool:
-    """Whether no more of the novelty is lost than of the errors, since the start."""
+def _is_explained(
+    signal: SignalState, now: Reading, gold_now: Reading, settings: MonitorSettings
+) -> bool:
+    """Whether no more of the novelty may be lost than of the errors, since the start.
+
+    Of few errors the share that is left is hardly known: what is lost beyond it must be as certain
+    as an alarm is. With novelty v and errors e, v_start e_now - v_now e_start is above 0 then.
+    """
     start, gold_then = signal.start, signal.gold_at_start
-    if rule.channel != "N" or start is None or gold_then is None or start.value <= 0:
+    if start is None or gold_then is None or start.value <= 0:
         return False
     errors_then, errors_now = 1 - gold_then.value, 1 - gold_now.value
-    if errors_then <= 0:
-        return False
-    left = errors_now / errors_then
-    return left < 1 and now.value >= start.value * left
+    error = math.hypot(
+        start.error * errors_now,
+        start.value * gold_now.error,
+        now.error * errors_then,
+        now.value * gold_then.error,
+    )
+    beyond = Reading(value=start.value * errors_now - now.value * errors_then, error=error)
+    return not is_beyond(beyond, settings.threshold)

@@ -112,6 +112,20 @@ class MonitorSettings(BaseModel):
         description="A paired signal does not alarm where gold accuracy rose by so many of its "
         "standard errors, or may have risen by what matters of it, within so many.",
     )
+    overwhelming: PositiveFinite = Field(
+        default=6.0,
+        description="One reading alone is overwhelming from so many of its standard errors on, "
+        "never fewer than `threshold`, if it is also large enough: gold accuracy then halts the "
+        "run at once, other signals that have alarmed for long enough do where gold accuracy falls "
+        "beside them.",
+    )
+    overwhelming_share: float = Field(
+        default=0.6,
+        gt=0,
+        le=1,
+        description="The share of its reference that a falling signal must have lost to be "
+        "overwhelming: a policy that swings loses less in one check, and is well in the next.",
+    )
     quorum: int = Field(
         default=2,
         ge=2,

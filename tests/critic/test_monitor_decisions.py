@@ -105,8 +105,9 @@ def test_a_small_change_does_not_alarm_however_certain_and_a_large_one_must_be_c
     assert set(states(judge([vague[0]] * 6 + [vague[1]] * 6))) == {"ok"}
 
 
-def test_one_bad_reading_never_makes_the_run_intervene() -> None:
-    verdicts = judge([exact()] * 5 + [exact(gold_accuracy=0.2)] + [exact()] * 10)
+def test_one_bad_reading_that_a_swing_may_be_never_makes_the_run_intervene() -> None:
+    """Recorded runs lost 43% of their accuracy in one check, and had it again in the next."""
+    verdicts = judge([exact()] * 5 + [exact(gold_accuracy=0.55 * 0.57)] + [exact()] * 10)
     assert states(verdicts)[4:8] == ["ok", "warn", "ok", "ok"]
     assert set(states(verdicts)[8:]) == {"ok"}
 
@@ -117,7 +118,7 @@ DULL = {"token_entropy": 0.02, "answer_entropy_within": 0.1, "distinct_ratio": 0
 
 
 def test_gold_and_novelty_that_collapse_together_are_the_entropy_threshold() -> None:
-    verdicts = judge([exact()] * 6 + [exact(gold_accuracy=0.1, **DULL)] * 3)
+    verdicts = judge([exact()] * 6 + [exact(gold_accuracy=0.3, **DULL)] * 3)
     assert states(verdicts)[5:8] == ["ok", "warn", "halt"]
     assert verdicts[7].channels == ("N", "E") and not verdicts[7].actions
     assert "Entropy Threshold" in verdicts[7].reasons[0]

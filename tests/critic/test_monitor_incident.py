@@ -26,7 +26,7 @@ def incident(history: list[dict[str, float]]) -> dict[str, object]:
 
 
 def test_record_says_what_happened_and_where_to_go_back_to() -> None:
-    bad = {**GOOD, "gold_accuracy": 0.1, "effective_groups": math.nan}
+    bad = {**GOOD, "gold_accuracy": 0.2, "effective_groups": math.nan}
     record = incident([GOOD] * 4 + [bad] * 4)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["last_clean_check"] == 3
@@ -42,7 +42,7 @@ def test_record_says_what_happened_and_where_to_go_back_to() -> None:
 
 
 def test_record_of_a_run_that_was_never_clean() -> None:
-    good, broken = [{**GOOD}], [{**GOOD, "gold_form": 0.0, "gold_accuracy": 0.0}]
+    good, broken = [{**GOOD}], [{**GOOD, "gold_form": 0.7, "gold_accuracy": 0.2}]
     record = incident(good + broken * 4)
     assert record["last_clean_check"] == 0
     assert record["quarantined_checks"] == [1, 2, 3, 4]

@@ -114,6 +114,14 @@ def test_where_nothing_is_offered_nothing_is_ordered() -> None:
     assert verdicts[5].state == "intervene"
 
 
+def test_a_run_that_cannot_act_on_the_critic_warns() -> None:
+    """Retraining is for a critic that is silenced: with it alone the run intervened for ever."""
+    _, verdicts = judge(
+        [exact()] * 4 + [accuser()] * 9, MonitorSettings(offers=("retrain_critic",))
+    )
+    assert {health.state for health in verdicts[4:]} == {"warn"} and orders(verdicts) == {}
+
+
 def test_the_state_survives_json() -> None:
     state, _ = judge([exact()] * 4 + [accuser()] * 3)
     assert state.critic.bad == 3 and state.critic.champion == 3
