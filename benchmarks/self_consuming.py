@@ -163,7 +163,7 @@ class Loop:
         scores = scorer.score([one.ids for one in attempts])
         own = math.fsum(math.fsum(one.logprobs) for one in attempts)
         theirs = math.fsum(
-            math.fsum(score[-len(one.logprobs) :])
+            math.fsum(score[len(score) - len(one.logprobs) :])
             for one, score in zip(attempts, scores, strict=True)
         )
         return (own - theirs) / sum(len(one.logprobs) for one in attempts)

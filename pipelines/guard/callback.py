@@ -136,6 +136,7 @@ class EntropyMonitorCallback(TrainerCallback):
             )
         self._started, self._saved = time.perf_counter(), []
         rows = self._on_main(lambda: self.log.open(state.global_step))
+        self.log.status("running")
         if rows:
             self.state, verdicts = replayed(rows, self.settings)
             self.health = verdicts[-1] if verdicts else None
@@ -229,9 +230,10 @@ class EntropyMonitorCallback(TrainerCallback):
         found = self._on_main(lambda: self.probe.read(model, tokenizer, number))
         self._last_cost = time.perf_counter() - start
         self._probing += self._last_cost
-        num = len(self.probe.rows) * self.probe.num_samples
-        if number < 0 and found.faults.total() == num:
-            raise UserError(f"no gold sample could be judged: {next(iter(found.faults))}")
+        unjudged = all(one["right"] is None for one in found.samples) or not found.num_tokens
+        if number < 0 and unjudged:
+            why = next(iter(found.faults), "check returned None for each of them")
+            raise UserError(f"no gold sample could be judged: {why}")
         return found
 
     def _may_check(self) -> bool:

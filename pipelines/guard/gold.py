@@ -39,7 +39,7 @@ class Found:
         readings: the signals, by name.
         samples: as a person reads them, the wrong ones first.
         num_tokens: sampled.
-        faults: how often the check failed on a sample, by its message.
+        faults: how often the user's functions failed on a sample, by their message.
     """
 
     readings: dict[str, Reading | None]
@@ -140,7 +140,7 @@ class GoldProbe:
     def _judged(
         self, text: str, row: Row, logprobs: Sequence[float], faults: Counter[str]
     ) -> ProbeSample:
-        """A sample with the user's verdict; what the user's function breaks on is not judged."""
+        """A sample with the user's verdict; what the user's functions break on is not judged."""
         try:
             passed = self.check(text, row)
             if passed is not None and passed not in (0, 1):
@@ -148,8 +148,13 @@ class GoldProbe:
         except Exception as error:  # a user's function may raise anything
             faults[f"{type(error).__name__}: {reason(error)}"] += 1
             passed = None
+        try:
+            answer = self.answer(text)
+        except Exception as error:
+            faults[f"answer: {type(error).__name__}: {reason(error)}"] += 1
+            answer = None
         return ProbeSample(
-            answer=self.answer(text),
+            answer=answer,
             signature=signature(str(row["prompt"]), text),
             passed=None if passed is None else bool(passed),
             well_formed=None,

@@ -9,7 +9,7 @@ import torch
 from foreign_cases import EVERY, NUM_STEPS, RATE, grpo, guard, is_right, rows, sft, unreliable_base
 from peft import LoraConfig, get_peft_model
 from pipeline_cases import random_llama, redraw_adapter
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from critic.monitor.readings import Reading
 from critic.monitor.replay import replay
@@ -146,10 +146,22 @@ def test_a_resumed_run_goes_on_from_its_log(base: Path, tmp_path: Path) -> None:
         third.train()
 
 
+class Watcher(TrainerCallback):
+    """Notes what a file says after each step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seen = path, list[str]()
+
+    def on_step_end(self, args, state, control, **_: object) -> None:  # type: ignore[no-untyped-def]
+        self.seen.append(json.loads(self.path.read_text())["state"])
+
+
 def test_checks_keep_to_their_share_of_the_time(base: Path, tmp_path: Path) -> None:
-    trainer = sft(base, tmp_path / "out")
+    trainer, watcher = sft(base, tmp_path / "out"), Watcher(tmp_path / "guard" / "status.json")
     trainer.add_callback(guard(tmp_path / "guard", max_share=0.001))
+    trainer.add_callback(watcher)
     trainer.train()
+    assert set(watcher.seen) == {"running"}, "the log's own page says so"
     assert [row["step"] for row in logged(tmp_path / "guard")] == [0, NUM_STEPS]
 
 
@@ -176,11 +188,32 @@ def test_a_check_that_breaks_is_counted_and_refused_where_it_always_does(
     masked = sum(one["right"] is None for one in found.samples)
     assert masked == found.faults.total() > 0
     assert set(found.readings) <= set(DEFAULT_RULES)
+    unsure = GoldProbe(rows("gold"), lambda text, row: None, max_new_tokens=2)
+    silent = EntropyMonitorCallback(unsure.rows, unsure.check, tmp_path, max_new_tokens=2)
+    with pytest.raises(UserError, match="judged: check returned None for each of them"):
+        silent._read(model, tokenizer, -1)
     odd = GoldProbe(rows("gold"), lambda text, row: 0.5, max_new_tokens=2)  # type: ignore[arg-type, return-value]
     assert odd.read(model, tokenizer, 0).readings[GOLD] is None
     monitor = EntropyMonitorCallback(odd.rows, odd.check, tmp_path, max_new_tokens=2)
     with pytest.raises(UserError, match=r"no gold sample could be judged: .* returned 0\.5"):
         monitor._read(model, tokenizer, -1)
+
+
+def test_an_answer_that_cannot_be_read_out_ends_no_run(base: Path, tmp_path: Path) -> None:
+    """The user's `answer` may raise like the user's `check`: the sample has no answer then."""
+    model, tokenizer = loaded(base)
+
+    def strict(completion: str) -> str:
+        raise IndexError("no box")
+
+    probe = GoldProbe(rows("gold"), is_right, strict, max_new_tokens=2, batch_size=256)
+    found = probe.read(model, tokenizer, 0)
+    assert list(found.faults) == ["answer: IndexError: no box"]
+    assert found.readings[GOLD] is not None and found.readings["answer_entropy_within"] is None
+    monitor = EntropyMonitorCallback(
+        probe.rows, is_right, tmp_path, max_new_tokens=2, answer=strict, batch_size=256
+    )
+    assert monitor._read(model, tokenizer, -1).readings[GOLD] is not None, "it can be judged"
 
 
 def test_a_model_that_diverged_is_wrong_in_every_sample(base: Path) -> None:
