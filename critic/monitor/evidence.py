@@ -27,7 +27,7 @@ class SignalState(Frozen):
     """What is remembered of one signal.
 
     Attributes:
-        start: its first reading: the cold start's where there is one.
+        start: its first reading, beside one of gold accuracy where there is any: the cold start's.
         gold_at_start: gold accuracy at the same time; of a signal that lags, the check before.
         best: the best mean of four readings in a row so far; of fewer at the start.
         gold_at_best: the mean of gold accuracy over the same checks.
@@ -89,7 +89,8 @@ def observe(
             last is of the check before.
     """
     recent = (*signal.recent, reading)[-settings.window :]
-    is_first = signal.start is None and reading is not None
+    lacks_gold = signal.gold_at_start is None and gold[-1] is not None
+    is_first = reading is not None and (signal.start is None or lacks_gold)
     best, gold_at_best = signal.best, signal.gold_at_best
     if reading is not None:
         latest = pool(recent[-NUM_BEST:])

@@ -160,3 +160,7 @@ def fading(gold: float, num_checks: int = 16) -> list[Readings]:
 def test_few_errors_leave_little_to_be_diverse_about(gold: float, level: str) -> None:
     """At 97% right the share of errors that is left is hardly known: it was intervened."""
     assert states(judge(fading(gold))[1])[-1] == level
+    unread = {**fading(gold)[0], GOLD: None}
+    assert states(judge([unread, *fading(gold)])[1])[-1] == level, (
+        "the start is where both are read"
+    )

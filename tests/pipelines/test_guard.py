@@ -74,7 +74,7 @@ def test_a_broken_sft_run_is_halted_and_rolled_back(
     assert trainer.state.global_step == found[-1]["step"] < NUM_STEPS
     assert gold_accuracy(found[-1]) < gold_accuracy(found[0]) - 0.2
     states = [row["monitor/state"] for row in found[1:]]
-    assert states.index("warn") < states.index("halt"), "it is warned of first"
+    assert states == ["halt"] or "warn" in states[:-1], "it is warned of first, or gone at once"
     said = (tmp_path / "guard" / "incident.md").read_text()
     chosen = monitor.selected_checkpoint
     good = tmp_path / "guard" / "start" if chosen is None else chosen
