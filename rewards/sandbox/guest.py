@@ -44,6 +44,10 @@ def main() -> None:
         importlib.import_module(name)
     if launcher == "namespaces":
         _enter_namespaces()
+    if limits.isolated:
+        kernel.name_host("sandbox")
+    if launcher == "bubblewrap":
+        root.hide(os.path.dirname(os.path.dirname(__file__)))  # it has imported what it needs
     os.chdir("/tmp")
     os.write(1, READY)
     gc.collect()

@@ -78,6 +78,15 @@ def enter_root(path: str) -> None:
     os.chdir("/")
 
 
+def name_host(name: str) -> None:
+    """Name the host, in a UTS namespace of our own.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    _checked("sethostname", name.encode(), ctypes.c_size_t(len(name.encode())))
+
+
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent's thread ends."""
     _prctl(_PR_SET_PDEATHSIG, 9)

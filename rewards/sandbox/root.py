@@ -59,8 +59,7 @@ def enter() -> None:
         with suppress(FileExistsError):
             os.symlink(target, _STAGE + path)
     for path in hidden:
-        kernel.mount("tmpfs", _STAGE + path, "tmpfs", plain, "size=4k,mode=555")
-        kernel.restrict_mount(_STAGE + path, kernel.MS_RDONLY)
+        hide(_STAGE + path)
     os.mkdir(f"{_STAGE}/dev")
     for path, descriptor in devices:
         os.close(os.open(_STAGE + path, os.O_CREAT | os.O_WRONLY, 0o666))
@@ -68,6 +67,17 @@ def enter() -> None:
     os.mkdir(f"{_STAGE}/tmp")
     kernel.restrict_mount(_STAGE, kernel.MS_RDONLY | plain)
     kernel.enter_root(_STAGE)
+
+
+def hide(path: str) -> None:
+    """Mount an empty folder over one, in this mount namespace.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    plain = kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount("tmpfs", path, "tmpfs", plain, "size=4k,mode=555")
+    kernel.restrict_mount(path, kernel.MS_RDONLY)
 
 
 def private_tmp(size_mb: int) -> None:

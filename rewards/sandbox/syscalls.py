@@ -3,8 +3,9 @@
 What is not on the list fails with EPERM; calls newer than the list fail with ENOSYS, so that libc
 falls back to older ones. Calls of another architecture's table (32-bit, x32) kill the program. Not
 on the list are, among others: new processes and programs, signals to any process, sockets to
-anywhere, namespaces, mounts, ptrace and others' memory, keyrings, shared memory, io_uring, bpf,
-perf, and all that administrators do. Sources: seccomp(2), linux/filter.h, the kernel's own tables.
+anywhere, namespaces, mounts, ptrace and others' memory, keyrings, shared memory, locks on files
+(the library's are the machine's own), io_uring, bpf, perf, and all that administrators do. Sources:
+seccomp(2), linux/filter.h, the kernel's own tables.
 """
 
 import errno
@@ -23,7 +24,7 @@ faccessat2:439:439 pipe:22:- pipe2:293:59 sched_yield:24:124 dup:32:23 dup2:33:-
 pause:34:- nanosleep:35:101 clock_nanosleep:230:115 getitimer:36:102 setitimer:38:103 alarm:37:-
 getpid:39:172 gettid:186:178 getppid:110:173 getpgrp:111:- getpgid:121:155 getsid:124:156
 getuid:102:174 geteuid:107:175 getgid:104:176 getegid:108:177 getresuid:118:148 getresgid:120:150
-getgroups:115:158 uname:63:160 fcntl:72:25 flock:73:32 fsync:74:82 fdatasync:75:83 truncate:76:45
+getgroups:115:158 uname:63:160 fsync:74:82 fdatasync:75:83 truncate:76:45
 ftruncate:77:46 getdents:78:- getdents64:217:61 getcwd:79:17 chdir:80:49 fchdir:81:50 rename:82:-
 renameat:264:38 renameat2:316:276 mkdir:83:- mkdirat:258:34 rmdir:84:- creat:85:- link:86:-
 linkat:265:37 unlink:87:- unlinkat:263:35 symlink:88:- symlinkat:266:36 readlink:89:-
@@ -40,7 +41,7 @@ sendfile:40:71 close_range:436:436 recvfrom:45:207 sendto:44:206 shutdown:48:210
 """
 # Allowed with certain arguments only; see `_conditional`.
 _IOCTL, _CLONE, _PRLIMIT = (16, 29), (56, 220), (302, 261)
-_SOCKETPAIR = (53, 199)
+_SOCKETPAIR, _FCNTL = (53, 199), (72, 25)
 _CLONE3 = 435  # its flags lie in memory, where no filter sees them: libc falls back to clone
 _FIRST_OPTIONAL = 424  # from here on numbers are one table, and libc can do without
 
@@ -57,6 +58,8 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x80 | 0x20000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x70000000
 # TCGETS (is it a terminal?), FIONBIO, FIONREAD, FIOCLEX, FIONCLEX
 _IOCTLS = (0x5401, 0x5421, 0x541B, 0x5451, 0x5450)
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ
+_FCNTLS = (0, 1, 2, 3, 4, 1030, 1032)
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 
 Instruction = tuple[int, int, int, int]
@@ -114,6 +117,7 @@ def _conditional() -> list[tuple[tuple[int, int], list[Instruction]]]:
         ]),
         (_PRLIMIT, [_argument(0), (_JEQ, 0, 1, 0), _allow(), _fail(errno.EPERM)]),  # itself
         (_IOCTL, [_argument(1), *_one_of(_IOCTLS), _fail(errno.ENOTTY)]),
+        (_FCNTL, [_argument(1), *_one_of(_FCNTLS), _fail(errno.EPERM)]),
         (_SOCKETPAIR, [  # two ends in one process, which an event loop wakes itself with
             _argument(0), (_JEQ, 0, 4, _AF_UNIX), _argument(1), (_AND, 0, 0, _SOCK_TYPE_MASK),
             (_JEQ, 0, 1, _SOCK_STREAM), _allow(), _fail(errno.EPERM),

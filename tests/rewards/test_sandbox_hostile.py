@@ -50,6 +50,8 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda one: one.name)
 def test_hostile_program_does_not_get_out(hostile: Hostile, sandbox: Sandbox, world: World) -> None:
+    if hostile.name == "thread bomb" and sandbox.kind == "bubblewrap" and os.geteuid() == 0:
+        pytest.skip("the kernel does not limit root's threads (docs/limits.md)")
     outcome = sandbox.run_script([world.filled_in(hostile.program)])
     assert outcome.ended != "fault", outcome
     assert b"ESCAPED" not in outcome.stdout + outcome.stderr, outcome
@@ -75,7 +77,7 @@ BARE = [one for one in HOSTILE if one.bare is Bare.ESCAPES]
 
 
 def test_the_table_is_large_and_can_fail() -> None:
-    assert len(HOSTILE) >= 100 and len(BARE) >= 45
+    assert len(HOSTILE) >= 135 and len(BARE) >= 55
     assert len({one.name for one in HOSTILE}) == len(HOSTILE)
 
 

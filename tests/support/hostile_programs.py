@@ -111,6 +111,16 @@ MEMORY = [
             "libc.process_vm_readv(@PID@, box, 1, box, 1, 0)\n"
             "assert ctypes.get_errno() != 1", Bare.NOT_TRIED),
     attempt("memory that cannot be swapped", f"{LIBC}assert libc.mlockall(3) == 0", Bare.NOT_TRIED),
+    attempt("memory in pipes", f"{LIBC}pipes = [os.pipe() for _ in range(20)]\n"
+            "for read, _ in pipes: assert fcntl.fcntl(read, 1031, 1 << 20) == 1 << 20",
+            imports="os, fcntl"),
+    attempt("memory in sockets", "pairs = [socket.socketpair() for _ in range(20)]\n"
+            "for one, _ in pairs: one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)",
+            imports="socket"),
+    attempt("memory on every node", f"{LIBC}assert libc.syscall(237, 0, 0, 0, 0, 0, 0) == 0",
+            Bare.NOT_TRIED),
+    call("asynchronous reads", 206, 0, "65536, 0, 0, 0, 0"),
+    call("protection keys", 330, 289, "0, 0, 0, 0, 0"),
     call("key ring", 250, 219, "2, 0, 0, 0, 0"),
     call("add a key", 248, 217, 'b"user", b"left", b"x", 1, -3'),
 ]  # fmt: skip
@@ -125,6 +135,28 @@ FILES = [
     attempt("append by descriptor", "os.write(os.open('@VICTIM@', os.O_WRONLY | os.O_APPEND), b'x')"),
     attempt("delete a file", "os.rename('@VICTIM@', '@VICTIM@.gone')\n"
             "os.rename('@VICTIM@.gone', '@VICTIM@')"),
+    attempt("lock a file of the library", "fcntl.flock(open(os.__file__), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            imports="os, fcntl"),
+    attempt("lock a device", "fcntl.lockf(open('/dev/null', 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            imports="fcntl"),
+    attempt("watch the library", "fcntl.fcntl(os.open(os.path.dirname(os.__file__), os.O_RDONLY),"
+            " fcntl.F_NOTIFY, fcntl.DN_ACCESS)", imports="os, fcntl"),
+    attempt("a signal when a file is ready", "read, write = os.pipe()\n"
+            "fcntl.fcntl(read, fcntl.F_SETOWN, os.getpid())\nfcntl.fcntl(read, 10, 10)",
+            imports="os, fcntl"),
+    attempt("touch the library", "os.utime(os.__file__)", Bare.NOT_TRIED),
+    attempt("link to the library", "os.link(os.__file__, 'left-@TOKEN@')", Bare.NOT_TRIED),
+    attempt("move /tmp away", "os.rename('/tmp', '/left')", Bare.NOT_TRIED),
+    attempt("out by an open folder", "top = os.open('/', os.O_PATH)\nfor _ in range(9):\n"
+            "    top = os.open('..', os.O_PATH, dir_fd=top)\nos.stat('@SECRET@'[1:], dir_fd=top)"),
+    attempt("run a file of its own", "open('left-@TOKEN@', 'w').write('#!/bin/sh\\necho ESCAPED')\n"
+            "os.chmod('left-@TOKEN@', 0o4777)\nos.execv('left-@TOKEN@', ['left'])"),
+    attempt("map a file of its own as code", "file = open('left-@TOKEN@', 'wb+')\nfile.truncate(4096)\n"
+            "mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)", imports="mmap"),
+    attempt("fill /tmp with files that have no name", "held = []\nfor n in range(40):\n"
+            "    held.append(open(f'left-@TOKEN@-{n}', 'wb', 0))\n    os.unlink(held[-1].name)\n"
+            "    assert held[-1].write(bytes(1 << 19)) == 1 << 19"),
+    attempt("a file without a name", "file = os.open('/dev', os.O_TMPFILE | os.O_RDWR)", Bare.NOT_TRIED),
     attempt("list a folder", "assert 'secret.txt' in os.listdir('@FOLDER@')"),
     attempt("list home", "os.listdir(os.path.expanduser('~'))"),
     attempt("read passwords", "print(open('/etc/passwd').read())"),
@@ -161,6 +193,14 @@ INSIGHT = [
         "for n in range(7, 200):\n    try:\n        os.fstat(n)\n"
         "    except OSError: continue\n    break\nelse: raise OSError('none')",
         Bare.NOT_TRIED,
+    ),
+    attempt("the machine's name", "assert os.uname().nodename == '@HOST@'"),
+    attempt(
+        "source of the sandbox",
+        "assert any('code_verifier.py' in names for top in ('/sparring',"
+        " *sys.path) for _, _, names in os.walk(top))",
+        Bare.NOT_TRIED,
+        imports="os, sys",
     ),
     attempt("packages that are installed", "import pydantic", Bare.NOT_TRIED),
     attempt("modules of the run", "import rewards", Bare.NOT_TRIED),
@@ -203,6 +243,21 @@ KERNEL = [
     call("another filter", 317, 277, "1, 0, 0, 0, 0"),
     call("clone3", 435, 435, "0, 0, 0, 0, 0"),
     call("open by handle", 304, 265, "0, 0, 0, 0, 0"),
+    call("signal with data", 129, 138, "1, 10, 0, 0, 0"),
+    call("signal a thread", 234, 131, "1, 1, 10, 0, 0"),
+    call("signals on a timer", 222, 107, "0, 0, 0, 0, 0"),
+    call("choose a processor", 203, 122, "0, 0, 0, 0, 0"),
+    call("real time", 144, 119, "0, 1, 0, 0, 0"),
+    call("another personality", 135, 92, "0x0040000, 0, 0, 0, 0"),
+    call("kernel's log", 103, 116, "3, 0, 0, 0, 0"),
+    call("watch files", 254, 26, "0, 0, 0, 0, 0"),
+    call("watch a mount", 300, 262, "0, 0, 0, 0, 0"),
+    call("pages into a pipe", 278, 75, "0, 0, 0, 0, 0"),
+    call("send a descriptor", 46, 211, "0, 0, 0, 0, 0"),
+    call("message queue", 240, 180, "0, 0, 0, 0, 0"),
+    call("semaphore", 64, 190, "0, 1, 0o1600, 0, 0"),
+    call("accounting", 163, 89, "0, 0, 0, 0, 0"),
+    call("swap", 167, 224, "0, 0, 0, 0, 0"),
     call("host name", 170, 161, 'b"left", 4, 0, 0, 0'),
     call("clock", 227, 112, "0, 0, 0, 0, 0"),
     call("terminal input", 16, 29, "0, 0x5412, 0, 0, 0"),

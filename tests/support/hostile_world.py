@@ -63,6 +63,7 @@ class World:
             "SHARED": self.shared, "TOKEN": self.token, "VARIABLE": VARIABLE,
             "PORT": self._tcp.getsockname()[1], "UDP": self._udp.getsockname()[1],
             "UNIX": self.folder / "socket", "PID": self.process.pid, "PARENT": os.getpid(),
+            "HOST": os.uname().nodename,
         }  # fmt: skip
         for name, place in places.items():
             program = program.replace(f"@{name}@", str(place))
