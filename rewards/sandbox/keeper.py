@@ -28,6 +28,7 @@ from rewards.sandbox.confine import Limits, confine
 NEARLY = 0.9  # of a limit of processor time: the kernel's two counts of it differ a little
 NO_MORE_JOBS = 3  # exit status
 _JOBS, _REPLIES = 0, 1  # the guest's own pipes
+_BEAT_SECONDS = 0.1
 _REPORT_BYTES = 1 << 20
 _ABOVE = 200  # no descriptor in use is higher
 _LENGTH = struct.Struct(">I")
@@ -164,7 +165,7 @@ class _Job:
         if script:
             send[self._input] = job["stdin"].encode("utf-8", "surrogatepass")
             os.close(self._tests)
-            watched = {self._output: self._limits.output_kb << 10, self._errors: 1 << 16}
+            watched = dict.fromkeys((self._output, self._errors), self._limits.output_kb << 10)
         else:
             send[self._tests] = json.dumps(
                 {k: v for k, v in job.items() if k != "sources"}
@@ -210,7 +211,7 @@ class _Streams:
     Args:
         send: what to write, by descriptor, each closed when it is written.
         watched: the most bytes to read, by descriptor.
-        deadline: by the monotonic clock.
+        deadline: by the monotonic clock; put off by as long as the machine was too busy.
 
     Attributes:
         found: what was read.
@@ -271,10 +272,13 @@ class _Streams:
             poll.register(descriptor, event)
         poll.register(_JOBS, 0)  # hung up once the run's process is gone
         while True:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
+            before = time.monotonic()
+            wait = min(self._deadline - before, _BEAT_SECONDS)
+            if wait <= 0:
                 return "deadline"
-            events = [descriptor for descriptor, _ in poll.poll(left * 1000)]
+            events = [descriptor for descriptor, _ in poll.poll(wait * 1000)]
+            # While the machine did not run this process it did not run the program either.
+            self._deadline += max(0.0, time.monotonic() - before - wait - _BEAT_SECONDS)
             if _JOBS in events:
                 return "orphaned"
             if events:

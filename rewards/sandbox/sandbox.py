@@ -19,8 +19,10 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Any, Literal
 
 from rewards.sandbox import launch
@@ -156,32 +158,42 @@ class Sandbox:
     def _job(self, job: Mapping[str, object]) -> Outcome:
         body = json.dumps(job).encode()
         with self._lock:
-            if self._process is None:
-                self._start()
-            deadline = time.monotonic() + self._limits.wall_seconds + GRACE_SECONDS
-            try:
-                self._write(_LENGTH.pack(len(body)) + body, deadline)
-                size = _LENGTH.unpack(self._read(_LENGTH.size, deadline))[0]
-                reply = json.loads(self._read(size, deadline))
-            except (TimeoutError, EOFError, BrokenPipeError) as error:
-                why = self._obituary(error)
-                self._stop()
-                return Outcome("fault", fault=why)
-            except BaseException:  # Ctrl-C: a late reply must not answer the next job
-                self._stop()
-                raise
+            reply = self._asked(body)
+            if reply.get("guest") == "died":  # perhaps while it was idle: its successor is asked
+                reply = self._asked(body)
+            reply.pop("guest", None)
         for name in ("stdout", "stderr", "report"):
             reply[name] = base64.b64decode(reply.get(name, ""))
         reply["report"] = reply["report"].decode(errors="replace")
         return Outcome(**reply)
 
+    def _asked(self, body: bytes) -> dict[str, Any]:
+        """Give the guest a job; what it replies, or that it failed, and whether it died of it."""
+        if self._process is None:
+            self._start()
+        deadline = time.monotonic() + self._limits.wall_seconds + GRACE_SECONDS
+        try:
+            self._write(_LENGTH.pack(len(body)) + body, deadline)
+            size = _LENGTH.unpack(self._read(_LENGTH.size, deadline))[0]
+            reply: dict[str, Any] = json.loads(self._read(size, deadline))
+            return reply
+        except (TimeoutError, EOFError, BrokenPipeError) as error:
+            why = self._obituary(error)
+            self._stop()
+            guest = "late" if isinstance(error, TimeoutError) else "died"
+            return {"ended": "fault", "fault": why, "guest": guest}
+        except BaseException:  # Ctrl-C: a late reply must not answer the next job
+            self._stop()
+            raise
+
     def _start(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the guest)
         environment = {**launch.ENVIRONMENT, **_paths(self.kind)}
-        self._process = subprocess.Popen(
+        self._process = _starter(os.getpid()).submit(
+            subprocess.Popen,
             launch.command(self.kind, self._limits), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._errors, bufsize=0, env=environment, cwd="/", start_new_session=True,
-        )  # fmt: skip
+        ).result()  # fmt: skip
         self._finalizer = weakref.finalize(self, _kill, self._process)
         assert self._process.stdin is not None, "a guest's input is a pipe"
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -252,6 +264,12 @@ class Sandbox:
             self._errors.close()
         if self._finalizer is not None:
             self._finalizer.detach()
+
+
+@cache
+def _starter(process: int) -> ThreadPoolExecutor:
+    """A process's one thread that starts its guests: bubblewrap dies with the thread it is from."""
+    return ThreadPoolExecutor(1, f"sandboxes of {process}")
 
 
 def _paths(kind: Kind) -> dict[str, str]:

@@ -34,7 +34,8 @@ class SandboxSettings(BaseModel):
     output_kb: int = Field(
         default=1024,
         ge=1,
-        description="A program that prints more KiB than this is stopped, and fails.",
+        description="A program that prints more KiB than this, or writes more errors, is stopped, "
+        "and fails.",
     )
     threads: int = Field(
         default=32,
