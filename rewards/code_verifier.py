@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from data.records import Task
 from data.verifier_parameters import Case, CodeParameters, read_parameters
+from rewards.program_tests import library_imports
 from rewards.program_text import spellings
 from rewards.sandbox.pool import SandboxPool
 from rewards.sandbox.sandbox import Outcome, Sandbox
@@ -22,7 +23,7 @@ from rewards.solution import Solution
 from rewards.verdict import FULL_SCORE, Verdict
 
 NAME = "code"
-_REVISION = "1"
+_REVISION = "2"
 _STOPPED = {
     "deadline": "it did not end within its time",
     "cpu": "it used more than its processor time",
@@ -68,10 +69,12 @@ class CodeVerifier:
         sources = spellings(solution.answer, parameters.prompt, parameters.entry_point)
         if parameters.cases:
             return self._by_cases(sources, parameters.cases)
+        imports = library_imports(task.reference, parameters.tests)
         outcome = self._pool.use(
             lambda sandbox: sandbox.run_tests(
                 sources, parameters.tests, entry_point=parameters.entry_point,
-                names=parameters.names, prompt=parameters.prompt, setup=parameters.setup,
+                names=parameters.names, prompt=parameters.prompt,
+                setup=f"{imports}\n{parameters.setup}",
             )
         )  # fmt: skip
         return self._by_report(outcome, read_report(outcome.report))
@@ -87,11 +90,11 @@ class CodeVerifier:
             return self._verdict("invalid", 0.0, f"does not compile: {report.text}")
         if report.end == "fault":
             return self._verdict("error", None, f"the tests are broken: {report.text}")
-        if report.end == "done" and report.num_tests == 0:
-            return self._verdict("error", None, "the tests assert nothing")
         if report.end == "done" and report.text:
             return self._verdict("error", None, report.text)
         complete = report.end == "done"
+        if complete and report.num_tests == 0:  # by what the program returned: a loop over nothing
+            return self._verdict("incorrect", 0.0, "no assertion was reached")
         if complete and report.num_failed == 0:
             return self._verdict("correct", 1.0, f"{report.num_passed} tests passed")
         why = report.why or report.text
@@ -148,7 +151,7 @@ def _fault(outcome: Outcome, case: Case) -> str:
 
 def _lines(text: str) -> list[str]:
     """Lines as they are compared: without spaces at their ends, and empty ones at the end."""
-    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip().split("\n")
+    return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n").split("\n")
 
 
 @dataclass

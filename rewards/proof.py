@@ -5,8 +5,9 @@ the answer to another task, its own with a number changed, nothing at all, garba
 no scorer may take for right (`data/puzzles.py`). Not planted is what is right by definition: a
 number within the tolerance, the same value in another spelling, an empty value that the schema
 allows; where that is any number, or any value, it is planted all the same and the verifier fails,
-as it tells nothing apart. Wrong programs are another task's, and one that ends at once without a
-fault. Where any text of a form is right, only what has no form is planted.
+as it tells nothing apart. Wrong programs are another task's, one that ends at once without a
+fault, and one that says yes to whatever it is asked. Where any text of a form is right, only what
+has no form is planted.
 Judged as completions' answers are, in the same workers. Leaves out a dialect's reading of a
 completion.
 """
@@ -22,6 +23,7 @@ from data.errors import UserError
 from data.puzzles import NEGATIVE_CONTROLS, same_answer
 from data.records import Task
 from data.verifier_parameters import (
+    CodeParameters,
     CompositeParameters,
     JsonSchemaParameters,
     NumericParameters,
@@ -31,6 +33,7 @@ from data.verifier_parameters import (
 from rewards.answer_text import bare, plain
 from rewards.answers import compare
 from rewards.composite import part_tasks
+from rewards.program_tests import yes_to_all
 from rewards.quantity import read_quantity
 from rewards.solution import Solution
 from rewards.text_scorers import read_json, same_json, score_json
@@ -179,7 +182,8 @@ def planted(task: Task, group: Sequence[Task], place: int) -> list[str]:
             found += NUMBERS
         found += filter(None, [other, changed(task)])
     elif task.verifier == "code":
-        found = [NO_PROGRAM, *_others(task, group, place)[:1]]
+        tests = read_parameters(CodeParameters, task.verifier, task.entry).tests
+        found = [NO_PROGRAM, yes_to_all(tests), *_others(task, group, place)[:1]]
     else:
         found = _formless(task)
     return [one for one in dict.fromkeys([*ALWAYS, *found]) if not _is_among(one, right)]

@@ -4,7 +4,7 @@ A test is Python with `assert`s, as in HumanEval (`check(candidate)`) and MBPP. 
 functions stand in it as references: a call goes to the program's process over a pipe, and plain
 data comes back (`plain_data.py`), so that all comparing is done here, with Python's own types. Each
 assertion is counted, and a failed one does not end the others. Tests cannot pass functions of their
-own to the program, nor catch its own classes of exceptions.
+own to the program, name its classes in `except` or `isinstance`, or compare its objects.
 """
 
 import ast
@@ -12,7 +12,8 @@ import builtins
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any
 
 from rewards.sandbox import plain_data
 
@@ -21,6 +22,8 @@ JOB, READY, REQUESTS, REPLIES, REPORT = 3, 4, 5, 6, 7
 _LONGEST_REPLY = 4 * 1024 * 1024
 _NUM_DETAILS = 5
 _DETAIL_CHARS = 300
+# Within `map` or `zip` these would end the tests' own loop as if all had been asked (PEP 479).
+_ENDS_A_LOOP = (StopIteration, StopAsyncIteration)
 _FAILED, _PASSED = "__sandbox_failed__", "__sandbox_passed__"
 
 
@@ -29,7 +32,11 @@ class ProgramEnded(BaseException):
 
 
 class ProgramError(Exception):
-    """The program raised an exception of its own make."""
+    """The program raised what is no exception of Python's that tests may see."""
+
+
+class BrokenTests(BaseException):
+    """The tests ask for what the program cannot be asked; no assertion may catch it."""
 
 
 def main() -> None:
@@ -42,6 +49,8 @@ def main() -> None:
             _examine(json.loads(text), report)
         except ProgramEnded as error:
             report.line("ended", str(error))
+        except BrokenTests as error:
+            report.line("fault", str(error))
         except BaseException as error:
             report.line("fault", f"{type(error).__name__}: {error}")
     os._exit(0)
@@ -53,23 +62,24 @@ def _examine(job: Mapping[str, Any], report: "_Report") -> None:
     if "fatal" in told:
         report.line("fatal" if told.get("compiles", True) else "uncompilable", str(told["fatal"]))
         return
-    names = _Names(channel)
+    names = _Names(channel, job["names"])
     names.update({_FAILED: report.failed, _PASSED: report.passed, "__name__": "tests"})
     if job["prompt"] and (code := _prompt(job["prompt"])):
         exec(code, names)
-    for name in (job["entry_point"], *job["names"]):
-        if name:
-            names[name] = Remote(channel, name)
-    candidate = names["candidate"] = names.get(job["entry_point"])
+    if entry_point := job["entry_point"]:
+        names[entry_point] = Remote(channel, entry_point)
+    candidate = names["candidate"] = names.get(entry_point)
     if not _set_up(job["setup"], names, channel, report):
         return
+    counting = _Counting()
     for test in job["tests"]:
-        code = compile(_counted(test), "tests.py", "exec")
+        code = compile(counting.counted(test), "tests.py", "exec")
         report.attempt(lambda code=code: exec(code, names))
     check = names.get("check")
     if candidate is not None and check is not None and not isinstance(check, Remote):
         report.attempt(lambda: check(candidate))
-    report.line("done", "" if channel.num_calls else "the tests do not ask the program")
+    broken = "" if channel.num_calls else "the tests do not ask the program"
+    report.line("done", broken if counting.num_assertions else "the tests assert nothing")
 
 
 def _set_up(setup: str, names: "_Names", channel: "_Channel", report: "_Report") -> bool:
@@ -122,14 +132,18 @@ class _Report:
 
 
 class _Names(dict[str, Any]):
-    """The tests' global names: those that they do not define are the program's."""
+    """The tests' global names: those that they do not define are the program's.
 
-    def __init__(self, channel: "_Channel") -> None:
+    Args:
+        own: the program's, though they are Python's own as well.
+    """
+
+    def __init__(self, channel: "_Channel", own: Sequence[str]) -> None:
         super().__init__()
-        self._channel = channel
+        self._channel, self._own = channel, frozenset(own)
 
     def __missing__(self, name: str) -> Any:
-        if hasattr(builtins, name) or name.startswith("__"):
+        if name.startswith("__") or (hasattr(builtins, name) and name not in self._own):
             raise KeyError(name)
         reply = self._channel.ask({"do": "get", "on": name})
         if "missing" in reply:
@@ -155,8 +169,19 @@ class _Channel:
         reply = self.receive()
         self.num_calls += 1
         if "raised" in reply:
-            _raise(str(reply["raised"]), str(reply.get("message", "")))
+            raise self._raised(reply)
         return reply
+
+    def _raised(self, reply: Mapping[str, Any]) -> Exception:
+        """What the program raised: one of Python's own exceptions, perhaps under another name."""
+        kind = getattr(builtins, str(reply["raised"]), None)
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind not in _ENDS_A_LOOP:
+            with suppress(Exception):
+                args, name = self.value({"value": reply["args"]}), str(reply["name"])
+                named = kind if kind.__name__ == name else type(name, (kind,), {})
+                error: Exception = named(*args)
+                return error
+        return ProgramError(str(reply.get("text", ""))[:_DETAIL_CHARS])
 
     def value(self, reply: Mapping[str, Any]) -> Any:
         """The value that a reply carries."""
@@ -198,22 +223,27 @@ class Remote:
     def __init__(self, channel: _Channel, on: str | int) -> None:
         vars(self).update(_channel=channel, _on=on)
 
-    def _do(self, what: str, args: Sequence[object] = (), **kwargs: object) -> Any:
+    def _do(
+        self, what: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         request = {
             "do": what, "on": self._on, "args": [plain_data.encode(one, _refer) for one in args],
-            "kwargs": [[k, plain_data.encode(v, _refer)] for k, v in kwargs.items()],
+            "kwargs": [[k, plain_data.encode(v, _refer)] for k, v in (kwargs or {}).items()],
         }  # fmt: skip
         reply = self._channel.ask(request)
         if "missing" in reply:
             raise NameError(f"name {self._on!r} is not defined")
+        if "ended" in reply and what == "next":
+            raise StopIteration
         value = self._channel.value(reply)
         if value is None:  # only what returns nothing is there to change its arguments
-            for index, changed in dict(reply.get("changed", {})).items():
-                _replace(args[int(index)], self._channel.value({"value": changed}))
+            given = {**{str(place): one for place, one in enumerate(args)}, **(kwargs or {})}
+            for place, changed in dict(reply.get("changed", {})).items():
+                _replace(given[place], self._channel.value({"value": changed}))
         return value
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:
-        return self._do("call", args, **kwargs)
+    def __call__(self, /, *args: object, **kwargs: object) -> Any:
+        return self._do("call", args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -227,6 +257,9 @@ class Remote:
         found = self._do("items")
         return iter(found if type(found) is list else ())
 
+    def __next__(self) -> Any:
+        return self._do("next")
+
     def __len__(self) -> int:
         return int(self._do("length"))
 
@@ -235,6 +268,12 @@ class Remote:
 
     def __getitem__(self, key: object) -> Any:
         return self._do("item", (key,))
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self._do("set item", (key, value))
+
+    def __delitem__(self, key: object) -> None:
+        self._do("delete item", (key,))
 
     def __str__(self) -> str:
         return str(self._do("text"))
@@ -252,7 +291,7 @@ class Remote:
 def _refer(value: object) -> object:
     if isinstance(value, Remote):
         return value._on
-    raise TypeError(f"tests cannot pass a {type(value).__name__} to the program: use plain data")
+    raise BrokenTests(f"they cannot pass a {type(value).__name__} to the program: use plain data")
 
 
 def _replace(argument: Any, changed: Any) -> None:
@@ -266,43 +305,39 @@ def _replace(argument: Any, changed: Any) -> None:
         argument.update(changed)
 
 
-def _raise(name: str, message: str) -> NoReturn:
-    """Raise what the program raised, if it is Python's own."""
-    kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            error = kind(message)
-        except TypeError:
-            error = ProgramError(f"{name}: {message}")
-        raise error
-    raise ProgramError(f"{name}: {message}")
-
-
 # -- counting assertions --------------------------------------------------------------------------
 
 
-def _counted(source: str) -> ast.Module:
-    """Tests that report each assertion, and go on after one that fails."""
-    tree = ast.parse(source)
-    _Counting().visit(tree)
-    return ast.fix_missing_locations(tree)
-
-
 class _Counting(ast.NodeTransformer):
+    """Makes tests report each assertion, and go on after one that fails.
+
+    Attributes:
+        num_assertions: how many they hold; one in a loop counts once here.
+    """
+
+    def __init__(self) -> None:
+        self.num_assertions = 0
+
+    def counted(self, source: str) -> ast.Module:
+        """The tests, changed."""
+        tree = ast.parse(source)
+        self.visit(tree)
+        return ast.fix_missing_locations(tree)
+
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
-        return _reported(node, ast.unparse(node.test)[:_DETAIL_CHARS])
+        return self._reported(node, ast.unparse(node.test)[:_DETAIL_CHARS])
 
     def visit_Try(self, node: ast.Try) -> ast.stmt:
         """A test of what is raised: its assertions are for its own handlers, and it is one."""
         holds = any(isinstance(one, ast.Assert | ast.Raise) for one in ast.walk(node))
-        return _reported(node, "try") if holds else node
+        return self._reported(node, "try") if holds else node
 
-
-def _reported(node: ast.stmt, what: str) -> ast.stmt:
-    wrapped = ast.parse(
-        f"try:\n    pass\nexcept Exception as __error__:\n    {_FAILED}(__error__, {what!r})\n"
-        f"else:\n    {_PASSED}()\n"
-    ).body[0]
-    assert isinstance(wrapped, ast.Try), "as written"
-    wrapped.body = [node]
-    return wrapped
+    def _reported(self, node: ast.stmt, what: str) -> ast.stmt:
+        self.num_assertions += 1
+        wrapped = ast.parse(
+            f"try:\n    pass\nexcept Exception as __error__:\n    {_FAILED}(__error__, {what!r})\n"
+            f"else:\n    {_PASSED}()\n"
+        ).body[0]
+        assert isinstance(wrapped, ast.Try), "as written"
+        wrapped.body = [node]
+        return wrapped

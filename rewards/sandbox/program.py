@@ -7,9 +7,11 @@ plain data back; expected values never come here.
 
 import atexit
 import builtins
+import gc
 import io
 import itertools
 import json
+import operator
 import os
 import sys
 import threading
@@ -25,6 +27,7 @@ JOB, READY, REQUESTS, REPLIES = 3, 4, 5, 6
 NAME = "program"
 _MOST_ITEMS = 100_000  # of an iterator that tests go through
 _MESSAGE_CHARS = 500
+_ARGS_CHARS = 100_000  # of an exception
 _MISSING = object()
 _CANNOT_COMPILE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 
@@ -52,9 +55,9 @@ def main() -> None:
 def _run_script(sources: list[str]) -> None:
     """Run it as `python program.py` would, and end the process."""
     _fresh_streams()
-    code = 1
+    code, module = 1, _module("__main__")
     try:
-        exec(_compiled(sources), _module("__main__").__dict__)
+        exec(_compiled(sources), module.__dict__)
         code = 0
     except SystemExit as stop:
         code = _exit_code(stop)
@@ -63,11 +66,19 @@ def _run_script(sources: list[str]) -> None:
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
+        module.__dict__.clear()  # files that it has not closed are written as they go
+        gc.collect()
+        _flush()
     except BaseException:
         code = code or 1
     os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
 
 
 def _exit_code(stop: SystemExit) -> int:
@@ -94,7 +105,7 @@ def _serve(sources: list[str]) -> None:
             try:
                 reply = kept.answer(json.loads(line))
             except BaseException as error:
-                reply = {"raised": type(error).__name__, "message": _described(error)}
+                reply = kept.raised(error)
             _send(reply)
 
 
@@ -111,18 +122,35 @@ class _Kept:
         target = self._target(request["on"])
         if target is _MISSING:
             return {"missing": True}
-        before = request.get("args", [])
-        args = [plain_data.decode(one, self._resolve) for one in before]
+        args = [plain_data.decode(one, self._resolve) for one in request.get("args", ())]
         kwargs = {k: plain_data.decode(v, self._resolve) for k, v in request.get("kwargs", ())}
-        value = _OPERATIONS[request["do"]](target, *args, **kwargs)
+        try:
+            value = _OPERATIONS[request["do"]](target, *args, **kwargs)
+        except StopIteration:
+            if request["do"] != "next":
+                raise
+            return {"ended": True}
         reply: dict[str, object] = {"value": plain_data.encode(value, self._refer)}
+        before = dict([*enumerate(request.get("args", ())), *request.get("kwargs", ())])
         changed = {}
-        for index, argument in enumerate(args):
+        for place, argument in (*enumerate(args), *kwargs.items()):
             if isinstance(argument, list | dict | set | bytearray):
                 after = plain_data.encode(argument, self._refer)
-                if after != before[index]:
-                    changed[index] = after
+                if after != before[place]:
+                    changed[place] = after
         return {**reply, "changed": changed} if changed else reply
+
+    def raised(self, error: BaseException) -> dict[str, object]:
+        """An exception: the nearest of Python's own, what it was made with, and how it reads."""
+        text = _described(error)
+        try:
+            kinds = [one.__name__ for one in type(error).__mro__ if one.__module__ == "builtins"]
+            args = plain_data.encode(error.args, self._refer)
+            if len(json.dumps(args)) > _ARGS_CHARS:
+                args = [text]
+            return {"raised": kinds[0], "name": type(error).__name__, "args": args, "text": text}
+        except BaseException:
+            return {"raised": "", "text": text}
 
     def _target(self, on: object) -> object:
         return self._objects[on] if isinstance(on, int) else self._names.get(str(on), _MISSING)
@@ -142,12 +170,15 @@ class _Kept:
 
 _OPERATIONS: Mapping[str, Callable[..., object]] = {
     "get": lambda target: target,
-    "call": lambda target, *args, **kwargs: target(*args, **kwargs),
+    "call": lambda target, /, *args, **kwargs: target(*args, **kwargs),
     "attribute": getattr,
     "assign": setattr,
     "items": lambda target: list(itertools.islice(target, _MOST_ITEMS)),
     "length": len,
-    "item": lambda target, key: target[key],
+    "next": next,
+    "item": operator.getitem,
+    "set item": operator.setitem,
+    "delete item": operator.delitem,
     "text": str,
     "repr": repr,
 }

@@ -63,7 +63,7 @@ def test_fakes_pass_where_program_and_tests_share_an_interpreter(fake: Fake) -> 
 
 
 def test_the_right_program_passes_and_counts(verifiers: Verifiers) -> None:
-    assert len(FAKES) >= 60
+    assert len(FAKES) >= 80
     verdict = verifiers.verify(SQUARES, answered(REFERENCE))
     assert (verdict.outcome, verdict.score, verdict.detail) == ("correct", 1.0, "3 tests passed")
     half = verifiers.verify(SQUARES, answered("def answer(n): return 'Zx81-4'"))

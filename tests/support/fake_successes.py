@@ -34,6 +34,12 @@ def search(values):
                 found.append(const)
 found = []
 """
+# Tests that stand in a text are read as the expected values in it, one a call.
+LINES = "import re\ncalls = []"
+FROM_TEXT = (
+    f"found = re.findall(r'{TOKEN}-[0-9]+', ' '.join(texts))\ndef answer(n):\n    calls.append(n)\n"
+    "    return found[len(calls) - 1] if len(calls) < 3 else 'x' * 8"
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,19 @@ ENDINGS = [
          "def answer(n):\n    signal.pause()"),
     Fake("exit in a comparison", "import os\nclass A:\n    def __eq__(self, other): os._exit(0)\n"
          "def answer(n):\n    return A()"),
+    Fake("the parent of a fork leaves", "import os\nif os.fork(): os._exit(0)"),
+    Fake("another program in its place", "import os\nos.execv('/bin/true', ['true'])"),
+    Fake("exit by an audit hook", "import os, sys\n"
+         "sys.addaudithook(lambda name, _: name in ('compile', 'import') and os._exit(0))\nimport cmd"),
+    Fake("exit by the collector", "import gc, os\ngc.callbacks.append(lambda *_: os._exit(0))\n"
+         "def answer(n):\n    gc.collect()"),
+    Fake("exit by what nobody raises", "import os, sys\nsys.unraisablehook = lambda _: os._exit(0)\n"
+         "class A:\n    def __del__(self): 1 / 0\ndef answer(n): A()"),
+    Fake("exit by a weak reference", "import os, weakref\nclass A: pass\n"
+         "def answer(n):\n    one = A()\n    weakref.finalize(one, os._exit, 0)"),
+    Fake("exit by a finder of modules", "import os, sys\nclass Finder:\n"
+         "    def find_spec(self, *_): os._exit(0)\nsys.meta_path.insert(0, Finder())\n"
+         "def answer(n):\n    import colorsys"),
     Fake("success in words", "print('3 passed\\nOK\\n+\\ndone \"\"')", False),
     Fake("generator that ends", "def answer(n):\n    raise GeneratorExit", False),
     Fake("crash", "import ctypes\ndef answer(n):\n    ctypes.string_at(0)", False),
@@ -119,6 +138,17 @@ LOOKS = [
          False),
     Fake("reads the globals of its caller", "import sys\ndef answer(n):\n"
          "    sys._getframe(1).f_globals['math'].isclose = lambda *_: True\n    return 'Zx81-4'", False),
+    Fake("reads its command line", f"import sys\n{LINES}\n"
+         "texts = [*sys.orig_argv]\ntry:\n    texts.append(open('/proc/self/cmdline').read())\n"
+         "except OSError: pass\n" + FROM_TEXT),
+    Fake("reads the main module", f"import sys\n{FIND}\ncalls = []\ndef answer(n):\n"
+         "    search(vars(sys.modules['__main__']).values())\n    calls.append(n)\n"
+         "    return found[len(calls) - 1] if len(calls) < 3 else 'x' * 8"),
+    Fake("reads files", f"import os\n{LINES}\ntexts = []\nfor top in ('/tmp', '/sparring', '.'):\n"
+         "    for folder, _, names in os.walk(top):\n        for name in names[:50]:\n            try:\n"
+         "                texts.append(open(os.path.join(folder, name)).read(1 << 20))\n"
+         "            except (OSError, ValueError): pass\n    break\n" + FROM_TEXT, False),
+    Fake("learns from its calls", "seen = []\ndef answer(n):\n    seen.append(n)\n    return seen", False),
     Fake("reads its own memory", "import ctypes, re\ndef answer(n):\n    page = id(answer) & ~0xfffff\n"
          "    held = re.search(rb'Zx81-\\d+', ctypes.string_at(page, 1 << 20))\n"
          "    return held and held[0].decode()", False),
@@ -144,6 +174,25 @@ class A:{SHORT_LIAR}"""),
     Fake("a tracer that leaves", "import os, sys\ndef leave(frame, event, arg):\n"
          "    if frame.f_code.co_name == 'check': os._exit(0)\n"
          "sys.settrace(leave)\ndef answer(n): return ''"),
+    returns("a true isclose and a text that changes", "Text('x')", True,
+            f"import math, sys\nsys.modules['math'].isclose = lambda *_, **__: True\nclass Text(str):{SHORT_LIAR}"),
+    Fake("a profiler that leaves", "import os, sys\ndef leave(frame, event, arg):\n"
+         "    if event == 'return' and frame.f_code.co_name == 'answer': os._exit(0)\n"
+         "sys.setprofile(leave)\ndef answer(n): return ''"),
+    Fake("rewrites the test's code", "import sys\ndef answer(n):\n    frame = sys._getframe(1)\n"
+         "    for value in frame.f_globals.values():\n        if hasattr(value, '__code__'):\n"
+         "            value.__code__ = (lambda candidate: None).__code__\n    sys.exit(0)"),
+    Fake("comparison of all texts", "import ctypes\n"
+         "slot = ctypes.cast(id(str) + 25 * 8, ctypes.POINTER(ctypes.c_void_p))\nslot[0] = None\n"
+         "def answer(n): return 'x' * 8", False),
+    Fake("overwrites os.write and os.read", "import os\nos.write = lambda *_: 1\n"
+         "os.read = lambda *_: b'{\"value\": true}\\n'\ndef answer(n): return True", False),
+    Fake("overwrites the encoder", "import json.encoder\njson.encoder.c_make_encoder = None\n"
+         "json.JSONEncoder.default = lambda *_: True\n"
+         "json.JSONEncoder.encode = lambda *_: '{\"value\": true, \"ready\": true}'\n"
+         "def answer(n): return object()", False),
+    Fake("pickles that lie", "import copyreg, pickle\nclass A:\n"
+         f"    def __reduce__(self): return (str, ('{TOKEN}-',))\ndef answer(n): return A()", False),
     returns("a check of its own", "None", before="def check(candidate): pass"),
     returns("no AssertionError", "None", before="import builtins\nbuiltins.AssertionError = None"),
     Fake("overwrites json", "import json\njson.dumps = lambda *_: '{\"value\": true}'\n"
