@@ -78,6 +78,8 @@ def _examine(job: Mapping[str, Any], report: "_Report") -> None:
     check = names.get("check")
     if candidate is not None and check is not None and not isinstance(check, Remote):
         report.attempt(lambda: check(candidate))
+    if channel.ended:  # though a test that takes any exception went on
+        raise ProgramEnded(channel.ended)
     broken = "" if channel.num_calls else "the tests do not ask the program"
     report.line("done", broken if counting.num_assertions else "the tests assert nothing")
 
@@ -152,11 +154,11 @@ class _Names(dict[str, Any]):
 
 
 class _Channel:
-    """Requests to the program's process, and its replies."""
+    """Requests to the program's process, and its replies: how many, and why there are no more."""
 
     def __init__(self) -> None:
         self._buffer = b""
-        self.num_calls = 0
+        self.num_calls, self.ended = 0, ""
 
     def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Send a request and wait for what is done about it."""
@@ -165,7 +167,7 @@ class _Channel:
             while line:
                 line = line[os.write(REQUESTS, line) :]
         except BrokenPipeError:
-            raise ProgramEnded("the program ended before its tests did") from None
+            raise self._end("the program ended before its tests did") from None
         reply = self.receive()
         self.num_calls += 1
         if "raised" in reply:
@@ -195,18 +197,22 @@ class _Channel:
         while b"\n" not in self._buffer:
             chunk = os.read(REPLIES, 1 << 16)
             if not chunk:
-                raise ProgramEnded("the program ended before its tests did")
+                raise self._end("the program ended before its tests did")
             self._buffer += chunk
             if len(self._buffer) > _LONGEST_REPLY:
-                raise ProgramEnded(f"the program returned more than {_LONGEST_REPLY} bytes")
+                raise self._end(f"the program returned more than {_LONGEST_REPLY} bytes")
         line, self._buffer = self._buffer.split(b"\n", 1)
         try:
             reply = json.loads(line)
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
-            raise ProgramEnded("the program wrote something else than replies")
+            raise self._end("the program wrote something else than replies")
         return reply
+
+    def _end(self, why: str) -> ProgramEnded:
+        self.ended = self.ended or why
+        return ProgramEnded(self.ended)
 
     def _resolve(self, reference: object) -> "Remote":
         if not isinstance(reference, int):

@@ -52,6 +52,9 @@ OTHER_FAKES = [
     tested("no turns of a loop", "def f(x): return []", "for one in f(3):\n    assert one == 3"),
     tested("an end in the setup", "raise SystemExit(0)", "assert f(1) == 2", setup="held = f"),
     tested("a setup that fails by the program", "f = 1", "assert f(1) == 2", setup="f.x.y"),
+    tested("an end within a test of any error", "import os\ndef f(x):\n    if x < 0: os._exit(0)\n"
+           "    return x * x", "assert f(2) == 4",
+           "try:\n    f(-1)\n    assert False\nexcept:\n    pass"),
     tested("equal by a method", "class A:\n    def __eq__(self, other): return True\n"
            "def f(x): return A()", "assert f(1) == 1 and f(1) != 2"),
     tested("equal to its own like", "class A:\n    def __eq__(self, other): return True\n"
