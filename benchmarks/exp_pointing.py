@@ -57,6 +57,7 @@ ARMS: Mapping[str, Sequence[str]] = {
         WITHHELD, DECAYS, "pointing.source=chance", "pointing.confirm=false", *NO_CRITIC
     ),
     "frozen": (WITHHELD, DECAYS, *NO_CRITIC),
+    "taught": (WITHHELD, DECAYS, "critic.imitation_steps=16"),
     "tested": (WITHHELD, DECAYS, "pointing.trust=1"),  # only what continuations decide counts
     "unconfirmed": (WITHHELD, DECAYS, "pointing.confirm=false"),
     "credit": (WITHHELD, DECAYS, NO_RESETS),
@@ -84,15 +85,20 @@ FAMILIES: Mapping[str, Sequence[str]] = {
         # Most of its steps have a carry: at 0.65 one that forgets it is as likely as a right one.
         "sft.slip_rate=0.6",
     ),
-    # Sums again, from a cold start that saw a fifth of the critiques: is there more to train then?
-    "few_lessons": (
-        *SUMS, "sft.num_critiques=3000", "sft.num_solutions=22000"  # as many demonstrations in all
-    ),
-}  # fmt: skip
-RATES_OF = {"few_lessons": "sums"}  # where there is no sweep of its own
+    # Sums from cold starts with fewer critiques, and as many demonstrations in all: is there more
+    # to train then?
+    "few_lessons": (*SUMS, "sft.num_critiques=3000", "sft.num_solutions=22000"),
+    "fewest_lessons": (*SUMS, "sft.num_critiques=600", "sft.num_solutions=24400"),
+}
+RATES_OF = {"few_lessons": "sums", "fewest_lessons": "sums"}  # without a sweep of their own
 TRAINS = ("learner block", "critic block", "gate", "commit")  # what is not there to measure
 # Of the sweep, of the deciding arms, and of the others.
-SEEDS = {"sums": (2, 8, 3), "doublings": (1, 5, 3), "few_lessons": (0, 3, 3)}
+SEEDS = {
+    "sums": (2, 8, 3),
+    "doublings": (1, 5, 3),
+    "few_lessons": (0, 1, 1),
+    "fewest_lessons": (0, 1, 1),
+}
 SIZES = (
     "run.rounds=8", "learner.steps_per_round=5", "critic.steps_per_round=1",
     "critic.imitation_steps=2", "evaluate.num_tasks=64", "evaluate.num_samples=4",
