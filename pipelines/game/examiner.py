@@ -100,6 +100,8 @@ class Probe:
             "probe/mean_at_k_interval": evaluation.mean_interval,
             "probe/well_formed": evaluation.well_formed,
             "probe/masked_samples": evaluation.num_masked,
+            "probe/num_tasks": evaluation.num_tasks,
+            "probe/num_samples": evaluation.num_samples,
             "probe/nll": mean_nll(self.gold),
             "reward/pass_rate": self.rollouts.pass_rate,
             "reward/masked_samples": self.rollouts.num_masked,

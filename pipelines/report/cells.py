@@ -21,6 +21,9 @@ LABELS = {
     "ece_perfect": "Critic: ECE if perfectly calibrated, mean",
     "ece_perfect_p95": "Critic: ECE if perfectly calibrated, 95% lie below",
     "parsed": "Critic: critiques parsed",
+    "pass_at_k": "Learner pass@k, test",
+    "auroc_length_baseline": "Instead of the critic: AUROC of solution length",
+    "auroc_logprob_baseline": "Instead of the critic: AUROC of mean log-probability",
 }
 SHARES = {
     "mean_at_k",
@@ -32,8 +35,10 @@ SHARES = {
     "parsed",
     "share",
 }
-LOWER_IS_BETTER = {"masked_samples", "false_accusations", "ece", "brier", "nll"}
-NEITHER_IS_BETTER = {"ece_perfect", "ece_perfect_p95"}
+CHANGE_MEANS_NOTHING = {"ece_perfect", "ece_perfect_p95"} | {
+    "auroc_length_baseline",
+    "auroc_logprob_baseline",
+}
 TONES = {"worse": "down", "better": "up"}
 
 
@@ -52,19 +57,29 @@ def _table(
     *,
     numeric: bool = True,
     total: Sequence[str] = (),
+    stacked: bool = False,
 ) -> str:
-    """A table of cells that are already HTML; every column but the first is numeric or none is."""
+    """A table of cells that are already HTML; every column but the first is numeric or none is.
+
+    A stacked one shows its rows as blocks on a phone, each cell beside its column's name.
+    """
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(
-            f"<{tag}{' class=n' if numeric and index else ''}>{cell}</{tag}>"
+            f"<{tag}{' class=n' if numeric and index else ''}"
+            f"{_named(head[index]) if stacked and tag == 'td' and index else ''}>{cell}</{tag}>"
             for index, cell in enumerate(cells)
         )
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
     if total:
         body += f'<tr class="total">{line(total, "td")}</tr>'
-    return f"<table><thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    kind = ' class="stacked"' if stacked else ""
+    return f"<table{kind}><thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _named(column: str) -> str:
+    return f' data-label="{escape(column)}"'
 
 
 def _pill(state: str) -> str:
@@ -105,6 +120,8 @@ def _measure(key: str, values: Row) -> str:
     scale, digits, unit = (100, 1, "%") if key in SHARES else (1, 3, "")
     if value == int(value) and key not in LABELS and key not in SHARES:
         digits = 0  # a count
+    if key == "masked_samples":
+        digits = 0
     shown = f"{scale * value:.{digits}f}{unit}"
     return shown + _interval(values.get(f"{key}_interval"), scale, f".{digits}f")
 
@@ -129,7 +146,7 @@ def _change(key: str, before: Row, after: Row, judged: Row) -> str:
         judged: the change as the run judged it, with an interval; empty if it did not.
     """
     first, last = number(before, key), number(after, key)
-    if first is None or last is None:
+    if first is None or last is None or key in CHANGE_MEANS_NOTHING:
         return ""
     paired = number(judged, "value")
     delta = last - first if paired is None else paired
@@ -139,7 +156,4 @@ def _change(key: str, before: Row, after: Row, judged: Row) -> str:
         verdict = str(judged.get("verdict"))
         word = f" <b>{verdict}</b>" if verdict in TONES else ""
         return f'<span class="{TONES.get(verdict, "muted")}">{text}{word}</span>'
-    better = delta < 0 if key in LOWER_IS_BETTER else delta > 0
-    known = (key in LABELS or key in LOWER_IS_BETTER) and key not in NEITHER_IS_BETTER
-    tone = ("up" if better else "down") if delta and known else "muted"
-    return f'<span class="{tone}">{text}</span>'
+    return f'<span class="muted">{text}</span>'

@@ -1,56 +1,36 @@
-"""The report's plots, each a function from a run to a figure, or None where it has no data.
+"""The report's plots, each a function from a run to HTML, or None where it has no data.
 
-All share one horizontal axis, the round, so that they can be read against each other. Drawn with
-matplotlib's Agg canvas and no global state; matplotlib is imported when a report is drawn. Left
-out: reading (`report/read.py`), the page (`report/page.py`).
+All share one horizontal axis, the round, so that they can be read against each other. Left out:
+reading (`report/read.py`), how a chart is drawn (`report/svg.py`), the page (`report/page.py`).
 """
 
-import base64
 import functools
-import io
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pipelines.report.read import RunData, number, round_of, series, step_positions, table
+from pipelines.report.read import (
+    Row,
+    RunData,
+    number,
+    round_of,
+    series,
+    step_positions,
+    table,
+    times_of,
+)
+from pipelines.report.svg import Bars, Chart, Line, legend, tiles
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.typing import RcKeyType
-
-
-ROLE_COLOURS = {"learner": "#2563eb", "critic": "#d97706"}
-STATE_COLOURS = {"warn": "#fde68a", "intervene": "#fdba74", "halt": "#fca5a5"}
-TEST_COLOUR, MUTED, GRID = "#047857", "#64748b", "#e2e8f0"
-STAGE_COLOURS = ["#2563eb", "#d97706", "#0d9488", "#9333ea", "#64748b", "#dc2626", "#84cc16"]
+LEARNER, CRITIC, TEST, OTHER, FIFTH = range(5)  # looks: the same colour, dash and mark everywhere
+ROLES = {"learner": LEARNER, "critic": CRITIC}
 CRITIC_LINES = {
-    "auroc": ("AUROC", "#d97706"),
-    "location_accuracy": ("location accuracy", "#2563eb"),
-    "false_accusations": ("false accusations", "#dc2626"),
-    "ece": ("ECE", "#64748b"),
+    "auroc": ("AUROC", CRITIC),
+    "location_accuracy": ("location accuracy", LEARNER),
+    "false_accusations": ("sound ones falsely accused", OTHER),
+    "ece": ("ECE", TEST),
 }
 MAX_LAYERS = 12
-STYLE: "dict[RcKeyType, object]" = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#94a3b8",
-    "axes.grid": True,
-    "axes.labelcolor": MUTED,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "grid.color": GRID,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "svg.fonttype": "none",  # text stays text: small files, searchable
-    "svg.hashsalt": "sparring",  # the same run draws the same bytes
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
+MAX_STAGES = 7  # with a layer each; the smaller ones share one
+Draw = Callable[[RunData, str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,177 +40,132 @@ class Plot:
     title: str
     caption: str
     needs: str
-    draw: Callable[[RunData], "Figure | None"]
+    draw: Draw
+    folded: bool = False
 
 
-def render(plot: Plot, run: RunData) -> str | None:
-    """Draw a plot as an SVG data URI; None where the run has no data for it."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        figure = plot.draw(run)
-        if figure is None:
-            return None
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :]  # the XML prologue names a DTD on the web
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+def _chart(run: RunData, label: str, *, percent: bool = False, shaded: bool = False) -> Chart:
+    rounds = [round_of(row) for row in run.rows if row.get("kind") in ("step", "round")] or [0]
+    chart = Chart(label, (min(rounds) - 0.5, max(rounds) + 0.5), percent=percent)
+    if shaded:
+        states = [(round_of(row), str(row.get("monitor/state", "ok"))) for row in run.rounds]
+        chart.shades = [
+            (at - 0.5, at + 0.5, f"shade {state}", f"monitor: {state}")
+            for at, state in states
+            if state in ("warn", "intervene", "halt")
+        ]
+    return chart
 
 
-def _figure(height: float = 3.3, width: float = 5.6) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _on_rounds(axes: "Axes", run: RunData, label: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("round")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    rounds = [round_of(row) for row in run.rows]
-    if rounds:
-        axes.set_xlim(min(rounds) - 0.6, max(rounds) + 0.6)
+def _ends(run: RunData, chart: Chart, key: str, name: str, look: int) -> None:
+    """Mark a value before and after self-play at the two ends of the axis, if both are known."""
+    values = [number(table(run.summary, when), key) for when in ("before", "after")]
+    points = [(x, y) for x, y in zip(chart.x, values, strict=True) if y is not None]
+    if points:
+        shown = [f"{100 * y:.1f}%" if chart.percent else f"{y:.3f}" for _, y in points]
+        chart.lines.append(Line(f"{name}: {' → '.join(shown)}", points, look))
 
 
-def _legend(figure: "Figure", axes: "Axes") -> None:
-    """Name the lines below the plot, where they cover no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        columns = min(len(labels), 5 if max(map(len, labels)) < 12 else 2)
-        figure.legend(handles, labels, loc="outside lower center", fontsize=8.5, ncols=columns)
+def _drawn(chart: Chart, title: str) -> str | None:
+    return chart.html(title) if chart.lines or chart.bars else None
 
 
-def _shade_states(axes: "Axes", run: RunData) -> None:
-    """Shade the rounds in which the monitor was not ok; each state is named once."""
-    named = set[str]()
-    for row in run.rounds:
-        state = str(row.get("monitor/state", ""))
-        if state in STATE_COLOURS:
-            at = round_of(row)
-            label = None if state in named else f"monitor: {state}"
-            axes.axvspan(
-                at - 0.5, at + 0.5, color=STATE_COLOURS[state], alpha=0.45, lw=0, label=label
-            )
-            named.add(state)
+def _intervals(rows: Sequence[Row], key: str) -> list[tuple[float, float, float]]:
+    found = []
+    for row in rows:
+        ends = row.get(f"{key}_interval")
+        low, high = ends if isinstance(ends, list) and len(ends) == 2 else (None, None)
+        lower, upper = number({"end": low}, "end"), number({"end": high}, "end")
+        if lower is not None and upper is not None:
+            found.append((float(round_of(row)), lower, upper))
+    return found
 
 
-def _draw_before_after(axes: "Axes", run: RunData, key: str, label: str, colour: str) -> bool:
-    """Mark a value before and after self-play at the two ends of the axis."""
-    rounds = [round_of(row) for row in run.rows] or [0]
-    ends = {"before": min(rounds) - 0.5, "after": max(rounds) + 0.5}
-    points = [(x, number(table(run.summary, end), key)) for end, x in ends.items()]
-    drawn = [(x, y) for x, y in points if y is not None]
-    if drawn:
-        axes.plot(*_columns(drawn), "D--", color=colour, label=label, clip_on=False, lw=1.2)
-        for x, y in drawn:
-            offset = (6, 6) if x == ends["before"] else (-6, 6)
-            side = "left" if x == ends["before"] else "right"
-            axes.annotate(
-                f"{y:.3f}", (x, y), offset, textcoords="offset points", ha=side, color=colour
-            )
-    return bool(drawn)
-
-
-def _columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def draw_accuracy(run: RunData) -> "Figure | None":
-    figure = _figure()
-    axes = figure.subplots()
-    _on_rounds(axes, run, "mean@8")
-    _shade_states(axes, run)
+def draw_accuracy(run: RunData, title: str) -> str | None:
+    k = run.samples_per_task
+    chart = _chart(run, f"mean@{k}" if k else "mean@k", percent=True, shaded=True)
+    chart.y = (0, None)
     x, y = series(run.rounds, "probe/mean_at_k")
     if x:
-        axes.plot(x, y, "o-", color=ROLE_COLOURS["learner"], label="gold probe, each round")
-    drawn = _draw_before_after(axes, run, "mean_at_k", "test, before and after", TEST_COLOUR)
-    axes.set_ylim(bottom=0)
-    _legend(figure, axes)
-    return figure if x or drawn else None
+        band = _intervals(run.rounds, "probe/mean_at_k")
+        points = list(zip(x, y, strict=True))
+        chart.lines.append(Line("gold probe, after each round", points, LEARNER, band))
+    selected = list(zip(*series(run.rounds, "evaluation/mean_at_k"), strict=True))
+    if selected:
+        chart.lines.append(Line("selection tasks", selected, OTHER))
+    _ends(run, chart, "mean_at_k", "test tasks, before and after", TEST)
+    return _drawn(chart, title)
 
 
-def draw_rewards(run: RunData) -> "Figure | None":
-    figure = _figure()
-    axes = figure.subplots()
-    drawn = False
-    for role, colour in ROLE_COLOURS.items():
-        points = [
-            (x, mean, number(row, "reward/std") or 0.0)
-            for x, row in step_positions(run.steps(role))
-            if (mean := number(row, "reward/mean")) is not None
-        ]
-        x = [at for at, _, _ in points]
-        low = [mean - std for _, mean, std in points]
-        high = [mean + std for _, mean, std in points]
+def draw_rewards(run: RunData, title: str) -> str | None:
+    chart = _chart(run, "reward per step")
+    for role, look in ROLES.items():
+        points, band = [], []
+        for x, row in step_positions(run.steps(role)):
+            mean, std = number(row, "reward/mean"), number(row, "reward/std") or 0.0
+            if mean is not None and row.get("block") != "imitation":
+                points.append((x, mean))
+                band.append((x, mean - std, mean + std))
         if points:
-            axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
-            axes.plot(x, [mean for _, mean, _ in points], color=colour, label=f"{role}: mean ± std")
-            drawn = True
-    steps = step_positions(run.steps("learner"))
-    read = [(x, number(row, "reward/pass_rate")) for x, row in steps]
-    if rates := [(x, rate) for x, rate in read if rate is not None]:
-        axes.plot(*_columns(rates), color=TEST_COLOUR, ls="--", label="learner: rule's pass rate")
-    _on_rounds(axes, run, "reward")
-    _legend(figure, axes)
-    return figure if drawn else None
-
-
-def draw_entropies(run: RunData) -> "Figure | None":
-    steps = list(step_positions(run.steps("learner")))
-    token = [(x, number(row, "rollout/token_entropy")) for x, row in steps]
-    read = [(x, value) for x, value in token if value is not None]
-    lines = [
-        ("token entropy, each step (nats/token)", "-", "#2563eb", *_columns(read)),
-        (
-            "answer entropy across prompts (nats)",
-            "o-",
-            "#0d9488",
-            *series(run.rounds, "answer_entropy_across", "monitor/signals"),
-        ),
-        (
-            "answer entropy within a group (nats)",
-            "s-",
-            "#9333ea",
-            *series(run.rounds, "answer_entropy_within", "monitor/signals"),
-        ),
-    ]
-    if not any(x for *_, x, _ in lines):
+            chart.lines.append(Line(f"{role}: mean ± std", points, look, band, dots=False))
+    if not chart.lines:
         return None
-    figure = _figure()
-    axes = figure.subplots()
-    _shade_states(axes, run)
-    for label, style, colour, x, y in lines:
+    rates = _steps(run, "learner", "reward/pass_rate")
+    if rates:
+        chart.lines.append(Line("learner: passed by the rule", rates, TEST, dots=False))
+    return _drawn(chart, title)
+
+
+def _steps(run: RunData, role: str, key: str) -> list[tuple[float, float]]:
+    read = [(x, number(row, key)) for x, row in step_positions(run.steps(role))]
+    return [(x, value) for x, value in read if value is not None]
+
+
+def draw_role_steps(run: RunData, title: str, key: str, label: str) -> str | None:
+    """One figure of both roles' steps."""
+    chart = _chart(run, label)
+    for role, look in ROLES.items():
+        if points := _steps(run, role, key):
+            chart.lines.append(Line(role, points, look, dots=False))
+    return _drawn(chart, title)
+
+
+def draw_token_entropy(run: RunData, title: str) -> str | None:
+    chart = _chart(run, "nats per token", shaded=True)
+    chart.y = (0, None)
+    if points := _steps(run, "learner", "rollout/token_entropy"):
+        chart.lines.append(Line("learner, each step", points, LEARNER, dots=False))
+    probe = list(zip(*series(run.rounds, "token_entropy", "monitor/signals"), strict=True))
+    if probe:
+        chart.lines.append(Line("learner on the gold probe", probe, TEST))
+    return _drawn(chart, title)
+
+
+def draw_diversity(run: RunData, title: str) -> str | None:
+    chart = _chart(run, "nats", shaded=True)
+    chart.y = (0, None)
+    for key, name, look in (
+        ("answer_entropy_across", "answers across problems", LEARNER),
+        ("answer_entropy_within", "answers to one problem", CRITIC),
+        ("mutual_information", "mutual information", TEST),
+    ):
+        x, y = series(run.rounds, key, "monitor/signals")
         if x:
-            axes.plot(x, y, style, color=colour, label=label)
-    _on_rounds(axes, run, "entropy")
-    axes.set_ylim(bottom=0)
-    _legend(figure, axes)
-    return figure
+            chart.lines.append(Line(name, list(zip(x, y, strict=True)), look))
+    return _drawn(chart, title)
 
 
-def draw_critic(run: RunData, prefix: str, with_ends: bool) -> "Figure | None":
-    figure = _figure()
-    axes = figure.subplots()
-    drawn = False
-    for key, (name, colour) in CRITIC_LINES.items():
+def draw_critic(run: RunData, title: str, prefix: str) -> str | None:
+    chart = _chart(run, "0 to 1")
+    chart.y = (0, 1)
+    for key, (name, look) in CRITIC_LINES.items():
         x, y = series(run.rounds, f"{prefix}{key}")
         if x:
-            axes.plot(x, y, "o-", color=colour, label=name)
-        ends = with_ends and _draw_before_after(axes, run, key, f"{name}, before and after", colour)
-        drawn = drawn or bool(x) or ends
-    _on_rounds(axes, run, "critic")
-    axes.set_ylim(0, 1)
-    _legend(figure, axes)
-    return figure if drawn else None
+            chart.lines.append(Line(name, list(zip(x, y, strict=True)), look))
+    return _drawn(chart, title)
 
 
-def _shares(row: dict[str, object]) -> list[list[float]]:
+def _shares(row: Row) -> list[list[float]]:
     """Per layer, each expert's load over the load of a perfectly balanced expert."""
     load = row.get("moe/load")
     layers = []
@@ -241,109 +176,112 @@ def _shares(row: dict[str, object]) -> list[list[float]]:
     return layers
 
 
-def draw_expert_load(run: RunData) -> "Figure | None":
-    loads = [(round_of(row), shares) for row in run.rounds if (shares := _shares(row))]
+def draw_expert_load(run: RunData, title: str) -> str | None:
+    loads = [(float(round_of(row)), shares) for row in run.rounds if (shares := _shares(row))]
     num_layers = min(max((len(shares) for _, shares in loads), default=0), MAX_LAYERS)
-    if not num_layers:
-        return None
-    figure = _figure(height=0.7 + 1.15 * num_layers)
-    panels = figure.subplots(num_layers, 1, sharex=True, squeeze=False)[:, 0]
-    image = None
-    for layer, axes in enumerate(panels):
+    drawn = []
+    for layer in range(num_layers):
         columns = [(at, s[layer]) for at, s in loads if layer < len(s) and s[layer]]
-        num_experts = max((len(column) for _, column in columns), default=1)
-        for at, column in columns:
-            image = axes.imshow(
-                [[value] for value in column],
-                extent=(at - 0.5, at + 0.5, len(column) - 0.5, -0.5),
-                aspect="auto",
-                cmap="RdBu_r",
-                vmin=0,
-                vmax=2,
-            )
-        axes.set_ylim(num_experts - 0.5, -0.5)
-        axes.grid(False)
-        axes.set_ylabel(f"MoE layer {layer}\nexpert", fontsize=8.5)
-        axes.set_xlim(min(at for at, _ in loads) - 0.5, max(at for at, _ in loads) + 0.5)
-    panels[-1].set_xlabel("round")
-    panels[-1].set_xticks([at for at, _ in loads][:: max(len(loads) // 12, 1)])
-    if image is not None:
-        figure.colorbar(image, ax=list(panels), label="load / balanced load", extend="max")
-    return figure
-
-
-def draw_times(run: RunData) -> "Figure | None":
-    keys = (key for row in run.rounds for key in row if key.startswith("time/"))
-    stages = [key for key in dict.fromkeys(keys) if ":" not in key]  # parts are in their blocks
-    if not stages:
+        if columns:
+            drawn.append(tiles(columns, title, f"MoE layer {layer}: expert"))
+    if not drawn:
         return None
-    figure = _figure()
-    axes = figure.subplots()
-    rounds = [round_of(row) for row in run.rounds]
-    floor = [0.0] * len(rounds)
-    for index, stage in enumerate(stages):
-        seconds = [number(row, stage) or 0.0 for row in run.rounds]
-        axes.bar(
-            rounds,
-            seconds,
-            bottom=floor,
-            width=0.7,
-            color=STAGE_COLOURS[index % len(STAGE_COLOURS)],
-            hatch="//" * (index // len(STAGE_COLOURS)),
-            label=stage.removeprefix("time/"),
-        )
-        floor = [low + more for low, more in zip(floor, seconds, strict=True)]
-    _on_rounds(axes, run, "seconds")
-    _legend(figure, axes)
-    return figure
+    scale = [
+        ('<rect class="starved" width="24" height="12" fill-opacity="1"/>', "no tokens"),
+        ('<rect class="even" x="0.5" y="0.5" width="23" height="11"/>', "an even share"),
+        ('<rect class="loaded" width="24" height="12" fill-opacity="1"/>', "twice that, or more"),
+    ]
+    return "".join(drawn) + legend(scale)
+
+
+def draw_times(run: RunData, title: str) -> str | None:
+    spent = times_of(run)
+    if not spent:
+        return None
+    totals: dict[str, float] = {}
+    for _, stages in spent:
+        for name, seconds in stages.items():
+            totals[name] = totals.get(name, 0.0) + seconds
+    largest = sorted(totals, key=lambda name: -totals[name])
+    named = set(largest if len(largest) <= MAX_STAGES + 1 else largest[:MAX_STAGES])
+    layers = [name for name in totals if name in named]
+    chart = _chart(run, "seconds")
+    for look, name in enumerate(layers):
+        values = [(float(at), stages.get(name, 0.0)) for at, stages in spent]
+        chart.bars.append(Bars(name, values, look))
+    if len(layers) < len(totals):
+        rest = [
+            (float(at), sum(s for name, s in stages.items() if name not in named))
+            for at, stages in spent
+        ]
+        chart.bars.append(Bars(f"{len(totals) - len(layers)} smaller ones", rest, len(layers)))
+    return _drawn(chart, title)
+
+
+def _of_steps(title: str, key: str, label: str, caption: str) -> Plot:
+    draw = functools.partial(draw_role_steps, key=key, label=label)
+    return Plot(title, caption, f"{key} in step rows", draw, folded=True)
 
 
 PLOTS = (
     Plot(
         "Accuracy",
-        "Sampled mean@8 on the gold probe after each round, and on the held-out test split before "
-        "and after self-play. Shaded rounds: the monitor was not ok.",
+        "Share of right samples: on the gold probe after each round (the area is its 95% "
+        "interval), and on the test tasks before and after.",
         "probe/mean_at_k in round rows, or mean_at_k in summary.json",
         draw_accuracy,
     ),
     Plot(
         "Rewards",
-        "One reward per completion: the mean of each step, and one standard deviation; beside it "
-        "the share that the rule passes, masked samples counted as wrong.",
+        "One reward per completion: each step's mean, and one standard deviation around it; beside "
+        "it the share that the rule passes, masked samples counted as wrong.",
         "reward/mean in step rows",
         draw_rewards,
     ),
     Plot(
-        "Entropies",
-        "Token entropy falls in healthy runs too; answers that stop depending on the prompt do not "
-        "belong in one.",
+        "Diversity of answers",
+        "Answers that stop depending on the problem (mutual information falls to 0) do not belong "
+        "in a healthy run.",
+        "monitor/signals in round rows",
+        draw_diversity,
+    ),
+    Plot(
+        "Token entropy",
+        "How open the learner's next token is. It falls in healthy runs too.",
         "rollout/token_entropy in step rows, or monitor/signals in round rows",
-        draw_entropies,
+        draw_token_entropy,
     ),
     Plot(
         "Critic on the fixed audit",
-        "By single critiques: how well p(sound) ranks (AUROC, 0.5 by chance), how often the first "
-        "bad step is named, how many sound solutions are accused, how far p(sound) is off (ECE).",
-        "critic/auroc, … in round rows, or auroc, … in summary.json",
-        functools.partial(draw_critic, prefix="critic/", with_ends=True),
+        "The same solutions in every round. AUROC: 0.5 is guessing; ECE: how far its certainty is "
+        "off, 0 is best.",
+        "critic/auroc, … in round rows",
+        functools.partial(draw_critic, prefix="critic/"),
     ),
     Plot(
         "Critic on fresh rollouts",
-        "The same for the critiques of each round's own rollouts, at their natural base rate.",
+        "The same of each round's own solutions, at their own share of sound ones.",
         "critic/fresh/auroc, … in round rows",
-        functools.partial(draw_critic, prefix="critic/fresh/", with_ends=False),
+        functools.partial(draw_critic, prefix="critic/fresh/"),
     ),
     Plot(
-        "Expert load",
-        "Share of tokens that each routed expert received, relative to perfect balance (1, white). "
-        "Blue experts are starved, red ones overloaded.",
-        "moe/load in round rows",
-        draw_expert_load,
-    ),
-    Plot(
-        "Time per stage",
-        "Wall-clock seconds of each round, stacked by stage; each second stands there once.",
+        "Time per round",
+        "Wall-clock seconds of each round by stage; each second stands there once.",
         "time/… in round rows",
         draw_times,
     ),
-)
+    Plot(
+        "Expert load",
+        "Tokens that each routed expert received, against an even share (white). ▼ under half of "
+        "it, ▲ over one and a half.",
+        "moe/load in round rows",
+        draw_expert_load,
+    ),
+    _of_steps("Length", "rollout/mean_length", "tokens per completion", "Mean of each step."),
+    _of_steps("Gradient norm", "policy/grad_norm", "norm", "Before clipping."),
+    _of_steps("Learning rate", "policy/learning_rate", "rate", "As the schedule gave it."),
+    _of_steps(
+        "Sampler against policy", "rollout/mismatch_max", "nats",
+        "The largest difference of a log-probability between who sampled and who learns.",
+    ),
+)  # fmt: skip

@@ -14,11 +14,10 @@ from pipelines.report.cells import (
     _measure,
     _seconds,
     _table,
-    _text,
 )
 from pipelines.report.read import Row, RunData, number, table
 
-OWN_TABLES = {"before", "after", "change", "fresh", "stages", "best"}
+COUNTS = ("num_tasks", "num_samples", "num_critiques", "num_solutions", "num_sound")
 
 
 def final_table(run: RunData) -> str:
@@ -26,21 +25,64 @@ def final_table(run: RunData) -> str:
     before, after, change = (table(run.summary, key) for key in ("before", "after", "change"))
     stages = table(run.summary, "stages")
     times = _times(stages, number(run.summary, "seconds"))
-    rest = [
-        [escape(key), escape(_text(value))]
-        for key, value in run.summary.items()
-        if key not in OWN_TABLES | {"seconds"}
-    ]
     rows = _rows(before, after, change)
     head = ["", "before self-play", "after self-play", "change"]
+    caption = f'<p class="muted small">{_counts(after)}</p>'
+    measured = _table(head, rows, stacked=True)
     cards = [
-        _card(_worse(change) + _table(head, rows), wide=True) if rows else "",
+        _card(_worse(change) + measured + caption, wide=True) if rows else "",
         _card(_table(["stage", "seconds"], times)) if times else "",
-        _card(_table(["also recorded", ""], rest, numeric=False)) if rest else "",
+        _also(run),
     ]
     if not any(cards):
         return ""
     return f'<h2>Result</h2>\n<div class="grid">{"".join(cards)}</div>'
+
+
+def _counts(row: Row) -> str:
+    """What the figures of a table are over, and what stands in brackets."""
+    n = {key: f"{value:,.0f}" for key in COUNTS if (value := number(row, key)) is not None}
+    parts = []
+    if "num_tasks" in n and "num_samples" in n:
+        parts.append(f"Learner: {n['num_tasks']} tasks, {n['num_samples']} samples each")
+    if "num_critiques" in n and "num_solutions" in n:
+        sound = f", {n['num_sound']} of them sound" if "num_sound" in n else ""
+        parts.append(
+            f"critic: {n['num_critiques']} critiques of {n['num_solutions']} solutions{sound}"
+        )
+    text = "; ".join(parts)
+    brackets = "In brackets: 95% bootstrap intervals."
+    return f"{text[:1].upper()}{text[1:]}. {brackets}" if text else brackets
+
+
+def _also(run: RunData) -> str:
+    """What else the run counted, in sentences."""
+    found, best = run.summary, table(run.summary, "best")
+    sync, groups = table(found, "sync"), table(found, "groups")
+    said = []
+    if (chosen := number(best, "round")) is not None:
+        said.append(
+            f"The best checkpoint is of round {chosen:.0f}: {_measure('mean_at_k', best)} on the "
+            "test tasks, which had no part in choosing it."
+        )
+    if (admitted := number(found, "admitted")) is not None:
+        rejected = sum(number(table(found, "rejected"), r) or 0 for r in table(found, "rejected"))
+        said.append(
+            f"{admitted:,.0f} samples were admitted to the corpus, {rejected:,.0f} were not."
+        )
+    if (masked := number(found, "masked_rollouts")) is not None:
+        said.append(f"{masked:,.0f} rollouts were masked: no verdict on them, so not trained on.")
+    if (issued := number(groups, "issued")) is not None:
+        used, lost = number(groups, "used") or 0, number(groups, "open") or 0
+        said.append(f"Of {issued:,.0f} groups drawn {used:,.0f} were used and {lost:,.0f} lost.")
+    steps, proof = number(sync, "share_of_steps"), number(sync, "proof_share_of_rounds")
+    if steps is not None and proof is not None:
+        said.append(
+            f"Moving the weights took {100 * steps:.1f}% of the steps' time, proving them "
+            f"{100 * proof:.2f}% of the rounds'."
+        )
+    items = "".join(f"<li>{item}</li>" for item in said)
+    return _card(f"<h3>Counted</h3><ul>{items}</ul>") if said else ""
 
 
 def _times(stages: Row, total: float | None) -> list[list[str]]:
@@ -67,7 +109,9 @@ def fresh_tables(run: RunData) -> str:
         "paired.</p>"
     )
     head = ["", "first round", "last round", "change"]
-    cards = _card(note + _worse(change) + _table(head, _rows(first, last, change)), wide=True)
+    measured = _table(head, _rows(first, last, change), stacked=True)
+    caption = f'<p class="muted small">{_counts(last)}</p>'
+    cards = _card(note + _worse(change) + measured + caption, wide=True)
     kinds = _kinds(table(last, "by_kind"))
     if kinds:
         head = [
@@ -82,17 +126,23 @@ def fresh_tables(run: RunData) -> str:
 
 def _rows(before: Row, after: Row, change: Row) -> list[list[str]]:
     every = [key for key in dict.fromkeys([*before, *after]) if not key.endswith("_interval")]
-    keys = [key for key in every if key != "by_kind"]
+    keys = [key for key in every if key not in ("by_kind", *COUNTS)]
     ordered = [k for k in LABELS if k in keys] + [k for k in keys if k not in LABELS]
     return [
         [
-            escape(LABELS.get(key, key)),
+            escape(_label(key, after)),
             _measure(key, before),
             _measure(key, after),
             _change(key, before, after, table(change, key)),
         ]
         for key in ordered
     ]
+
+
+def _label(key: str, row: Row) -> str:
+    """A measurement's name; k is said as it was."""
+    name, k = LABELS.get(key, key), number(row, "num_samples")
+    return name if k is None else name.replace("@k", f"@{k:.0f}")
 
 
 def _worse(change: Row) -> str:

@@ -5,32 +5,35 @@ No script, no external resource: the page can be mailed and read offline. Left o
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from html import escape
-from pathlib import Path
 from urllib.parse import quote
 
 from critic.monitor.entropy_law import foretell, law_line, points_of
-from pipelines.report.cells import (
-    _card,
-    _count,
-    _cut,
-    _lines,
-    _number,
-    _pill,
-    _table,
-    _text,
-)
+from pipelines.report.account import Account
+from pipelines.report.cells import _card, _count, _lines, _number, _pill, _table, _text
+from pipelines.report.figures import PLOTS
 from pipelines.report.read import RunData, number, round_of, table
 from pipelines.report.style import CSS
+from pipelines.report.svg import hatches
 
-NUM_INLINE_FILES = 3
-NUM_INLINE_RECORDS = 3
 MAX_TABLE_ROUNDS = 40
 STATUS_KEYS = ("state", "status", "outcome", "ended")
-PROCESS_KEYS = ("time", "pid")  # of interest to whoever watches a run, not to a reader of it
 GOOD_ENDS = {"finished", "completed", "complete", "done", "ok", "success"}
 BAD_ENDS = {"halted", "halt", "failed", "error", "killed", "interrupted"}
+FILES = {
+    "checkpoints": "one folder per kept round, learner and critic",
+    "best": "the checkpoint with the best selection score",
+    "corpus": "the admitted records",
+    "quarantine": "records that a halt took back",
+    "incident.md": "why the monitor halted the run, and samples of it",
+    "tasks.json": "what became of the task file's rows",
+    "verifiers.json": "the verifiers' test before the run",
+    "metrics.jsonl": "every step and every round",
+    "ledger": "the fate of every group of completions",
+    "config.json": "the settings",
+}
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -45,21 +48,55 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 def header(run: RunData) -> str:
-    """The run's name, how it ended, and its versions in one line."""
+    """The run's name, how it ended, how far it came, how long it took, and when."""
     name = run.directory.resolve().name
     state = next((str(run.status[key]) for key in STATUS_KEYS if run.status.get(key)), "unknown")
     tone = "good" if state.lower() in GOOD_ENDS else "bad" if state.lower() in BAD_ENDS else ""
-    rest = [
-        f"{escape(key)}: {escape(_text(value))}"
-        for key, value in run.status.items()
-        if key not in (*STATUS_KEYS, *PROCESS_KEYS) and value not in (None, "")
+    of, played = run.rounds_in_all, len(run.rounds)
+    commit = str(run.versions.get("commit") or "")[:10]
+    facts = [
+        f"{played} of {of} rounds" if of is not None else f"{played} rounds",
+        _duration(_seconds_in_all(run)),
+        _date(number(run.status, "time")),
+        f"commit {escape(commit)}" if commit else "",
     ]
-    versions = [f"{escape(key)} {escape(_text(value))}" for key, value in run.versions.items()]
+    line = " · ".join(filter(None, facts))
     return (
-        f'<header><h1>Sparring run {escape(name)} <span class="pill {tone}">{escape(state)}</span>'
-        f"</h1>\n<p>{' · '.join(rest)}</p>\n"
-        f'<p class="muted small">{" · ".join(versions)}</p></header>'
+        f'<header><h1>{escape(name)} <span class="pill {tone}">{escape(state)}</span></h1>\n'
+        f'<p class="muted small">Sparring run · {line}</p></header>'
     )
+
+
+def first_card(said: Account) -> str:
+    """The questions that a reader comes with, answered in the run's own words."""
+    asked = {"Healthy?": said.health, "Learner": said.learner, "Critic": said.critic}
+    asked |= {"Monitor": said.monitor, "Next": said.next}
+    rows = "".join(
+        f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in asked.items() if text
+    )
+    return f'<dl id="account" class="card account {said.tone}">{rows}</dl>'
+
+
+def _seconds_in_all(run: RunData) -> float | None:
+    total = number(run.summary, "seconds")
+    rows = [number(row, "run/seconds") for row in run.rounds]
+    return total if total is not None else (rows[-1] if rows else None)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h" if hours else "", f"{minutes} min" if hours or minutes else ""]
+    return " ".join(filter(None, [*parts, f"{rest} s" if not hours else ""]))
+
+
+def _date(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment.day} {moment:%b %Y %H:%M} UTC"
 
 
 def notes_box(run: RunData) -> str:
@@ -70,24 +107,33 @@ def notes_box(run: RunData) -> str:
     return f'<div class="card notes"><b>Not in this run directory</b><ul>{items}</ul></div>'
 
 
-def plots(drawn: Sequence[tuple[str, str, str, str | None]]) -> str:
-    """The plots; one without data says which keys it needs.
+def plots(run: RunData) -> str:
+    """The plots; one without data says which keys it needs."""
+    cards, folded = [], []
+    for plot in PLOTS:
+        drawn = plot.draw(run, plot.title)
+        body = drawn or f'<p class="muted">No data: needs {escape(plot.needs)}.</p>'
+        card = (
+            f'<section class="card plot"><h3>{escape(plot.title)}</h3>'
+            f'<p class="muted small">{escape(plot.caption)}</p>{body}</section>'
+        )
+        (folded if plot.folded else cards).append(card)
+    more = (
+        "<details><summary>More plots: length, gradient norm, learning rate, sampler</summary>"
+        f'<div class="grid">{"".join(folded)}</div></details>'
+    )
+    return f'{hatches()}<h2>Plots</h2>\n<div class="grid">{"".join(cards)}</div>\n{more}'
 
-    Args:
-        drawn: title, caption, needed keys, and data URI or None, for each plot.
-    """
-    cards = []
-    for title, caption, needs, uri in drawn:
-        body = (
-            f'<img alt="{escape(title)}: {escape(caption)}" src="{uri}">'
-            if uri
-            else f'<p class="muted">No data: needs {escape(needs)}.</p>'
-        )
-        cards.append(
-            f'<section class="card plot"><h3>{escape(title)}</h3>'
-            f'<p class="muted small">{escape(caption)}</p>{body}</section>'
-        )
-    return f'<h2>Plots</h2>\n<div class="grid">{"".join(cards)}</div>'
+
+def files(run: RunData) -> str:
+    """Links to what the run left, as far as it is there."""
+    items = [
+        f'<li><a href="{quote(name)}">{escape(name)}</a> <span class="muted">{what}</span></li>'
+        for name, what in FILES.items()
+        if (run.directory / name).exists()
+    ]
+    listed = f"<ul>{''.join(items)}</ul>"
+    return f"<h2>Files</h2>\n{_card(listed)}" if items else ""
 
 
 def gate_table(run: RunData) -> str:
@@ -138,47 +184,12 @@ def monitor_table(run: RunData) -> str:
     return f"<h2>Monitor</h2>\n{_card(decisions)}"
 
 
-def transcripts(run: RunData) -> str:
-    """Links to the sample transcripts, the first few inline."""
-    if not run.transcripts:
-        return ""
-    links = " · ".join(
-        f'<a href="{quote(path.relative_to(run.directory).as_posix())}">{escape(path.name)}</a>'
-        for path in run.transcripts
-    )
-    shown = "".join(
-        f'<section class="card"><h3>{escape(path.name)}</h3>{_transcript(path)}</section>'
-        for path in run.transcripts[:NUM_INLINE_FILES]
-    )
-    return f'<h2>Sample transcripts</h2>\n<p>{links}</p>\n<div class="grid">{shown}</div>'
-
-
 def settings(run: RunData) -> str:
-    """The resolved configuration, folded."""
+    """The resolved configuration and the versions, folded."""
     if not run.config:
         return ""
     text = json.dumps(run.config, indent=2, ensure_ascii=False, sort_keys=True)
+    versions = "\n".join(f"{key} {_text(value)}" for key, value in run.versions.items())
     folded = f"<details><summary>Configuration</summary><pre>{escape(text)}</pre></details>"
+    folded += f"<details><summary>Versions</summary><pre>{escape(versions)}</pre></details>"
     return f"<h2>Settings</h2>\n{_card(folded)}"
-
-
-def _transcript(path: Path) -> str:
-    text = path.read_text(errors="replace")
-    if path.suffix != ".jsonl":
-        return f"<pre>{escape(_cut(text))}</pre>"
-    blocks = []
-    for line in text.splitlines()[:NUM_INLINE_RECORDS]:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = line
-        if not isinstance(record, dict):
-            blocks.append(f"<pre>{escape(_cut(str(record)))}</pre>")
-            continue
-        short = {k: v for k, v in record.items() if not isinstance(v, str) or len(v) <= 24}
-        facts = " · ".join(f"{escape(str(k))}: {escape(_text(v))}" for k, v in short.items())
-        blocks.append(f'<p class="muted small">{facts}</p>')
-        for key, value in record.items():
-            if key not in short:
-                blocks.append(f"<b>{escape(str(key))}</b><pre>{escape(_cut(value))}</pre>")
-    return "".join(blocks)

@@ -48,6 +48,20 @@ class RunData:
         found = (r for r in self.rows if r.get("kind") == "step" and r.get("role") == role)
         return tuple(sorted(found, key=lambda row: (round_of(row), number(row, "step") or 0)))
 
+    @property
+    def samples_per_task(self) -> int | None:
+        """The k of mean@k: as it was measured, else as it was configured."""
+        for source in (table(self.summary, "before"), table(self.config, "evaluate")):
+            if (k := number(source, "num_samples")) is not None:
+                return int(k)
+        return None
+
+    @property
+    def rounds_in_all(self) -> int | None:
+        """How many rounds the run was to have."""
+        rounds = number(table(self.config, "run"), "rounds")
+        return None if rounds is None else int(rounds)
+
 
 def read_run(directory: Path) -> RunData:
     """Read whatever a run directory holds.
@@ -127,6 +141,28 @@ def step_positions(steps: tuple[Row, ...]) -> Iterator[tuple[float, Row]]:
         block = round_of(row)
         yield block - 0.5 + (seen.get(block, 0) + 0.5) / sizes[block], row
         seen[block] = seen.get(block, 0) + 1
+
+
+def times_of(run: RunData) -> list[tuple[int, dict[str, float]]]:
+    """Each round's wall-clock seconds by stage; what no stage claims is "other".
+
+    The parts of a block ("learner: generate") are left out, so that each second stands there once:
+    the first round's also hold the run's start.
+    """
+    found, before = list[tuple[int, dict[str, float]]](), 0.0
+    for row in run.rounds:
+        stages = {
+            key.removeprefix("time/"): seconds
+            for key in row
+            if key.startswith("time/") and ":" not in key and (seconds := number(row, key))
+        }
+        now = number(row, "run/seconds")
+        if now is not None:
+            stages["other"] = max(0.0, now - before - sum(stages.values()))
+            before = now
+        if stages:
+            found.append((round_of(row), stages))
+    return found
 
 
 def _read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:

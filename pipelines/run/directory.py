@@ -11,7 +11,8 @@ RUN/ledger/rank_0.jsonl         the fate of every group of completions, one file
 RUN/checkpoints/round_00003/    learner/, critic/ (exports), state_*.pt, state.json, rng_*.pt
 RUN/corpus/ quarantine/         admitted records; those a halt took back
 RUN/status.json                 always: running, finished, halted, interrupted or failed
-RUN/summary.json report.html    at the end
+RUN/summary.json                at the end
+RUN/report.html                 at any end, and now and then before it
 """
 
 import importlib.metadata
@@ -105,16 +106,34 @@ class RunDirectory:
             "status.json", {"state": state, "time": time.time(), "pid": os.getpid(), **facts}
         )
 
-    def record_failure(self, state: str, **facts: object) -> None:
-        """Record an end that came to this process, whatever its rank."""
-        content = {"state": state, "rank": self.processes.process_index, **facts}
-        if self.path.exists():
-            write_text_atomic(self.path / "status.json", json.dumps(content, indent=2))
+    def record_failure(self, state: str, **facts: object) -> bool:
+        """Record an end that came to this process, whatever its rank.
+
+        Returns:
+            Whether it did: the launcher interrupts every process as soon as one fails, and the one
+            that failed has the cause.
+        """
+        rank = self.processes.process_index
+        target = self.path / "status.json"
+        if not self.path.exists() or (state == "interrupted" and _failed_elsewhere(target, rank)):
+            return False
+        content = {"state": state, "time": time.time(), "rank": rank, **facts}
+        write_text_atomic(target, json.dumps(content, indent=2))
+        return True
 
     @property
     def ledger(self) -> Path:
         """This process's own: each draws groups of its own."""
         return self.path / "ledger" / f"rank_{self.processes.process_index}.jsonl"
+
+
+def _failed_elsewhere(status: Path, rank: int) -> bool:
+    """Whether another process of this run has recorded a failure."""
+    try:
+        found = json.loads(status.read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return found.get("state") == "failed" and found.get("rank") != rank
 
 
 def finite(row: Mapping[str, object]) -> dict[str, object]:

@@ -20,6 +20,7 @@ from pipelines.run.last_lines import after_halt, last_line, stopped
 from pipelines.run.round_log import transcript
 from pipelines.run.session import Run
 from pipelines.run.summary import summary
+from pipelines.run.told import tell_end
 
 
 def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health: Health) -> None:
@@ -27,9 +28,9 @@ def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health:
     files, monitor = run.directory, run.monitor
     clean = monitor.state.last_clean_check
     selected = "the cold start" if clean is None else str(run.checkpoints.folder(clean))
-    files.status(  # first: whatever happens next, nobody continues a halted run
-        "halted", round=plan.round, selected_checkpoint=selected, reasons=list(health.reasons)
-    )
+    facts: dict[str, object] = {"round": plan.round, "selected_checkpoint": selected}
+    facts["reasons"] = list(health.reasons)
+    files.status("halted", **facts)  # first: whatever comes, nobody continues a halted run
     last_clean = -1 if clean is None else clean
     kept = [number for number in run.checkpoints.rounds() if number <= last_clean]
     run.checkpoints.point_to_best(run.selection.best(kept))
@@ -44,10 +45,12 @@ def halt(run: Run, plan: RoundPlan, bouts: Sequence[Bout], probe: Probe, health:
         write_text_atomic(files.path / "incident.md", incident_markdown(record))
     run.log_round(plan, probe, health, [], {})
     if files.is_main:
+        facts["next"] = after_halt(None if clean is None else run.checkpoints.folder(clean))
+        said = tell_end(files, "halted", **facts)
         write_report(files.path)
-        print(f"halted by the monitor at round {plan.round}: {'; '.join(health.reasons[:3])}")
+        print(*said.lines(), sep="\n")
         print(f"why, and samples of it: {files.path / 'incident.md'}")
-        print(after_halt(None if clean is None else run.checkpoints.folder(clean)), flush=True)
+        print(said.next, flush=True)
 
 
 def finish(run: Run) -> None:
@@ -69,7 +72,7 @@ def finish(run: Run) -> None:
 
 
 def _say_finished(run: Run, last: int | None, level: str, shown: str) -> None:
-    """The table, why the run stopped, where its model is; status.json and the report say it too."""
+    """The table, what it comes to, where the model is; status.json and the report say it too."""
     files, played = run.directory, 0 if last is None else last + 1
     model = None if last is None else run.checkpoints.folder(last) / "learner"
     if run.selection.best() is not None:
@@ -78,15 +81,16 @@ def _say_finished(run: Run, last: int | None, level: str, shown: str) -> None:
     facts: dict[str, object] = {"model": None if model is None else str(model)}
     facts |= {"stopped": why} if why else {}
     facts |= {"round": max(0, played - 1), "rounds_played": played, "monitor": level}
-    files.status("finished", **facts)
-    print("\n".join([shown, *filter(None, [why])]), flush=True)
+    facts["next"] = last_line(run.settings, played, model)
+    said = tell_end(files, "finished", **facts)
+    print("\n".join([shown, "", *said.lines()]), flush=True)
     if run.settings.run.push_to and model is not None:
         facts["pushed"] = push(model.resolve(), run.settings.run.push_to)
-        files.status("finished", **facts)
+        tell_end(files, "finished", **facts)
         print(facts["pushed"])
     run.round_log.progress.now("writing the report")
     write_report(files.path)
-    print(last_line(run.settings, played, model), flush=True)
+    print(said.next, flush=True)
 
 
 def _examine_best(run: Run, figures: object, last: int | None) -> dict[str, object] | None:

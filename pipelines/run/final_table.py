@@ -1,7 +1,8 @@
 """The table a run ends with, in words that a reader of the console understands.
 
 Every figure that could embarrass the run stands in it, and one that got worse beyond its interval
-is said to. Leaves out the numbers (`run/summary.py`) and the page (`report/`).
+is said to. Leaves out the numbers (`run/summary.py`), the page (`report/`), and what all of it
+comes to (`report/account.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ def table(found: Mapping[str, object], directory: Path) -> str:
         _worse("fresh rollouts", _part(fresh, "change")),
         f"masked rollouts over the run: {found['masked_rollouts']}",
     ]
-    return "\n".join([*lines, *_run_lines(found, k), f"report: {directory / 'report.html'}"])
+    return "\n".join([*lines, *_run_lines(found), f"report: {directory / 'report.html'}"])
 
 
 def _fresh_lines(fresh: Part) -> list[str]:
@@ -63,9 +64,8 @@ def _fresh_lines(fresh: Part) -> list[str]:
     ]
 
 
-def _run_lines(found: Mapping[str, object], k: object) -> list[str]:
+def _run_lines(found: Mapping[str, object]) -> list[str]:
     rejected, stages = _part(found, "rejected"), _part(found, "stages")
-    gain = _part(_part(found, "change"), "mean_at_k")
     worst_first = sorted(rejected, key=lambda reason: -number(rejected, reason))
     reasons = ", ".join(f"{rejected[reason]} {reason}" for reason in worst_first)
     num_rejected = sum(number(rejected, reason) for reason in rejected)
@@ -74,23 +74,12 @@ def _run_lines(found: Mapping[str, object], k: object) -> list[str]:
     total = number(found, "seconds")
     other = {"other": total - sum(number(outer, name) for name in outer)}
     return [
-        f"gain: {100 * number(gain, 'value'):+.1f} points of mean@{k}{_certainty(gain)}",
         *_best_lines(_part(found, "best")),
         f"samples admitted: {found['admitted']}; rejected: {num_rejected:.0f} ({reasons})",
-        f"monitor: {found['monitor']}",
         f"seconds: {total:.0f} in all; {_seconds(outer | other)}",
         f"  inside the blocks: {_seconds(inner)}",
         *_sync_line(_part(found, "sync")),
     ]
-
-
-def _certainty(gain: Part) -> str:
-    """What of a gain sampling alone may explain."""
-    doubt = {
-        "unchanged": ": no more than sampling explains",
-        "unknown": ": too few tasks to tell it from sampling",
-    }
-    return doubt.get(str(gain.get("verdict")), "")
 
 
 def _best_lines(best: Part) -> list[str]:

@@ -21,6 +21,11 @@ def how_to_go_on(settings: Settings, played: int) -> str:
     return f"{played} of {settings.run.rounds} rounds are complete; go on: {command(settings)}"
 
 
+def mended_first(go_on: str) -> str:
+    """After a user's mistake, which would only be met again."""
+    return f"mend what the error names; then: {go_on}"
+
+
 def stopped(settings: Settings, played: int) -> str:
     """Why a run ended before its last round, and how it goes on; "" where it played all.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from critic.critique import ParseFailure
+from critic.critique import Critique, ParseFailure
 from critic.monitor.decide import Readings
 from critic.monitor.replay import COLD_START, readings_row
 from critic.monitor.state import Health
@@ -177,6 +177,7 @@ def cold_start_row(probe: Probe, readings: Readings) -> dict[str, object]:
 def transcript(bout: Bout) -> dict[str, object]:
     """One bout as a person reads it."""
     judged = bout.judged
+    critique = None if judged is None else judged.critique
     return {
         "task": bout.task.id,
         "question": bout.task.question,
@@ -188,11 +189,32 @@ def transcript(bout: Bout) -> dict[str, object]:
         "reward": bout.reward,
         "pointing": None if bout.pointing is None else asdict(bout.pointing),
         "critique": None if judged is None else judged.text,
-        "critique_failure": judged.critique.reason
-        if judged and isinstance(judged.critique, ParseFailure)
-        else None,
+        "critique_failure": critique.reason if isinstance(critique, ParseFailure) else None,
+        "critic_says": critique.verdict if isinstance(critique, Critique) else None,
+        "p_sound": None if judged is None else judged.p_sound,
         "claims": [] if judged is None else [f"{c.flaw.step}: {c.status}" for c in judged.claims],
+        "steps": [[step.start, step.end] for step in bout.solution.steps],
+        "marks": _marks(bout),
     }
+
+
+def _marks(bout: Bout) -> list[dict[str, object]]:
+    """Who called which step wrong, and what testing that found."""
+    pointing, judged = bout.pointing, bout.judged
+    places = {step.id: index for index, step in enumerate(bout.solution.steps)}
+    marks: list[dict[str, object]] = []
+    if pointing is not None:
+        marks.append(
+            {"step": pointing.index, "by": pointing.source, "found": pointing.status,
+             "should_be": pointing.right_step}
+        )  # fmt: skip
+    for claim in () if judged is None else judged.claims:
+        if claim.flaw.step in places:
+            marks.append(
+                {"step": places[claim.flaw.step], "by": "critic's claim", "found": claim.status,
+                 "should_be": claim.flaw.payload or None}
+            )  # fmt: skip
+    return marks
 
 
 def write_transcripts(directory: Path, round_: int, bouts: Sequence[Bout]) -> None:

@@ -5,7 +5,6 @@ The parts are built once and go on for the whole run, over processes too: each g
 `training/`, `run/monitoring.py`) and how a run ends (`run/ending.py`).
 """
 
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -20,7 +19,6 @@ from data.contamination import Contamination
 from data.corpus import Corpus
 from data.dedup import DuplicateIndex
 from data.records import Record
-from pipelines.errors import UserError
 from pipelines.game.audit import load_audit, save_audit
 from pipelines.game.bout import Bout, RoundPlan, Start
 from pipelines.game.coverage import coverage
@@ -55,6 +53,7 @@ from pipelines.run.round_log import (
 )
 from pipelines.run.selection import Selection
 from pipelines.run.tasks import run_tasks
+from pipelines.run.told import LiveReport, tell_failure
 from pipelines.settings.tables import Settings
 
 T = TypeVar("T")
@@ -117,6 +116,7 @@ class Run:
         self.corpus = Corpus(self.directory.path / "corpus")
         self.ledger: Ledger | None = None
         self.round = self.next_round = 0
+        self.live_report = LiveReport(self.directory.path)
         self._begun = False  # whether anything was written
 
     def parts(self) -> dict[str, Part]:
@@ -162,7 +162,7 @@ class Run:
         self.checkpoints.point_to_best(self.selection.best())
         if self.directory.is_main:  # the open round's records, if it got as far as that
             self.corpus.drop_rounds(after=self.next_round - 1)
-        self.directory.status("running", round=self.next_round)
+        self.directory.status("running", round=self.next_round, next=self._go_on())
         self.tasks.announce(self.directory, self.round_log.announce)
         if self.next_round == 0:
             self.pool.begin()
@@ -239,18 +239,13 @@ class Run:
         """Say how the run ended, whatever else fails on the way out."""
         if self.ledger is not None:
             self.ledger.discard_open(f"{type(error).__name__} ended the run")
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        if not isinstance(error, UserError):  # which has to be mended first
-            last = self.checkpoints.last_round()
-            error.add_note(how_to_go_on(self.settings, 0 if last is None else last + 1))
-        self.directory.record_failure(  # by whichever process it was that failed
-            state,
-            round=self.round,
-            error=f"{type(error).__name__}: {error}",
-            continue_with=f"--resume {self.directory.path}",
-            last_checkpoint=self.checkpoints.last_in_words(),
-            traceback="".join(traceback.format_exception(error)),
-        )
+        last = self.checkpoints.last_in_words()
+        tell_failure(self.directory, error, self.round, last, self._go_on())
+
+    def _go_on(self) -> str:
+        """What to type where the run ends here."""
+        last = self.checkpoints.last_round()
+        return how_to_go_on(self.settings, 0 if last is None else last + 1)
 
     # -- a round ----------------------------------------------------------------------------------
 
@@ -291,7 +286,10 @@ class Run:
             self.pool.after(plan.round)
             kept, best = self.monitor.kept_rounds(), self.selection.best()
             self.checkpoints.commit(plan.round, self.roles.named(), self.parts(), kept, best)
-        self.directory.status("running", round=plan.round + 1, monitor=health.state)
+        facts = {"round": plan.round + 1, "monitor": health.state, "next": self._go_on()}
+        self.directory.status("running", **facts)
+        if self.directory.is_main:
+            self.live_report.after_round()
 
     def restore_critic(self, round_: int) -> None:
         """Give the critic the weights that it had after an earlier round."""
