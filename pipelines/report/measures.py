@@ -23,15 +23,13 @@ COUNTS = ("num_tasks", "num_samples", "num_critiques", "num_solutions", "num_sou
 def final_table(run: RunData) -> str:
     """Measurements before and after self-play, with their change, and seconds per stage."""
     before, after, change = (table(run.summary, key) for key in ("before", "after", "change"))
-    stages = table(run.summary, "stages")
-    times = _times(stages, number(run.summary, "seconds"))
     rows = _rows(before, after, change)
     head = ["", "before self-play", "after self-play", "change"]
     caption = f'<p class="muted small">{_counts(after)}</p>'
     measured = _table(head, rows, stacked=True)
     cards = [
         _card(_worse(change) + measured + caption, wide=True) if rows else "",
-        _card(_table(["stage", "seconds"], times)) if times else "",
+        _times(run),
         _also(run),
     ]
     if not any(cards):
@@ -85,15 +83,22 @@ def _also(run: RunData) -> str:
     return _card(f"<h3>Counted</h3><ul>{items}</ul>") if said else ""
 
 
-def _times(stages: Row, total: float | None) -> list[list[str]]:
-    """Seconds by stage, which add up to the run's; then the parts that are within the blocks."""
+def _times(run: RunData) -> str:
+    """Seconds by stage, which add up to the run's; then, folded, the parts of the blocks."""
+    stages, total = table(run.summary, "stages"), number(run.summary, "seconds")
+    if not stages:
+        return ""
     outer = {name: number(stages, name) or 0.0 for name in stages if ":" not in name}
     rows = [[escape(name), _seconds(spent)] for name, spent in outer.items()]
-    if total is not None and outer:
+    if total is not None:
         rows.append(["other", _seconds(max(0.0, total - sum(outer.values())))])
         rows.append(["<b>in all</b>", f"<b>{_seconds(total)}</b>"])
-    parts = [name for name in stages if ":" in name]
-    return rows + [[f"within it: {escape(n)}", _seconds(number(stages, n))] for n in parts]
+    parts = [[escape(n), _seconds(number(stages, n))] for n in stages if ":" in n]
+    folded = (
+        "<details><summary>Parts of the blocks, counted above</summary>"
+        f"{_table(['part', 'seconds'], parts)}</details>"
+    )
+    return _card(_table(["stage", "seconds"], rows) + (folded if parts else ""))
 
 
 def fresh_tables(run: RunData) -> str:

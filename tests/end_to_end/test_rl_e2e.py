@@ -4,6 +4,7 @@ Every run is a subprocess with one thread, except the halted one. The uninterrup
 the background of the one that is killed.
 """
 
+import html
 import json
 import signal
 import subprocess
@@ -131,6 +132,10 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
     interrupted = status(directory)
     assert interrupted["state"] == "interrupted" and interrupted["round"] == 1
     assert interrupted["continue_with"] == f"--resume {directory}"
+    report = (directory / "report.html").read_text()
+    assert "stopped by hand in round 1 (Ctrl-C or SIGTERM); 1 of 3 rounds are complete" in report
+    assert interrupted["next"] == f"1 of {ROUNDS} rounds are complete; {go_on}"
+    assert f"<dt>Next</dt><dd>{interrupted['next']}</dd>" in report
 
     finished = run(resume)
     assert finished.returncode == 0, finished.stderr[-3000:]
@@ -163,7 +168,13 @@ def test_the_command_of_the_docs_runs_to_its_table(
         assert 0 < costs["proof_share_of_rounds"] < 1 and 0 < costs["share_of_steps"] < 1
         assert costs["transfer_ns_per_parameter"] > 0 and costs["proof_ns_per_parameter"] > 0
         assert "weight sync: " in printed
-    assert status(directory)["state"] == "finished"
+    finished = status(directory)
+    assert finished["state"] == "finished"
+    report = html.unescape((directory / "report.html").read_text())
+    for name, said in finished["account"].items():  # one truth: terminal, status.json, report
+        assert f"\n{name}: {said}\n" in printed and f"<dd>{said}</dd>" in report
+    assert printed.rstrip().splitlines()[-1] == finished["next"]
+    assert f"<dd>{finished['next']}</dd>" in report
     (proof,) = json.loads((directory / "verifiers.json").read_text())
     assert (proof["family"], proof["tpr"], proof["tnr"]) == ("basic_arithmetic", 1.0, 1.0)
     assert "puzzle    basic_arithmetic      8  1.000     48  1.000" in printed
@@ -263,6 +274,9 @@ def test_a_halt_leaves_the_last_clean_checkpoint_and_an_incident(
     printed = capfd.readouterr().out
     assert printed.rstrip().splitlines()[-1].startswith(f"model: {clean / 'learner'}, the last")
     assert f"halted by the monitor at round {halted['round']}" in printed
+    report = html.unescape((directory / "report.html").read_text())
+    for said in (*halted["account"].values(), halted["next"]):
+        assert f"<dd>{said}</dd>" in report and said in printed
     assert "gold probe: 16 tasks x 4 samples show a fall of" in printed
 
     found = rows(directory, "round")

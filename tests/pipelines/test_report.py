@@ -1,6 +1,5 @@
 """The run report: a synthetic run rendered in full, damaged runs, and what must never happen."""
 
-import base64
 import json
 import math
 import re
@@ -10,134 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_cases import STAGES, write_run
 
-from critic.monitor.decide import check
-from critic.monitor.readings import reading
-from critic.monitor.replay import readings_row
-from critic.monitor.settings import MonitorSettings
-from critic.monitor.state import MonitorState
 from pipelines.report.__main__ import main
 from pipelines.report.figures import PLOTS
+from pipelines.report.read import RunData, times_of
 from pipelines.report.write import write_report
-
-JsonRow = dict[str, object]
-STAGES = ("learner", "critic", "gate", "monitor", "commit")
-
-
-def step_rows(round_: int) -> list[JsonRow]:
-    return [
-        {
-            "kind": "step",
-            "role": role,
-            "round": round_,
-            "step": 4 * round_ + index,
-            "reward/mean": level + 0.03 * round_ + 0.005 * index,
-            "reward/std": 0.2,
-            **({"reward/pass_rate": level} if role == "learner" else {}),
-            "rollout/token_entropy": 0.5 - 0.03 * round_ - 0.004 * index,
-            "policy/loss": 0.01,
-            "time/generate": 1.1,
-        }
-        for role, level in (("learner", 0.35), ("critic", 0.5))
-        for index in range(4)
-    ]
-
-
-def metrics(num_rounds: int = 8) -> list[JsonRow]:
-    """Rows of a run that improves, then collapses; the monitor's fields are its real decisions."""
-    rows: list[JsonRow] = []
-    state = MonitorState()
-    for t in range(num_rounds):
-        bad = max(t - 5, 0)
-        accuracy = max(0.35 + 0.03 * min(t, 5) - 0.35 * bad, 0.0)
-        means = {
-            "token_entropy": 0.5 - 0.03 * t - 0.1 * bad,
-            "answer_entropy_across": 2.6 - 0.8 * bad,
-            "answer_entropy_within": max(1.2 - 0.05 * t - 0.6 * bad, 0.0),
-            "mutual_information": max(1.4 - 0.95 * bad, 0.0),
-            "distinct_ratio": 0.8 - 0.2 * bad,
-            "effective_groups": math.nan if t == 0 else 0.7,
-            "gold_nll": 0.9 - 0.02 * t + 0.4 * bad,
-            "gold_accuracy": accuracy,
-            "critic_brier": 0.1,
-        }
-        readings = {name: reading(mean, 0.02) for name, mean in means.items()}
-        state, health = check(state, readings, MonitorSettings())
-        rows += step_rows(t)
-        rows.append(
-            {
-                "kind": "round",
-                "round": t,
-                "probe/mean_at_k": accuracy,
-                "probe/nll": means["gold_nll"],
-                "critic/auroc": 0.6 + 0.03 * t,
-                "critic/ece": 0.25 - 0.02 * t,
-                "critic/false_accusations": 0.04 + 0.02 * t,
-                "critic/fresh/location_accuracy": 0.5 - 0.02 * t,
-                "monitor/state": health.state,
-                **readings_row(readings),
-                "monitor/alarms": list(health.alarms),
-                "monitor/actions": [action.model_dump() for action in health.actions],
-                "monitor/reasons": list(health.reasons),
-                "gate/admitted": 100 + t,
-                "gate/rejected": {"incorrect": 40 - t, "near_duplicate": 5},
-                "moe/load": [[120 + 9 * t, 80, 100 - 9 * t, 100], [90, 110, 130, 70]],
-                **{f"time/{stage}": 2.0 + index for index, stage in enumerate(STAGES)},
-                "time/learner: generate": 1.5,
-            }
-        )
-    return rows
-
-
-def write_run(folder: Path) -> Path:
-    run = folder / "tiny-seed0"
-    (run / "transcripts").mkdir(parents=True)
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics()))
-    documents: dict[str, JsonRow] = {
-        "status": {"state": "halted", "reason": "Entropy Threshold", "round": 7},
-        "config": {"run": {"seed": 0, "rounds": 8}, "learner": {"model": ""}},
-        "versions": {"torch": "2.13.0", "trl": "1.16.0", "commit": "abc1234"},
-        "summary": {
-            "before": {"mean_at_k": 0.352, "mean_at_k_interval": [0.32, 0.38], "ece": 0.25}
-            | {"false_accusations": 0.04, "brier": 0.088, "by_kind": {}, "ece_perfect": 0.0625},
-            "after": {"mean_at_k": 0.511, "mean_at_k_interval": [0.48, 0.54], "ece": 0.11}
-            | {"false_accusations": 0.403, "brier": 0.188, "by_kind": {}, "ece_perfect": 0.0625},
-            "change": {
-                "mean_at_k": {"value": 0.159, "interval": [0.12, 0.19], "verdict": "better"},
-                "false_accusations": {"value": 0.363, "interval": [0.3, 0.4], "verdict": "worse"},
-                "brier": {"value": 0.1, "interval": [-0.01, 0.2], "verdict": "unchanged"},
-            },
-            "fresh": {
-                "first": {"location_accuracy": 0.734},
-                "last": {
-                    "location_accuracy": 0.321,
-                    "parsed": 0.987,
-                    "by_kind": {
-                        "carry <b>": {
-                            "share": 0.62,
-                            "num": 1240,
-                            "location_accuracy": 0.1111,
-                            "location_accuracy_interval": [0.05, 0.17],
-                        },
-                    },
-                },
-                "change": {
-                    "location_accuracy": {"value": -0.413, "interval": None, "verdict": "unknown"}
-                },
-            },
-            "stages": {"cold start": 101.25, "self-play": 240.5, "self-play: generate": 200.0},
-            "seconds": 350.0,
-            "monitor": "halt",
-        },
-    }
-    for name, document in documents.items():
-        (run / f"{name}.json").write_text(json.dumps(document))
-    sample = {"task": "t1", "reward": 1.0, "problem": "a4b1c7d10 <script>alert(1)</script>"}
-    (run / "transcripts" / "round 0.jsonl").write_text(json.dumps(sample) + "\n")
-    for number in range(1, 5):
-        text = f"transcript of round {number}: a4=40"
-        (run / "transcripts" / f"round_{number}.md").write_text(text)
-    return run
 
 
 class Page(HTMLParser):
@@ -167,10 +44,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def drawings(page: Page) -> list[str]:
-    prefix = "data:image/svg+xml;base64,"
-    assert all(load.startswith(prefix) for load in page.loads)
-    return [base64.b64decode(load.removeprefix(prefix)).decode() for load in page.loads]
+def drawings(html: str) -> dict[str, str]:
+    """The plots by title, each with its legend."""
+    found = re.findall(r'<section class="card plot"><h3>(.*?)</h3>(.*?)</section>', html, re.S)
+    return {title: body for title, body in found if "<svg" in body}
 
 
 def test_report_of_a_full_run(tmp_path: Path) -> None:
@@ -181,7 +58,7 @@ def test_report_of_a_full_run(tmp_path: Path) -> None:
     page = Page(html)
     assert not page.open
     assert "Not in this run directory" not in html
-    assert "Sparring run tiny-seed0" in html and ">halted</span>" in html
+    assert "tiny-seed0" in html and ">halted</span>" in html
     for cell in ("35.2%", "51.1%", "[48.0, 54.0]", "+15.9 points", "-0.140", "240.5"):
         assert cell in html
     assert "rejected: near_duplicate" in html
@@ -189,28 +66,62 @@ def test_report_of_a_full_run(tmp_path: Path) -> None:
     assert "Entropy Threshold" in html and "token_entropy" in html
     assert "alert(1)" in html and "script" not in page.tags
     assert "transcripts/round%200.jsonl" in page.links
-    assert "transcript of round 2" in html and "transcript of round 4" not in html
-    accuracy, rewards, entropies, critic, fresh, load, times = drawings(page)
-    assert "gold probe, each round" in accuracy and "0.511" in accuracy
-    assert "learner: mean" in rewards and "critic: mean" in rewards
-    assert "token entropy" in entropies and "monitor: halt" in entropies
-    assert "rule's pass rate" in rewards
-    assert "AUROC" in critic and "ECE" in critic and "false accusations" in critic
-    assert "location accuracy" in fresh and "AUROC" not in fresh
-    assert "MoE layer 1" in load
-    assert all(stage in times for stage in STAGES)
-    assert "learner: generate" not in times, "it is a part of a stage that stands there"
+    for round_ in range(1, 5):
+        assert f"transcript of round {round_}" in html, "bouts of any round"
+    drawn = drawings(html)
+    assert "gold probe, after each round" in drawn["Accuracy"]
+    assert "35.2% → 51.1%" in drawn["Accuracy"] and "monitor: halt" in drawn["Accuracy"]
+    assert "learner: mean" in drawn["Rewards"] and "critic: mean" in drawn["Rewards"]
+    assert "passed by the rule" in drawn["Rewards"]
+    assert "learner, each step" in drawn["Token entropy"]
+    assert "answers to one problem" in drawn["Diversity of answers"]
+    audit, fresh = drawn["Critic on the fixed audit"], drawn["Critic on fresh rollouts"]
+    assert "AUROC" in audit and "ECE" in audit and "falsely accused" in audit
+    assert "location accuracy" in fresh and "AUROC" not in fresh.split("<svg", 1)[1]
+    assert "MoE layer 1" in drawn["Expert load"]
+    assert all(f"</svg>{stage}</li>" in drawn["Time per round"] for stage in STAGES)
+    assert "learner: generate" not in drawn["Time per round"], "a part of a stage that is there"
+
+
+def test_every_series_of_a_plot_differs_in_colour_and_in_dash_or_mark(tmp_path: Path) -> None:
+    for title, body in drawings(write_report(write_run(tmp_path)).read_text()).items():
+        samples = re.findall(r"<li><svg[^>]*>(.*?)</svg>", body)
+        lines = [sample for sample in samples if 'class="line' in sample]
+        colours = [re.findall(r'"line (s\d)"', sample)[0] for sample in lines]
+        dashes = [re.findall(r'stroke-dasharray="[^"]*"', sample) for sample in lines]
+        marks = [re.findall(r"<(?:circle|polygon)[^>]*?(?: points=.*)?>", s) for s in lines]
+        looks = [re.sub(r' class="[^"]*"', "", str(mark)) for mark in marks]
+        assert len(set(colours)) == len(set(map(str, dashes))) == len(lines), title
+        assert len(set(looks)) == len(lines), title
+        bars = [sample for sample in samples if 'class="bar' in sample]
+        hatched = [re.findall(r"url\(#\w+\)", bar) for bar in bars]
+        assert len({str(hatch) for hatch in hatched}) == len(bars), title
 
 
 def test_the_stages_of_a_run_add_up_once(tmp_path: Path) -> None:
     """Blocks and their parts stood in one table and in one stack: 50 s of 28.8."""
     html = write_report(write_run(tmp_path)).read_text()
     cells = re.findall(r"<tr>(.*?)</tr>", html[html.index("<th>stage</th>") :])
-    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in cells[:5]]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in cells[:4]]
     assert rows == [
         ["cold", "start", "101.2"], ["self-play", "240.5"], ["other", "8.2"],
-        ["in", "all", "350.0"], ["within", "it:", "self-play:", "generate", "200.0"],
+        ["in", "all", "350.0"],
     ]  # fmt: skip
+    assert "Parts of the blocks, counted above" in html
+
+
+def test_each_rounds_stages_add_up_to_its_wall_time() -> None:
+    """What no stage claims is "other"; a block's parts are in the block."""
+    rows = tuple(
+        {"kind": "round", "round": n, "run/seconds": at, "time/gate": 2.0, "time/commit": 1.5,
+         "time/learner: update": 9.0}
+        for n, at in enumerate((10.0, 15.0))
+    )  # fmt: skip
+    run = RunData(Path(), rows, {}, {}, {}, {}, (), ())
+    assert times_of(run) == [
+        (0, {"gate": 2.0, "commit": 1.5, "other": 6.5}),
+        (1, {"gate": 2.0, "commit": 1.5, "other": 1.5}),
+    ]
 
 
 def test_the_page_says_in_words_what_got_worse(tmp_path: Path) -> None:
@@ -220,7 +131,7 @@ def test_the_page_says_in_words_what_got_worse(tmp_path: Path) -> None:
         r"class=\"down\">\+36.3 points <span[^>]*>\[\+30.0, \+40.0\]</span> <b>worse", html
     )
     assert re.search(r"class=\"muted\">\+0.100 <span[^>]*>\[-0.010, \+0.200\]</span></span>", html)
-    assert "Critic: ECE if perfectly calibrated, mean</td><td class=n>0.062<" in html
+    assert re.search("ECE if perfectly calibrated, mean</td><td class=n [^>]*>0.062<", html)
     for cell in ("4.0%", "40.3%", "73.4%", "32.1%", "98.7%", "-41.3 points"):
         assert cell in html
     assert "carry &lt;b&gt;</td><td class=n>62.0%</td><td class=n>1,240</td>" in html
@@ -232,11 +143,8 @@ def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
     page = Page(html)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert not any("://" in link for link in page.links)
-    assert "@import" not in html and "url(" not in html
-    for svg in drawings(page):
-        loaded = re.findall(r'(?:href|src)="([^"]*)"', svg)
-        assert all(target.startswith(("#", "data:")) for target in loaded)
-        assert "DOCTYPE" not in svg
+    assert not page.loads
+    assert "@import" not in html and not re.search(r"url\((?!#hatch)", html)
 
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
@@ -250,7 +158,7 @@ def test_an_empty_directory_says_what_is_missing(tmp_path: Path) -> None:
     for name in ("metrics.jsonl", "status.json", "config.json", "versions.json", "summary.json"):
         assert f"{name} is missing" in html
     assert html.count("No data: needs") == len(PLOTS) + 3
-    assert not Page(html).loads
+    assert not drawings(html)
 
 
 def test_a_damaged_run_is_still_reported(tmp_path: Path) -> None:
@@ -270,7 +178,7 @@ def test_a_damaged_run_is_still_reported(tmp_path: Path) -> None:
     assert "line 6 is not a JSON object" in html and "line 7 is not a JSON object" in html
     assert "summary.json is not a JSON object" in html
     assert "&lt;b&gt;odd&lt;/b&gt;" in html
-    assert len(Page(html).loads) == 3  # accuracy, rewards, expert load
+    assert set(drawings(html)) == {"Accuracy", "Rewards", "Expert load"}
 
 
 def test_the_rerun_of_a_killed_round_counts_once(tmp_path: Path) -> None:
@@ -287,6 +195,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "no run directory" in capsys.readouterr().err
 
 
-def test_importing_the_report_imports_no_matplotlib(checkout: Path) -> None:
-    code = "import sys, pipelines.report; sys.exit('matplotlib' in sys.modules)"
+def test_a_report_is_drawn_without_matplotlib(checkout: Path) -> None:
+    """A page costs milliseconds, so that a run may write one after any round."""
+    code = "import sys, pipelines.report.write; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=checkout).returncode == 0
