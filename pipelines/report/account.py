@@ -181,10 +181,8 @@ def _critic(run: RunData) -> str:
     before, after = table(run.summary, "before"), table(run.summary, "after")
     if not after:
         rows = [row for row in run.rounds if number(row, "critic/auroc") is not None]
-        before, after = (
-            ({} if not rows else _audit(rows[0])),
-            ({} if not rows else _audit(rows[-1])),
-        )
+        before = _audit(rows[0]) if len(rows) > 1 else {}
+        after = _audit(rows[-1]) if rows else {}
     if number(after, "num_solutions") in (None, 0):
         return "not asked yet" if not table(run.summary, "after") else "it was not asked"
     num = f"{_n(number(after, 'num_solutions'))} audited solutions"
@@ -219,9 +217,12 @@ def _monitor(run: RunData) -> str:
     since = len(judged)
     while since and judged[since - 1].get("monitor/state") == level:
         since -= 1
-    said = f"{level} in all {len(judged)} rounds" if not since else (
-        f"{level} since round {round_of(judged[since])}"
-    )  # fmt: skip
+    if since:
+        said = f"{level} since round {round_of(judged[since])}"
+    elif len(judged) == 1:
+        said = f"{level} in the first round"
+    else:
+        said = f"{level} in all {len(judged)} rounds"
     reasons = judged[-1].get("monitor/reasons")
     if isinstance(reasons, list) and reasons and level != "ok":
         said = _cut(f"{said}: {'; '.join(map(str, reasons[:2]))}")
@@ -240,8 +241,9 @@ def _orders(judged: Sequence[Row]) -> list[str]:
 
 
 def _pair(before: Row, after: Row, key: str) -> str:
-    first, last = number(before, key), number(after, key)
-    return " → ".join("-" if x is None else f"{100 * x:.1f}%" for x in (first, last))
+    """A share before and after; the one that is known stands alone."""
+    shares = [x for row in (before, after) if (x := number(row, key)) is not None]
+    return " → ".join(f"{100 * x:.1f}%" for x in shares) or "-"
 
 
 def _share(row: Row, key: str) -> str:

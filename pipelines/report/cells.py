@@ -151,6 +151,8 @@ def _change(key: str, before: Row, after: Row, judged: Row) -> str:
     paired = number(judged, "value")
     delta = last - first if paired is None else paired
     scale, form, unit = (100, "+.1f", " points") if key in SHARES else (1, "+.3f", "")
+    if key == "masked_samples":
+        form = "+.0f"
     text = f"{scale * delta:{form}}{unit}" + _interval(judged.get("interval"), scale, form)
     if paired is not None:
         verdict = str(judged.get("verdict"))

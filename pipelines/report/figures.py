@@ -66,6 +66,12 @@ def _ends(run: RunData, chart: Chart, key: str, name: str, look: int) -> None:
         chart.lines.append(Line(f"{name}: {' → '.join(shown)}", points, look))
 
 
+def _over(run: RunData, key: str, what: str) -> str:
+    """How many tasks or solutions a round's figure is over, as the last round has it."""
+    counts = [num for row in run.rounds if (num := number(row, key))]
+    return f" ({counts[-1]:,.0f} {what})" if counts else ""
+
+
 def _drawn(chart: Chart, title: str) -> str | None:
     return chart.html(title) if chart.lines or chart.bars else None
 
@@ -89,11 +95,15 @@ def draw_accuracy(run: RunData, title: str) -> str | None:
     if x:
         band = _intervals(run.rounds, "probe/mean_at_k")
         points = list(zip(x, y, strict=True))
-        chart.lines.append(Line("gold probe, after each round", points, LEARNER, band))
+        name = f"gold probe{_over(run, 'probe/num_tasks', 'tasks')}, after each round"
+        chart.lines.append(Line(name, points, LEARNER, band))
     selected = list(zip(*series(run.rounds, "evaluation/mean_at_k"), strict=True))
     if selected:
-        chart.lines.append(Line("selection tasks", selected, OTHER))
-    _ends(run, chart, "mean_at_k", "test tasks, before and after", TEST)
+        name = f"selection{_over(run, 'evaluation/num_tasks', 'tasks')}"
+        chart.lines.append(Line(name, selected, OTHER))
+    tasks = number(table(run.summary, "before"), "num_tasks")
+    num = f" ({tasks:,.0f} tasks)" if tasks else ""
+    _ends(run, chart, "mean_at_k", f"test{num}, before and after", TEST)
     return _drawn(chart, title)
 
 
@@ -156,7 +166,8 @@ def draw_diversity(run: RunData, title: str) -> str | None:
 
 
 def draw_critic(run: RunData, title: str, prefix: str) -> str | None:
-    chart = _chart(run, "0 to 1")
+    num = _over(run, f"{prefix}num_critiques", "critiques per round")
+    chart = _chart(run, f"0 to 1{num}")
     chart.y = (0, 1)
     for key, (name, look) in CRITIC_LINES.items():
         x, y = series(run.rounds, f"{prefix}{key}")

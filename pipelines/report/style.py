@@ -109,8 +109,9 @@ svg.defs { position: absolute; }
   .stacked tr { border-bottom: 1px solid var(--line); padding: 4px 0; }
   .stacked td { border: 0; padding: 1px 0; }
   .stacked td:first-child { font-weight: 600; }
-  .stacked td.n { display: flex; justify-content: space-between; gap: 10px; text-align: right; }
-  .stacked td.n::before { content: attr(data-label); color: var(--muted); font-size: 13px; }
+  .stacked td.n { display: flex; justify-content: flex-end; gap: 8px; text-align: right; }
+  .stacked td.n::before { content: attr(data-label); color: var(--muted); font-size: 13px;
+    margin-right: auto; }
   .stacked td.n:empty { display: none; }
 }
 @media print { body { background: #fff; } .card { break-inside: avoid; } }
