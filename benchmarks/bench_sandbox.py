@@ -17,6 +17,7 @@ import argparse
 import ast
 import difflib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -42,7 +43,7 @@ from rewards.sandbox.settings import Kind, SandboxSettings
 from rewards.solution import Solution
 from rewards.verifiers import Verifiers
 
-NUM_SPEED = 12  # programs of one turn
+NUM_SPEED = 32  # programs of one turn
 TURNS = 5
 CHUNK = 64
 
@@ -117,20 +118,14 @@ def speed(tasks: Sequence[Task], timeout: float, workers: int) -> dict[str, obje
 
     kind = choose(SandboxSettings())
 
-    def started() -> None:
-        with closing(Verifiers(timeout, workers)) as verifiers:
-            judge(verifiers, asked[:workers])
-
     def warm() -> None:
-        start_only = _cpu_seconds_of(started)
-        before = _cpu_seconds()
         with closing(Verifiers(timeout, workers)) as verifiers:
-            judge(verifiers, asked[:workers])
-            start = time.perf_counter()
+            while len(pids := verifiers.code.worker_pids) < workers:  # starts them
+                judge(verifiers, asked)
+            before, start = _cpu_seconds() + sum(map(_of_tree, pids)), time.perf_counter()
             assert set(judge(verifiers, asked)) == {"correct"}
-            wall = time.perf_counter() - start
-        # A sandbox's processor time is known once it has ended.
-        add("warm", wall, _cpu_seconds() - before - start_only)
+            wall, after = time.perf_counter() - start, _cpu_seconds() + sum(map(_of_tree, pids))
+        add("warm", wall, after - before)
 
     def cold() -> None:
         in_turn("cold", lambda one: alone(one, timeout, kind))
@@ -188,16 +183,18 @@ def bare(one: tuple[Task, str]) -> bool:
     return subprocess.run([sys.executable, "-c", whole], capture_output=True).returncode == 0
 
 
-def _cpu_seconds_of(run: Callable[[], None]) -> float:
-    before = _cpu_seconds()
-    run()
-    return _cpu_seconds() - before
-
-
 def _cpu_seconds() -> float:
     """Of this process and its children that have ended, their children included."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _of_tree(pid: int) -> float:
+    """Processor time of a process and all that it has or had below it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    used = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return used + sum(_of_tree(int(one)) for one in children)
 
 
 def main() -> int:
