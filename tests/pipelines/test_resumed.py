@@ -58,7 +58,7 @@ def test_a_run_goes_on_longer_at_another_rate_and_length(
     assert (
         "stopped by run.max_seconds = 0.001 after 1 of 3 rounds; go on: python pipelines/rl.py "
         f"--resume {run} (which gets as many seconds again; run.max_seconds=0 beside it lifts the "
-        "limit)\nmodel: "
+        "limit)\nlearner: "
     ) in printed
     stopped = status(run)
     assert stopped["state"] == "finished" and stopped["rounds_played"] == 1

@@ -1,5 +1,6 @@
 """The best checkpoint: selected on tasks of its own, kept, named, and examined on others."""
 
+import html
 import json
 import shutil
 from contextlib import redirect_stdout
@@ -90,8 +91,10 @@ def test_terminal_status_and_report_say_the_same_of_the_monitor(
     level = rows(run, "round")[-1]["monitor/state"]
     assert status(run)["monitor"] == level
     assert json.loads((run / "summary.json").read_text())["monitor"] == level
-    assert f"\nmonitor: {level}\n" in printed
-    assert f"monitor: {level}" in (run / "report.html").read_text()
+    said = status(run)["account"]["monitor"]
+    assert said.startswith(f"{level} ")
+    assert f"\nmonitor: {said}\n" in printed
+    assert f"<dd>{html.escape(said)}</dd>" in (run / "report.html").read_text()
 
 
 def test_selection_changes_nothing_of_the_training(
