@@ -63,7 +63,7 @@ def test_report_of_a_full_run(tmp_path: Path) -> None:
         assert cell in html
     assert "rejected: near_duplicate" in html
     assert re.search(r"all rounds</td><td class=n>828</td><td class=n>332</td>", html)
-    assert "Entropy Threshold" in html and "token_entropy" in html
+    assert "gold_accuracy collapsed in one check" in html and "token_entropy" in html
     assert "alert(1)" in html and "script" not in page.tags
     assert "transcripts/round%200.jsonl" in page.links
     for round_ in range(1, 5):

@@ -83,10 +83,20 @@ def test_a_guest_that_dies_is_replaced_before_a_verdict(verifier: CodeVerifier) 
     assert verifier.verify(task, answered(ADDS)).passed
     for place in (0, 1, 2):  # what started it, the guest itself, its keeper
         (pid,) = verifier.worker_pids
-        os.kill(sorted([pid, *descendants(pid)])[place], signal.SIGKILL)
+        os.kill(at_rest(pid)[place], signal.SIGKILL)
         time.sleep(0.2)
         assert verifier.verify(task, answered(ADDS)).passed
         assert verifier.worker_pids != [pid]
+
+
+def at_rest(pid: int) -> list[int]:
+    """A sandbox's processes once none of a program is left, and all that waits is there."""
+    deadline, found = time.monotonic() + 20, list[int]()
+    while len(found) < 3 or found != sorted([pid, *descendants(pid)]):
+        assert time.monotonic() < deadline, found
+        found = sorted([pid, *descendants(pid)])
+        time.sleep(0.1)
+    return found
 
 
 class Dying(Sandbox):
