@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,22 +82,23 @@ def test_what_tests_leave_to_a_program_is_imported_as_in_the_reference() -> None
 def test_a_guest_that_dies_is_replaced_before_a_verdict(verifier: CodeVerifier) -> None:
     task = task_of("code", "?", **ADD)
     assert verifier.verify(task, answered(ADDS)).passed
-    for place in (0, 1, 2):  # what started it, the guest itself, its keeper
+    for depth in (0, 1, 2):  # what started it, the guest itself, its keeper
         (pid,) = verifier.worker_pids
-        os.kill(at_rest(pid)[place], signal.SIGKILL)
+        os.kill(below(pid, depth), signal.SIGKILL)
         time.sleep(0.2)
         assert verifier.verify(task, answered(ADDS)).passed
         assert verifier.worker_pids != [pid]
 
 
-def at_rest(pid: int) -> list[int]:
-    """A sandbox's processes once none of a program is left, and all that waits is there."""
-    deadline, found = time.monotonic() + 20, list[int]()
-    while len(found) < 3 or found != sorted([pid, *descendants(pid)]):
-        assert time.monotonic() < deadline, found
-        found = sorted([pid, *descendants(pid)])
-        time.sleep(0.1)
-    return found
+def below(pid: int, depth: int) -> int:
+    """The first child of a process, or that one's, once it has been forked."""
+    for _ in range(depth):
+        deadline, children = time.monotonic() + 20, Path(f"/proc/{pid}/task/{pid}/children")
+        while not (found := children.read_text().split()):
+            assert time.monotonic() < deadline, f"{pid} has no child"
+            time.sleep(0.02)
+        pid = int(found[0])
+    return pid
 
 
 class Dying(Sandbox):
