@@ -48,6 +48,8 @@ ARMS: Mapping[str, Sequence[str]] = {
     "verifier": (*ALONE, "run.rounds=16", CONSTANT),
     "verifier_200": (*ALONE, "run.rounds=40", CONSTANT),
     "verifier_decay": (*ALONE, "run.rounds=16", DECAYS),
+    # At a rate that outcome rewards bear, which the pointed arms' is not.
+    "verifier_shuffled": (*ALONE, "run.rounds=16", CONSTANT, "rewards.shuffled=true"),
     "ours": (WITHHELD, DECAYS),
     # The critic's checkpoints in the midst of the climb, for exp_inference and exp_confirmation.
     "short": (WITHHELD, DECAYS, "run.rounds=3"),
