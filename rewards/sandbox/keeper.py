@@ -219,7 +219,7 @@ class _Streams:
 
     def __init__(self, send: dict[int, bytes], watched: dict[int, int], deadline: float) -> None:
         self._send, self._watched, self._deadline = send, watched, deadline
-        self.found = dict.fromkeys(watched, b"")
+        self.found, self._seen = dict.fromkeys(watched, b""), time.monotonic()
         for descriptor in (*send, *watched):
             os.set_blocking(descriptor, False)
 
@@ -272,13 +272,14 @@ class _Streams:
             poll.register(descriptor, event)
         poll.register(_JOBS, 0)  # hung up once the run's process is gone
         while True:
-            before = time.monotonic()
-            wait = min(self._deadline - before, _BEAT_SECONDS)
+            now = time.monotonic()
+            # While the machine did not run this process it did not run the program either.
+            self._deadline += max(0.0, now - self._seen - 2 * _BEAT_SECONDS)
+            self._seen = now
+            wait = min(self._deadline - now, _BEAT_SECONDS)
             if wait <= 0:
                 return "deadline"
             events = [descriptor for descriptor, _ in poll.poll(wait * 1000)]
-            # While the machine did not run this process it did not run the program either.
-            self._deadline += max(0.0, time.monotonic() - before - wait - _BEAT_SECONDS)
             if _JOBS in events:
                 return "orphaned"
             if events:
