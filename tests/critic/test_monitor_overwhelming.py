@@ -3,32 +3,15 @@
 import math
 
 import pytest
+from monitor_cases import SETTINGS, Readings, exact, judge
 
 from critic.monitor.calibrate import ERRORS, along
-from critic.monitor.decide import begin, check
+from critic.monitor.decide import begin
 from critic.monitor.readings import Reading
 from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
 
-Readings = dict[str, Reading | None]
-SETTINGS = MonitorSettings()
 DULL = {"token_entropy": 0.02, "answer_entropy_within": 0.1, "distinct_ratio": 0.1}
-
-
-def exact(**changes: float) -> Readings:
-    """The readings of a run that has learned something, without noise, but with its errors."""
-    means = {**along(0.5), **changes}
-    return {name: Reading(value=mean, error=ERRORS[name]) for name, mean in means.items()}
-
-
-def judge(
-    rows: list[Readings], monitor: MonitorSettings = SETTINGS
-) -> tuple[MonitorState, list[Health]]:
-    state, verdicts = begin(rows[0], monitor), []
-    for readings in rows:
-        state, health = check(state, readings, monitor)
-        verdicts.append(health)
-    return state, verdicts
 
 
 def states(verdicts: list[Health]) -> list[str]:

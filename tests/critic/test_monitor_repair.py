@@ -1,34 +1,16 @@
 """A critic that got worse: silenced, restored, retrained, heard again, each effect said."""
 
-from critic.monitor.calibrate import ERRORS, along
+from monitor_cases import SETTINGS, Readings, exact, judge
+
 from critic.monitor.decide import begin, check
-from critic.monitor.readings import Reading
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
 
-Readings = dict[str, Reading | None]
 CRITIC = [name for name, rule in DEFAULT_RULES.items() if rule.channel == "critic"]
-SETTINGS = MonitorSettings()
-
-
-def exact(**changes: float | None) -> Readings:
-    """The readings of a run that has learned something, without noise, but with its errors."""
-    means = {**along(0.5), **changes}
-    return {n: None if m is None else Reading(value=m, error=ERRORS[n]) for n, m in means.items()}
 
 
 def accuser() -> Readings:
     return exact(critic_false_accusations=0.95, critic_brier=0.5, critic_bias=-0.5)
-
-
-def judge(
-    rows: list[Readings], monitor: MonitorSettings = SETTINGS
-) -> tuple[MonitorState, list[Health]]:
-    state, verdicts = begin(rows[0], monitor), []
-    for readings in rows:
-        state, health = check(state, readings, monitor)
-        verdicts.append(health)
-    return state, verdicts
 
 
 def orders(verdicts: list[Health]) -> dict[str, list[int]]:
