@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 0
+LONGEST = 16384  # tokens that the dense models have positions for
 SIZES = ("tiny", "small", "medium")  # 0.7M, 2.5M and 20M parameters; the demo's is tiny
 MOE: Mapping[str, dict[str, int]] = {
     "tiny": {},
@@ -70,7 +71,7 @@ def _dense(tokenizer: "PreTrainedTokenizerBase", size: str) -> "PreTrainedModel"
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=len(tokenizer), num_attention_heads=4, max_position_embeddings=4096,
+        vocab_size=len(tokenizer), num_attention_heads=4, max_position_embeddings=LONGEST,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None, tie_word_embeddings=False, **DENSE[size],
     )  # fmt: skip

@@ -43,7 +43,8 @@ def export_policy(policy: Policy, folder: Path) -> None:
     """
     if isinstance(policy, PeftModel):
         merged = {name: tensor.float() for name, tensor in policy_tensors(policy)}
-        policy.get_base_model().save_pretrained(folder, state_dict=merged)
+        base = policy.get_base_model()
+        base.save_pretrained(folder, state_dict=merged, save_original_format=False)
         config = read_table(folder / "config.json") | {"dtype": "float32"}
         write_bytes_atomic(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     else:

@@ -9,6 +9,8 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import revert_weight_conversion
 
 from model.checkpoint.naming import multi_token_prefixes, named_checkpoint_tensors, split_experts
 from model.modeling import SparringMoeForCausalLM
@@ -35,14 +37,14 @@ def policy_tensors(policy: PreTrainedModel | PeftModel) -> NamedTensors:
         base = policy.get_base_model()
         merged = _without_tied(base, _merged_tensors(base, policy.active_adapter))
         if not isinstance(base, SparringMoeForCausalLM):
-            yield from merged
+            yield from _as_saved(base, merged)
             return
         for name, tensor in merged:  # one by one: a merged tensor lives until the next
             yield from split_experts({name: tensor})
     elif isinstance(policy, SparringMoeForCausalLM):
         yield from named_checkpoint_tensors(policy)
     else:
-        yield from _without_tied(policy, iter(policy.state_dict().items()))
+        yield from _as_saved(policy, _without_tied(policy, iter(policy.state_dict().items())))
 
 
 def served_tensors(
@@ -108,6 +110,23 @@ def _without_tied(policy: PreTrainedModel, tensors: NamedTensors) -> NamedTensor
     for name, tensor in tensors:
         if name not in tied:
             yield name, tensor
+
+
+def _as_saved(model: PreTrainedModel, tensors: NamedTensors) -> NamedTensors:
+    """Tensors of a model of transformers' under the names that it is saved under.
+
+    It holds a layer's experts as one tensor, and some models' parts under other names than on disk.
+    """
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is None:  # it was not loaded
+        conversions = get_model_conversion_mapping(model, add_legacy=False)
+    if not conversions:
+        yield from tensors
+    elif any(len(each.reverse_transform().source_patterns) > 1 for each in conversions):
+        yield from revert_weight_conversion(model, dict(tensors)).items()
+    else:  # one by one: a merged tensor lives until the next
+        for name, tensor in tensors:
+            yield from revert_weight_conversion(model, {name: tensor}).items()
 
 
 def _merged_tensors(base: PreTrainedModel, adapter: str) -> NamedTensors:

@@ -46,13 +46,15 @@ class VllmEngine:
 
     def __init__(self, spec: EngineSpec) -> None:
         os.environ.update(spec.attention.environment)
-        from vllm import LLM
+        from vllm import LLM, envs
 
+        envs.disable_envs_cache()  # an earlier engine's environment
         self.spec = spec
         self.weights, self.label = UNPROVEN, "the engine"
         self.replicas = [self]
         threads = torch.get_num_threads()
         rng = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+        _make_group_for_experts()
         # A model that vLLM does not know, too little memory, a context beyond the model's.
         with as_user_error(f"vLLM cannot serve {spec.directory}", ValueError):
             self.llm: LLM = LLM(
@@ -165,6 +167,24 @@ def require_vllm() -> None:
             'rollout.engine = "vllm" but vLLM is not installed: install the extra sparring[cpu] or '
             'sparring[gpu], or set rollout.engine="transformers"'
         )
+
+
+def _make_group_for_experts() -> None:
+    """Let an engine have experts, also after one without.
+
+    vLLM makes their group with a process's first engine, if that has some, and never later.
+    """
+    from vllm.distributed import parallel_state as state
+
+    if state._EP is not None or not state.model_parallel_is_initialized():
+        return
+    tensor = state.get_tp_group()
+    ranks = torch.arange(torch.distributed.get_world_size()).reshape(-1, tensor.world_size)
+    backend = torch.distributed.get_backend(tensor.device_group)
+    local_rank = state.get_world_group().local_rank
+    state._EP = state.init_model_parallel_group(
+        ranks.tolist(), local_rank, backend, group_name="ep"
+    )
 
 
 def _world_size() -> int:

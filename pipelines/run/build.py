@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 import model  # noqa: F401  registers our classes
@@ -90,11 +90,10 @@ def build_roles(settings: Settings, on_step: OnStep, tasks: RunTasks) -> Roles:
     policies = {name: load_policy(starts[name], table, name) for name, table in tables.items()}
     for name, policy in policies.items():
         check_tokenizer(policy, tokenizer, paths[name])
-    # A process's first engine decides whether vLLM makes a group for experts.
-    order = sorted(tables, key=lambda name: not _has_experts(starts[name]))
     ends = {name: declare_ends(policy, tokenizer) for name, policy in policies.items()}
     engines = {
-        name: _engine(name, settings, tables[name], starts[name], ends[name]) for name in order
+        name: _engine(name, settings, table, starts[name], ends[name])
+        for name, table in tables.items()
     }
     built = {}
     for name, table in tables.items():
@@ -146,12 +145,6 @@ def _check_world(started: int, wanted: int) -> None:
             f"Accelerate's world is {started} process(es), run.num_processes is {wanted}: launch "
             "with `accelerate launch --multi_gpu --num_processes N`"
         )
-
-
-def _has_experts(path: str) -> bool:
-    """Whether a checkpoint is a mixture of experts, of whatever architecture."""
-    config = AutoConfig.from_pretrained(path).to_dict()
-    return any("experts" in name and value for name, value in config.items())
 
 
 def _start(name: str, settings: Settings, path: str) -> str:

@@ -180,8 +180,7 @@ def served_moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def served_dense(served_moe: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """After the one with experts: a process's first engine decides if it has a group for them."""
+def served_dense(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("bfloat16") / "dense"
     return start_pair(random_llama(TOKENIZER), folder, dtype="bfloat16")
 

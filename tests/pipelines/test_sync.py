@@ -59,8 +59,7 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def dense(moe: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """After the one with experts: a process's first engine decides if it has a group for them."""
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return start_pair(random_llama(TOKENIZER), tmp_path_factory.mktemp("sync") / "dense")
 
 

@@ -50,6 +50,11 @@ def test_a_wrong_rope_mode_is_caught_by_the_first_agreement(dtype: str, tmp_path
     _in_its_own_process(f"catch_wrong_rope({str(tmp_path / 'moe')!r}, {dtype!r})")
 
 
+def test_an_engine_with_experts_starts_after_one_without(tmp_path: Path) -> None:
+    """In a process of its own: vLLM sets up its process for the first engine alone."""
+    _in_its_own_process(f"prove_experts_after_none({str(tmp_path)!r})")
+
+
 def _in_its_own_process(call: str, timeout: float = 110) -> None:
     here = Path(__file__).parent
     path = os.pathsep.join(map(str, [here, here.parent / "support", here.parents[1]]))
@@ -59,6 +64,14 @@ def _in_its_own_process(call: str, timeout: float = 110) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def prove_experts_after_none(directory: str) -> None:
+    """Five syncs into each of two engines, the one without experts first."""
+    models = {"dense": (random_llama, redraw), "moe": (random_moe, make_weights_matter)}
+    for name, (make, redraw_all) in models.items():
+        pair = start_pair(make(TOKENIZER), Path(directory) / name)
+        prove_five_syncs(pair, redraw_all)
 
 
 def catch_wrong_rope(directory: str, dtype: str) -> None:
