@@ -27,6 +27,8 @@ from exp_monitor import FAMILIES, base_of, cold_start
 from exp_pointing import ALONE
 from harness import ROOT, context, mean_interval, write_result
 
+from pipelines.process import prepare_process
+
 NUM_ROUNDS, STEPS = 10, 20
 OTHER_SEED = 1000
 ADAPTED = 'target_modules=["q_proj", "kv_b_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]'
@@ -152,6 +154,7 @@ def tables(content: Mapping[str, Mapping]) -> Iterator[str]:
 
 def merged(folder: Path) -> dict[str, dict[str, float]]:
     """What merging costs the bfloat16 run's adapters, the youngest and the oldest."""
+    prepare_process()
     found: dict[str, dict[str, float]] = {}
     base = base_of("sums", 0, folder)
     kept = sorted((folder / "lora" / "bfloat16" / "0" / "checkpoints").glob("round_*"))

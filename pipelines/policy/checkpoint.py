@@ -27,7 +27,7 @@ from pipelines.errors import UserError, as_user_error
 from pipelines.policy.adapter import load_adapter
 from pipelines.policy.folder import check_folder, is_hub_id
 from pipelines.policy.manifest import checkpoint_manifest
-from pipelines.policy.moe import Policy
+from pipelines.policy.moe import Policy, moe_of
 from pipelines.policy.tensors import check_lora, policy_tensors, unwrapped_name
 from pipelines.settings.role_table import RoleTable
 
@@ -44,7 +44,9 @@ def export_policy(policy: Policy, folder: Path) -> None:
     if isinstance(policy, PeftModel):
         merged = {name: tensor.float() for name, tensor in policy_tensors(policy)}
         base = policy.get_base_model()
-        base.save_pretrained(folder, state_dict=merged, save_original_format=False)
+        # Ours takes either names; transformers' would give those on disk once more.
+        named = {} if moe_of(base) else {"save_original_format": False}
+        base.save_pretrained(folder, state_dict=merged, **named)
         config = read_table(folder / "config.json") | {"dtype": "float32"}
         write_bytes_atomic(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     else:
