@@ -67,20 +67,23 @@ class Corpus:
             ValueError: a record was changed after it was sealed.
         """
         by_round = sorted(records, key=lambda record: record.round)  # stable: order is kept
-        for record in by_round:
-            if record.sha256 != record_digest(record):
-                raise ValueError(
-                    f"record {record.id} does not match its sha256: call data.records.seal on it"
-                )
+        _require_sealed(by_round)
         if self.directory.is_dir():
             remove_stale(self.directory)
-        paths = []
-        for number, group in groupby(by_round, key=lambda record: record.round):
-            path = self._shard(number)
-            rows = [record_row(record) for record in group]
-            write_parquet_atomic(path, pa.Table.from_pylist(rows, schema=SCHEMA))
-            paths.append(path)
-        return paths
+        by_number = groupby(by_round, key=lambda record: record.round)
+        return [self.store(number, group) for number, group in by_number]
+
+    def store(self, number: int, records: Iterable[Record]) -> Path:
+        """Write the shard of a number, whatever rounds its records are of; returns its path.
+
+        Raises:
+            ValueError: a record was changed after it was sealed.
+        """
+        path, listed = self.path_of(number), list(records)
+        _require_sealed(listed)
+        rows = [record_row(record) for record in listed]
+        write_parquet_atomic(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+        return path
 
     def rounds(self) -> list[int]:
         """Return the numbers of the rounds that have a shard, ascending."""
@@ -94,8 +97,17 @@ class Corpus:
             UserError: a shard is damaged or not a shard of ours.
         """
         for number in self._rounds(before):
-            for row in self._read(number, SCHEMA.names):
-                yield record_from_row(row)
+            yield from self.shard(number)
+
+    def shard(self, number: int) -> list[Record]:
+        """The records of one shard; none where there is no such shard.
+
+        Raises:
+            UserError: it is damaged or not a shard of ours.
+        """
+        if not self.path_of(number).exists():
+            return []
+        return [record_from_row(row) for row in self._read(number, SCHEMA.names)]
 
     def signatures(self, before: int | None = None) -> frozenset[str]:
         """Return the signatures of all accepted records, or of those of rounds below `before`.
@@ -121,7 +133,7 @@ class Corpus:
             if number > after:
                 self.quarantine.mkdir(exist_ok=True)
                 target = _unused(self.quarantine / f"round_{number:05d}.parquet")
-                os.replace(self._shard(number), target)
+                os.replace(self.path_of(number), target)
                 moved.append(target)
         if moved:
             sync_folder(self.quarantine)
@@ -131,11 +143,12 @@ class Corpus:
     def _rounds(self, before: int | None) -> list[int]:
         return [number for number in self.rounds() if before is None or number < before]
 
-    def _shard(self, number: int) -> Path:
+    def path_of(self, number: int) -> Path:
+        """Where the shard of a number lies."""
         return self.directory / f"round_{number:05d}.parquet"
 
     def _read(self, number: int, columns: list[str]) -> list[dict[str, object]]:
-        path = self._shard(number)
+        path = self.path_of(number)
         try:
             table = pq.ParquetFile(path).read(columns=columns)
         except (OSError, pa.ArrowException) as error:
@@ -146,6 +159,14 @@ class Corpus:
             raise UserError(f"shard {path} lacks {', '.join(missing)}: it is not one of ours")
         rows: list[dict[str, object]] = table.to_pylist()
         return rows
+
+
+def _require_sealed(records: Iterable[Record]) -> None:
+    for record in records:
+        if record.sha256 != record_digest(record):
+            raise ValueError(
+                f"record {record.id} does not match its sha256: call data.records.seal on it"
+            )
 
 
 def _unused(path: Path) -> Path:

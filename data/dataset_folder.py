@@ -4,6 +4,7 @@ DIR/README.md                        dataset card
 DIR/train/round_00003.parquet        accepted records of batch 3
 DIR/rejected/round_00003.parquet     the batch's other samples, each with its reason
 DIR/generate.json                    what was asked for, and how many batches are complete
+DIR/held_out.jsonl                   the evaluation texts that it was decontaminated against
 
 `datasets.load_dataset("parquet", data_dir=DIR)` reads `train/` alone: a folder of that name is a
 split to it, and other folders are then left out. A batch counts once generate.json says so; shards
@@ -58,6 +59,10 @@ class DatasetFolder:
         self.path = path
         self.accepted, self.rejected = Corpus(path / "train"), Corpus(path / "rejected")
 
+    def records(self) -> Iterator[Record]:
+        """Every record, the accepted ones first."""
+        return chain(self.accepted.records(), self.rejected.records())
+
     def is_empty(self) -> bool:
         """Whether there is nothing here yet.
 
@@ -95,10 +100,18 @@ class DatasetFolder:
         for corpus in (self.accepted, self.rejected):
             for number in corpus.rounds():
                 if number >= progress.batches:
-                    (corpus.directory / f"round_{number:05d}.parquet").unlink()
+                    corpus.path_of(number).unlink()
             if corpus.directory.is_dir():
                 remove_stale(corpus.directory)
         remove_stale(self.path)
+        self.require_whole(progress)
+
+    def require_whole(self, progress: Progress) -> None:
+        """Refuse a data set that lacks records of complete batches.
+
+        Raises:
+            UserError: shards of complete batches are missing or changed.
+        """
         found = {"accepted": _count(self.accepted), "rejected": _count(self.rejected)}
         counted = {"accepted": progress.accepted, "rejected": progress.rejected}
         if found != counted:
@@ -115,15 +128,16 @@ class DatasetFolder:
             progress, batches=progress.batches + 1, accepted=progress.accepted + len(good),
             rejected=progress.rejected + len(bad),
         )  # fmt: skip
-        self.rejected.admit(bad)
-        self.accepted.admit(good)
+        for corpus, kept in ((self.rejected, bad), (self.accepted, good)):
+            if kept:
+                corpus.store(progress.batches, kept)
         self.save(after)
         return after
 
-    def write_card(self) -> None:
-        """Write the dataset card of everything here."""
-        records = chain(self.accepted.records(), self.rejected.records())
-        text = card(records, title=self.path.resolve().name, data_files="train/round_*.parquet")
+    def write_card(self, title: str = "") -> None:
+        """Write the dataset card of everything here; its title is the folder's name by default."""
+        records, name = self.records(), title or self.path.resolve().name
+        text = card(records, title=name, data_files="train/round_*.parquet")
         write_text_atomic(self.path / "README.md", text)
 
 

@@ -1,6 +1,7 @@
 """Synthetic data from the command line: `sparring-data` (or `python pipelines/dataset.py`).
 
     sparring-data generate FROM --out DIR --num N [--config FILE] [table.key=value ...]
+    sparring-data merge OUT DIR...  shards of one generation as one data set
     sparring-data inspect DIR       records to read
     sparring-data stats DIR         counts, rates, lengths, the critic's agreement
     sparring-data verify DIR        judge every record again
@@ -18,13 +19,16 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from data.dataset_folder import open_records
+from data.shard import WHOLE, read_shard
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.run.progress import Progress
 from pipelines.synthesis.export import export
 from pipelines.synthesis.inspect import record_text, shown_records, statistics, statistics_text
+from pipelines.synthesis.merge import merge
 from pipelines.synthesis.verify import verify_records
 
 DIFFERENT = 1
@@ -68,13 +72,14 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     with Progress() as progress:
         progress.begin("loading PyTorch and the engine")
         prepare_process()
-        from pipelines.synthesis.generate import Request, generate
+        from pipelines.synthesis.generate import generate
+        from pipelines.synthesis.request import Request
 
     request = Request(
         source=options.source, out=options.out, num=options.num, split=options.split,
         seed=options.seed, group=options.group, batch=options.batch, resume=options.resume,
         config=options.config, critic=options.critic, criticise=not options.no_critic,
-        overrides=tuple(overrides),
+        overrides=tuple(overrides), shard=read_shard(options.shard) if options.shard else WHOLE,
     )  # fmt: skip
     generate(request)
     found = statistics(open_records(options.out))
@@ -128,7 +133,28 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"inspect": _inspect, "stats": _stats, "verify": _verify, "export": _export}
+def _merge(options: argparse.Namespace) -> int:
+    merged = merge(options.out, options.shards, partial=options.partial)
+    if options.json:
+        print(json.dumps({"out": str(options.out)} | asdict(merged)))
+        return 0
+    for row in merged.shards:
+        print(f"{row['shard']}: {row['kept']} of {row['accepted']} accepted records kept")
+    dropped = ", ".join(f"{num} {why}" for why, num in merged.dropped.items())
+    print(
+        f"{merged.accepted} accepted and {merged.rejected} rejected records in {options.out}; "
+        f"dropped by the merge, kept as rejected: {dropped or 'none'}"
+    )
+    return 0
+
+
+COMMANDS = {
+    "merge": _merge,
+    "inspect": _inspect,
+    "stats": _stats,
+    "verify": _verify,
+    "export": _export,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,7 +175,13 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--batch", type=int, default=0, help="tasks per batch; 0 fills the engine")
     making.add_argument("--critic", type=Path, help="checkpoint that judges; default: FROM's own")
     making.add_argument("--no-critic", action="store_true", help="no critiques")
+    making.add_argument("--shard", default="", metavar="i/n", help="this part of the tasks alone")
     making.add_argument("--resume", action="store_true", help="continue what --out holds")
+    merging = commands.add_parser("merge", help="join shards", allow_abbrev=False)
+    merging.add_argument("out", type=Path, metavar="OUT", help="directory to write")
+    merging.add_argument("shards", type=Path, nargs="+", metavar="SHARD")
+    merging.add_argument("--partial", action="store_true", help="unfinished and missing shards too")
+    merging.add_argument("--json", action="store_true")
     for name, text in (
         ("inspect", "print records"), ("stats", "count"),
         ("verify", "judge every record again by rule"), ("export", "write JSONL for a trainer"),

@@ -53,7 +53,9 @@ GROUPS = {
         *("test_sync", "test_lora_moe", "test_routes", "test_roles", "test_fp8_rollouts"),
         *("test_stock_checkpoint", "test_evaluate"),
     ),
-    "data sets": ("test_dataset_cli", "test_dataset_reading", "test_evaluate_cli"),
+    "data sets": (
+        *("test_dataset_cli", "test_dataset_reading", "test_shards_cli", "test_evaluate_cli"),
+    ),
     "one file each": ("test_sync_cells", "test_sync_processes", "test_vllm", "test_smollm2"),
 }
 FILES = {name: group for group, names in GROUPS.items() for name in names}

@@ -9,25 +9,19 @@ import hashlib
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.contamination import Contamination
-from data.dataset_folder import (
-    DatasetFolder,
-    Progress,
-    cut_surplus,
-    flat_arguments,
-    interrupts_deferred,
-)
+from data.dataset_folder import DatasetFolder, Progress, cut_surplus, interrupts_deferred
 from data.dedup import DuplicateIndex
-from data.errors import unknown_name
-from data.records import SPLITS, Record, Split, Task
+from data.held_out import HeldOut, read_held_out, write_held_out
+from data.records import Record, Split, Task
+from data.shard import WHOLE
 from data.source import TaskSource, draw_up_to
 from pipelines.errors import UserError
 from pipelines.game.bout import Bout
@@ -38,41 +32,16 @@ from pipelines.rollouts.sampler import Sampler
 from pipelines.run.directory import versions
 from pipelines.run.origin import Origin, find_origin, load_samplers
 from pipelines.run.tasks import context_of
+from pipelines.synthesis.request import (
+    Request,
+    arguments_of,
+    check_request,
+    earlier_progress,
+    refuse_changes,
+    split_named,
+)
 
 MAX_BARREN_BATCHES = 8
-
-
-@dataclass(frozen=True)
-class Request:
-    """The command's arguments.
-
-    Attributes:
-        source: run or checkpoint directory.
-        out: directory to write.
-        num: accepted records wanted.
-        split: of the tasks.
-        seed: fixes tasks and samples.
-        group: solutions per task.
-        batch: tasks per batch; 0 fills the engine once.
-        resume: continue what `out` holds.
-        config: TOML settings, which a checkpoint needs; a run has its own.
-        critic: judge with this checkpoint instead of the source's own.
-        criticise: False leaves out critiques.
-        overrides: `table.key=value`, over the settings.
-    """
-
-    source: Path
-    out: Path
-    num: int
-    split: str = "train"
-    seed: int = 0
-    group: int = 4
-    batch: int = 0
-    resume: bool = False
-    config: Path | None = None
-    critic: Path | None = None
-    criticise: bool = True
-    overrides: tuple[str, ...] = ()
 
 
 def generate(request: Request) -> Progress:
@@ -82,15 +51,15 @@ def generate(request: Request) -> Progress:
         UserError: a user's mistake, or the tasks ran out; complete batches are kept.
         KeyboardInterrupt: Ctrl-C; complete batches are kept.
     """
-    _check(request)
+    check_request(request)
     folder = DatasetFolder(request.out)
-    earlier = _earlier(folder, request)
+    earlier = earlier_progress(folder, request)
     origin = find_origin(
         request.source, request.config, request.overrides, request.critic, request.criticise
     )
-    arguments = _arguments(request, origin)
+    arguments = arguments_of(request, origin)
     if earlier is not None:
-        _refuse_changes("arguments", earlier.arguments, arguments, request.out)
+        refuse_changes("arguments", earlier.arguments, arguments, request.out)
         folder.clean_up(earlier)
         if earlier.accepted == request.num:
             return earlier
@@ -102,7 +71,7 @@ def generate(request: Request) -> Progress:
         weights = {"learner": learner.engine.weights.hash}
         weights |= {"critic": critic.engine.weights.hash} if critic is not None else {}
         if earlier is not None:
-            _refuse_changes("weights", earlier.weights, weights, request.out)
+            refuse_changes("weights", earlier.weights, weights, request.out)
         progress = earlier or Progress(arguments, weights, versions())
         return Generation(request, folder, progress, referee, source, learner, critic).finish()
 
@@ -112,7 +81,7 @@ def _source(request: Request, origin: Origin, referee: Referee) -> TaskSource:
     context = context_of(origin, referee)
     with context.explaining():
         source = build_source(origin.settings, context.fits)
-        source.draw(_split(request.split), 1, request.seed)
+        source.draw(split_named(request.split), 1, request.seed)
     for line in [*source.remarks(), *context.remarks()]:
         tqdm.write(f"tasks: {line}", file=sys.stderr)
     return source
@@ -135,10 +104,11 @@ class Generation:
         self.referee, self.source, self.learner, self.critic = referee, source, learner, critic
         table = referee.settings.rollout
         self.batch_size = request.batch or max(1, table.max_num_seqs // request.group)
-        self.gate = Gate(Contamination(_held_out_questions(referee, source)))
+        held_out = _held_out(referee, source)
+        _keep_held_out(folder, held_out)
+        self.gate = Gate(Contamination([one.text for one in held_out]))
         self.duplicates = DuplicateIndex(folder.accepted.records())
-        known = chain(folder.accepted.records(), folder.rejected.records())
-        self.played = {record.task_id for record in known}
+        self.played = {record.task_id for record in folder.records()}
 
     def finish(self) -> Progress:
         """Make the batches that remain; the card is written however that ends."""
@@ -188,7 +158,9 @@ class Generation:
     def _batch(self, number: int) -> list[Record]:
         """Every sample of one batch as a record."""
         tasks = self._draw(number)
-        bouts = self._play(tasks, f"batch {number}")
+        shard = self.request.shard
+        place = "" if shard == WHOLE else f"shard {shard} "  # other seeds than other shards
+        bouts = self._play(tasks, f"{place}batch {number}")
         self.played.update(task.id for task in tasks)
         return self.gate(bouts, self.duplicates, number, self.learner.temperature)
 
@@ -196,8 +168,9 @@ class Generation:
         seed = int.from_bytes(
             hashlib.sha256(f"{self.request.seed}/batch {number}".encode()).digest()[:4], "big"
         )
-        split = _split(self.request.split)
-        tasks = draw_up_to(self.source, split, self.batch_size, seed, frozenset(self.played))
+        split = split_named(self.request.split)
+        played = frozenset(self.played)
+        tasks = self.request.shard.draw_up_to(self.source, split, self.batch_size, seed, played)
         if not tasks:
             raise OutOfTasks(
                 f'the source yields no more "{split}" tasks after {len(self.played)}, each with '
@@ -238,83 +211,26 @@ class OutOfTasks(UserError):
     """The task source and the learner cannot yield what was asked for."""
 
 
-def _held_out_questions(referee: Referee, source: TaskSource) -> list[str]:
+def _held_out(referee: Referee, source: TaskSource) -> list[HeldOut]:
     """Every question that the settings evaluate on: the same draws as a run makes."""
     sizes = referee.settings.evaluate
     drawn: tuple[tuple[Split, int], ...] = (
         ("test", sizes.num_tasks), ("probe", sizes.num_probe_tasks),
         ("audit", sizes.num_audit_tasks),
     )  # fmt: skip
-    return [task.question for split, num in drawn for task in draw_up_to(source, split, num, 0)]
-
-
-def _check(request: Request) -> None:
-    for name, value, least in (
-        ("--num", request.num, 1), ("--group", request.group, 1),
-        ("--seed", request.seed, 0), ("--batch", request.batch, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}")
-    if request.critic is not None and not request.criticise:
-        raise UserError("--critic and --no-critic exclude each other: leave out one")
-    _split(request.split)
-
-
-def _split(name: str) -> Split:
-    for split in SPLITS:
-        if split == name:
-            return split
-    raise UserError(unknown_name("split", name, SPLITS))
-
-
-def _earlier(folder: DatasetFolder, request: Request) -> Progress | None:
-    """What there is to continue; None to start."""
-    if folder.is_empty():
-        return None
-    progress = folder.progress()
-    if not request.resume:
-        hint = "continue it with --resume, or give" if progress is not None else "give"
-        raise UserError(f"{request.out} is not empty: {hint} another --out")
-    if progress is None:
-        raise UserError(f"{request.out} holds no generation to resume: give another --out")
-    return progress
-
-
-def _arguments(request: Request, origin: Origin) -> dict[str, object]:
-    """Everything that decides which records come out, but the weights."""
-    tables = origin.settings.model_dump(
-        mode="json",
-        include={
-            "tasks": True, "rollout": True, "rewards": {"timeout_seconds"},
-            "learner": {"dtype", "max_completion_length", "temperature", "system_prompt"},
-            "critic": {"dtype", "max_completion_length", "temperature", "system_prompt"},
-            "evaluate": {"num_tasks", "num_probe_tasks", "num_audit_tasks"},
-        },
-    )  # fmt: skip
-    asked = {
-        "num": request.num, "split": request.split, "seed": request.seed, "group": request.group,
-        "batch": request.batch, "criticised": request.criticise,
-    }  # fmt: skip
-    for name, role in (("learner", origin.settings.learner), ("critic", origin.settings.critic)):
-        tables[name]["chat_template_kwargs"] = role.chat_template_kwargs
-    return flat_arguments(asked | tables)
-
-
-def _refuse_changes(
-    what: str, before: Mapping[str, object], now: Mapping[str, object], out: Path
-) -> None:
-    changed = [
-        f"{name} {_brief(before.get(name))} -> {_brief(now.get(name))}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+    return [
+        HeldOut(split, task.question)
+        for split, num in drawn
+        for task in draw_up_to(source, split, num, 0)
     ]
-    if changed:
+
+
+def _keep_held_out(folder: DatasetFolder, texts: Sequence[HeldOut]) -> None:
+    """Write the evaluation texts, which must be those that an earlier start wrote."""
+    before = read_held_out(folder.path)
+    if before is not None and before != list(texts):
         raise UserError(
-            f"{out} was begun with other {what} ({', '.join(changed)}): repeat the first "
-            "command with --resume, or give another --out"
+            f"{folder.path} was decontaminated against other evaluation texts than the settings "
+            "have now: give another --out"
         )
-
-
-def _brief(value: object) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 40 else text[:12] + "..."
+    write_held_out(folder.path, texts)
