@@ -5,23 +5,26 @@ an evaluation text of three to nine words, that whole text. Spaces, punctuation 
 tell no two texts apart, nor does a hyphen between words; signs of arithmetic do. A short text is no
 leak as a part of a longer formula; marks around it (a bullet, bold, tags) and its answer behind it
 hide none. Where a script has no spaces each character is a word, and two of them count as one when
-a text's length is judged. Word sequences shared by several evaluation texts are a template ("Your
-answer should be ..."), which every task of a family carries; they are not a sign of a leak and are
-left out.
+a text's length is judged; Unicode's compatibility forms (full-width digits, say) are what they
+stand for. Word sequences shared by several evaluation texts are a template ("Your answer should be
+..."), which every task of a family carries; they are not a sign of a leak and are left out. Near
+copies of one evaluation text count as one there, so that they do not exempt each other, but for
+texts that a generator wrote: those of one family differ in little more than their numbers.
 """
 
 import re
-from collections import Counter
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from data.records import normalise
+from data.spelling import UNSPACED as _UNSPACED
 
 NGRAM_WORDS = 10
 MIN_CONTAINED_WORDS = 3
 MIN_TEMPLATE_TEXTS = 3
+COPY_SIMILARITY = 0.6  # of two texts' sets of word triples, from which one is a copy of the other
 
-# Thai, kana and ideographs: scripts that write words without spaces between them.
-_UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
 _ONE_SPELLING = str.maketrans("\u00d7\u00f7\u2212", "*/-")
 _TOKEN = re.compile(rf"\d+\.\d+|{_WORD.pattern}|[-+*/^=<>%]")
@@ -35,19 +38,29 @@ class Contamination:
 
     Args:
         texts: every question (and, where wanted, solution) of the evaluation sets in use.
+        templated: the same, written by generators.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        plain = sorted({_plain(text) for text in texts} - {""})
-        self._whole = {_tokens(text) or text: text for text in plain}
+    def __init__(self, texts: Sequence[str], templated: Sequence[str] = ()) -> None:
+        made = {_tokens(text) or text for text in map(_plain, templated)}
+        plain = sorted({_plain(text) for text in (*texts, *templated)} - {""})
+        self._whole = {_tokens(text) or text: text for text in plain}  # one of each spelling
+        plain = list(self._whole.values())
         self._contained = [
             (_tokens(text), text)
             for text in plain
             if _num_words(text) >= MIN_CONTAINED_WORDS and len(_WORD.findall(text)) < NGRAM_WORDS
         ]
-        counts = Counter(ngram for text in plain for ngram in set(_ngrams(text)))
+        having = defaultdict[str, list[int]](list)
+        for number, text in enumerate(plain):
+            for ngram in set(_ngrams(text)):
+                having[ngram].append(number)
+        whose = enumerate(self._whole)
+        copies = _Copies([None if tokens in made else plain[n] for n, tokens in whose])
         self._ngrams = frozenset(
-            ngram for ngram, num_texts in counts.items() if num_texts < MIN_TEMPLATE_TEXTS
+            ngram
+            for ngram, numbers in having.items()
+            if copies.num_apart(numbers) < MIN_TEMPLATE_TEXTS
         )
 
     def overlap(self, text: str) -> str:
@@ -62,8 +75,46 @@ class Contamination:
         return next((known for inner, known in self._contained if _holds(tokens, inner)), "")
 
 
+class _Copies:
+    """Which texts are near copies of each other.
+
+    Args:
+        texts: None for one that is nobody's copy, as a generator wrote it.
+    """
+
+    def __init__(self, texts: Sequence[str | None]) -> None:
+        self._texts = texts
+        self._triples: dict[int, frozenset[str]] = {}
+        self._known: dict[tuple[int, ...], int] = {}
+
+    def num_apart(self, numbers: Sequence[int]) -> int:
+        """How many of these texts are no copies of others; stops where they are a template."""
+        if len(numbers) < MIN_TEMPLATE_TEXTS:
+            return len(numbers)
+        key = tuple(numbers)
+        if key not in self._known:
+            apart: list[int] = []
+            for number in numbers:
+                if not any(self._alike(number, other) for other in apart):
+                    apart.append(number)
+                if len(apart) >= MIN_TEMPLATE_TEXTS:
+                    break
+            self._known[key] = len(apart)
+        return self._known[key]
+
+    def _alike(self, one: int, other: int) -> bool:
+        left, right = self._set(one), self._set(other)
+        return bool(left and right) and len(left & right) >= COPY_SIMILARITY * len(left | right)
+
+    def _set(self, number: int) -> frozenset[str]:
+        if number not in self._triples:
+            text = self._texts[number]
+            self._triples[number] = frozenset(_ngrams(text, 3) if text is not None else ())
+        return self._triples[number]
+
+
 def _plain(text: str) -> str:
-    return normalise(text).casefold()
+    return normalise(unicodedata.normalize("NFKC", text)).casefold()
 
 
 def _tokens(text: str) -> str:
@@ -103,7 +154,7 @@ def _num_words(text: str) -> float:
     return len(words) - sum(re.fullmatch(f"[{_UNSPACED}]", word) is not None for word in words) / 2
 
 
-def _ngrams(text: str) -> Iterable[str]:
+def _ngrams(text: str, num: int = NGRAM_WORDS) -> Iterable[str]:
     words = _WORD.findall(text)
-    for start in range(len(words) - NGRAM_WORDS + 1):
-        yield " ".join(words[start : start + NGRAM_WORDS])
+    for start in range(len(words) - num + 1):
+        yield " ".join(words[start : start + num])

@@ -1,62 +1,44 @@
-"""Duplicates: exact by signature, near by MinHash for prose.
+"""Duplicates: exact by signature, near by MinHash for prose (datasketch).
 
 Within-batch checks would let a proposer cycle through old samples, so the index is meant to be
 fed from the whole corpus first. Only solutions of more than 50 words are compared by MinHash:
-shorter ones, a column of sums for instance, resemble each other by nature.
+shorter ones, a column of sums for instance, resemble each other by nature. A near duplicate says
+nearly the same to nearly the same question: a solution that fits another question is new.
 """
 
-import hashlib
-from collections import defaultdict
+import re
 from collections.abc import Iterable
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from datasketch import MinHash, MinHashLSH
 
 from data.records import Record, normalise, signature
+from data.spelling import UNSPACED
 
-# Shape suffixes: S shingles of a text, P permutations.
 Duplicate = Literal["", "duplicate", "near_duplicate"]
 
 MIN_PROSE_WORDS = 51
 SHINGLE_WORDS = 3
 NUM_PERMUTATIONS = 128
-NUM_BANDS = 32  # of 4 values each: a pair at similarity 0.8 is compared with probability > 0.9999
-NEAR_SIMILARITY = 0.8
+BANDS = (32, 4)  # of 4 values each: a pair at similarity 0.8 is compared with probability > 0.9999
+NEAR_SIMILARITY = 0.8  # of solutions, and of questions
 
-_random = np.random.Generator(np.random.PCG64(20_240_229))
-_MULTIPLIERS_P = _random.integers(1, 2**64, NUM_PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
-_OFFSETS_P = _random.integers(0, 2**64, NUM_PERMUTATIONS, dtype=np.uint64)
+_UNSPACED = re.compile(f"([{UNSPACED}])")
 
 
-def minhash(text: str) -> NDArray[np.uint64] | None:
+def minhash(text: str) -> MinHash | None:
     """Sketch a text's set of word triples; None where it is too short for prose.
 
-    The share of equal values in two sketches estimates the Jaccard similarity of the sets
-    (Broder 1997), here with multiply-shift hashing in place of permutations.
+    Two sketches estimate the Jaccard similarity of their sets (Broder 1997). Where a script has no
+    spaces each character is a word, and two of them count as one when the length is judged.
     """
-    words = normalise(text).casefold().split()
-    if len(words) < MIN_PROSE_WORDS:
+    words = _words(text)
+    if _num_words(words) < MIN_PROSE_WORDS:
         return None
-    shingles = {
-        " ".join(words[start : start + SHINGLE_WORDS])
-        for start in range(len(words) - SHINGLE_WORDS + 1)
-    }
-    hashes_S = np.array(
-        [
-            int.from_bytes(hashlib.blake2b(shingle.encode(), digest_size=4).digest(), "big")
-            for shingle in shingles
-        ],
-        dtype=np.uint64,
-    )
-    shuffled_SP = hashes_S[:, None] * _MULTIPLIERS_P + _OFFSETS_P >> np.uint64(32)  # wraps mod 2^64
-    sketch_P: NDArray[np.uint64] = shuffled_SP.min(axis=0)
-    return sketch_P
-
-
-def similarity(left_P: NDArray[np.uint64], right_P: NDArray[np.uint64]) -> float:
-    """Estimate the Jaccard similarity of two sketched texts, in [0, 1]."""
-    return float(np.mean(left_P == right_P))
+    sketch = MinHash(NUM_PERMUTATIONS, scheme="affine32")
+    last = len(words) - SHINGLE_WORDS + 1
+    sketch.update_batch([" ".join(words[i : i + SHINGLE_WORDS]).encode() for i in range(last)])
+    return sketch
 
 
 class DuplicateIndex:
@@ -72,8 +54,8 @@ class DuplicateIndex:
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._signatures: set[str] = set()
-        self._sketches: list[NDArray[np.uint64]] = []
-        self._bands: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
+        self._prose: list[tuple[frozenset[str], MinHash]] = []
+        self._near = MinHashLSH(num_perm=NUM_PERMUTATIONS, params=BANDS)
         for record in records:
             if record.accepted:
                 self.add(record.prompt, record.solution)
@@ -82,23 +64,33 @@ class DuplicateIndex:
         """Say whether the sample repeats one in the index: exactly up to whitespace, or nearly."""
         if signature(question, solution) in self._signatures:
             return "duplicate"
-        sketch_P = minhash(solution)
-        if sketch_P is None:
+        sketch = minhash(solution)
+        if sketch is None:
             return ""
-        candidates = {i for band in _bands(sketch_P) for i in self._bands.get(band, ())}
-        near = any(similarity(sketch_P, self._sketches[i]) >= NEAR_SIMILARITY for i in candidates)
-        return "near_duplicate" if near else ""
+        asked = frozenset(_words(question))
+        for number in self._near.query(sketch):
+            other, known = self._prose[number]
+            if sketch.jaccard(known) >= NEAR_SIMILARITY and _asks_alike(asked, other):
+                return "near_duplicate"
+        return ""
 
     def add(self, question: str, solution: str) -> None:
         """Put a sample into the index."""
         self._signatures.add(signature(question, solution))
-        sketch_P = minhash(solution)
-        if sketch_P is not None:
-            for band in _bands(sketch_P):
-                self._bands[band].append(len(self._sketches))
-            self._sketches.append(sketch_P)
+        sketch = minhash(solution)
+        if sketch is not None:
+            self._near.insert(len(self._prose), sketch)
+            self._prose.append((frozenset(_words(question)), sketch))
 
 
-def _bands(sketch_P: NDArray[np.uint64]) -> list[tuple[int, bytes]]:
-    parts = np.split(sketch_P, NUM_BANDS)
-    return [(number, part.tobytes()) for number, part in enumerate(parts)]
+def _asks_alike(left: frozenset[str], right: frozenset[str]) -> bool:
+    """Whether two questions are nearly the same."""
+    return len(left & right) >= NEAR_SIMILARITY * len(left | right)
+
+
+def _words(text: str) -> list[str]:
+    return _UNSPACED.sub(r" \1 ", normalise(text).casefold()).split()
+
+
+def _num_words(words: Iterable[str]) -> float:
+    return sum(0.5 if _UNSPACED.fullmatch(word) else 1.0 for word in words)

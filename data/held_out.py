@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data.atomic import write_text_atomic
+from data.contamination import Contamination
 from data.errors import UserError, reason
+from data.records import SPLITS, Task
+from data.source import TaskSource
 
 HELD_OUT_FILE = "held_out.jsonl"
 
@@ -30,6 +33,24 @@ class HeldOut:
     set: str
     text: str
     templated: bool = False
+
+
+def held_out_of(source: TaskSource, tasks: Iterable[Task]) -> list[HeldOut]:
+    """Tasks' questions as evaluation texts; their set is the split."""
+    listed = {split: source.ids(split) for split in SPLITS}
+    return [
+        HeldOut(task.split, task.question, templated=task.id not in listed[task.split])
+        for task in tasks
+    ]
+
+
+def contamination_of(texts: Iterable[HeldOut]) -> Contamination:
+    """The index of evaluation texts."""
+    listed = list(texts)
+    return Contamination(
+        [one.text for one in listed if not one.templated],
+        [one.text for one in listed if one.templated],
+    )
 
 
 def write_held_out(folder: Path, texts: Iterable[HeldOut]) -> None:

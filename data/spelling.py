@@ -8,6 +8,9 @@ import unicodedata
 
 from data.records import Shown, signature
 
+# Thai, kana and ideographs: scripts that write words without spaces between them.
+UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+
 # After NFKC, which makes a vulgar fraction two numbers with U+2044 between them.
 _OPERATORS = str.maketrans(
     dict.fromkeys("\u2010\u2012\u2013\u2014\u2015\u2212", "-")  # dashes and the minus sign

@@ -15,9 +15,9 @@ from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
 from critic.monitor.state import Health
-from data.contamination import Contamination
 from data.corpus import Corpus
 from data.dedup import DuplicateIndex
+from data.held_out import contamination_of, held_out_of
 from data.records import Record
 from pipelines.game.audit import load_audit, save_audit
 from pipelines.game.bout import Bout, RoundPlan, Start
@@ -111,7 +111,7 @@ class Run:
         self.interventions = Interventions()
         self.selection = Selection(self.examiner, self.tasks.selection, self.round_log, settings)
         kept_out = [*held_out.all(), *self.tasks.selection]
-        self.gate = Gate(Contamination([task.question for task in kept_out]))
+        self.gate = Gate(contamination_of(held_out_of(self.curriculum.source, kept_out)))
         self.gate_counts, self.tokens = GateCounts(), KeptCounts()
         self.corpus = Corpus(self.directory.path / "corpus")
         self.ledger: Ledger | None = None

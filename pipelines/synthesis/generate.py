@@ -16,10 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.contamination import Contamination
 from data.dataset_folder import DatasetFolder, Progress, cut_surplus, interrupts_deferred
 from data.dedup import DuplicateIndex
-from data.held_out import HeldOut, read_held_out, write_held_out
+from data.held_out import HeldOut, contamination_of, held_out_of, read_held_out, write_held_out
 from data.records import Record, Split, Task
 from data.shard import WHOLE
 from data.source import TaskSource, draw_up_to
@@ -106,7 +105,7 @@ class Generation:
         self.batch_size = request.batch or max(1, table.max_num_seqs // request.group)
         held_out = _held_out(referee, source)
         _keep_held_out(folder, held_out)
-        self.gate = Gate(Contamination([one.text for one in held_out]))
+        self.gate = Gate(contamination_of(held_out))
         self.duplicates = DuplicateIndex(folder.accepted.records())
         self.played = {record.task_id for record in folder.records()}
 
@@ -218,11 +217,8 @@ def _held_out(referee: Referee, source: TaskSource) -> list[HeldOut]:
         ("test", sizes.num_tasks), ("probe", sizes.num_probe_tasks),
         ("audit", sizes.num_audit_tasks),
     )  # fmt: skip
-    return [
-        HeldOut(split, task.question)
-        for split, num in drawn
-        for task in draw_up_to(source, split, num, 0)
-    ]
+    tasks = [task for split, num in drawn for task in draw_up_to(source, split, num, 0)]
+    return held_out_of(source, tasks)
 
 
 def _keep_held_out(folder: DatasetFolder, texts: Sequence[HeldOut]) -> None:

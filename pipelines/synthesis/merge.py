@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.atomic import atomic_folder
-from data.contamination import Contamination
 from data.dataset_folder import DatasetFolder, Progress
 from data.dedup import DuplicateIndex
-from data.held_out import HeldOut, read_held_out, write_held_out
+from data.held_out import HeldOut, contamination_of, read_held_out, write_held_out
 from data.records import Record, record_digest, seal
 from data.shard import WHOLE, Shard, read_shard
 from pipelines.errors import UserError
@@ -91,7 +90,7 @@ class _Merging:
     ) -> None:
         self.folder, self.parts, self.merged = folder, parts, Merged()
         self.duplicates = DuplicateIndex()
-        self.contamination = Contamination([one.text for one in held_out])
+        self.contamination = contamination_of(held_out)
 
     def run(self) -> Merged:
         """Write every record; returns what became of them."""

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data.contamination import Contamination
-from data.dedup import DuplicateIndex, minhash, similarity
+from data.dedup import DuplicateIndex, minhash
 
 WORDS = [f"word{number}" for number in range(400)]
 NUMBERS = st.lists(st.integers(0, 99), min_size=1, max_size=14)
@@ -47,12 +47,30 @@ def test_minhash_estimates_the_jaccard_similarity() -> None:
         exact = len(triples[0] & triples[1]) / len(triples[0] | triples[1])
         sketches = [minhash(" ".join(text)) for text in (left, right)]
         assert sketches[0] is not None and sketches[1] is not None
-        assert abs(similarity(sketches[0], sketches[1]) - exact) < 0.13
+        assert abs(sketches[0].jaccard(sketches[1]) - exact) < 0.13
 
 
 def test_short_texts_are_no_prose() -> None:
     assert minhash(" ".join(prose(0, 50))) is None
     assert minhash(" ".join(prose(0, 51))) is not None
+
+
+def test_a_near_duplicate_answers_the_same_question() -> None:
+    index, solution = DuplicateIndex(), " ".join(prose(0))
+    index.add("How many pencils are on the left shelf?", solution)
+    assert index.find("What is the colour of the third box, and why?", solution) == ""
+    assert index.find("How many pencils are on the left shelf", solution + " so") == ""
+    asked = "So how many pencils are on the left shelf?"
+    assert index.find(asked, solution + " so") == "near_duplicate"
+
+
+def test_near_duplicates_without_spaces_between_words_are_found() -> None:
+    chinese = "".join(chr(0x4E00 + (n * 37) % 2000) for n in range(300))
+    index = DuplicateIndex()
+    index.add("q", chinese)
+    assert index.find("q", chinese + "好") == "near_duplicate"
+    assert index.find("q", chinese[::-1]) == ""
+    assert minhash(chinese[:101]) is None and minhash(chinese[:102]) is not None
 
 
 @given(st.integers(0, 2**32), st.integers(0, 30), st.integers(0, 20))
@@ -103,6 +121,7 @@ def test_very_short_texts_match_only_alone() -> None:
         ("Calculate 17 - 25.", "Now calculate 17 \u2212 25"),
         ("Calculate 17 \u00d7 25.", "Now calculate 17*25"),
         ("Is a well-known fact true?", "Is a well known fact true"),
+        ("What is 17 + 25?", "What is \uff11\uff17 \uff0b \uff12\uff15\uff1f"),
         ("太阳有多大的直径", "- 太阳有多大的直径"),
         (
             "一个农夫有17只羊现在他一共有多少只羊",
@@ -142,3 +161,17 @@ def test_a_template_is_no_leak_but_its_filling_is() -> None:
     assert index.overlap(template + " ".join(prose(9, 12))) == ""
     assert index.overlap(template + " ".join(prose(3, 12))) != ""
     assert index.overlap("Words: " + " ".join(prose(3, 12))) != ""
+
+
+@pytest.mark.parametrize("num_copies", [2, 3, 10])
+def test_near_copies_of_one_problem_do_not_exempt_each_other(num_copies: int) -> None:
+    problem = " ".join(prose(1, 30))
+    marks = "?!.,;:-()*"
+    for copies in (
+        [f"{problem} (version {n} of it)" for n in range(num_copies)],
+        [f"{problem}{marks[n]}" for n in range(num_copies)],
+    ):
+        assert Contamination(copies).overlap(f"Solve this: {problem} Thanks.") != ""
+    written = [f"{problem} {n} of {n + 7} apples" for n in range(num_copies)]  # a generator's
+    found = Contamination([], written).overlap(f"{problem} 70 of 90 apples")
+    assert (found == "") == (num_copies >= 3)
