@@ -121,7 +121,7 @@ def read_dataset(path_or_id: str, config: str, split: str, fields: Fields) -> It
     Raises:
         UserError: it cannot be loaded, or lacks the configuration, the split or a column.
     """
-    dataset = _load_dataset(path_or_id, config, split)
+    dataset = load_split(path_or_id, config, split)
     where, chosen = f"{path_or_id} [{split}]", dataset
     if not (fields.verifier == "code" and is_code_row(dict.fromkeys(dataset.column_names))):
         columns = [_column(path_or_id, name, dataset.column_names) for name in _names(fields)]
@@ -272,7 +272,12 @@ def _answer(value: object, verifier: VerifierName) -> str:
 # -- loading --------------------------------------------------------------------------------------
 
 
-def _load_dataset(path_or_id: str, config: str, split: str) -> Any:
+def load_split(path_or_id: str, config: str, split: str) -> Any:
+    """A split of what the datasets library loads, or of what it saved.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     import datasets  # here, since it takes half a second that other sources need not pay
 
     path = Path(path_or_id)

@@ -2,6 +2,7 @@
 
     sparring-data generate FROM --out DIR --num N [--config FILE] [table.key=value ...]
     sparring-data merge OUT DIR...  shards of one generation as one data set
+    sparring-data decontaminate FILE...   foreign data without what an evaluation set asks
     sparring-data inspect DIR       records to read
     sparring-data stats DIR         counts, rates, lengths, the critic's agreement
     sparring-data verify DIR        judge every record again
@@ -9,7 +10,8 @@
 
 FROM is a run directory (its selected or last checkpoint), one of its rounds (`RUN/best`) or a
 checkpoint directory. Only the command line is here; `synthesis/` does each command's work. Exit
-status: 0 done, 1 `verify` found differences, 2 a user's mistake or too few tasks, 130 interrupted.
+status: 0 done, 1 `verify` found differences or `decontaminate` without --out a leak, 2 a user's
+mistake or too few tasks, 130 interrupted.
 """
 
 import argparse
@@ -21,14 +23,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from data.dataset_folder import open_records
 from data.shard import WHOLE, read_shard
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.run.progress import Progress
+from pipelines.synthesis.decontaminate import HUMANEVAL, decontaminate, evaluation_texts
 from pipelines.synthesis.export import export
 from pipelines.synthesis.inspect import record_text, shown_records, statistics, statistics_text
 from pipelines.synthesis.merge import merge
+from pipelines.synthesis.plots import plots, write_page, write_picture
 from pipelines.synthesis.verify import verify_records
 
 DIFFERENT = 1
@@ -108,7 +113,14 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    found = statistics(open_records(options.directory, options.dialect))
+    reader = open_records(options.directory, options.dialect)
+    found = statistics(reader)
+    if options.html or options.png:
+        drawn, title = plots(reader), f"Data set {options.directory.resolve().name}"
+        if options.html:
+            write_page(drawn, found, title, options.html)
+        if options.png:
+            write_picture(drawn, title, options.png)
     print(json.dumps(found, indent=2) if options.json else statistics_text(found))
     return 0
 
@@ -148,7 +160,25 @@ def _merge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _decontaminate(options: argparse.Namespace) -> int:
+    texts = evaluation_texts(
+        options.against or [HUMANEVAL], options.run or [], options.against_fields
+    )
+    cleaned = decontaminate(options.files, texts, options.out, options.fields)
+    if options.json:
+        print(json.dumps(asdict(cleaned) | {"num_dropped": cleaned.num_dropped}))
+    else:
+        for row in cleaned.examples:
+            print(f"{row['source']}, row {row['row']}, as in {row['set']}: {row['shares']}")
+        for source, num in cleaned.rows.items():
+            found = [f"{n} as in {name}" for name, n in cleaned.dropped[source].items()]
+            print(f"{source}: {num} rows, contaminated: {', '.join(found) or 'none'}")
+        print("compared with " + ", ".join(f"{n} texts of {s}" for s, n in cleaned.texts.items()))
+    return DIFFERENT if cleaned.num_dropped and options.out is None else 0
+
+
 COMMANDS = {
+    "decontaminate": _decontaminate,
     "merge": _merge,
     "inspect": _inspect,
     "stats": _stats,
@@ -182,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     merging.add_argument("shards", type=Path, nargs="+", metavar="SHARD")
     merging.add_argument("--partial", action="store_true", help="unfinished and missing shards too")
     merging.add_argument("--json", action="store_true")
+    _add_decontaminate(commands)
     for name, text in (
         ("inspect", "print records"), ("stats", "count"),
         ("verify", "judge every record again by rule"), ("export", "write JSONL for a trainer"),
@@ -193,11 +224,35 @@ def _parser() -> argparse.ArgumentParser:
         if name == "inspect":
             reading.add_argument("--num", type=int, default=5)
             reading.add_argument("--rejected", action="store_true", help="rejected ones instead")
+        if name == "stats":
+            reading.add_argument("--html", type=Path, metavar="FILE", help="figures as one page")
+            reading.add_argument("--png", type=Path, metavar="FILE", help="figures as a picture")
         if name == "export":
             reading.add_argument("--format", required=True, help="sft, dpo, critic or prompts")
             reading.add_argument("--out", type=Path, required=True, help="file to write")
     making.add_argument("--json", action="store_true", help="statistics as JSON at the end")
     return parser
+
+
+def _add_decontaminate(commands: Any) -> None:
+    cleaning = commands.add_parser(
+        "decontaminate", help="foreign data without what evaluations ask", allow_abbrev=False
+    )
+    text = "JSON lines, Parquet, or NAME[:SPLIT] of `datasets`"
+    cleaning.add_argument("files", nargs="+", metavar="FILE", help=text)
+    text = "the same, of evaluations; default: humaneval"
+    cleaning.add_argument("--against", action="extend", nargs="+", metavar="FILE", help=text)
+    text = "a run, or a set of `generate`: its held-out tasks too"
+    cleaning.add_argument("--run", action="extend", nargs="+", type=Path, metavar="DIR", help=text)
+    cleaning.add_argument("--out", type=Path, help="folder to write; without it rows are counted")
+    text = "names, with commas between; default: all texts"
+    cleaning.add_argument("--fields", type=_names, default=[], help=text)
+    cleaning.add_argument("--against-fields", type=_names, default=[], help="of evaluation rows")
+    cleaning.add_argument("--json", action="store_true")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 if __name__ == "__main__":

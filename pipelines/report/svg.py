@@ -59,6 +59,8 @@ class Chart:
         y: the same of the vertical axis; None leaves an end to the data.
         shades: (from, to, class, name) of marked stretches of the horizontal axis.
         percent: whether vertical values are shares, shown in percent.
+        x_name: what the horizontal axis counts.
+        names: of its positions 0, 1, ...; without them they are numbers.
     """
 
     label: str
@@ -68,6 +70,8 @@ class Chart:
     bars: list[Bars] = field(default_factory=list)
     shades: list[tuple[float, float, str, str]] = field(default_factory=list)
     percent: bool = False
+    x_name: str = "round"
+    names: Sequence[str] = ()
 
     def html(self, title: str) -> str:
         """The chart and its legend.
@@ -84,14 +88,14 @@ class Chart:
 
         parts = [_shade(across(a), across(b), kind) for a, b, kind, _ in self.shades]
         parts += [self._tick(tick, down(tick)) for tick in ticks]
-        parts += _rounds(self.x, across)
+        parts += _along(self.x, across, self.x_name, self.names)
         floor: dict[float, float] = {}
         for bars in self.bars:
-            parts += _stack(bars, floor, across, down)
+            parts += _stack(bars, floor, across, down, self._at)
         for line in self.lines:
             parts.append(_band(line, across, down))
         for line in self.lines:
-            parts.append(_polyline(line, across, down, self.percent))
+            parts.append(_polyline(line, across, down, self.percent, self._at))
         body = "".join(parts)
         return f"{_frame(title, body, self.label)}{self._legend()}"
 
@@ -106,6 +110,12 @@ class Chart:
         low, high = self.y
         low = min(ys, default=0.0) if low is None else low
         return low, max(ys, default=1.0) if high is None else high
+
+    def _at(self, x: float) -> str:
+        """A position in words."""
+        if x in range(len(self.names)):
+            return self.names[int(x)]
+        return f"{self.x_name} {x:.4g}"
 
     def _tick(self, value: float, y: float) -> str:
         text = f"{100 * value:.0f}%" if self.percent else f"{value:g}"
@@ -170,7 +180,7 @@ def tiles(columns: Sequence[tuple[float, Sequence[float]]], title: str, label: s
         f'<text x="{LEFT - 5}" y="{TOP + (n + 0.5) * height + 4:.1f}" text-anchor="end">{n}</text>'
         for n in range(0, num, every)
     ]
-    parts += _rounds(ends, across)
+    parts += _along(ends, across)
     return _frame(title, "".join(parts), label)
 
 
@@ -211,19 +221,22 @@ def _nice(step: float) -> float:
     return next(nice * power for nice in (1, 2, 2.5, 5, 10) if nice * power >= step * (1 - 1e-9))
 
 
-def _rounds(ends: tuple[float, float], across: Place) -> list[str]:
-    """The numbers of the rounds along the bottom, few enough to stand apart, and their name."""
+def _along(
+    ends: tuple[float, float], across: Place, axis_name: str = "round", names: Sequence[str] = ()
+) -> list[str]:
+    """Numbers or names along the bottom, few enough to stand apart, and what they count."""
     first, last = math.ceil(ends[0]), math.floor(ends[1])
-    step = max(1, math.ceil(_nice((last - first + 1) / 8)))
+    step = 1 if names else max(1, math.ceil(_nice((last - first + 1) / 8)))
     y = HEIGHT - BOTTOM
     ticks = [
-        f'<text x="{across(n)}" y="{y + 15}" text-anchor="middle">{n}</text>'
+        f'<text x="{across(n)}" y="{y + 15}" text-anchor="middle">{escape(text)}</text>'
         for n in range(first + -first % step, last + 1, step)
+        if (text := names[n] if n in range(len(names)) else str(n))
     ]
     middle = (LEFT + WIDTH - RIGHT) / 2
     axis = f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-    name = f'<text class="name" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">round</text>'
-    return [axis, *ticks, name]
+    place = f'x="{middle}" y="{HEIGHT - 3}" text-anchor="middle"'
+    return [axis, *ticks, f'<text class="name" {place}>{escape(axis_name)}</text>']
 
 
 def _frame(title: str, body: str, label: str) -> str:
@@ -242,7 +255,9 @@ def _shade(left: float, right: float, kind: str) -> str:
     )
 
 
-def _stack(bars: Bars, floor: dict[float, float], across: Place, down: Place) -> list[str]:
+def _stack(
+    bars: Bars, floor: dict[float, float], across: Place, down: Place, at: Callable[[float], str]
+) -> list[str]:
     """One layer on top of those before it, which `floor` remembers."""
     parts = []
     for x, height in bars.values:
@@ -253,7 +268,7 @@ def _stack(bars: Bars, floor: dict[float, float], across: Place, down: Place) ->
             f'x="{left}" y="{top}" width="{max(across(x + 0.36) - left, 1):.1f}" '
             f'height="{max(bottom - top, 0):.1f}"'
         )
-        said = f"<title>round {x:g}, {escape(bars.name)}: {height:,.1f}</title>"
+        said = f"<title>{escape(at(x))}, {escape(bars.name)}: {height:,.1f}</title>"
         parts.append(f'<rect class="bar c{bars.look % 8}" {place}>{said}</rect>')
         if hatch := _hatch(bars.look):
             parts.append(f'<rect {hatch} {place} pointer-events="none"/>')
@@ -274,7 +289,9 @@ def _band(line: Line, across: Place, down: Place) -> str:
     return f'<polygon class="band c{line.look % 8}" points="{" ".join(upper + lower)}"/>'
 
 
-def _polyline(line: Line, across: Place, down: Place, percent: bool) -> str:
+def _polyline(
+    line: Line, across: Place, down: Place, percent: bool, at: Callable[[float], str]
+) -> str:
     points = _fewer(line.points)
     path = " ".join(f"{across(x)},{down(y)}" for x, y in points)
     drawn = f'<polyline class="line s{line.look % 8}" {_dash(line.look)} points="{path}"/>'
@@ -282,7 +299,7 @@ def _polyline(line: Line, across: Place, down: Place, percent: bool) -> str:
     start = 0 if line.dots else every // 2
     for x, y in points[start::every]:
         value = f"{100 * y:.1f}%" if percent else f"{y:.4g}"
-        said = f"<title>{escape(line.name)}, round {x:.3g}: {value}</title>"
+        said = f"<title>{escape(line.name)}, {escape(at(x))}: {value}</title>"
         drawn += _mark(across(x), down(y), line.look, said)
     return drawn
 

@@ -17,9 +17,8 @@ from critic.format import critique_dialect
 from critic.meta import known_first_bad
 from data.atomic import write_text_atomic
 from data.dataset_folder import Reader
-from data.errors import unknown_name
+from data.errors import UserError, unknown_name
 from data.records import Record
-from pipelines.errors import UserError
 from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution, task_of
 from rewards.dialect import dialect
 

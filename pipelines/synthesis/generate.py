@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from data.dataset_folder import DatasetFolder, Progress, cut_surplus, interrupts_deferred
 from data.dedup import DuplicateIndex
+from data.errors import UserError
 from data.held_out import HeldOut, contamination_of, held_out_of, read_held_out, write_held_out
 from data.records import Record, Split, Task
 from data.shard import WHOLE
 from data.source import TaskSource, draw_up_to
-from pipelines.errors import UserError
 from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
@@ -208,6 +208,18 @@ class Generation:
 
 class OutOfTasks(UserError):
     """The task source and the learner cannot yield what was asked for."""
+
+
+def held_out_of_run(run: Path) -> list[HeldOut]:
+    """The evaluation texts of a run: its held-out tasks.
+
+    Raises:
+        UserError: it is not a run with a checkpoint, or its tasks cannot be read.
+    """
+    origin = find_origin(run, None, (), None, True)
+    with closing(verifiers_of(origin.settings.rewards)) as verifiers:
+        referee = Referee(origin.settings, verifiers)
+        return _held_out(referee, build_source(origin.settings, context_of(origin, referee).fits))
 
 
 def _held_out(referee: Referee, source: TaskSource) -> list[HeldOut]:

@@ -10,8 +10,8 @@ from itertools import islice
 import numpy as np
 
 from data.dataset_folder import SURPLUS, Reader
+from data.errors import UserError
 from data.records import Record, record_row
-from pipelines.errors import UserError
 from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution
 
 

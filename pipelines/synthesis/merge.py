@@ -17,10 +17,10 @@ from pathlib import Path
 from data.atomic import atomic_folder
 from data.dataset_folder import DatasetFolder, Progress
 from data.dedup import DuplicateIndex
+from data.errors import UserError
 from data.held_out import HeldOut, contamination_of, read_held_out, write_held_out
 from data.records import Record, record_digest, seal
 from data.shard import WHOLE, Shard, read_shard
-from pipelines.errors import UserError
 from pipelines.synthesis.request import changes
 
 MAY_DIFFER = ("num", "shard", "seed")  # of arguments: seeds and shards have a check of their own

@@ -8,8 +8,8 @@ import json
 from critic.critique import ParseFailure
 from critic.format import critique_dialect
 from data.dataset_folder import Reader
+from data.errors import UserError
 from data.records import VERIFIER_NAMES, CritiqueNote, Generator, Record, Task, VerifierName
-from pipelines.errors import UserError
 from rewards.dialect import dialect
 from rewards.solution import Dialect, Solution
 

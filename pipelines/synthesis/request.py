@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.dataset_folder import DatasetFolder, Progress, flat_arguments
-from data.errors import unknown_name
+from data.errors import UserError, unknown_name
 from data.records import SPLITS, Split
 from data.shard import WHOLE, Shard
-from pipelines.errors import UserError
 
 if TYPE_CHECKING:  # it imports torch
     from pipelines.run.origin import Origin

@@ -5,13 +5,13 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from data.dataset_folder import Reader
+from data.errors import UserError
 from data.records import (
     Record,
     identity,
     record_digest,
     signature,
 )
-from pipelines.errors import UserError
 from pipelines.synthesis.rebuild import dialect_of, read_solution, task_of
 from rewards.solution import Dialect
 from rewards.verifiers import Verifiers
