@@ -4,6 +4,7 @@ DIR/README.md                        dataset card
 DIR/train/round_00003.parquet        accepted records of batch 3
 DIR/rejected/round_00003.parquet     the batch's other samples, each with its reason
 DIR/generate.json                    what was asked for, and how many batches are complete
+DIR/batches.jsonl                    the ledger of complete batches (`data/batches.py`)
 DIR/held_out.jsonl                   the evaluation texts that it was decontaminated against
 
 `datasets.load_dataset("parquet", data_dir=DIR)` reads `train/` alone: a folder of that name is a
@@ -20,6 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 from data.atomic import remove_stale, write_text_atomic
+from data.batches import append_batch, batch_of, keep_batches, read_batches
 from data.card import card
 from data.corpus import Corpus
 from data.errors import UserError
@@ -104,6 +106,7 @@ class DatasetFolder:
             if corpus.directory.is_dir():
                 remove_stale(corpus.directory)
         remove_stale(self.path)
+        keep_batches(self.path, progress.batches)
         self.require_whole(progress)
 
     def require_whole(self, progress: Progress) -> None:
@@ -120,6 +123,45 @@ class DatasetFolder:
                 "shards, or generate into another --out"
             )
 
+    def missing(self, progress: Progress) -> list[str]:
+        """What is not as its complete batches were written, one line each; shards are read."""
+        found = []
+        entries = read_batches(self.path)
+        for entry in entries[: progress.batches]:
+            shards = [corpus.shard(entry.batch) for corpus in (self.accepted, self.rejected)]
+            written, lost = (entry.accepted, entry.rejected), False
+            for corpus, shard, num in zip(
+                (self.accepted, self.rejected), shards, written, strict=True
+            ):
+                if len(shard) != num:
+                    path, lost = corpus.path_of(entry.batch).relative_to(self.path.absolute()), True
+                    had = f"holds {len(shard)} records" if shard else "is lost"
+                    found.append(f"{path} {had}: {num} were written")
+            if not lost and batch_of(entry.batch, *shards) != entry:
+                found.append(f"batch {entry.batch} was changed after it was written")
+        if entries and len(entries) < progress.batches:
+            found.append(
+                f"batches.jsonl has {len(entries)} batches, generate.json {progress.batches}"
+            )
+        return found
+
+    def reopen(self, progress: Progress) -> Progress:
+        """Take back the last batch if enough was accepted before its end: it will be made again.
+
+        So a set that grows gets what a set of its new size would have.
+        """
+        last = progress.batches - 1
+        good, bad = self.accepted.shard(last), self.rejected.shard(last)
+        if not any(record.reject_reason == SURPLUS for record in bad):
+            return progress
+        before = replace(
+            progress, batches=last, accepted=progress.accepted - len(good),
+            rejected=progress.rejected - len(bad), status="open",
+        )  # fmt: skip
+        self.save(before)
+        self.clean_up(before)
+        return before
+
     def commit(self, records: Sequence[Record], progress: Progress) -> Progress:
         """Store one batch as a whole; returns the progress after it."""
         good = [record for record in records if record.accepted]
@@ -131,6 +173,7 @@ class DatasetFolder:
         for corpus, kept in ((self.rejected, bad), (self.accepted, good)):
             if kept:
                 corpus.store(progress.batches, kept)
+        append_batch(self.path, batch_of(progress.batches, good, bad))
         self.save(after)
         return after
 

@@ -15,6 +15,7 @@ mistake or too few tasks, 130 interrupted.
 """
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset_folder import open_records
+from data.errors import UserError
 from data.shard import WHOLE, read_shard
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.run.progress import Progress
@@ -37,6 +39,11 @@ from pipelines.synthesis.plots import plots, write_page, write_picture
 from pipelines.synthesis.verify import verify_records
 
 DIFFERENT = 1
+# What a file system answers to a writer or reader; any other OSError is a bug of ours.
+DISK_ERRORS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE)
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown or (overrides and options.command != "generate"):
         parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
     try:
-        with fail_clearly():
+        with fail_clearly(), _failing_disks_in_one_line():
             require_checkout()
             if options.command == "generate":
                 with _saying_how_to_continue(given):
@@ -59,6 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _failing_disks_in_one_line() -> Iterator[None]:
+    """Turn a disk or folder that refuses into a user's mistake; what was complete stays whole."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"{where}{error.strerror}: check the path and the room there; what was complete is "
+            "kept, and `generate` goes on with --resume"
+        ) from error
 
 
 @contextmanager
@@ -126,17 +148,20 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    reader = open_records(options.directory, options.dialect)
-    num = sum(1 for _ in reader.records())
-    differing = list(verify_records(reader))
+    found = verify_records(open_records(options.directory, options.dialect))
     if options.json:
-        rows = [{"id": found.id, "why": found.why} for found in differing]
-        print(json.dumps({"records": num, "differing": rows}))
+        versions = [
+            {"verifier": name, "then": then, "now": now, "records": num}
+            for (name, then, now), num in found.versions.items()
+        ]
+        differing = [asdict(one) for one in found.differing]
+        said = {"records": found.records, "differing": differing, "missing": found.missing}
+        print(json.dumps(said | {"versions": versions, "unchecked": found.unchecked}))
     else:
-        for found in differing:
-            print(f"{found.id}: {found.why}")
-        print(f"{num} records verified again, {len(differing)} differ")
-    return DIFFERENT if differing else 0
+        for line in found.lines():
+            print(line)
+        print(f"{found.records} records verified again, {len(found.differing)} differ")
+    return 0 if found.holds else DIFFERENT
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -2,7 +2,8 @@
 
 sft      solutions to imitate: accepted records
 dpo      preference pairs: an accepted solution against a wrong one of the same problem
-critic   solutions to judge, with the verifier's verdict, the first flaw and the critique
+critic   solutions to judge, with the verifier's verdict, the first flaw and a critique that agrees
+         with the verdict and of which no claim was refuted
 prompts  every problem played, with its reference, entry and pass rate, for RL
 
 Chat models get messages, the compact dialect bare text. Leaves out any mixing of sources.
@@ -18,7 +19,7 @@ from critic.meta import known_first_bad
 from data.atomic import write_text_atomic
 from data.dataset_folder import Reader
 from data.errors import UserError, unknown_name
-from data.records import Record
+from data.records import CritiqueNote, Record
 from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution, task_of
 from rewards.dialect import dialect
 
@@ -54,7 +55,10 @@ def sft_rows(reader: Reader) -> Iterator[Row]:
 
 
 def dpo_rows(reader: Reader) -> Iterator[Row]:
-    """Pairs of one problem: its accepted solutions against its distinct, well-formed wrong ones."""
+    """Pairs of one problem: its accepted solutions against its distinct, well-formed wrong ones.
+
+    No solution stands on both sides, whatever two verdicts said of it.
+    """
     wrong: dict[str, dict[str, Record]] = defaultdict(dict)
     for record in reader.records(accepted=False):
         if record.verdict_outcome == "incorrect":
@@ -63,6 +67,8 @@ def dpo_rows(reader: Reader) -> Iterator[Row]:
     for record in reader.records(accepted=True):
         right[record.task_id].append(record)
     for task_id, good in right.items():
+        for one in good:
+            wrong[task_id].pop(one.signature, None)
         for chosen, rejected in zip(good, wrong[task_id].values(), strict=False):
             yield {
                 "prompt": _problem(reader, chosen), "chosen": _answer(reader, chosen.solution),
@@ -84,8 +90,9 @@ def critic_rows(reader: Reader) -> Iterator[Row]:
         task, sound = task_of(record), record.verdict_outcome == "correct"
         wanted = "sound" if sound else "flawed"
         agreeing = [
-            n for n in record.critiques if critique_verdict(n, solution, reader.dialect) == wanted
-        ]
+            note for note in record.critiques
+            if not _is_refuted(note) and critique_verdict(note, solution, reader.dialect) == wanted
+        ]  # fmt: skip
         text = judge.render_prompt(parser.render_problem(task), record.solution)
         yield {
             "prompt": _said(reader, "user", text),
@@ -114,6 +121,11 @@ def prompt_rows(reader: Reader) -> Iterator[Row]:
 FORMATS: dict[str, Callable[[Reader], Iterator[Row]]] = {
     "sft": sft_rows, "dpo": dpo_rows, "critic": critic_rows, "prompts": prompt_rows,
 }  # fmt: skip
+
+
+def _is_refuted(note: CritiqueNote) -> bool:
+    """Whether code found that a claim of the critique does not hold."""
+    return any(claim.endswith(": refuted") for claim in note.meta_check.split(", "))
 
 
 def _problem(reader: Reader, record: Record) -> object:

@@ -38,6 +38,7 @@ from pipelines.synthesis.request import (
     earlier_progress,
     refuse_changes,
     split_named,
+    without_num,
 )
 
 MAX_BARREN_BATCHES = 8
@@ -58,10 +59,17 @@ def generate(request: Request) -> Progress:
     )
     arguments = arguments_of(request, origin)
     if earlier is not None:
-        refuse_changes("arguments", earlier.arguments, arguments, request.out)
+        refuse_changes(
+            "arguments", without_num(earlier.arguments), without_num(arguments), request.out
+        )
         folder.clean_up(earlier)
         if earlier.accepted == request.num:
             return earlier
+        if earlier.accepted > request.num:
+            raise UserError(
+                f"{request.out} holds {earlier.accepted} accepted records already: --num may only "
+                "be raised"
+            )
     judges = verifiers_of(origin.settings.rewards)
     with tempfile.TemporaryDirectory() as scratch, closing(judges) as verifiers:
         referee = Referee(origin.settings, verifiers)
@@ -71,6 +79,7 @@ def generate(request: Request) -> Progress:
         weights |= {"critic": critic.engine.weights.hash} if critic is not None else {}
         if earlier is not None:
             refuse_changes("weights", earlier.weights, weights, request.out)
+            earlier = folder.reopen(replace(earlier, arguments=arguments))
         progress = earlier or Progress(arguments, weights, versions())
         return Generation(request, folder, progress, referee, source, learner, critic).finish()
 

@@ -122,6 +122,11 @@ def arguments_of(request: Request, origin: "Origin") -> dict[str, object]:
     return flat_arguments(asked | tables)
 
 
+def without_num(arguments: Mapping[str, object]) -> dict[str, object]:
+    """What may not change when a set is continued: a larger `--num` lets it grow."""
+    return {name: value for name, value in arguments.items() if name != "num"}
+
+
 def refuse_changes(
     what: str, before: Mapping[str, object], now: Mapping[str, object], out: Path
 ) -> None:

@@ -140,6 +140,22 @@ def test_resume_refuses_what_it_cannot_continue(
     assert {path: path.read_bytes() for path in generated.rglob("*") if path.is_file()} == before
 
 
+def test_a_finished_set_grows(
+    generated: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the same records as a set that was asked for as many at once."""
+    out = tmp_path / "set"
+    assert main(command(base, out, "--num", "19")) == 0
+    assert main(command(base, out, "--resume")) == 0
+    assert records(out) == records(generated)
+    for name in ("batches.jsonl", "held_out.jsonl", "README.md"):
+        written, other = (folder / name for folder in (out, generated))
+        assert written.read_text().replace("# set", "") == other.read_text().replace("# set", "")
+    line = refused(capsys, command(base, out, "--num", "19", "--resume"))
+    assert f"holds {NUM} accepted records already" in line
+    assert main(["verify", str(out)]) == 0
+
+
 def test_resume_refuses_missing_shards(
     generated: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

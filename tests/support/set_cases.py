@@ -9,6 +9,7 @@ from data.held_out import HeldOut, write_held_out
 from data.records import Generator, Record, SampledWith, make_record, make_task
 from data.shard import Shard
 from rewards.answers import VERSION
+from rewards.dialect import dialect
 from rewards.verdict import Verdict
 
 SETTINGS: dict[str, object] = {
@@ -28,6 +29,7 @@ def sum_record(
         family="sums", question=question or f"Add one to the number {number} now.",
         reference=str(number + 1), verifier="numeric",
         generator=Generator(name="case", version="1", seed=0, difficulty=""),
+        shown=dialect("free", "boxed", "").shown,
     )  # fmt: skip
     answer = str(number + (2 if reason else 1))
     verdict = Verdict("incorrect" if reason else "correct", "numeric", version, 0.0)
