@@ -8,8 +8,9 @@
     sparring-data verify DIR        judge every record again
     sparring-data export DIR --format sft|dpo|critic|prompts --out FILE
 
-FROM is a run directory (its selected or last checkpoint), one of its rounds (`RUN/best`) or a
-checkpoint directory. Only the command line is here; `synthesis/` does each command's work. Exit
+FROM is a run directory (its selected or last checkpoint), one of its rounds (`RUN/best`), a
+checkpoint directory, or addresses of servers with an OpenAI-compatible API. Only the command line
+is here; `synthesis/` does each command's work. Exit
 status: 0 done, 1 `verify` found differences or `decontaminate` without --out a leak, 2 a user's
 mistake or too few tasks, 130 interrupted.
 """
@@ -106,7 +107,8 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         source=options.source, out=options.out, num=options.num, split=options.split,
         seed=options.seed, group=options.group, batch=options.batch, resume=options.resume,
         config=options.config, critic=options.critic, criticise=not options.no_critic,
-        overrides=tuple(overrides), shard=read_shard(options.shard) if options.shard else WHOLE,
+        overrides=tuple(overrides), model=options.model, key_variable=options.key_variable,
+        shard=read_shard(options.shard) if options.shard else WHOLE,
     )  # fmt: skip
     generate(request)
     found = statistics(open_records(options.out))
@@ -220,7 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     making = commands.add_parser(
         "generate", help="sample, verify, criticise and filter records", allow_abbrev=False
     )
-    making.add_argument("source", type=Path, metavar="FROM", help="run or checkpoint directory")
+    text = "run or checkpoint directory, or http://HOST:PORT/v1[,http://...]"
+    making.add_argument("source", metavar="FROM", help=text)
+    making.add_argument("--model", default="", help="what the servers call it")
+    text = "environment variable with the servers' key"
+    making.add_argument("--key-variable", default="", metavar="NAME", help=text)
     making.add_argument("--out", type=Path, required=True, help="directory to write")
     making.add_argument("--num", type=int, required=True, help="accepted records wanted")
     making.add_argument("--config", type=Path, help="TOML settings, for a checkpoint")

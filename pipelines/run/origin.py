@@ -121,6 +121,19 @@ def find_origin(
     return origin
 
 
+def served_origin(
+    model: str, config: Path | None, overrides: Sequence[str], criticise: bool
+) -> Origin:
+    """What servers sample with: of the model only its name is known.
+
+    Raises:
+        UserError: there is no configuration, or it is faulty.
+    """
+    if config is None:
+        raise UserError("a server says nothing of tasks: add --config configs/NAME.toml")
+    return Origin(load_settings(config, overrides), model, model if criticise else None)
+
+
 def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sampler | None]:
     """Load learner and critic; one engine serves both where they are one checkpoint.
 

@@ -27,10 +27,11 @@ from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee, verifiers_of
-from pipelines.rollouts.sampler import Sampler
+from pipelines.rollouts.sample import Respondent
 from pipelines.run.directory import versions
-from pipelines.run.origin import Origin, find_origin, load_samplers
+from pipelines.run.origin import Origin, find_origin, load_samplers, served_origin
 from pipelines.run.tasks import context_of
+from pipelines.synthesis.endpoint import EndpointSampler, urls_of
 from pipelines.synthesis.request import (
     Request,
     arguments_of,
@@ -54,9 +55,7 @@ def generate(request: Request) -> Progress:
     check_request(request)
     folder = DatasetFolder(request.out)
     earlier = earlier_progress(folder, request)
-    origin = find_origin(
-        request.source, request.config, request.overrides, request.critic, request.criticise
-    )
+    origin = _origin(request)
     arguments = arguments_of(request, origin)
     if earlier is not None:
         refuse_changes(
@@ -74,9 +73,7 @@ def generate(request: Request) -> Progress:
     with tempfile.TemporaryDirectory() as scratch, closing(judges) as verifiers:
         referee = Referee(origin.settings, verifiers)
         source = _source(request, origin, referee)
-        learner, critic = load_samplers(origin, request.seed, Path(scratch))
-        weights = {"learner": learner.engine.weights.hash}
-        weights |= {"critic": critic.engine.weights.hash} if critic is not None else {}
+        learner, critic, weights = _samplers(request, origin, Path(scratch))
         if earlier is not None:
             refuse_changes("weights", earlier.weights, weights, request.out)
             earlier = folder.reopen(replace(earlier, arguments=arguments))
@@ -84,8 +81,44 @@ def generate(request: Request) -> Progress:
         return Generation(request, folder, progress, referee, source, learner, critic).finish()
 
 
+def _origin(request: Request) -> Origin:
+    """What samples and judges; of servers only the model's name is known."""
+    if not urls_of(request.source):
+        where = Path(request.source), request.config, request.overrides
+        return find_origin(*where, request.critic, request.criticise)
+    if request.critic is not None:
+        raise UserError("the servers' model criticises itself: leave out --critic")
+    return served_origin(request.model, request.config, request.overrides, request.criticise)
+
+
+def _samplers(
+    request: Request, origin: Origin, scratch: Path
+) -> tuple[Respondent, Respondent | None, dict[str, str]]:
+    """Learner, critic, and what names their weights."""
+    urls = urls_of(request.source)
+    if not urls:
+        learner, critic = load_samplers(origin, request.seed, scratch)
+        weights = {"learner": learner.engine.weights.hash}
+        weights |= {"critic": critic.engine.weights.hash} if critic is not None else {}
+        return learner, critic, weights
+
+    def served(name: str) -> EndpointSampler:
+        role = origin.settings.learner if name == "learner" else origin.settings.critic
+        limits = role.max_completion_length, role.temperature
+        asked = (name, urls, request.model, request.key_variable, request.seed)
+        return EndpointSampler(*asked, *limits)
+
+    solving = served("learner")
+    judging = served("critic") if request.criticise else None
+    return solving, judging, {"learner": solving.weights_hash}
+
+
 def _source(request: Request, origin: Origin, referee: Referee) -> TaskSource:
     """The tasks that the context holds; an empty split is an error now, not later."""
+    if urls_of(request.source):  # whose tokens nobody counts here
+        source = build_source(origin.settings)
+        source.draw(split_named(request.split), 1, request.seed)
+        return source
     context = context_of(origin, referee)
     with context.explaining():
         source = build_source(origin.settings, context.fits)
@@ -105,12 +138,12 @@ class Generation:
         progress: Progress,
         referee: Referee,
         source: TaskSource,
-        learner: Sampler,
-        critic: Sampler | None,
+        learner: Respondent,
+        critic: Respondent | None,
     ) -> None:
         self.request, self.folder, self.progress = request, folder, progress
         self.referee, self.source, self.learner, self.critic = referee, source, learner, critic
-        table = referee.settings.rollout
+        table, self.temperature = referee.settings.rollout, referee.settings.learner.temperature
         self.batch_size = request.batch or max(1, table.max_num_seqs // request.group)
         held_out = _held_out(referee, source)
         _keep_held_out(folder, held_out)
@@ -170,7 +203,7 @@ class Generation:
         place = "" if shard == WHOLE else f"shard {shard} "  # other seeds than other shards
         bouts = self._play(tasks, f"{place}batch {number}")
         self.played.update(task.id for task in tasks)
-        return self.gate(bouts, self.duplicates, number, self.learner.temperature)
+        return self.gate(bouts, self.duplicates, number, self.temperature)
 
     def _draw(self, number: int) -> list[Task]:
         seed = int.from_bytes(

@@ -22,7 +22,7 @@ class Request:
     """The command's arguments.
 
     Attributes:
-        source: run or checkpoint directory.
+        source: run or checkpoint directory, or addresses of servers with commas between.
         out: directory to write.
         num: accepted records wanted.
         split: of the tasks.
@@ -35,9 +35,11 @@ class Request:
         criticise: False leaves out critiques.
         overrides: `table.key=value`, over the settings.
         shard: which part of the tasks this generation has.
+        model: the name by which servers know the model.
+        key_variable: the environment variable that holds their key; "" for none.
     """
 
-    source: Path
+    source: str
     out: Path
     num: int
     split: str = "train"
@@ -50,6 +52,8 @@ class Request:
     criticise: bool = True
     overrides: tuple[str, ...] = ()
     shard: Shard = WHOLE
+    model: str = ""
+    key_variable: str = ""
 
 
 def check_request(request: Request) -> None:
@@ -115,6 +119,8 @@ def arguments_of(request: Request, origin: "Origin") -> dict[str, object]:
         "num": request.num, "split": request.split, "seed": request.seed, "group": request.group,
         "batch": request.batch, "criticised": request.criticise,
     }  # fmt: skip
+    if request.model:
+        asked["model"] = request.model
     if request.shard != WHOLE:
         asked["shard"] = str(request.shard)
     for name, role in (("learner", origin.settings.learner), ("critic", origin.settings.critic)):

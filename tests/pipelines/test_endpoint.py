@@ -1,0 +1,110 @@
+"""`sparring-data generate` from servers with an OpenAI-compatible API."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from judge_server import Answer, JudgeServer, judge_server, says
+
+from data.dataset_folder import DatasetFolder
+from pipelines.dataset import main
+from pipelines.errors import UserError
+from pipelines.synthesis import endpoint
+from pipelines.synthesis.endpoint import EndpointSampler, urls_of
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "tiny.toml"
+TASKS = ["tasks.dialect=free", "tasks.source=jsonl", "tasks.answer_in=boxed"]
+DOWN = Answer(b"busy", status=503)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+
+
+def adds(prompt: str, time: int) -> Answer:
+    """The right sum, and at every third request for it a wrong one."""
+    first, second = re.findall(r"What is (\d+) \+ (\d+)", prompt)[-1]
+    return says(f"It is \\boxed{{{int(first) + int(second) + (time % 3 == 0)}}}")
+
+
+def sampler(servers: Sequence[JudgeServer], **changed: object) -> EndpointSampler:
+    urls = [server.url for server in servers]
+    given = {"model": "m", "key_variable": "", "seed": 0, "max_tokens": 9, "temperature": 0.5}
+    return EndpointSampler("learner", urls, **(given | changed))  # type: ignore[arg-type]
+
+
+def prompts(num: int) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": f"What is {n} + 1"}] for n in range(num)]
+
+
+def test_several_servers_share_the_requests() -> None:
+    slow = Answer(says("x").body, pause=0.2)
+    with judge_server(lambda *_: slow) as one, judge_server(lambda *_: slow) as two:
+        found = sampler([one, two]).sample(prompts(8), "batch 0", 2)
+        assert [len(group) for group in found] == [2] * 8
+        assert len(one.prompts) == len(two.prompts) == 8
+        bodies = [*one.bodies, *two.bodies]
+    seeds = {body["seed"] for body in bodies}
+    assert len(seeds) == 16 and {body["path"] for body in bodies} == {"/v1/chat/completions"}
+    assert {(body["temperature"], body["max_tokens"]) for body in bodies} == {(0.5, 9)}
+
+
+def test_a_server_that_fails_is_left_for_another() -> None:
+    with judge_server(lambda *_: DOWN) as bad, judge_server(lambda *_: says("x", "length")) as good:
+        found = sampler([bad, good]).sample(prompts(6), "batch 0")
+        assert [group[0].truncated for group in found] == [True] * 6
+        assert len(good.prompts) == 6 and 1 <= len(bad.prompts) <= 6
+
+
+def test_where_no_server_answers_it_is_one_line() -> None:
+    tried = pytest.raises(UserError, match=r"no server answers, after 6 tries.*503: busy")
+    with judge_server(lambda *_: DOWN) as one, tried:
+        sampler([one]).sample(prompts(1), "batch 0")
+    missing = Answer(b"no such model", status=404)
+    refused = pytest.raises(UserError, match="refuses a request: status 404: no such model")
+    with judge_server(lambda *_: missing) as one, refused:
+        sampler([one]).sample(prompts(3), "batch 0")
+
+
+def test_the_key_is_sent_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-secret")
+    answer = Answer(b"bad key sk-secret", status=401)
+    with judge_server(lambda *_: answer) as one:
+        with pytest.raises(UserError, match=r"bad key \[key\]") as refused:
+            sampler([one], key_variable="SOME_KEY").sample(prompts(1), "batch 0")
+        assert one.keys == {"Bearer sk-secret"} and "secret" not in str(refused.value)
+        with pytest.raises(UserError, match="no key in NO_KEY"):
+            sampler([one], key_variable="NO_KEY")
+        with pytest.raises(UserError, match="add --model NAME"):
+            sampler([one], model="")
+    assert urls_of("runs/tiny") == [] and urls_of("http://a/v1, http://b/v1/") == [
+        "http://a/v1", "http://b/v1",
+    ]  # fmt: skip
+
+
+def test_a_set_is_generated_from_servers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"What is {n} + {n + 1}?", "answer": 2 * n + 1} for n in range(80)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "set"
+    with judge_server(adds) as one, judge_server(adds) as two:
+        asked = ["generate", f"{one.url},{two.url}", "--config", str(CONFIG), "--model", "m",
+                 "--out", str(out), "--num", "6", "--batch", "4", "--group", "3", "--no-critic",
+                 *TASKS, f"tasks.path={tmp_path / 't.jsonl'}"]  # fmt: skip
+        assert main(asked) == 0
+        assert one.prompts and two.prompts
+        more = [word if word != "6" else "9" for word in asked]
+        assert main([*more, "--resume"]) == 0
+    accepted = list(DatasetFolder(out).accepted.records())
+    assert len(accepted) == 9 and {r.verdict_outcome for r in accepted} == {"correct"}
+    assert {record.learner_hash for record in accepted} == {"model m behind an API"}
+    assert len({record.sampling_seed for record in accepted}) == 9
+    assert main(["verify", str(out)]) == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*asked[:2], "--out", str(tmp_path / "x"), "--num", "1", "--model", "m"])
+    assert "add --config" in capsys.readouterr().err
