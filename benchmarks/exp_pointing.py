@@ -155,7 +155,9 @@ def is_current(name: str, found: Mapping, more: Sequence[str]) -> bool:
     return known and found.get("overrides") == overrides_of(Job(family, arm, rate, int(seed)), more)
 
 
-def check_played(directory: Path, overrides: Sequence[str]) -> None:
+def check_played(
+    directory: Path, overrides: Sequence[str], config: Path = ROOT / "configs" / "tiny.toml"
+) -> None:
     """Refuse a kept run that was played with other settings than its arm has today.
 
     Raises:
@@ -165,7 +167,7 @@ def check_played(directory: Path, overrides: Sequence[str]) -> None:
     if not path.exists():
         return
     saved = json.loads(path.read_text())
-    wanted = json.loads(dump_settings(load_settings(ROOT / "configs" / "tiny.toml", overrides)))
+    wanted = json.loads(dump_settings(load_settings(config, overrides)))
     for key in dict.fromkeys(one.partition("=")[0].strip() for one in overrides):
         was, now = (
             reduce(lambda table, name: table.get(name, {}), key.split("."), each)

@@ -154,6 +154,9 @@ def test_two_grpo_steps_of_each_role(base: Path, checkout: Path, tmp_path: Path)
     run, config = tmp_path / "run", checkout / "configs" / "smollm2.toml"
     command = [sys.executable, str(checkout / "pipelines" / "rl.py"), "--config", str(config)]
     command += [f"{role}.model={base}" for role in ("learner", "critic")]
+    command += ["run.rounds=1", "learner.steps_per_round=2", "critic.steps_per_round=2"]
+    command += ["critic.imitation_steps=0", "evaluate.num_tasks=8", "evaluate.num_samples=2"]
+    command += ["evaluate.num_probe_tasks=4", "evaluate.num_audit_tasks=4"]
     done = subprocess.run(
         [*command, f"run.directory={run}"], capture_output=True, text=True, cwd=checkout,
         env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
