@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 0
-LONGEST = 16384  # tokens that the dense models have positions for
+LONGEST = 20480  # tokens that the dense models have positions for
 SIZES = ("tiny", "small", "medium")  # 0.7M, 2.5M and 20M parameters; the demo's is tiny
 MOE: Mapping[str, dict[str, int]] = {
     "tiny": {},
