@@ -128,13 +128,20 @@ class Player(Examinee, Protocol):
         """
         ...
 
-    def imitate(self, prompts: Sequence[Prompt], replies: Sequence[str], purpose: str) -> None:
+    def imitate(
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        purpose: str,
+        rate_factor: float = 1.0,
+    ) -> None:
         """Train one block on given replies: raise the likelihood of each, token by token.
 
         Args:
             prompts: those of `replies_per_block(steps)` for some number of steps.
             replies: one per prompt.
             purpose: names the block in the log.
+            rate_factor: the block's learning rate, as a multiple of what the schedule says.
         """
         ...
 

@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -32,6 +32,7 @@ from pipelines.training.policy_pass import pass_of
 from pipelines.training.role_spec import RoleSpec
 from pipelines.training.role_state import restore_role, role_state
 from pipelines.training.step_row import OutcomeCounts, known_figures, take_sampler_figures
+from pipelines.training.steps import Steps
 
 OnStep = Callable[[dict[str, object]], None]
 
@@ -62,7 +63,8 @@ class RoleTrainer(GRPOTrainer):
             )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(_StepEnd(self))
+        self.steps = Steps(self.finish_step)
+        self.add_callback(self.steps)
         self.spec, self.name, self.sampler, self.on_step = spec, spec.name, sampler, on_step
         sampler.process_index = self.accelerator.process_index
         grpo = spec.grpo
@@ -115,7 +117,13 @@ class RoleTrainer(GRPOTrainer):
         self._scorer = scorer
         self._train_block(prompts, None, purpose)
 
-    def imitate(self, prompts: Sequence[Prompt], replies: Sequence[str], purpose: str) -> None:
+    def imitate(
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        purpose: str,
+        rate_factor: float = 1.0,
+    ) -> None:
         """Train one block on given replies, with the loss and the optimizer of every other block.
 
         A reply's tokens have advantage 1 and importance ratio 1, and then the gradient of TRL's
@@ -125,12 +133,14 @@ class RoleTrainer(GRPOTrainer):
             prompts: exactly `replies_per_block(steps)` of them for some number of steps.
             replies: one per prompt, without an end token.
             purpose: names the block.
+            rate_factor: the block's learning rate, as a multiple of what the schedule says.
 
         Raises:
             UserError: there are other numbers of prompts.
         """
         self._scorer = lambda indices, samples: [Scored(1.0)] * len(indices)
-        self._train_block(prompts, replies, purpose)
+        with self.steps.at(rate_factor):
+            self._train_block(prompts, replies, purpose)
 
     def _train_block(
         self, prompts: Sequence[Prompt], replies: Sequence[str] | None, purpose: str
@@ -316,6 +326,7 @@ class RoleTrainer(GRPOTrainer):
         row: dict[str, object] = {"kind": "step", "role": self.name, "step": self.num_steps}
         if self.block.replies is not None:
             row["block"] = "imitation"
+            figures["policy/learning_rate"] *= self.steps.rate_factor
         row |= figures | self.outcomes.take() | {"rollout/staleness": self._staleness}
         row |= self._balance | self.passes.take_figures()
         self.on_step(row | take_sampler_figures(self.sampler))
@@ -336,13 +347,3 @@ class RoleTrainer(GRPOTrainer):
     ) -> None:
         """Restore a round boundary: weights now, the optimizer when the next block prepares it."""
         restore_role(self, state, tensors)
-
-
-class _StepEnd(TrainerCallback):
-    """Says to the role that the optimizer has stepped."""
-
-    def __init__(self, role: RoleTrainer) -> None:
-        self.role = role
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        self.role.finish_step()

@@ -104,3 +104,22 @@ def test_replies_become_likely_and_rollouts_go_on_after_them(checkpoint: Path) -
 def test_a_lesson_is_a_whole_number_of_batches(checkpoint: Path, num: int) -> None:
     with pytest.raises(UserError, match="positive multiple of the 8 prompts"):
         _role(checkpoint).imitate(PROMPTS[:num], REPLIES[:num], "lesson")
+
+
+def test_a_lesson_may_have_a_rate_of_its_own(checkpoint: Path) -> None:
+    """Adam's first step moves a weight by the rate: half of it, half as far; the schedule's stays."""
+    moved, shown = {}, {}
+    for factor in (1.0, 0.5):
+        role = _role(checkpoint)
+        before = {name: tensor.clone() for name, tensor in role.policy.named_parameters()}
+        rows.clear()
+        role.imitate(PROMPTS, REPLIES, "lesson", factor)
+        after = dict(role.policy.named_parameters())
+        moved[factor] = {name: after[name].detach() - tensor for name, tensor in before.items()}
+        (row,) = rows
+        shown[factor] = float(str(row["policy/learning_rate"]))
+        (rate,) = {group["lr"] for group in role.optimizer.param_groups}
+        assert rate == role.lr_scheduler.get_last_lr()[0] > 0, "scaled for the step alone"
+    assert shown[0.5] == shown[1.0] / 2
+    for name, whole in moved[1.0].items():
+        assert torch.allclose(moved[0.5][name], whole / 2, rtol=1e-3, atol=1e-6), name
