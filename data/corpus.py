@@ -90,14 +90,19 @@ class Corpus:
         names = (_SHARD.fullmatch(path.name) for path in self.directory.glob("round_*.parquet"))
         return sorted(int(name[1]) for name in names if name)
 
-    def records(self, before: int | None = None) -> Iterator[Record]:
-        """Yield every record in order of round, or those of rounds below `before`.
+    def records(self, before: int | None = None, since: int = 0) -> Iterator[Record]:
+        """Yield every record in order of round, or those of rounds from `since` up to `before`.
+
+        Args:
+            before: the first round that is left out; None for none.
+            since: the first round.
 
         Raises:
             UserError: a shard is damaged or not a shard of ours.
         """
         for number in self._rounds(before):
-            yield from self.shard(number)
+            if number >= since:
+                yield from self.shard(number)
 
     def shard(self, number: int) -> list[Record]:
         """The records of one shard; none where there is no such shard.

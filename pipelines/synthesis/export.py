@@ -19,8 +19,9 @@ from critic.meta import known_first_bad
 from data.atomic import write_text_atomic
 from data.dataset_folder import Reader
 from data.errors import UserError, unknown_name
+from data.rebuild import task_of
 from data.records import CritiqueNote, Record
-from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution, task_of
+from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution
 from rewards.dialect import dialect
 
 Row = dict[str, object]

@@ -14,13 +14,14 @@ from data.dataset_folder import DatasetFolder, Reader
 from data.dedup import DuplicateIndex
 from data.errors import UserError
 from data.held_out import contamination_of, read_held_out
+from data.rebuild import task_of
 from data.records import (
     Record,
     identity,
     record_digest,
     signature,
 )
-from pipelines.synthesis.rebuild import dialect_of, read_solution, task_of
+from pipelines.synthesis.rebuild import dialect_of, read_solution
 from rewards.solution import Dialect
 from rewards.verifiers import Verifiers
 

@@ -1,4 +1,4 @@
-"""What happens around each of a role's optimizer steps: a block's own rate, and a role that is told.
+"""What happens around each of a role's optimizer steps: a block's own rate, and word of the step.
 
 Leaves out the schedule, which TRL's trainer follows, and what a role does after a step
 (`training/trainer.py`).

@@ -7,12 +7,12 @@ import datasets
 import pytest
 
 from data.errors import UserError
+from data.rebuild import task_of
 from data.records import SampledWith, make_record, record_from_row, record_row
 from data.rows import Fields
 from data.sources import dataset_source, jsonl_source, make_source
 from pipelines.game.curriculum import build_source
 from pipelines.settings.load import load_settings
-from pipelines.synthesis.rebuild import task_of
 from rewards.verdict import Verdict
 
 SCHEMA = {"type": "object", "required": ["age"]}

@@ -107,7 +107,7 @@ def test_a_lesson_is_a_whole_number_of_batches(checkpoint: Path, num: int) -> No
 
 
 def test_a_lesson_may_have_a_rate_of_its_own(checkpoint: Path) -> None:
-    """Adam's first step moves a weight by the rate: half of it, half as far; the schedule's stays."""
+    """Adam's first step moves a weight by the rate: half of it, half as far."""
     moved, shown = {}, {}
     for factor in (1.0, 0.5):
         role = _role(checkpoint)
