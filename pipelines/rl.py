@@ -7,6 +7,7 @@
     tasks -> learner block (vLLM rollouts -> verdicts -> pointings, tested -> GRPO steps)
           -> critic block  (imitates true critiques -> GRPO on its own -> taken back if worse)
           -> gate          (verified, criticised, deduplicated, decontaminated records)
+          -> feedback      (if asked: supervised steps on the run's admitted records)
           -> monitor       (gold probe, audit -> ok | warn | intervene | halt)
           -> selection     (now and then, if asked: mean@k on tasks of its own)
           -> commit        (admit, intervene, one atomic checkpoint, RUN/best)
@@ -49,10 +50,12 @@ def self_play(settings: Settings, resume: bool, progress: Progress) -> int:
                 run.critic_game.train(bouts, plan)
             with timed("gate"):
                 records = run.gate(bouts, run.archive(), plan.round, run.temperature)
+            with timed("feedback"):
+                run.feedback.train(records, run.recent(), plan)
             with timed("probe and audit"):
                 probe = run.examiner.probe(plan, bouts)
             with timed("monitor"):
-                health = run.monitor.check(bouts, probe)
+                health = run.monitor.check(bouts, probe, run.feedback.fed_accuracy)
             if health.halted:
                 halt(run, plan, bouts, probe, health)
                 return HALTED

@@ -91,6 +91,9 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
     "critic_brier": SignalRule(channel="critic", bad="rising", matters=0.10),
     "critic_bias": SignalRule(channel="critic", bad="either", matters=0.20),
 }
+FED = "fed_accuracy"
+# Not among the defaults: where nothing is fed back it could never be read.
+FED_RULE = SignalRule(channel="E", bad="falling", matters=0.10)
 
 
 class MonitorSettings(BaseModel):
@@ -209,8 +212,9 @@ class MonitorSettings(BaseModel):
             "double_audit",
         ),
         description="The actions that the loop can carry out; the monitor orders no other. "
-        "Self-play's tasks are all verified, so verified_only and raise_real_share are for loops "
-        "that also train on other data.",
+        "A run with `feedback.steps` adds verified_only: from then on it feeds back only records "
+        "that the verifier passed, of rounds whose check was clean. raise_real_share is for loops "
+        "that also train on the data of others.",
     )
 
     @field_validator("rules", mode="before")
@@ -251,3 +255,17 @@ class MonitorSettings(BaseModel):
     def active(self) -> dict[str, SignalRule]:
         """The rules that decide."""
         return {name: rule for name, rule in self.rules.items() if rule.watched}
+
+
+def offered_with_feedback(table: Mapping[str, object]) -> dict[str, object]:
+    """A `[monitor]` table of a run that feeds its records back: one more action and signal.
+
+    What the table says itself about either stays.
+    """
+    offers = MonitorSettings.model_fields["offers"].default
+    rules = table.get("rules", {})
+    if not isinstance(rules, Mapping):
+        return dict(table)  # pydantic names the wrong type
+    own = rules.get(FED, {})
+    fed = {**FED_RULE.model_dump(), **own} if isinstance(own, Mapping) else own
+    return {"offers": (*offers, "verified_only"), **table, "rules": {**rules, FED: fed}}

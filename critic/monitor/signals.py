@@ -7,6 +7,7 @@
     mutual_information
     distinct_ratio             share       the same
     effective_groups           share       binomial over tasks
+    fed_accuracy               share       binomial over records
     gold_nll                   nats/token  between tasks
     training_reward            reward      between tasks, which are fresh in each round; no less
                                            than their samples' spread says
@@ -143,6 +144,16 @@ def effective_groups(outcomes: Iterable[Sequence[bool | None]]) -> Reading | Non
     both = [{True, False} <= set(group) for group in groups]
     shrunk = (sum(both) + 0.5) / (len(both) + 1)
     return reading(sum(both) / len(both), math.sqrt(shrunk * (1 - shrunk) / len(both)))
+
+
+def share_of_records(right: Sequence[bool]) -> Reading:
+    """The share of right ones among records that are others at every check; its error is binomial.
+
+    A count near 0 or all has an error of about half a record even where none of them differ.
+    """
+    shrunk = (sum(right) + 0.5) / (len(right) + 1)
+    error = math.sqrt(shrunk * (1 - shrunk) / len(right))
+    return Reading(value=sum(right) / len(right), error=error)
 
 
 def nll_of_gold(logprobs: Sequence[Sequence[float]]) -> Reading | None:

@@ -29,6 +29,7 @@ class RoundPlan:
         critic_is_trusted: whether its pointings count that no test could decide.
         others_decide: whether those of them count with which its pool agrees.
         critic_retrains: whether the critic's steps of reward are steps of imitation instead.
+        fed_rounds: the rounds whose verified records alone may be imitated; None restricts nothing.
     """
 
     round: int
@@ -37,6 +38,7 @@ class RoundPlan:
     critic_is_trusted: bool = False
     others_decide: bool = False
     critic_retrains: bool = False
+    fed_rounds: tuple[int, ...] | None = None
 
     @property
     def purpose(self) -> str:

@@ -24,10 +24,11 @@ from critic.reward import (
 from data.records import Task
 from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
 from pipelines.game.champion import NUM_SOLUTIONS, Agree, Trial
-from pipelines.game.lessons import Lessons
+from pipelines.game.lessons import MAX_COPIES, Lessons
+from pipelines.game.recorded import RecordedCritiques
 from pipelines.game.referee import Referee
 from pipelines.game.trust import Trust, leaves_open
-from pipelines.rollouts.sample import Player, Sample, Scored
+from pipelines.rollouts.sample import Player, Prompt, Sample, Scored
 
 
 class CriticGame:
@@ -44,6 +45,7 @@ class CriticGame:
         trust: what is known of the critic's pointings.
         asks_trust: whether anything follows from it, and can be known.
         asks_others: whether its pool must agree with what stays open.
+        recorded: its confirmed critiques, which it may imitate.
         spent: tokens that this process generated since they were last taken, by what for.
     """
 
@@ -57,6 +59,7 @@ class CriticGame:
         self.referee, self.critic, self.remark = referee, critic, remark
         self.agree = agree
         self.lessons = Lessons(referee, critic)
+        self.recorded = RecordedCritiques(referee)
         self.weights = CriticClassWeights()
         self.trust = Trust(referee.settings.pointing.trust)
         table = referee.settings.pointing
@@ -125,11 +128,27 @@ class CriticGame:
         if steps == 0:
             return
         num, rng = self.critic.replies_per_block(steps), self._rng("imitation", plan)
-        prompts, replies = self.lessons.to_imitate(bouts, num, rng)
+        own_prompts, own_replies = self._own(bouts, num, plan)
+        prompts, replies = self.lessons.to_imitate(bouts, num - len(own_replies), rng)
         if not prompts:
+            self.recorded.row = {}
             self.remark("no critiques to imitate: no solution whose truth is known")
             return
-        self.critic.imitate(prompts, replies, f"{plan.purpose}/imitation")
+        pairs = [*zip(prompts, replies, strict=True), *zip(own_prompts, own_replies, strict=True)]
+        if own_replies:  # else the order is the lessons'
+            rng.shuffle(pairs)
+        self.critic.imitate(*map(list, zip(*pairs, strict=True)), f"{plan.purpose}/imitation")
+
+    def _own(
+        self, bouts: Sequence[Bout], num: int, plan: RoundPlan
+    ) -> tuple[list[Prompt], list[str]]:
+        """The critic's own confirmed critiques for a block of `num` replies, where they are asked
+        for; one that is retrained learns from its teacher alone."""
+        if self.referee.settings.feedback.critiques_share == 0:
+            return [], []
+        self.recorded.collect(bouts, plan.round)
+        asked = 0 if plan.critic_retrains else num
+        return self.recorded.take(asked, MAX_COPIES, plan, self._rng("recorded", plan))
 
     def choose(self, bouts: Sequence[Bout], plan: RoundPlan) -> list[CritiqueItem]:
         """The items of the round's block; empty where it has no steps or no bout can be judged."""
@@ -158,12 +177,16 @@ class CriticGame:
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
-        return {"sound_share": self.weights.sound_share, "trust": self.trust.state_dict()}
+        return {
+            "sound_share": self.weights.sound_share, "trust": self.trust.state_dict(),
+            "recorded": self.recorded.state_dict(),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.weights = CriticClassWeights(sound_share=state["sound_share"])
         self.trust.load_state_dict(state["trust"])
+        self.recorded.load_state_dict(state.get("recorded", ()))  # earlier versions kept none
 
 
 def with_flips(

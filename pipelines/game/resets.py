@@ -52,7 +52,7 @@ class Resets:
         self.waiting = [pair for pair in self.waiting if pair[0].version >= oldest]
         num = min(round(self.table.reset_share * len(tasks)), len(self.waiting))
         starts = [Start(task) for task in tasks]
-        for state, place in zip(self._take(num, round_), _spread(num, len(tasks)), strict=True):
+        for state, place in zip(self._take(num, round_), spread(num, len(tasks)), strict=True):
             starts[place] = state
         return starts
 
@@ -132,7 +132,7 @@ def _weight(value: float, focus: float) -> float:
     return max((4 * value * (1 - value)) ** focus, LEAST_WEIGHT)
 
 
-def _spread(num: int, of: int) -> list[int]:
+def spread(num: int, of: int) -> list[int]:
     """`num` places of `of`, evenly spread, so that every batch of a block gets its share."""
     return [(2 * i + 1) * of // (2 * num) for i in range(num)]
 

@@ -211,21 +211,20 @@ def _sampler(
 
 def _spec(name: str, settings: Settings, role: RoleTable) -> RoleSpec:
     """What a role is; its batches must hold whole groups, its blocks whole batches."""
-    steps_per_round = role.steps_per_round
+    supervised, key = settings.feedback.steps, "feedback.steps"
     if isinstance(role, CriticTable):
-        steps_per_round += role.imitation_steps
+        supervised, key = role.imitation_steps, "critic.imitation_steps"
     spec = RoleSpec(
         name=name,
         grpo=_grpo_config(name, settings, role),
-        run_steps=settings.run.rounds * steps_per_round,
+        run_steps=settings.run.rounds * (role.steps_per_round + supervised),
         router_bias_rate=role.router_bias_rate,
         routing_replay=settings.rollout.routing_replay,
         draw_ahead=settings.rollout.max_staleness > 0,
         flaw_penalty=settings.pointing.flaw_penalty,
     )
     spec.prompts_per_block(role.steps_per_round)
-    if isinstance(role, CriticTable):
-        spec.prompts_per_block(role.imitation_steps, "imitation_steps")
+    spec.prompts_per_block(supervised, key)
     return spec
 
 

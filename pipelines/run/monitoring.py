@@ -15,7 +15,7 @@ from critic.monitor.power import power_line
 from critic.monitor.probe import ProbeSample, probe_readings
 from critic.monitor.readings import Reading
 from critic.monitor.replay import read_readings, readings_row
-from critic.monitor.settings import MonitorSettings
+from critic.monitor.settings import FED, MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
 from data.records import signature
 from pipelines.game.audit import CriticAudit
@@ -45,17 +45,27 @@ class RunMonitor:
         self.state = begin(readings, self.settings)
         return readings
 
-    def check(self, bouts: Sequence[Bout], probe: Probe) -> Health:
+    def check(
+        self, bouts: Sequence[Bout], probe: Probe, fed_accuracy: Reading | None = None
+    ) -> Health:
         """Read this round's signals and judge them.
 
         Args:
             bouts: the round's, of all processes.
             probe: the round's gold readings.
+            fed_accuracy: the audit of what was fed back.
         """
         readings = read_signals(bouts, probe)
+        if FED in self.settings.rules:
+            readings[FED] = fed_accuracy
         self.history.append(readings)
         self.state, health = check(self.state, readings, self.settings)
         return health
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing of channel E alarmed at the latest check, nor nearly did."""
+        return self.state.last_clean_check == self.state.num_checks - 1
 
     def power(self, probe: Probe) -> str:
         """What a probe can see, of the tasks that it has: a short list gives fewer than asked."""
@@ -132,12 +142,16 @@ class Interventions:
         audit_factor: how many times as many critiques of each audited solution are asked for.
         retiring: whether tasks that a whole group solved are not drawn again.
         retrains_before: the critic learns by imitation alone in rounds before this one.
+        verified_only: whether only verified records of clean rounds are fed back.
+        clean: the rounds whose check was clean, in order.
     """
 
     critic_points: bool = True
     audit_factor: int = 1
     retiring: bool = False
     retrains_before: int = 0
+    verified_only: bool = False
+    clean: tuple[int, ...] = ()
 
     def plan(self, round_: int, settings: Settings) -> RoundPlan:
         """What a round is played with."""
@@ -146,7 +160,21 @@ class Interventions:
             critic_points=self.critic_points and round_ >= settings.critic.warm_up_rounds,
             audit_factor=self.audit_factor,
             critic_retrains=round_ < self.retrains_before,
+            fed_rounds=self.clean if self.verified_only else None,
         )
+
+    def note_check(self, round_: int, is_clean: bool) -> None:
+        """Remember whether a round's check was clean."""
+        self.clean += (round_,) if is_clean else ()
+
+    def restriction(self) -> str:
+        """What is still fed back, for a person; "" where nothing is restricted."""
+        if not self.verified_only:
+            return ""
+        said = "intervention: only records that the verifier passed are fed back from now on, of"
+        if not self.clean:
+            return f"{said} clean rounds; there is none, so that feedback is suspended"
+        return f"{said} the rounds whose check was clean, so far {', '.join(map(str, self.clean))}"
 
     def apply(
         self,
@@ -176,6 +204,8 @@ class Interventions:
                 restore_critic(int(action.value))
             elif action.kind == "retrain_critic":
                 self.retrains_before = round_ + 1 + int(action.value)
+            elif action.kind == "verified_only":
+                self.verified_only = True
             elif action.kind == "double_audit":
                 self.audit_factor *= int(action.value)
             else:
@@ -191,3 +221,5 @@ class Interventions:
         self.critic_points, self.retiring = state["critic_points"], state["retiring"]
         self.audit_factor = state["audit_factor"]
         self.retrains_before = state.get("retrains_before", 0)  # earlier versions never retrain
+        self.verified_only = state.get("verified_only", False)  # and never feed anything back
+        self.clean = tuple(state.get("clean", ()))

@@ -29,7 +29,15 @@ from rewards.proof import Proof, table
 
 NUM_TRANSCRIPTS = 24
 ROUND_STAGES = (
-    *("learner block", "critic block", "gate", "probe and audit", "monitor", "evaluation"),
+    *(
+        "learner block",
+        "critic block",
+        "gate",
+        "feedback",
+        "probe and audit",
+        "monitor",
+        "evaluation",
+    ),
     "commit",
 )
 BLOCK_STAGES = ("generate", "sync", "verify", "critique", "confirm", "update")

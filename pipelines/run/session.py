@@ -8,7 +8,7 @@ The parts are built once and go on for the whole run, over processes too: each g
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
@@ -24,13 +24,13 @@ from pipelines.game.bout import Bout, RoundPlan, Start
 from pipelines.game.coverage import coverage
 from pipelines.game.critic import CriticGame
 from pipelines.game.examiner import Examiner, Probe
+from pipelines.game.feedback import Feedback
 from pipelines.game.gate import Gate
 from pipelines.game.learner import LearnerGame
 from pipelines.game.pool import Pool
 from pipelines.game.referee import Referee, verifiers_of
 from pipelines.game.resets import Resets
 from pipelines.policy.checkpoint import read_tensors, same_tensors, save_tensors
-from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.ledger import Ledger
 from pipelines.run.build import build_roles
@@ -40,6 +40,7 @@ from pipelines.run.checks import check_settings, prove_rewards
 from pipelines.run.clock import Clock
 from pipelines.run.counts import GateCounts, KeptCounts
 from pipelines.run.directory import RunDirectory
+from pipelines.run.facts import agreed, agreed_weights, take_learner_facts
 from pipelines.run.last_lines import how_to_go_on
 from pipelines.run.monitoring import Interventions, RunMonitor
 from pipelines.run.progress import Progress
@@ -56,7 +57,6 @@ from pipelines.run.tasks import run_tasks
 from pipelines.run.told import LiveReport, tell_failure
 from pipelines.settings.tables import Settings
 
-T = TypeVar("T")
 NUM_AUDITED_TASKS = 48  # before the first round; one after a round has some 16
 
 
@@ -111,6 +111,10 @@ class Run:
         self.interventions = Interventions()
         self.selection = Selection(self.examiner, self.tasks.selection, self.round_log, settings)
         kept_out = [*held_out.all(), *self.tasks.selection]
+        self.feedback = Feedback(
+            self.referee, learner, [task.id for task in kept_out], gather_object,
+            self.round_log.remark,
+        )  # fmt: skip
         self.gate = Gate(contamination_of(held_out_of(self.curriculum.source, kept_out)))
         self.gate_counts, self.tokens = GateCounts(), KeptCounts()
         self.corpus = Corpus(self.directory.path / "corpus")
@@ -121,7 +125,8 @@ class Run:
 
     def parts(self) -> dict[str, Part]:
         """What a commit holds beside the roles, the corpus and the ledger."""
-        return {
+        fed = {"feedback": self.feedback} if self.settings.feedback.steps else {}
+        return fed | {
             "curriculum": self.curriculum,
             "critic_game": self.critic_game,
             "resets": self.resets,
@@ -258,6 +263,11 @@ class Run:
         """Everything admitted before this round, to find duplicates among."""
         return DuplicateIndex(self.corpus.records(before=self.round))
 
+    def recent(self) -> Iterator[Record]:
+        """What was admitted before this round and may still be fed back."""
+        since = self.round - self.settings.feedback.max_age_rounds
+        return self.corpus.records(before=self.round, since=since)
+
     def commit(
         self,
         plan: RoundPlan,
@@ -277,10 +287,13 @@ class Run:
             self.curriculum.learn_from(bouts)
             learner, first_bad_step = self.roles.learner, self.referee.first_bad_step
             self.resets.collect(bouts, learner.sampler.version, first_bad_step)
+            self.interventions.note_check(plan.round, self.monitor.is_clean)
             self.interventions.apply(
                 health.actions, learner, self.curriculum, self.restore_critic, plan.round
             )
-            facts = self._agreed_weights() | coverage(self.referee, bouts) | evaluation
+            if any(action.kind == "verified_only" for action in health.actions):
+                self.round_log.announce(self.interventions.restriction())
+            facts = agreed_weights(self.roles) | coverage(self.referee, bouts) | evaluation
             facts |= self.critic_game.trust.row() if self.critic_game.asks_trust else {}
             self.log_round(plan, probe, health, records, facts)
             self.pool.after(plan.round)
@@ -304,14 +317,10 @@ class Run:
         facts: dict[str, object],
     ) -> None:
         """Append the round's row to the metrics."""
-        learner = self.roles.learner
         row = {"run/seconds": round(self.clock.seconds(), 1)}
         row |= round_row(plan.round, probe, health, self.monitor.history[-1], records)
-        load = learner.expert_load.take()
-        if load:
-            row["moe/load"] = [load_E.tolist() for load_E in load.values()]
-        if learner.sampler.sync is not None:
-            row["rollout/probe_difference"] = learner.sampler.sync.agreement_difference
+        row |= take_learner_facts(self.roles.learner) | self.feedback.row
+        row |= self.critic_game.recorded.row
         row["critic/too_long"] = sum(gather_object([self.referee.take_num_too_long()]))
         if (epochs := self.curriculum.epochs()) is not None:
             row["tasks/epochs"] = epochs
@@ -324,7 +333,7 @@ class Run:
         """The round's fresh tasks, a share of them replaced by states that wait."""
         tasks = self.curriculum.draw(plan.round, self.tasks_per_round)
         starts = self.resets.starts(tasks, plan.round, self.roles.learner.sampler.version)
-        return self.curriculum.begin(starts)
+        return self.curriculum.begin(self.feedback.revisit(starts, self.recent(), plan))
 
     def _count_tokens(self) -> None:
         """Add what all processes generated for training since the last call."""
@@ -332,17 +341,3 @@ class Run:
         self.learner_game.spent, self.critic_game.spent = Counter(), Counter()
         for spent in gather_object([own]):
             self.tokens.update(spent)
-
-    def _agreed_weights(self) -> dict[str, object]:
-        """Both policies' weights hashes, one per process; they must be equal on all of them."""
-        facts: dict[str, object] = {"run/world_size": self.processes.num_processes}
-        for prefix, role in (("policy", self.roles.learner), ("critic", self.roles.critic)):
-            hashes = gather_object([weights_hash(role.policy)])
-            if len(set(hashes)) > 1:
-                raise RuntimeError(f"processes hold different {role.name} weights: {hashes}")
-            facts[f"{prefix}/weights_hash"] = hashes
-        return facts
-
-
-def agreed(own: T) -> T:
-    return gather_object([own])[0]  # rank 0's

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from critic.monitor.settings import MonitorSettings
+from critic.monitor.settings import MonitorSettings, offered_with_feedback
 from pipelines.errors import unknown_name
+from pipelines.settings.feedback_table import FeedbackTable
 from pipelines.settings.library import LibraryTable
 from pipelines.settings.pointing_table import PointingTable
 from pipelines.settings.reward_table import RewardTable
@@ -188,6 +189,10 @@ class Settings(Table):
         default=PointingTable(),
         description="Who points at the first flaw of a failed solution, and what follows from it.",
     )
+    feedback: FeedbackTable = Field(
+        default=FeedbackTable(),
+        description="What of the run's own records its learner and its critic imitate.",
+    )
     rollout: RolloutTable = Field(
         default=RolloutTable(), description="The sampler, and the proof of its weights."
     )
@@ -198,6 +203,33 @@ class Settings(Table):
         default_factory=MonitorSettings,
         description="When the entropy monitor warns, intervenes and halts.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _watch_feedback(cls, tables: object) -> object:
+        """Where records are fed back, the monitor watches them and may restrict them."""
+        feedback = tables.get("feedback") if isinstance(tables, dict) else None
+        if not isinstance(tables, dict) or not isinstance(feedback, dict):
+            return tables
+        monitor = tables.get("monitor", {})
+        if not feedback.get("steps") or not isinstance(monitor, dict):
+            return tables
+        return tables | {"monitor": offered_with_feedback(monitor)}
+
+    @model_validator(mode="after")
+    def _check_offers(self) -> "Settings":
+        offers = self.monitor.offers
+        if "verified_only" in offers and self.feedback.steps == 0:
+            raise ValueError(
+                "monitor.offers names verified_only, but feedback.steps = 0 feeds nothing back "
+                "that it could restrict: remove it"
+            )
+        if "raise_real_share" in offers:
+            raise ValueError(
+                "monitor.offers names raise_real_share, but no data of others are mixed into a "
+                "run: remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_pointing(self) -> "Settings":

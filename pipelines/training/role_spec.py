@@ -32,12 +32,12 @@ class RoleSpec:
     draw_ahead: bool = False
     flaw_penalty: float = 1.0
 
-    def prompts_per_block(self, steps: int, key: str = "steps_per_round") -> int:
+    def prompts_per_block(self, steps: int, key: str = "") -> int:
         """How many prompts a block of optimizer steps consumes, over all processes.
 
         Args:
             steps: of the block.
-            key: the setting that they come from.
+            key: the setting that they come from; by default the role's `steps_per_round`.
 
         Raises:
             UserError: the block would split a generation batch.
@@ -47,9 +47,9 @@ class RoleSpec:
         reuse = grpo.steps_per_generation * grpo.num_iterations
         if micro % reuse:
             raise UserError(
-                f"{self.name}.{key} = {steps} (x {grpo.gradient_accumulation_steps} "
-                "accumulation) is not a multiple of steps_per_generation x num_iterations = "
-                f"{reuse}: change one of them"
+                f"{key or f'{self.name}.steps_per_round'} = {steps} "
+                f"(x {grpo.gradient_accumulation_steps} accumulation) is not a multiple of "
+                f"steps_per_generation x num_iterations = {reuse}: change one of them"
             )
         return micro // reuse * grpo.generation_batch_size // grpo.num_generations
 
