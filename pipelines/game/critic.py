@@ -25,10 +25,10 @@ from data.records import Task
 from pipelines.game.bout import Bout, CritiqueItem, RoundPlan
 from pipelines.game.champion import NUM_SOLUTIONS, Agree, Trial
 from pipelines.game.lessons import MAX_COPIES, Lessons
-from pipelines.game.recorded import RecordedCritiques
+from pipelines.game.recorded import ConfirmedCritique, RecordedCritiques, figures
 from pipelines.game.referee import Referee
 from pipelines.game.trust import Trust, leaves_open
-from pipelines.rollouts.sample import Player, Prompt, Sample, Scored
+from pipelines.rollouts.sample import Player, Sample, Scored
 
 
 class CriticGame:
@@ -46,6 +46,7 @@ class CriticGame:
         asks_trust: whether anything follows from it, and can be known.
         asks_others: whether its pool must agree with what stays open.
         recorded: its confirmed critiques, which it may imitate.
+        recorded_row: how many of them it imitated in the round, as metrics.
         spent: tokens that this process generated since they were last taken, by what for.
     """
 
@@ -59,7 +60,7 @@ class CriticGame:
         self.referee, self.critic, self.remark = referee, critic, remark
         self.agree = agree
         self.lessons = Lessons(referee, critic)
-        self.recorded = RecordedCritiques(referee)
+        self.recorded, self.recorded_row = RecordedCritiques(referee), dict[str, object]()
         self.weights = CriticClassWeights()
         self.trust = Trust(referee.settings.pointing.trust)
         table = referee.settings.pointing
@@ -123,29 +124,27 @@ class CriticGame:
 
     def imitate(self, bouts: Sequence[Bout], plan: RoundPlan) -> None:
         """Train one block on true critiques of the round's solutions and of planted flaws."""
-        table = self.referee.settings.critic
+        table, self.recorded_row = self.referee.settings.critic, {}
         steps = table.imitation_steps + (table.steps_per_round if plan.critic_retrains else 0)
         if steps == 0:
             return
         num, rng = self.critic.replies_per_block(steps), self._rng("imitation", plan)
-        own_prompts, own_replies = self._own(bouts, num, plan)
-        prompts, replies = self.lessons.to_imitate(bouts, num - len(own_replies), rng)
+        own = self._own(bouts, num, plan)
+        given = [(one.prompt, one.reply) for one in own]
+        prompts, replies, num_given = self.lessons.to_imitate(bouts, num, rng, given)
         if not prompts:
-            self.recorded.row = {}
             self.remark("no critiques to imitate: no solution whose truth is known")
             return
-        pairs = [*zip(prompts, replies, strict=True), *zip(own_prompts, own_replies, strict=True)]
-        if own_replies:  # else the order is the lessons'
-            rng.shuffle(pairs)
-        self.critic.imitate(*map(list, zip(*pairs, strict=True)), f"{plan.purpose}/imitation")
+        self.recorded_row = figures(own[:num_given], num, plan.round)
+        self.critic.imitate(prompts, replies, f"{plan.purpose}/imitation")
 
-    def _own(
-        self, bouts: Sequence[Bout], num: int, plan: RoundPlan
-    ) -> tuple[list[Prompt], list[str]]:
-        """The critic's own confirmed critiques for a block of `num` replies, where they are asked
-        for; one that is retrained learns from its teacher alone."""
+    def _own(self, bouts: Sequence[Bout], num: int, plan: RoundPlan) -> list[ConfirmedCritique]:
+        """The critic's own confirmed critiques for a block of `num`, where they are asked for.
+
+        One that is retrained learns from its teacher alone.
+        """
         if self.referee.settings.feedback.critiques_share == 0:
-            return [], []
+            return []
         self.recorded.collect(bouts, plan.round)
         asked = 0 if plan.critic_retrains else num
         return self.recorded.take(asked, MAX_COPIES, plan, self._rng("recorded", plan))

@@ -70,20 +70,37 @@ class Lessons:
         return items
 
     def to_imitate(
-        self, bouts: Sequence[Bout], num: int, rng: random.Random
-    ) -> tuple[list[Prompt], list[str]]:
+        self,
+        bouts: Sequence[Bout],
+        num: int,
+        rng: random.Random,
+        own: Sequence[tuple[Prompt, str]] = (),
+    ) -> tuple[list[Prompt], list[str], int]:
         """Prompts, and the true critiques that a privileged teacher writes: it knows the flaw.
 
         Empty where a class that should be balanced is missing, or so rare that the critic would
         learn its few by heart.
+
+        Args:
+            bouts: to learn from.
+            num: critiques.
+            rng: draws.
+            own: critiques of flawed solutions that take the place of as many of the teacher's.
+
+        Returns:
+            Prompts, replies, and how many of these are the critic's own.
         """
         chosen = self._chosen(self._known(self._taught(bouts, rng)), num, rng)
         classes = Counter(item.sound for item in chosen)
         for sound in (True, False) if self.table.balance_classes else ():
             distinct = {item.solution.text for item in chosen if item.sound == sound}
             if len(distinct) * MAX_COPIES < classes[sound] or not distinct:
-                return [], []
-        return [self._prompt(item) for item in chosen], [self._reply(item, rng) for item in chosen]
+                return [], [], 0
+        pairs = [(self._prompt(item), self._reply(item, rng)) for item in chosen]
+        places = [place for place, item in enumerate(chosen) if not item.sound][: len(own)]
+        for place, given in zip(places, own, strict=False):
+            pairs[place] = given
+        return [prompt for prompt, _ in pairs], [reply for _, reply in pairs], len(places)
 
     def for_trial(self, bouts: Sequence[Bout], num: int, rng: random.Random) -> list[CritiqueItem]:
         """Items whose truth no critic had a say in: a trial by its own words would flatter it.

@@ -1,16 +1,14 @@
 """The critic's own critiques that were confirmed, kept so that it may imitate them later.
 
-    flawed   every claim was confirmed, by code or by continuations, and the verifier refused the
-             solution
-    sound    the verifier passed the solution, and no step of it is known to be wrong
-
-A critique that counts by trust or agreement alone is none of them: a critic that learned from its
-own word would confirm itself. Leaves out the critiques that a teacher writes (`game/lessons.py`).
+Each is of a solution that the verifier refused: its first claim was confirmed, by code or by
+continuations, and none was refuted. One that counts by trust or agreement alone is not among them:
+a critic that learned from its own word would confirm itself. Nobody criticises a solution that
+passed, so that sound ones stay the teacher's (`game/lessons.py`), whose flawed ones these replace.
 """
 
 import random
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from critic.critique import Critique
@@ -18,7 +16,7 @@ from pipelines.game.bout import Bout, RoundPlan
 from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Prompt
 
-MAX_KEPT = 256  # of each class, the latest
+MAX_KEPT = 512  # the latest, which every commit saves
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,6 @@ class ConfirmedCritique:
     """A critique that was confirmed, as the critic was asked and as it replied."""
 
     round: int
-    sound: bool
     prompt: Prompt
     reply: str
 
@@ -35,16 +32,12 @@ class RecordedCritiques:
     """The confirmed critiques of the latest rounds.
 
     Args:
-        referee: knows what is true, and how old a record may be.
-
-    Attributes:
-        row: the round's figures, as metrics.
+        referee: writes the critic's prompts, and knows how old a record may be.
     """
 
     def __init__(self, referee: Referee) -> None:
         self.referee, self.table = referee, referee.settings.feedback
-        self.row = dict[str, object]()
-        self.kept = {sound: deque[ConfirmedCritique](maxlen=MAX_KEPT) for sound in (True, False)}
+        self.kept = deque[ConfirmedCritique](maxlen=MAX_KEPT)
 
     def collect(self, bouts: Sequence[Bout], round_: int) -> None:
         """Keep the bouts' confirmed critiques, each distinct solution's once.
@@ -53,71 +46,61 @@ class RecordedCritiques:
             bouts: those that the critic may learn from.
             round_: theirs; what is too old by then is forgotten.
         """
-        oldest = round_ - self.table.max_age_rounds
-        for kept in self.kept.values():
-            while kept and kept[0].round < oldest:
-                kept.popleft()
+        while self.kept and self.kept[0].round < round_ - self.table.max_age_rounds:
+            self.kept.popleft()
         for bout in {(b.task.id, b.solution.text): b for b in bouts}.values():
-            if bout.judged is not None and self._is_confirmed(bout):
+            if bout.judged is not None and _is_confirmed(bout):
                 prompt = self.referee.critique_prompt(bout.task, bout.solution)
-                one = ConfirmedCritique(round_, bout.verdict.passed, prompt, bout.judged.text)
-                self.kept[one.sound].append(one)
+                self.kept.append(ConfirmedCritique(round_, prompt, bout.judged.text))
 
     def take(
         self, num: int, max_copies: int, plan: RoundPlan, rng: random.Random
-    ) -> tuple[list[Prompt], list[str]]:
-        """Draw what takes the place of a teacher's critiques: of both classes alike.
+    ) -> list[ConfirmedCritique]:
+        """Draw what takes the place of a teacher's critiques.
 
         Args:
-            num: of the block's replies.
-            max_copies: of each critique.
+            num: critiques that the block imitates.
+            max_copies: of each.
             plan: the round's, which may restrict the rounds to take from.
             rng: draws.
 
         Returns:
-            Prompts and replies; fewer than the share asks for, by pairs, where there are too few.
+            As many as `feedback.critiques_share` asks for; fewer where there are too few.
         """
-        self.row = {}
-        allowed = {
-            sound: [one for one in kept if _is_allowed(one, plan.fed_rounds)]
-            for sound, kept in self.kept.items()
-        }
-        each = round(self.table.critiques_share * num) // 2
-        each = min(each, *(len(own) * max_copies for own in allowed.values()))
-        chosen = list[ConfirmedCritique]()
-        for own in allowed.values():
-            rng.shuffle(own)
-            chosen += (own * max_copies)[:each]
-        if chosen:
-            self.row = {
-                "feedback/critiques": len(chosen),
-                "feedback/critiques_share": len(chosen) / num,
-                "feedback/critiques_distinct": len(set(map(id, chosen))),
-                "feedback/critiques_mean_age": sum(plan.round - one.round for one in chosen)
-                / len(chosen),
-            }
-        return [one.prompt for one in chosen], [one.reply for one in chosen]
-
-    def _is_confirmed(self, bout: Bout) -> bool:
-        judged = bout.judged
-        if judged is None or not isinstance(judged.critique, Critique) or not bout.judgeable:
-            return False
-        if judged.critique.verdict == "sound":
-            return bout.verdict.passed and self.referee.lesson(bout).first_bad is None
-        statuses = {claim.status for claim in judged.claims}
-        return not bout.verdict.passed and statuses == {"confirmed"}
+        allowed = [
+            one for one in self.kept if plan.fed_rounds is None or one.round in plan.fed_rounds
+        ]
+        rng.shuffle(allowed)
+        return (allowed * max_copies)[: round(self.table.critiques_share * num)]
 
     def state_dict(self) -> list[dict[str, object]]:
         """What a later process needs to go on."""
-        return [asdict(one) for kept in self.kept.values() for one in kept]
+        return [asdict(one) for one in self.kept]
 
     def load_state_dict(self, state: Sequence[Mapping]) -> None:
         """Go on where `state_dict` was taken."""
-        for kept in self.kept.values():
-            kept.clear()
-        for row in state:
-            self.kept[row["sound"]].append(ConfirmedCritique(**row))
+        self.kept = deque((ConfirmedCritique(**row) for row in state), maxlen=MAX_KEPT)
 
 
-def _is_allowed(one: ConfirmedCritique, rounds: Collection[int] | None) -> bool:
-    return rounds is None or one.round in rounds
+def figures(taken: Sequence[ConfirmedCritique], num: int, round_: int) -> dict[str, object]:
+    """What of a block of `num` critiques is the critic's own, as metrics; none where nothing is."""
+    if not taken:
+        return {}
+    return {
+        "feedback/critiques": len(taken),
+        "feedback/critiques_distinct": len({one.prompt if isinstance(one.prompt, str) else
+                                            str(one.prompt) for one in taken}),
+        "feedback/critiques_share": len(taken) / num,
+        "feedback/critiques_mean_age": sum(round_ - one.round for one in taken) / len(taken),
+    }  # fmt: skip
+
+
+def _is_confirmed(bout: Bout) -> bool:
+    """Whether a critique is right about the first flaw of a solution that failed."""
+    judged = bout.judged
+    if judged is None or not isinstance(judged.critique, Critique):
+        return False
+    if not bout.judgeable or bout.verdict.passed or not judged.claims:
+        return False
+    first, *others = (claim.status for claim in judged.claims)
+    return first == "confirmed" and "refuted" not in others

@@ -320,7 +320,7 @@ class Run:
         row = {"run/seconds": round(self.clock.seconds(), 1)}
         row |= round_row(plan.round, probe, health, self.monitor.history[-1], records)
         row |= take_learner_facts(self.roles.learner) | self.feedback.row
-        row |= self.critic_game.recorded.row
+        row |= self.critic_game.recorded_row
         row["critic/too_long"] = sum(gather_object([self.referee.take_num_too_long()]))
         if (epochs := self.curriculum.epochs()) is not None:
             row["tasks/epochs"] = epochs

@@ -69,9 +69,10 @@ class FeedbackTable(Table):
         default=0.0,
         ge=0,
         lt=1,
-        description="The share of the critiques that the critic imitates which are its own "
-        "recorded ones, of this round and of earlier ones within `max_age_rounds`, whose every "
-        "claim was confirmed and whose verdict is the verifier's; 0 leaves them out.",
+        description="The share of the critiques that the critic imitates which are its own, of "
+        "failed solutions of this round and of earlier ones within `max_age_rounds`, whose first "
+        "claim was confirmed and none refuted. They replace a teacher's of flawed solutions, so "
+        "that there are never more than of those; 0 leaves them out.",
     )
 
     @model_validator(mode="after")

@@ -135,7 +135,7 @@ def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> No
     for overrides in ((), (WITHHELD,)):
         referee = referee_of(verifiers, *overrides)
         bouts = bouts_of(verifiers, RIGHT, WRONG, overrides=overrides)
-        prompts, replies = Lessons(referee, Solver()).to_imitate(bouts, 16, random.Random(0))
+        prompts, replies, _ = Lessons(referee, Solver()).to_imitate(bouts, 16, random.Random(0))
         assert len(prompts) == len(replies) == 16
         sound = 0
         for prompt, reply in zip(prompts, replies, strict=True):
@@ -145,7 +145,7 @@ def test_true_critiques_of_both_classes_are_imitated(verifiers: Verifiers) -> No
             assert reply.partition("~")[0] in {text.partition("~")[0] for text in true}
             sound += solution.answer == TASK.reference
         assert 8 <= sound < 13, "half of them, and a few that are right by wrong steps"
-        assert Lessons(referee, Solver()).to_imitate(bouts, 80, random.Random(0)) == ([], []), (
+        assert Lessons(referee, Solver()).to_imitate(bouts, 80, random.Random(0)) == ([], [], 0), (
             "one sound solution is not learned by heart"
         )
 
@@ -154,7 +154,7 @@ def test_a_flaw_that_nobody_located_teaches_no_place(verifiers: Verifiers) -> No
     referee = referee_of(verifiers, WITHHELD)
     odd = "a4=40\nb1=99\nc7=601\nd6=211>211"  # no kind of planted flaw
     bouts = bouts_of(verifiers, odd, overrides=(WITHHELD, "pointing.source=none"))
-    prompts, _ = Lessons(referee, Solver()).to_imitate(bouts, 40, random.Random(0))
+    prompts, _, _ = Lessons(referee, Solver()).to_imitate(bouts, 40, random.Random(0))
     assert not any(odd in str(prompt) for prompt in prompts)
     items = Lessons(referee, Solver()).items(bouts, 40, random.Random(0))
     assert odd not in {item.solution.text for item in items}, (

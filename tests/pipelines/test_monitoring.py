@@ -130,6 +130,45 @@ def test_the_critics_repairs_are_carried_out_and_survive_a_resume() -> None:
     assert again.retrains_before == 0
 
 
+def test_a_restricted_feedback_takes_the_rounds_whose_check_was_clean() -> None:
+    settings = load_settings(CONFIG, ["feedback.steps=1"])
+    curriculum, own = Curriculum(build_source(settings), seed=0), Interventions()
+    order = Action(kind="verified_only", value=1.0, why="")
+    for round_, is_clean in enumerate((True, True, False, True)):
+        own.note_check(round_, is_clean)
+    assert own.plan(4, settings).fed_rounds is None and own.restriction() == ""
+    own.apply([order], cast(RoleTrainer, None), curriculum, lambda round_: None, round_=3)
+    assert own.plan(4, settings).fed_rounds == (0, 1, 3)
+    assert own.restriction().endswith("so far 0, 1, 3")
+    again = Interventions()
+    again.load_state_dict(json.loads(json.dumps(own.state_dict())))
+    again.note_check(4, True)
+    assert again.plan(5, settings).fed_rounds == (0, 1, 3, 4)
+    older = {k: v for k, v in own.state_dict().items() if k not in ("verified_only", "clean")}
+    again.load_state_dict(older)
+    assert again.plan(5, settings).fed_rounds is None
+    suspended = Interventions(verified_only=True)
+    assert suspended.plan(1, settings).fed_rounds == () and "suspended" in suspended.restriction()
+
+
+def test_what_is_fed_back_is_judged_where_anything_is() -> None:
+    """Its audited accuracy falls while gold accuracy stands still: the run restricts it."""
+    settings = load_settings(CONFIG, ["feedback.steps=1"]).monitor
+    groups = [[bout(task, RIGHT), bout(task, WRONG, answer="7")] for task in range(4)]
+    monitor, deaf = RunMonitor(settings), RunMonitor(MonitorSettings())
+    monitor.begin(probe(groups))
+    for fed in (0.9, 0.9, 0.9, 0.9, 0.4):
+        health = monitor.check([], probe(groups), Reading(value=fed, error=0.03))
+        assert deaf.check([], probe(groups), Reading(value=fed, error=0.03)).state == "ok"
+        assert monitor.is_clean == (fed == 0.9)
+    assert (health.state, health.alarms) == ("warn", ("fed_accuracy",))
+    health = monitor.check([], probe(groups), Reading(value=0.4, error=0.03))
+    assert health.state == "intervene" and health.channels == ("E",)
+    assert [action.kind for action in health.actions] == ["verified_only", "silence_critic"]
+    healed = [monitor.check([], probe(groups), None) for _ in range(4)]
+    assert healed[-1].state == "ok", "what is no longer fed leaves the decision"
+
+
 def test_the_champions_checkpoint_is_kept_where_it_may_come_back() -> None:
     record = MonitorState(last_clean_check=5, critic=CriticRecord(champion=3))
     kept = []
