@@ -62,8 +62,20 @@ def test_uneven_completions_are_cut_and_even_ones_are_not() -> None:
 def test_processes_choose_as_many_passes() -> None:
     """Costs are summed over processes: another's even batch outweighs this one's uneven one."""
     uneven = _batch([(5, 80 + 48 * row) for row in range(32)])["attention_mask"]
-    others = torch.tensor([0, 10**6, 2 * 10**6, 3 * 10**6])
-    assert len(chunks(uneven, lambda costs: costs + others[: len(costs)])) == 1
+    assert len(chunks(uneven, lambda costs: costs + 10**6 * torch.arange(len(costs)))) == 1
+
+
+@pytest.mark.parametrize("num", [8, 32])
+def test_long_completions_run_alone_and_without_a_mask(num: int) -> None:
+    """One padded pass would hold a mask of tokens by tokens for each: memory is their square."""
+    long_BT = _batch([(5 + row % 4, 4096) for row in range(num)])["attention_mask"]
+    places = chunks(long_BT, alone)
+    assert len(places) == num
+    assert all(long_BT[rows][:, columns].all() for rows, columns in places)
+    short_BT = _batch([(5 + row % 4, 100) for row in range(num)])["attention_mask"]
+    assert len(chunks(short_BT, alone)) < num / 2
+    even_BT = _batch([(5, 4096)] * num)["attention_mask"]
+    assert len(chunks(even_BT, alone)) == 1
 
 
 @pytest.mark.parametrize("make", [random_moe, random_llama], ids=["moe", "dense"])
