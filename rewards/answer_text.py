@@ -13,9 +13,12 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+
 _SYMBOLS = {
     "∞": r"\infty ", "π": r"\pi ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ",
     "\u00d7": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": r"\div ", "∅": r"\emptyset ",
+    "\u2044": "/", "\u2215": "/", "\ufe63": "-", "⩽": r"\le ", "⩾": r"\ge ",
+    "<=": r"\le ", ">=": r"\ge ",
     "≈": r"\approx ", "°": r"^\circ ", "\u2212": "-", "\uff0d": "-", "。": ".", "“": '"', "”": '"',
     r"\varnothing": r"\emptyset ",
 }  # fmt: skip
+_INVISIBLE = " \t\n\u200b\u200c\u200d\u2060\ufeff"  # around an answer; within one, it is garbled
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _DASH = re.compile("(?:(?<=^)|(?<=[=(\\[{,:~]))\\s*[\u2010-\u2014](?=\\s*[\\d.\\\\])")
 _TAG = re.compile(r"</?(?:b|i|em|strong|code|u|sup|span)>", re.IGNORECASE)
@@ -69,7 +72,7 @@ def plain(text: str, is_reference: bool = False) -> str:
     """
     text = text.rpartition("####")[2]
     text = re.sub(r"<<[^<>]*>>", "", text)
-    text = _unicode(_SPACES.sub(" ", text)).strip()
+    text = _unicode(_SPACES.sub(" ", text.strip(_INVISIBLE))).strip()
     text = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__|`([^`]*)`", _inner, text)
     text = _STYLE.sub("", _TAG.sub("", text))
     text = re.sub(r"\\!\s*", "", text)
@@ -100,7 +103,7 @@ def _last_formula(text: str) -> str:
 def bare(text: str) -> str:
     """`plain`, without text's and spacing's commands and with single spaces."""
     text = _unwrapped(text)
-    text = text.replace("{,}", ",").replace(r"\%", "%")
+    text = text.replace("{,}", ",").replace("{:}", ":").replace(r"\%", "%")
     if text.replace(r"\$", "").count("$") % 2 == 0:  # delimiters, not money
         text = re.sub(r"(?<!\\)\$", " ", text)
     text = _SPACING.sub(" ", text)

@@ -1,7 +1,8 @@
 """Are two final answers the same? Decided here where reading them is enough, else left to algebra.
 
     equal spelling                                   same
-    a clock time, a base, a quotient with remainder  compared part by part
+    a time, a date, a ratio, a base, a remainder     compared part by part (`parts.py`)
+    names with digits in them: H2O, B2               compared sign by sign
     choices: C, (C), A and B                         compared as letters
     words: "no solution", BCA, June 20               compared as words; an anagram is another word
     numbers, with at most a unit                     compared exactly (`quantity.py`)
@@ -20,14 +21,12 @@ from fractions import Fraction
 
 from rewards.answer_text import bare, plain
 from rewards.arithmetic import evaluate
+from rewards.parts import same_label, same_parts
 from rewards.quantity import MAX_EXPONENT, NAME, Quantity, in_words, read_quantity, same_quantity
 from rewards.units import known_unit
 
-VERSION = "4"  # of this reading: verdicts of another one may differ
+VERSION = "5"  # of this reading: verdicts of another one may differ
 LONGEST, LONGEST_OF_ALL = 400, 2000  # characters of an answer, beyond four times the reference's
-_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
-_BASED = re.compile(r"([0-9][0-9A-Za-z]*)_\{?(\w+)\}?")
-_QUOTIENT = re.compile(r"(\d+)\s*(?:r|R|rem\.?|remainder)\s*(\d+)")
 _LETTER = r"[(\[]?[A-Z][)\]]?"
 _LETTERS = re.compile(rf"{_LETTER}(?:\s*(?:,|&|(?:,\s*)?(?i:and))\s*{_LETTER})*")
 _CHOICE = re.compile(
@@ -116,9 +115,8 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
         return True
     if "=" not in reference:
         answer = _without_name(answer)
-    for pattern in (_TIME, _BASED, _QUOTIENT):
-        if (ours := pattern.fullmatch(reference)) is not None:
-            return _same_parts(ours, pattern.fullmatch(answer))
+    if (same := same_parts(reference, answer)) is not None:
+        return same
     offered = _WITH_VALUE.fullmatch(reference)
     if offered is not None and _decide(offered[1], plain_answer):
         return True
@@ -129,6 +127,8 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
     number = read_quantity(reference)
     if number is not None:
         return _same_number(number, answer)
+    if (same := same_label(reference, answer)) is not None:
+        return same
     if is_words(reference):
         return _words(reference) == _words(answer)
     if _is_other_mathematics(reference, answer) or _other_units(plain_reference, plain_answer):
@@ -227,9 +227,10 @@ def _prose(text: str) -> set[str]:
 
 
 def _other_case(reference: str, answer: str) -> bool:
-    """Whether both have the same variables, but for capitals."""
+    """Whether both have the same letters, but for capitals."""
     ours, theirs = (
-        set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", one)) for one in (reference, answer)
+        set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|\b(?i:and|or)\b", " ", one)))
+        for one in (reference, answer)
     )
     return ours != theirs and {v.lower() for v in ours} == {v.lower() for v in theirs}
 
@@ -265,22 +266,6 @@ def _units(text: str) -> set[object]:
     return {unit for one in said if one and (unit := known_unit(one))}
 
 
-def _same_parts(ours: re.Match[str], theirs: re.Match[str] | None) -> bool:
-    """Whether both say the same; half of the day may be left out."""
-    if theirs is None:
-        return False
-    pairs = list(zip(ours.groups(), theirs.groups(), strict=True))
-    if ours.re is _TIME:
-        half = pairs.pop()
-        if None not in half and _part(half[0]) != _part(half[1]):
-            return False
-    return all(_part(a) == _part(b) for a, b in pairs)
-
-
-def _part(text: str | None) -> str:
-    return (text or "0").casefold().lstrip("0") or "0"
-
-
 def _same_letters(reference: str, answer: str) -> bool:
     ours = re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", reference)
     if _LETTERS.fullmatch(answer) is not None:
@@ -296,8 +281,8 @@ def _same_letters(reference: str, answer: str) -> bool:
 
 
 def _spelled(text: str) -> str:
-    """Without spaces, but for those between digits."""
-    text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+    """Without spaces, but for those between digits or letters."""
+    text = re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", text)
     return text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
 
 

@@ -14,7 +14,10 @@ from rewards.units import ATTACHED, Unit, known_unit
 MAX_EXPONENT = 400
 _SURE_DECIMALS = 9  # of a decimal that stands for a fraction: 0.3333333333 for 1/3, not 0.333
 
-_PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+"
+_PLAIN = (
+    r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d{1,3}(?:['\u2019_]\d{3})+"
+    r"|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?:\.\d+)?|\.\d+"
+)
 _POWER = r"(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)\s*[})]?"
 _TOP = r"(?:\{\s*(?P<top>-?\d+)\s*\}|(?P<top1>\d))"
 _BOTTOM = r"(?:\{\s*(?P<bottom>-?\d+)\s*\}|(?P<bottom1>\d))"
@@ -137,7 +140,7 @@ def same_quantity(reference: Quantity, answer: Quantity) -> bool:
 
 def in_words(text: str) -> int | None:
     """The number below a hundred that is written in words, such as forty-two."""
-    words = text.casefold().replace("-", " ").split()
+    words = re.sub(r"(?<=\w)-(?=\w)", " ", text.casefold()).split()
     if len(words) == 1:
         return _DIGIT_WORDS.get(words[0], _TENS.get(words[0]))
     if len(words) == 2 and words[0] in _TENS and 0 < _DIGIT_WORDS.get(words[1], 0) < 10:
@@ -219,7 +222,7 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int | None] | None:
         nines = (10 ** len(repeated) - 1) * 10 ** len(fixed)
         tail = Fraction(int(fixed or 0), 10 ** len(fixed)) + Fraction(int(repeated), nines)
         return int(parts["before"] or 0) + tail, None
-    number = re.sub("[, ]", "", parts["number"])
+    number = re.sub("[, '\u2019_]", "", parts["number"])
     if len(parts.get("power", "")) > 4 or abs(int(parts.get("power", 0))) > MAX_EXPONENT:
         return None
     power = int(parts.get("power", 0))

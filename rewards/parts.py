@@ -1,0 +1,107 @@
+"""Answers of several parts that are no arithmetic: times of day, dates, scores, ratios, labels.
+
+Algebra reads `1:2:3` as a quotient, `2024-03-15` as a difference, `6 p.m.` as a product of letters
+and `H2O` as one whose factors may change places. Here they are compared part by part, in order.
+Pure functions that never raise. Leaves out what a number is (`quantity.py`).
+"""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from rewards.units import Unit, known_unit
+
+_TIME = re.compile(r"(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
+_BASED = re.compile(r"([0-9][0-9A-Za-z]*|[A-Fa-f][0-9A-Fa-f]*(?=_\{?16\b))_\{?(\w+)\}?")
+_QUOTIENT = re.compile(r"(\d+)\s*(?:r|R|rem\.?|remainder)\s*(\d+)")
+_DASHED = re.compile(r"(\d+)(?:\s*[-\u2010-\u2014]\s*\d+)+")
+_DATE = re.compile(r"\d{1,4}(?:\s*/\s*\d{1,4}){2}")
+_TERM = r"(?:\d+(?:\.\d+)?[A-Za-z]?|[A-Za-z]|\d*\s*\\sqrt\s*\{?\d+\}?)"
+_RATIO = re.compile(rf"{_TERM}(?:\s*:\s*{_TERM})+")
+_QUOTED = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+_LABEL = re.compile(r"(?=[0-9]*[A-Z])[A-Za-z0-9]*[A-Za-z][0-9][A-Za-z0-9]*")
+_SUM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:,?\s*(?:and\s+)?(?=\d)|\Z)")
+_Time = tuple[int, int, int, str | None]
+
+
+def same_parts(reference: str, answer: str) -> bool | None:
+    """Whether two answers of several parts are one; None where the reference is not of this kind.
+
+    Args:
+        reference: as `answer_text.bare` has it.
+        answer: the same.
+    """
+    if (time := _time(reference)) is not None:
+        return _same_time(time, answer, has_minutes=":" in reference)
+    for pattern in (_BASED, _QUOTIENT):
+        if (ours := pattern.fullmatch(reference)) is not None:
+            theirs = pattern.fullmatch(answer)
+            return theirs is not None and _all_same(ours.groups(), theirs.groups())
+    for pattern, between in ((_DASHED, r"[-\u2010-\u2014]"), (_DATE, "/")):
+        if pattern.fullmatch(reference) is not None:
+            return bool(pattern.fullmatch(answer)) and _all_same(
+                re.split(between, reference), re.split(between, answer)
+            )
+    if (amounts := _amounts(reference)) is not None:
+        return amounts == _amounts(answer)
+    if _RATIO.fullmatch(reference) is not None:
+        return _all_same(reference.split(":"), _terms(answer))
+    return None
+
+
+def same_label(reference: str, answer: str) -> bool | None:
+    """The same of names with digits in them, such as H2O and B2; None for any other reference."""
+    if _LABEL.fullmatch(reference) is None:
+        return None
+    return reference == re.sub(r"[_{}\s]", "", answer)
+
+
+def _time(text: str) -> _Time | None:
+    found = _TIME.fullmatch(text)
+    if found is None or (found[2] is None and found[4] is None):
+        return None
+    hour, minute, second = (int(found[part] or 0) for part in (1, 2, 3))
+    return hour, minute, second, found[4].lower() if found[4] else None
+
+
+def _same_time(ours: _Time, answer: str, *, has_minutes: bool) -> bool:
+    """Half of the day may be left out; so may the minutes of a full hour, where it is said."""
+    theirs = _time(answer)
+    if theirs is None:
+        return not has_minutes and answer.isdecimal() and int(answer) == ours[0]
+    if ours[3] == theirs[3] or None not in (ours[3], theirs[3]):
+        return ours == theirs
+    return ours[:3] == theirs[:3] or _of_24_hours(ours) == _of_24_hours(theirs)
+
+
+def _of_24_hours(time: _Time) -> tuple[int, int, int]:
+    hour, minute, second, half = time
+    return (hour if half is None else hour % 12 + 12 * (half == "p")), minute, second
+
+
+def _amounts(text: str) -> list[tuple[Fraction, Unit]] | None:
+    """1 hour 20 minutes, part by part; None for anything but several numbers with units."""
+    found, at = [], 0
+    while part := _SUM.match(text, at):
+        unit = known_unit("inch" if part[2] == "in" else part[2])
+        if unit is None:
+            return None
+        found.append((Fraction(part[1]), unit))
+        at = part.end()
+    return found if at == len(text) and len(found) > 1 else None
+
+
+def _terms(answer: str) -> list[str]:
+    """A ratio's terms: 3:4, 3 to 4, and 3/4 as a fraction."""
+    answer = _QUOTED.sub(r"\1:\2", re.sub(r"(?<=\w)\s+to\s+(?=\w)", ":", answer))
+    return (answer if ":" in answer else answer.replace("/", ":")).split(":")
+
+
+def _all_same(ours: Sequence[str | None], theirs: Sequence[str | None]) -> bool:
+    return [_part(part) for part in ours] == [_part(part) for part in theirs]
+
+
+def _part(text: str | None) -> str | Fraction:
+    """A number as its value, anything else without braces and spaces."""
+    text = re.sub(r"[{}\s]", "", text or "0").casefold()
+    return Fraction(text) if re.fullmatch(r"\d{1,400}(?:\.\d{1,400})?", text) else text
