@@ -83,13 +83,11 @@ def outcome(directory: Path) -> dict[str, object]:
     rounds = [row for row in rows if row["kind"] == "round"]
     found: dict[str, object] = {
         "rounds": [{name: row[name] for name in CURVE if name in row} for row in rounds],
-        "monitor": "halt"
-        if was_halted(directory)
-        else rounds[-1]["monitor/state"]
-        if rounds
-        else None,
+        "monitor": rounds[-1]["monitor/state"] if rounds else None,
         "seconds": rounds[-1]["run/seconds"] if rounds else None,
     }
+    if was_halted(directory):
+        found["monitor"] = "halt"
     for when in ("before", "after"):
         path = directory / f"{when}.json"
         if path.exists():

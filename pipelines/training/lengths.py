@@ -2,10 +2,9 @@
 
 GRPO pads every prompt and completion of a batch to its longest. Sorted by length and cut into
 chunks, each as wide as its own longest, a batch of uneven completions costs what its tokens cost.
-Long ones run alone: where sequences of a pass begin or end apart, attention gets a mask of tokens
-by tokens for each, and 8 completions of 8,192 tokens take 2.6 times the seconds and 3.5 times the
-memory of 8 passes.
-Leaves out what the passes are for (`training/replay.py`).
+Long ones run alone: where sequences of a pass begin or end apart, attention holds a mask of tokens
+by tokens for each (`docs/experiments.md`, section 9). Leaves out what the passes are for
+(`training/replay.py`).
 
 Axes: B sequences, T tokens, padded on either side; N tokens of a pass.
 """
@@ -18,7 +17,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 CHUNK_TOKENS = 1024  # what a further pass costs beside its tokens, in tokens
 CHUNK_COUNTS = (1, 2, 4, 8, 16, 32, 64)
-# Width at which the mask of uneven sequences costs as much as all else: 1,700 to 2,600 (on CPU).
+# About the width at which the mask of uneven sequences costs as much as all else (small, on CPU).
 MASKED_TOKENS = 2048
 
 
