@@ -1,6 +1,7 @@
 """The model core against transformers' DeepSeek-V3 and against its own matrix products.
 
     python benchmarks/bench_model.py [--repeats 10] [--quick] [--only steps decode memory]
+        [--accelerator --topic model_gpu]
 
     ours         SparringMoeForCausalLM
     theirs       transformers' DeepseekV3ForCausalLM, with its default experts and, where another
@@ -9,7 +10,8 @@
 
 All run in turn in one process, on the same weights and tokens, with the threads and the allocator
 that `prepare_process` sets up for every program of this project. Results must agree, or the run
-stops. Memory is measured in a process of its own for each case: the peak above the weights.
+stops. Memory is measured in a process of its own for each case: the peak above the weights. On an
+accelerator everything lies there, and a turn ends when its work is done.
 """
 
 import argparse
@@ -61,9 +63,16 @@ def take_turns(
         for name in [*variants][shift:] + [*variants][:shift]:
             start = time.perf_counter()
             variants[name]()
+            wait()
             if repeat >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def wait() -> None:
+    """Until an accelerator that holds the tensors has done what was asked of it."""
+    if torch.get_default_device().type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def report(title: str, seconds: dict[str, list[float]], unit: float) -> dict[str, object]:
@@ -163,11 +172,23 @@ def peak_above_weights(variant: str, kind: str, shape_BT: tuple[int, int]) -> fl
     model = (our_model if variant == "ours" else their_model)(config, TYPES[kind])
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     forward(model, tokens(config, (1, 8)))  # what is loaded once: kernels, thread pools
+    if torch.get_default_device().type != "cpu":
+        return _peak_on_accelerator(model, tokens(config, shape_BT))
     before = _resident_bytes("VmRSS")
     forward_backward(model, tokens(config, shape_BT))
     peak = _resident_bytes("VmHWM")
     assert weights < before < peak, "the peak lay before the step"
     return (peak - before) / 1e6
+
+
+def _peak_on_accelerator(model: torch.nn.Module, ids_BT: torch.Tensor) -> float:
+    """MB by which a training step raises the peak of what the accelerator holds."""
+    wait()
+    torch.accelerator.reset_peak_memory_stats()
+    before = torch.accelerator.memory_allocated()
+    forward_backward(model, ids_BT)
+    wait()
+    return (torch.accelerator.max_memory_allocated() - before) / 1e6
 
 
 def _resident_bytes(field: str) -> int:
@@ -187,12 +208,21 @@ def bench_memory(kinds: Sequence[str], shapes: Sequence[tuple[int, int]]) -> dic
             for variant in ("ours", "theirs"):
                 case = [variant, kind, *map(str, shape_BT)]
                 command = [sys.executable, __file__, "--memory-case", *case]
+                if torch.get_default_device().type != "cpu":
+                    command.append("--accelerator")
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 found[variant] = float(done.stdout)
             result[title] = found
             print(f"{title:<40}  ours {found['ours']:.0f}  theirs {found['theirs']:.0f}"
                   f" = {found['theirs'] / found['ours']:.2f}x ours", flush=True)  # fmt: skip
     return result
+
+
+def device_name() -> str:
+    """Where the tensors lie: "cpu", or the accelerator's product name."""
+    if torch.get_default_device().type == "cpu":
+        return "cpu"
+    return str(torch.get_device_module().get_device_name())
 
 
 def main() -> None:
@@ -204,8 +234,11 @@ def main() -> None:
                         default=("steps", "decode", "memory"))  # fmt: skip
     parser.add_argument("--types", nargs="+", choices=[*TYPES], default=[*TYPES])
     parser.add_argument("--topic", default="model", help="name of the result file")
+    parser.add_argument("--accelerator", action="store_true", help="not on the CPU")
     parser.add_argument("--memory-case", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.accelerator:
+        torch.set_default_device(torch.accelerator.current_accelerator())
     if options.memory_case:
         variant, kind, *shape = options.memory_case
         print(peak_above_weights(variant, kind, (int(shape[0]), int(shape[1]))))
@@ -216,6 +249,7 @@ def main() -> None:
     content |= {
         "repeats": repeats,
         "threads": torch.get_num_threads(),
+        "device": device_name(),
         "decode_batch": DECODE_BATCH,
     }
     content["parameters"] = sum(

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from harness import ROOT
 
-AT_ONCE = 2  # each on one thread
+AT_ONCE = 2  # each on one thread, on two cores
 HALTED = 3  # by the monitor: a result like any other
 
 
@@ -56,14 +56,21 @@ def play_all(
     jobs: Sequence[J],
     play: Callable[[J], Mapping[str, object]],
     keep: Callable[[J, Mapping[str, object]], None],
+    at_once: int = AT_ONCE,
 ) -> None:
     """Play each job and keep its result, in whichever order they end.
+
+    Args:
+        jobs: what to play.
+        play: one job; returns its result.
+        keep: receives each result as soon as it is there.
+        at_once: how many are played side by side.
 
     Raises:
         SystemExit: some failed; all others are kept.
     """
     failed = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         playing = {pool.submit(play, job): job for job in jobs}
         for future in as_completed(playing):
             job = playing[future]

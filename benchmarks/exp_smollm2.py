@@ -6,21 +6,22 @@
 
 Every run is configs/smollm2.toml with the overrides of its arm. In the control, rewards are
 permuted over each batch, so that nothing can be learned from them; it says nothing of the critic.
-Runs go two at a time, one thread each; a finished run is kept, a killed one is resumed, and
-benchmarks/results/smollm2.json is written after each. Leaves out how a run is played
+Runs go two at a time (`--at-once`), one thread each; a finished run is kept, a killed one is
+resumed, and benchmarks/results/smollm2.json is written after each. Leaves out how a run is played
 (`pipelines/`).
 """
 
 import argparse
+import functools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign import call, play_all
+from campaign import AT_ONCE, call, play_all
 from exp_pointing import check_played, was_halted
-from harness import ROOT, context, write_result
+from harness import RESULTS, ROOT, context, write_result
 
 CONFIG = ROOT / "configs" / "smollm2.toml"
 RL = ROOT / "pipelines" / "rl.py"
@@ -145,8 +146,10 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--overrides", nargs="*", default=[], help="table.key=value, for every run")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs side by side")
+    parser.add_argument("--topic", default="smollm2", help="name of the result file")
     options = parser.parse_args()
-    path = ROOT / "benchmarks" / "results" / "smollm2.json"
+    path = RESULTS / f"{options.topic}.json"
     results: dict[str, Mapping] = json.loads(path.read_text())["results"] if path.exists() else {}
     current = {n: each for n, each in results.items() if is_current(n, each, options.overrides)}
     if len(current) < len(results):
@@ -157,10 +160,11 @@ def main() -> None:
         def keep(job: Job, result: Mapping[str, object]) -> None:
             results[job.name] = current[job.name] = result
             seeds = {arm: len(options.seeds) for arm in options.arms}
-            write_result("smollm2", {"context": context(seeds), "results": results})
+            write_result(options.topic, {"context": context(seeds), "results": results})
 
         wanted = [job for job in jobs if job.name not in current]
-        play_all(wanted, lambda job: play(job, options.folder, options.overrides), keep)
+        played = functools.partial(play, folder=options.folder, more=options.overrides)
+        play_all(wanted, played, keep, options.at_once)
     print(table(current))
 
 

@@ -56,8 +56,9 @@ def share_weights(theirs: DeepseekV3ForCausalLM, ours: SparringMoeForCausalLM) -
 
 def tokens(config: SparringMoeConfig, shape_BT: tuple[int, int]) -> Tensor:
     """Random tokens, so that the routing of random weights is roughly even."""
-    generator = torch.Generator().manual_seed(SEED)
-    return torch.randint(config.vocab_size, shape_BT, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(SEED)  # the same on every device
+    drawn_BT = torch.randint(config.vocab_size, shape_BT, generator=generator, device="cpu")
+    return drawn_BT.to(torch.get_default_device())
 
 
 @torch.no_grad()
@@ -84,11 +85,15 @@ def filled_cache(
     """
     config, ours = model.config, isinstance(model, SparringMoeForCausalLM)
     cache = LatentCache(config.num_hidden_layers) if ours else DynamicCache(config=config)
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator("cpu").manual_seed(SEED)
+    options = {"device": torch.get_default_device(), "dtype": dtype}
+
+    def noise(width: int) -> Tensor:
+        shape = (num_sequences, context, width)
+        return torch.randn(shape, generator=generator, device="cpu").to(**options)
+
     for layer in range(config.num_hidden_layers):
-        shape_BS = (num_sequences, context)
-        latent = torch.randn(*shape_BS, config.kv_lora_rank, generator=generator).to(dtype)
-        key = torch.randn(*shape_BS, config.qk_rope_head_dim, generator=generator).to(dtype)
+        latent, key = noise(config.kv_lora_rank), noise(config.qk_rope_head_dim)
         if not ours:
             latent, key = latent[:, None], torch.cat((key[..., ::2], key[..., 1::2]), -1)[:, None]
         cache.update(latent, key, layer)

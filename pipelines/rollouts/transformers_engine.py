@@ -77,7 +77,7 @@ class TransformersEngine:
         record = {} if moe is None else {"record": True}
         recording = contextlib.nullcontext([]) if moe is None else pass_recorder(moe)
         chosen = _ChosenLogprobs(sampling.temperature or 1.0)
-        with torch.random.fork_rng(devices=[]), _plain_generation(self.policy), recording as passes:
+        with torch.random.fork_rng(), _plain_generation(self.policy), recording as passes:
             rows_B, cache = self._read_once(prompts, **record)
             torch.manual_seed(completion_seed(*seeds))
             ids_BT = self.policy.generate(
