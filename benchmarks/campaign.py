@@ -43,7 +43,9 @@ def call(program: Path, arguments: Sequence[str], log: Path, processes: int = 1)
     if processes > 1:
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
         command[1:1] = [*launch, "--num_processes", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # What the caller's own path adds stays: the packages may lie there.
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     with log.open("a") as stream:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, check=False

@@ -102,5 +102,9 @@ def _liger(device: str) -> Kernels:
 def _liger_cross_entropy(
     logits_NV: Tensor, targets_N: Tensor, function: Callable[..., Tensor]
 ) -> Tensor:
-    """Liger writes the gradient over its input, and sums in the input's type: hand it a copy."""
-    return function(logits_NV.float(), targets_N, ignore_index=NO_TARGET, reduction="sum")
+    """Liger writes the gradient over its input, and sums in the input's type: hand it a copy.
+
+    Of float32 too, which `float()` would hand over itself: the model's logits would then be lost.
+    """
+    copy_NV = logits_NV.to(torch.float32, copy=True)
+    return function(copy_NV, targets_N, ignore_index=NO_TARGET, reduction="sum")

@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.loss.loss_utils import ForCausalLMLoss
 from weights import largest_change, make_weights_matter
 
 from model import loss
 from model.configuration import tiny_config
-from model.fused import fuse
-from model.loss import cross_entropy, next_token_loss
+from model.fused import _liger_cross_entropy, fuse, plain_cross_entropy
+from model.loss import NO_TARGET, cross_entropy, next_token_loss
 from model.modeling import SparringMoeForCausalLM
 from model.norm import RMSNorm, rms_norm
 
@@ -149,6 +150,22 @@ def test_kernels_that_cannot_run_are_refused() -> None:
     installed = importlib.util.find_spec("liger_kernel") is not None
     with pytest.raises(ValueError, match="cannot run on cpu" if installed else "install it"):
         fuse(model, "liger")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_that_writes_over_its_input_leaves_the_models_logits(dtype: torch.dtype) -> None:
+    def writes_over(logits_NV: Tensor, targets_N: Tensor, **options: object) -> Tensor:
+        total = F.cross_entropy(logits_NV, targets_N, **options)
+        logits_NV.detach().zero_()
+        return total
+
+    logits_NV = torch.randn(5, 7).to(dtype)
+    before_NV = logits_NV.clone()
+    targets_N = torch.tensor([3, 0, NO_TARGET, 6, 1])
+    total = _liger_cross_entropy(logits_NV, targets_N, function=writes_over)
+    assert total.dtype == torch.float32
+    assert torch.equal(total, plain_cross_entropy(before_NV, targets_N))
+    assert torch.equal(logits_NV, before_NV)
 
 
 @pytest.mark.gpu
