@@ -32,8 +32,17 @@ class CallError(RuntimeError):
     """A program failed; the message names its log."""
 
 
-def call(program: Path, arguments: Sequence[str], log: Path, processes: int = 1) -> None:
-    """Run one of the project's programs, each process on one thread; its output goes to a log.
+def call(
+    program: Path, arguments: Sequence[str], log: Path, processes: int = 1, threads: int = 1
+) -> None:
+    """Run one of the project's programs; its output goes to a log.
+
+    Args:
+        program: its file.
+        arguments: of its command line.
+        log: is appended to.
+        processes: of the run.
+        threads: of each process.
 
     Raises:
         CallError: it failed.
@@ -45,7 +54,7 @@ def call(program: Path, arguments: Sequence[str], log: Path, processes: int = 1)
         command[1:1] = [*launch, "--num_processes", str(processes)]
     # What the caller's own path adds stays: the packages may lie there.
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
     with log.open("a") as stream:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, check=False

@@ -6,8 +6,7 @@
 
 Every run is configs/smollm2.toml with the overrides of its arm. In the control, rewards are
 permuted over each batch, so that nothing can be learned from them; it says nothing of the critic.
-Runs go two at a time (`--at-once`), one thread each; a finished run is kept, a killed one is
-resumed, and benchmarks/results/smollm2.json is written after each. Leaves out how a run is played
+Runs go one at a time on two threads; a finished run is kept, a killed one is resumed, and benchmarks/results/smollm2.json is written after each. Leaves out how a run is played
 (`pipelines/`).
 """
 
@@ -19,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign import AT_ONCE, call, play_all
+from campaign import call, play_all
 from exp_pointing import check_played, was_halted
 from harness import RESULTS, ROOT, context, write_result
 
@@ -65,16 +64,17 @@ def is_current(name: str, found: Mapping, more: Sequence[str]) -> bool:
     return arm in ARMS and found.get("overrides") == overrides_of(arm, int(seed), more)
 
 
-def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:
+def play(job: Job, folder: Path, more: Sequence[str], threads: int) -> dict[str, object]:
     """One run; returns what is compared."""
     directory, overrides = folder / job.name, overrides_of(job.arm, job.seed, more)
     log = folder / "logs" / f"{job.name.replace('/', '-')}.log"
     check_played(directory, overrides, CONFIG)
     if not (directory / "summary.json").exists() and not was_halted(directory):
         if (directory / "config.json").exists():
-            call(RL, ["--resume", str(directory)], log)
+            call(RL, ["--resume", str(directory)], log, threads=threads)
         else:
-            call(RL, ["--config", str(CONFIG), f"run.directory={directory}", *overrides], log)
+            start = ["--config", str(CONFIG), f"run.directory={directory}", *overrides]
+            call(RL, start, log, threads=threads)
     return outcome(directory) | {"overrides": overrides}
 
 
@@ -146,7 +146,8 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--overrides", nargs="*", default=[], help="table.key=value, for every run")
-    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs side by side")
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
+    parser.add_argument("--threads", type=int, default=2, help="of each run")
     parser.add_argument("--topic", default="smollm2", help="name of the result file")
     options = parser.parse_args()
     path = RESULTS / f"{options.topic}.json"
@@ -163,7 +164,9 @@ def main() -> None:
             write_result(options.topic, {"context": context(seeds), "results": results})
 
         wanted = [job for job in jobs if job.name not in current]
-        played = functools.partial(play, folder=options.folder, more=options.overrides)
+        played = functools.partial(
+            play, folder=options.folder, more=options.overrides, threads=options.threads
+        )
         play_all(wanted, played, keep, options.at_once)
     print(table(current))
 

@@ -2,6 +2,7 @@
 
 GRPO pads every prompt and completion of a batch to its longest. Sorted by length and cut into
 chunks, each as wide as its own longest, a batch of uneven completions costs what its tokens cost.
+A prompt is read once for its group where that costs less (`training/shared_prompts.py`).
 Long ones run alone: where sequences of a pass begin or end apart, attention holds a mask of tokens
 by tokens for each (`docs/experiments.md`, section 9). Leaves out what the passes are for
 (`training/replay.py`).
@@ -9,11 +10,14 @@ by tokens for each (`docs/experiments.md`, section 9). Leaves out what the passe
 Axes: B sequences, T tokens, padded on either side; N tokens of a pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from trl.trainer.utils import FusedCausalLMOutput
+
+from pipelines.training.shared_prompts import Prompts, run_on_prompts
 
 CHUNK_TOKENS = 1024  # what a further pass costs beside its tokens, in tokens
 CHUNK_COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -21,20 +25,40 @@ CHUNK_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 MASKED_TOKENS = 2048
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """One pass: its rows and columns of a batch, and the prompts that it reads first."""
+
+    rows: Tensor
+    columns: slice
+    prompts: Prompts | None = None
+
+    def of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Its part of each tensor, [B, T, ...]."""
+        return {name: x[self.rows][:, self.columns] for name, x in batch.items()}
+
+
 class LengthSorted:
     """A model with TRL's fused head, which is called as that is, and runs a batch in chunks.
 
     Args:
-        model: called once a chunk.
+        model: called once a chunk, or twice where the chunk's prompts are read first.
         agree: sums a tensor over processes, which must all choose as many chunks: a model that is
             wrapped for them communicates in each of its passes.
+        shared_by: the config of a model whose completions may share their prompt's pass
+            (`shared_prompts.can_share`); None for one whose may not.
 
     Attributes:
         places: rows and columns of each pass so far, rows counted over all calls.
     """
 
-    def __init__(self, model: nn.Module, agree: Callable[[Tensor], Tensor]) -> None:
-        self.model, self.agree = model, agree
+    def __init__(
+        self,
+        model: nn.Module,
+        agree: Callable[[Tensor], Tensor],
+        shared_by: object | None = None,
+    ) -> None:
+        self.model, self.agree, self.shared_by = model, agree, shared_by
         self.places: list[tuple[Tensor, slice]] = []
         self.num_done = 0
 
@@ -49,23 +73,27 @@ class LengthSorted:
     ) -> FusedCausalLMOutput:
         """As TRL's fused head; log-probabilities and entropies [B, T - 1], 0 at padding."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        planned = chunks(batch, self.agree, shares=self.shared_by is not None)
         if routed_experts is not None:
             batch["routed_experts"] = routed_experts
-        places = chunks(attention_mask, self.agree)
-        self.places += [(rows + self.num_done, columns) for rows, columns in places]
+        self.places += [(chunk.rows + self.num_done, chunk.columns) for chunk in planned]
         self.num_done += len(input_ids)
-        outputs = [
-            self.model(**{name: x[rows][:, columns] for name, x in batch.items()}, **kwargs)
-            for rows, columns in places
-        ]
+        outputs = [self._run(chunk, batch, **kwargs) for chunk in planned]
         width = input_ids.shape[1] - 1
         entropies = [output.entropy for output in outputs if output.entropy is not None]
         balance = [output.aux_loss for output in outputs if output.aux_loss is not None]
         return FusedCausalLMOutput(
-            log_probs=_spread([output.log_probs for output in outputs], places, width),
-            entropy=_spread(entropies, places, width) if entropies else None,
+            log_probs=_spread([output.log_probs for output in outputs], planned, width),
+            entropy=_spread(entropies, planned, width) if entropies else None,
             aux_loss=torch.stack(balance).mean() if balance else None,
         )
+
+    def _run(
+        self, chunk: Chunk, batch: Mapping[str, Tensor], **kwargs: object
+    ) -> FusedCausalLMOutput:
+        if chunk.prompts is None:
+            return self.model(**chunk.of(batch), **kwargs)
+        return run_on_prompts(self.model, self.shared_by, chunk.of(batch), chunk.prompts, **kwargs)
 
     def laid_out(self, passes: Sequence[Tensor], input_ids_BT: Tensor) -> Tensor:
         """What was seen of each pass's tokens, [N, ...] each, at their places, [B, T, ...].
@@ -78,19 +106,30 @@ class LengthSorted:
         return laid
 
 
-def chunks(mask_BT: Tensor, agree: Callable[[Tensor], Tensor]) -> list[tuple[Tensor, slice]]:
-    """Rows and columns of the passes that run a batch's real tokens at the least cost.
+def chunks(
+    batch: Mapping[str, Tensor], agree: Callable[[Tensor], Tensor], shares: bool = False
+) -> list[Chunk]:
+    """The passes that run a batch's real tokens at the least cost.
 
     All of as many rows, so that a mean over passes is one over sequences.
+
+    Args:
+        batch: "input_ids", "attention_mask" and "labels", [B, T] each.
+        agree: sums a tensor over processes.
+        shares: whether prompts may be read once for their group; then all chunks' are, or none's.
     """
-    real_BT = mask_BT.bool()
+    real_BT = batch["attention_mask"].bool()
     first_B = real_BT.int().argmax(1)
-    last_B = mask_BT.shape[1] - real_BT.flip(1).int().argmax(1)
+    last_B = real_BT.shape[1] - real_BT.flip(1).int().argmax(1)
     order_B = last_B.argsort(stable=True)
-    counts = [count for count in CHUNK_COUNTS if len(mask_BT) % count == 0]
+    counts = [count for count in CHUNK_COUNTS if len(real_BT) % count == 0]
     every = [_places(order_B, first_B, last_B, count) for count in counts]
-    costs = [sum(_cost(real_BT[rows][:, columns]) for rows, columns in p) for p in every]
-    return every[int(agree(torch.tensor(costs, device=mask_BT.device)).argmin())]
+    costs = [sum(_cost(chunk.of({"": real_BT})[""]) for chunk in planned) for planned in every]
+    if shares:
+        on_prompts = [[_with_prompts(chunk, batch) for chunk in planned] for planned in every]
+        costs += [sum(map(_shared_cost, planned)) for planned in on_prompts]
+        every += on_prompts
+    return every[int(agree(torch.tensor(costs, device=real_BT.device)).argmin())]
 
 
 def _cost(real_RT: Tensor) -> float:
@@ -100,21 +139,34 @@ def _cost(real_RT: Tensor) -> float:
     return num_tokens + mask + CHUNK_TOKENS
 
 
-def _places(
-    order_B: Tensor, first_B: Tensor, last_B: Tensor, count: int
-) -> list[tuple[Tensor, slice]]:
+def _shared_cost(chunk: Chunk) -> float:
+    """What two passes cost, over the prompts and over the completions on them, in tokens."""
+    prompts, width = chunk.prompts, chunk.columns.stop - chunk.columns.start
+    if prompts is None or prompts.length < 2:
+        return float("inf")
+    read = len(prompts.first_U) * (prompts.length - 1)
+    run = len(chunk.rows) * (width - prompts.length + 1)
+    masks = (read * prompts.length + run * width) / MASKED_TOKENS
+    return read + run + masks + 2 * CHUNK_TOKENS
+
+
+def _with_prompts(chunk: Chunk, batch: Mapping[str, Tensor]) -> Chunk:
+    return Chunk(chunk.rows, chunk.columns, Prompts.of(chunk.of(batch)))
+
+
+def _places(order_B: Tensor, first_B: Tensor, last_B: Tensor, count: int) -> list[Chunk]:
     places = []
     for rows in order_B.chunk(count):
         first = int(first_B[rows].min())
-        places.append((rows, slice(first, max(int(last_B[rows].max()), first + 2))))
+        places.append(Chunk(rows, slice(first, max(int(last_B[rows].max()), first + 2))))
     return places
 
 
-def _spread(parts: Sequence[Tensor], places: Sequence[tuple[Tensor, slice]], width: int) -> Tensor:
+def _spread(parts: Sequence[Tensor], planned: Sequence[Chunk], width: int) -> Tensor:
     """Chunks' values of each next token, [rows, columns - 1], at their places, [B, T - 1]."""
     padded = [
-        nn.functional.pad(part, (columns.start, width - columns.stop + 1))
-        for part, (_, columns) in zip(parts, places, strict=True)
+        nn.functional.pad(part, (chunk.columns.start, width - chunk.columns.stop + 1))
+        for part, chunk in zip(parts, planned, strict=True)
     ]
-    order_B = torch.cat([rows for rows, _ in places])
+    order_B = torch.cat([chunk.rows for chunk in planned])
     return torch.cat(padded)[order_B.argsort()]

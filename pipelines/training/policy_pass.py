@@ -8,8 +8,9 @@ Over rollouts of another engine TRL runs the policy twice: without gradients for
 ratio, then with gradients for the loss. Where a generation batch is one micro-batch of one update
 the weights are the same and so are the numbers: the first pass keeps its graph and the second is
 left out. (A completion that is masked out in between counts in the experts' load.) Every pass runs
-sequences of like length together (`training/lengths.py`), and the policy's passes take the
-sampler's experts under replay (`training/replay.py`). Leaves out what is done with the numbers:
+sequences of like length together (`training/lengths.py`) and a prompt once for its group where it
+may (`training/shared_prompts.py`), and the policy's passes take the sampler's experts under replay
+(`training/replay.py`). Leaves out what is done with the numbers:
 TRL's losses.
 """
 
@@ -41,6 +42,7 @@ from pipelines.training.replay import (
     lay_out,
     replayed_load,
 )
+from pipelines.training.shared_prompts import can_share
 
 Batch = dict[str, Tensor]
 Score = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]  # TRL's: see `PolicyPass.score`
@@ -80,6 +82,8 @@ class PolicyPass:
         rounds: whether policy or sampler compute in half precision.
         routing_replay: whether the policy takes the experts that the sampler chose.
         load: counts the tokens per expert.
+        shared_by: the config of a policy whose completions may share their prompt's pass; None for
+            one whose may not.
 
     Attributes:
         figures: what the last step's row says of sampler against policy.
@@ -94,6 +98,7 @@ class PolicyPass:
     rounds: bool
     routing_replay: bool
     load: ExpertLoad
+    shared_by: object | None = None
     figures: dict[str, object] = field(default_factory=dict)
     given_replies: bool = False
 
@@ -201,7 +206,9 @@ class PolicyPass:
         return kept.logprobs_BT[rows_B], kept.entropies_BT[rows_B], None
 
     def _by_length(self, model: nn.Module) -> LengthSorted:
-        return LengthSorted(model, lambda costs: self.processes.reduce(costs, reduction="sum"))
+        return LengthSorted(
+            model, lambda costs: self.processes.reduce(costs, reduction="sum"), self.shared_by
+        )
 
     def _replaying(self, model: nn.Module, input_ids_BT: Tensor) -> LengthSorted | Replaying:
         """The model for a micro-batch, on the routes of its rows where they are replayed."""
@@ -265,16 +272,18 @@ def pass_of(
     """The passes of a trainer's policy over a block's rollouts, as its options allow."""
     args = trainer.args
     reuse = args.steps_per_generation * trainer.num_iterations
+    plain = not args.gradient_checkpointing and not trainer.aux_loss_enabled
     keeps_graph = may_keep_graph(
         policy,
         one_update=reuse == args.gradient_accumulation_steps == 1,
         scores_always=trainer.vllm_importance_sampling_correction,
-        plain=not args.gradient_checkpointing and not trainer.aux_loss_enabled,
+        plain=plain,
     )
     sync = block.sampler.sync
     rounds = args.bf16 or args.fp16 or (sync is not None and sync.rounds)
     how = (keeps_graph, rounds, replay)
-    return PolicyPass(policy, trainer.accelerator, block, *how, load)
+    shared_by = policy.config if plain and can_share(policy) else None
+    return PolicyPass(policy, trainer.accelerator, block, *how, load, shared_by)
 
 
 def may_keep_graph(policy: Policy, *, one_update: bool, scores_always: bool, plain: bool) -> bool:

@@ -41,41 +41,40 @@ def _batch(sizes: Lengths) -> dict[str, Tensor]:
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(lengths)
 def test_every_real_token_is_in_exactly_one_pass(sizes: Lengths) -> None:
-    mask_BT = _batch(sizes)["attention_mask"]
+    batch = _batch(sizes)
+    mask_BT = batch["attention_mask"]
     seen_BT = torch.zeros_like(mask_BT)
-    places = chunks(mask_BT, alone)
-    for rows, columns in places:
-        seen_BT[rows, columns] += 1
+    places = chunks(batch, alone)
+    for chunk in places:
+        seen_BT[chunk.rows, chunk.columns] += 1
     assert seen_BT.max() == 1 and (seen_BT >= mask_BT).all()
-    assert len({len(rows) for rows, _ in places}) == 1
+    assert len({len(chunk.rows) for chunk in places}) == 1
     assert len(places) in CHUNK_COUNTS
 
 
 def test_uneven_completions_are_cut_and_even_ones_are_not() -> None:
-    uneven = _batch([(5, 80 + 48 * row) for row in range(32)])["attention_mask"]
+    uneven = _batch([(5, 80 + 48 * row) for row in range(32)])
     places = chunks(uneven, alone)
-    run = sum(len(rows) * (columns.stop - columns.start) for rows, columns in places)
-    assert len(places) > 1 and run < 0.65 * uneven.numel()
-    assert len(chunks(_batch([(5, 100)] * 32)["attention_mask"], alone)) == 1
+    run = sum(chunk.of(uneven)["input_ids"].numel() for chunk in places)
+    assert len(places) > 1 and run < 0.65 * uneven["input_ids"].numel()
+    assert len(chunks(_batch([(5, 100)] * 32), alone)) == 1
 
 
 def test_processes_choose_as_many_passes() -> None:
     """Costs are summed over processes: another's even batch outweighs this one's uneven one."""
-    uneven = _batch([(5, 80 + 48 * row) for row in range(32)])["attention_mask"]
+    uneven = _batch([(5, 80 + 48 * row) for row in range(32)])
     assert len(chunks(uneven, lambda costs: costs + 10**6 * torch.arange(len(costs)))) == 1
 
 
 @pytest.mark.parametrize("num", [8, 32])
 def test_long_completions_run_alone_and_without_a_mask(num: int) -> None:
     """One padded pass would hold a mask of tokens by tokens for each: memory is their square."""
-    long_BT = _batch([(5 + row % 4, 4096) for row in range(num)])["attention_mask"]
-    places = chunks(long_BT, alone)
+    long = _batch([(5 + row % 4, 4096) for row in range(num)])
+    places = chunks(long, alone)
     assert len(places) == num
-    assert all(long_BT[rows][:, columns].all() for rows, columns in places)
-    short_BT = _batch([(5 + row % 4, 100) for row in range(num)])["attention_mask"]
-    assert len(chunks(short_BT, alone)) < num / 2
-    even_BT = _batch([(5, 4096)] * num)["attention_mask"]
-    assert len(chunks(even_BT, alone)) == 1
+    assert all(chunk.of(long)["attention_mask"].all() for chunk in places)
+    assert len(chunks(_batch([(5 + row % 4, 100) for row in range(num)]), alone)) < num / 2
+    assert len(chunks(_batch([(5, 4096)] * num), alone)) == 1
 
 
 @pytest.mark.parametrize("make", [random_moe, random_llama], ids=["moe", "dense"])

@@ -1,0 +1,153 @@
+"""A prompt that is read once for its group gives the numbers and gradients of whole sequences."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from family_cases import ARCHITECTURES
+from peft import LoraConfig, get_peft_model
+from pipeline_cases import random_llama, redraw_adapter
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+
+from pipelines.policy.moe import Policy
+from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.training.lengths import LengthSorted, chunks
+from pipelines.training.shared_prompts import Prompts, can_share
+
+TOKENIZER = character_tokenizer()
+EXACT = 1e-5  # nats, float32
+GROUP = 8
+SHARING = sorted(set(ARCHITECTURES) - {"DeepSeek-V3"})
+
+
+def alone(values: Tensor) -> Tensor:
+    return values
+
+
+def grouped(prompts: list[int], num_completion: int = 12, group: int = GROUP) -> dict[str, Tensor]:
+    """Groups of one prompt each, of these lengths, laid out as TRL does; completions are uneven."""
+    width, generator = max(prompts), torch.Generator().manual_seed(0)
+    drawn_UT = torch.randint(3, len(TOKENIZER), (len(prompts), width), generator=generator)
+    shape = (len(prompts) * group, num_completion)
+    completion_BT = torch.randint(3, len(TOKENIZER), shape, generator=generator)
+    mask_BT = torch.ones(shape[0], width + num_completion, dtype=torch.long)
+    for row in range(len(mask_BT)):
+        mask_BT[row, : width - prompts[row // group]] = 0
+        mask_BT[row, width + 2 + row % (num_completion - 1) :] = 0
+    ids_BT = torch.cat([drawn_UT.repeat_interleave(group, 0), completion_BT], 1) * mask_BT
+    labels_BT = ids_BT.masked_fill(mask_BT == 0, -100)
+    labels_BT[:, :width] = -100
+    order_B = torch.randperm(len(ids_BT), generator=generator)  # TRL shuffles
+    batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
+    return {name: x[order_B] for name, x in batch.items()}
+
+
+def adapted(policy: PreTrainedModel) -> Policy:
+    """With a LoRA adapter that matters."""
+    names = {n.rpartition(".")[2] for n, m in policy.named_modules() if isinstance(m, nn.Linear)}
+    lora = LoraConfig(r=4, target_modules=sorted(names - {"lm_head"}), task_type="CAUSAL_LM")
+    policy = get_peft_model(policy, lora)
+    redraw_adapter(policy, 0)
+    return policy
+
+
+def numbers(
+    model: nn.Module | LengthSorted, policy: nn.Module, batch: Mapping[str, Tensor]
+) -> tuple[FusedCausalLMOutput, list[Tensor]]:
+    """What a call gives, and every gradient of a loss that reads all of it."""
+    policy.zero_grad()
+    output = model(**batch, fused_lm_head=True)
+    (output.log_probs.sum() + output.entropy.square().sum()).backward()
+    return output, [p.grad for p in policy.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "LoRA"])
+@pytest.mark.parametrize("family", SHARING)
+def test_values_and_gradients_are_those_of_whole_sequences(family: str, lora: bool) -> None:
+    """Gemma's window of 64 tokens is shorter than the prompts are."""
+    policy = ARCHITECTURES[family](TOKENIZER)
+    add_fused_lm_head(policy, temperature=0.7, outputs=("log_probs", "entropy"))
+    policy = adapted(policy) if lora else policy
+    assert can_share(policy)
+    batch = grouped([150, 131, 97, 150])
+    shared = LengthSorted(policy, alone, policy.config)
+    assert all(chunk.prompts is not None for chunk in chunks(batch, alone, shares=True))
+    (plain, gradients), (own, own_gradients) = (
+        numbers(model, policy, batch) for model in (policy, shared)
+    )
+    kept_BT = batch["labels"][:, 1:] != -100
+    assert (plain.log_probs - own.log_probs)[kept_BT].abs().max() <= EXACT
+    assert (plain.entropy - own.entropy)[kept_BT].abs().max() <= EXACT
+    assert own.log_probs[~kept_BT].abs().max() == 0
+    assert len(gradients) == len(own_gradients) > 0
+    for one, other in zip(gradients, own_gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * one.abs().max().item() + 1e-7)
+
+
+class Counting(nn.Module):
+    """Counts the tokens that a model is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.num_tokens = model, 0
+
+    def forward(self, input_ids: Tensor, **kwargs: object) -> FusedCausalLMOutput:
+        self.num_tokens += input_ids.numel()
+        return self.model(input_ids=input_ids, **kwargs)
+
+
+@pytest.mark.parametrize("num_prompt", [5, 400])
+def test_a_long_prompt_is_run_once_for_its_group_and_a_short_one_with_its_completions(
+    num_prompt: int,
+) -> None:
+    policy = random_llama(TOKENIZER)
+    add_fused_lm_head(policy, outputs=("log_probs", "entropy"))
+    batch = grouped([num_prompt] * 4)
+    counting = Counting(policy)
+    LengthSorted(counting, alone, policy.config)(**batch, fused_lm_head=True)
+    whole = batch["input_ids"].numel()
+    assert counting.num_tokens == whole if num_prompt == 5 else counting.num_tokens < whole / 5
+
+
+def test_prompts_of_one_length_are_told_apart() -> None:
+    prompts = Prompts.of(batch := grouped([30, 30, 30]))
+    assert prompts.length == 30 and len(prompts.first_U) == 3
+    own_BP = batch["input_ids"][:, :30]
+    assert torch.equal(own_BP, own_BP[prompts.first_U][prompts.place_R])
+
+
+def test_padding_is_no_token_of_a_prompt() -> None:
+    """One prompt may begin with the token that pads another."""
+    batch = grouped([4, 3], group=1)
+    for row, mask in enumerate(batch["attention_mask"]):
+        start = int(mask.argmax())
+        batch["input_ids"][row, :4] = torch.tensor([0, 7, 8, 9])
+        batch["input_ids"][row, :start] = 0
+    assert len(Prompts.of(batch).first_U) == 2
+
+
+def test_a_batch_without_a_learned_token_is_run_whole() -> None:
+    policy = random_llama(TOKENIZER)
+    add_fused_lm_head(policy, outputs=("log_probs", "entropy"))
+    batch = grouped([200, 200])
+    batch["labels"][:] = -100
+    output = LengthSorted(policy, alone, policy.config)(**batch, fused_lm_head=True)
+    assert not output.log_probs.any()
+
+
+def test_processes_all_share_or_none_does() -> None:
+    """Another process's batch, of which sharing saves nothing, outweighs this one's."""
+    batch = grouped([400] * 4)
+    assert chunks(batch, alone, shares=True)[0].prompts is not None
+    half = len(chunks(batch, alone))  # costs of plain passes come first
+
+    def against(costs: Tensor) -> Tensor:
+        return costs + 10**6 * (torch.arange(len(costs)) >= len(costs) // 2)
+
+    assert half and all(c.prompts is None for c in chunks(batch, against, shares=True))
+
+
+def test_our_mixture_of_experts_keeps_its_passes() -> None:
+    assert not can_share(ARCHITECTURES["DeepSeek-V3"](TOKENIZER))
