@@ -6,7 +6,8 @@
 
 Every run is configs/smollm2.toml with the overrides of its arm. In the control, rewards are
 permuted over each batch, so that nothing can be learned from them; it says nothing of the critic.
-Runs go one at a time on two threads; a finished run is kept, a killed one is resumed, and benchmarks/results/smollm2.json is written after each. Leaves out how a run is played
+Runs go one at a time on two threads; a finished run is kept, a killed one is resumed, and
+benchmarks/results/smollm2.json is written after each. Leaves out how a run is played
 (`pipelines/`).
 """
 
