@@ -259,12 +259,14 @@ def main() -> None:
           f"{repeats} turns: median [quartiles]; seconds", flush=True)  # fmt: skip
     if "steps" in options.only:
         content["steps"] = {kind: bench_steps(kind, shapes, repeats) for kind in options.types}
+        write_result(options.topic, content)  # what is cut off later keeps what it has
     if "decode" in options.only:
         content["decode"] = {
             kind: bench_decode(kind, contexts, repeats)
             | bench_decode(kind, contexts[-1:], repeats, MANY_HEADS)
             for kind in options.types
         }
+        write_result(options.topic, content)
     if "memory" in options.only:
         content["memory"] = bench_memory(options.types, shapes)
     print(f"written: {write_result(options.topic, content)}")
