@@ -145,6 +145,15 @@ def test_exact_ignores_case_and_spacing(verifiers: Verifiers) -> None:
     assert outcomes == ["correct", "incorrect"]
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer"), [("10\u00b2", "102"), ("2\u2075", "25"), ("x\u2082", "x2")]
+)
+def test_exact_tells_a_power_from_digits(verifiers: Verifiers, reference: str, answer: str) -> None:
+    task = task_of(reference, "exact")
+    for given, passes in ((reference, True), (answer, False)):
+        assert verifiers.verify(task, answered(given)).passed == passes
+
+
 def test_a_hanging_answer_is_a_timeout_and_its_worker_is_killed() -> None:
     with closing(MathVerifier(timeout_seconds=0.5)) as verifier:
         hung = verifier.verify(task_of(HUNG_ON, "math"), answered(HANG))
