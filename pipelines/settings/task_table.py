@@ -131,7 +131,6 @@ class MixturePart(SourceTable):
     weight: float = Field(
         default=1.0,
         gt=0,
-        allow_inf_nan=False,
         description="How often a task is drawn from it, relative to the other weights.",
     )
 
