@@ -21,6 +21,7 @@ from pipelines.settings.library_fields import field_names
 from pipelines.settings.tables import Settings
 from rewards.judge_settings import SECRET
 
+MOST_SHOWN = 100  # characters of a table, which would bury what is wrong with it
 _KEY = re.compile(r"""["']([^"']+)["']\.|([^.]*)\.""")  # of a dotted name; quotes keep its dots
 
 
@@ -115,11 +116,10 @@ def _explain(item: object) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")  # type: ignore[index]
     if not location or message.startswith(f"{dotted}."):
         return message
-    # What a whole table holds would bury what is wrong with it.
-    shows = item["type"] != SECRET and not (  # type: ignore[index]
-        item["type"] == "value_error" and isinstance(item["input"], dict)  # type: ignore[index]
-    )
-    given = f" = {item['input']!r}" if shows else ""  # type: ignore[index]
+    given = f" = {item['input']!r}"  # type: ignore[index]
+    is_table = isinstance(item["input"], dict)  # type: ignore[index]
+    if item["type"] == SECRET or (is_table and len(given) > MOST_SHOWN):  # type: ignore[index]
+        given = ""
     return f"{dotted}{given}: {message}"
 
 

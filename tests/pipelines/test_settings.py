@@ -127,6 +127,12 @@ def test_a_tables_mistake_is_not_buried_in_the_table(smallest: Path) -> None:
     with pytest.raises(UserError) as refused:
         load_settings(smallest, ["tasks={dialect='free', prompt_template='no place'}"])
     assert str(refused.value) == "tasks.prompt_template must say where the {question} goes"
+    given = f"{{pattern = '{'a' * 200}', serch = true}}"
+    with pytest.raises(UserError, match="unknown parameter serch") as refused:
+        load_settings(
+            smallest, [f"tasks={{source='jsonl', verifier='regex', verifier_parameters={given}}}"]
+        )
+    assert "aaa" not in str(refused.value)
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
