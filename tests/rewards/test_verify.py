@@ -16,11 +16,12 @@ import pytest
 import reasoning_gym
 
 from data.errors import UserError
+from data.puzzles import ReasoningGymSource
 from data.records import Generator, Task, VerifierName
 from rewards.dialect import dialect
 from rewards.killable_worker import KillableWorker
 from rewards.math_verifier import MathVerifier
-from rewards.puzzle_verifier import PuzzleVerifier
+from rewards.puzzle_verifier import WHOLE, PuzzleVerifier
 from rewards.solution import Solution
 from rewards.verifiers import Verifiers
 
@@ -137,6 +138,19 @@ def test_math_answers(reference: str, answer: str, outcome: str, verifiers: Veri
     assert verdict.outcome == outcome, verdict
     assert pids in ([], verifiers.math.worker_pids)  # one process serves them all
     assert "math-verify " in verdict.version
+
+
+@pytest.mark.parametrize("family", sorted(WHOLE))
+def test_a_puzzles_answer_is_right_as_a_whole(verifiers: Verifiers, family: str) -> None:
+    """The family's own scorer passes at least one of these, which say something else."""
+    paid = 0
+    for task in ReasoningGymSource(family).draw("train", 4, 3):
+        gold = task.reference
+        assert verifiers.verify(task, answered(gold)).passed
+        for other in (f"-{gold}", f"not {gold}", f"{gold} or 17", f"{gold} zzz"):
+            assert not verifiers.verify(task, answered(other)).passed, other
+            paid += verifiers.puzzle._judged(family, task, other).passed
+    assert paid, "the scorer has been mended: take the family off the list"
 
 
 def test_exact_ignores_case_and_spacing(verifiers: Verifiers) -> None:
