@@ -7,6 +7,7 @@ Leaves out what is searched for (`data/contamination.py`).
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -123,7 +124,7 @@ def _batches(source: str) -> Iterator[tuple[list[Mapping[str, Any]], Any]]:
 
 def _lines(path: Path) -> Iterator[tuple[list[Mapping[str, Any]], bytes]]:
     opened = gzip.open if path.suffix == ".gz" else open
-    with as_user_error(str(path), OSError, EOFError), opened(path, "rb") as file:
+    with as_user_error(str(path), OSError, EOFError, zlib.error), opened(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -1,6 +1,6 @@
 r"""The gold answer within a longer solution.
 
-    gsm8k    what follows the last ####
+    gsm8k    the line that follows the last ####
     boxed    what the last \boxed{} holds, as in MATH
     a regular expression with one group, whose last match is taken
 
@@ -59,7 +59,7 @@ def gold_answer(solution: str, pattern: str) -> str:
 
 def _after_hashes(solution: str) -> str | None:
     _, hashes, answer = solution.rpartition("####")
-    return answer if hashes else None
+    return answer.strip().partition("\n")[0] if hashes else None
 
 
 def _in_box(solution: str) -> str | None:

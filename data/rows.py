@@ -6,16 +6,18 @@ judges, rows may have HumanEval's or MBPP's form (`data/code_rows.py`). Leaves o
 the rows (`data/listed.py`).
 """
 
+import csv
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.code_rows import code_row, is_code_row
-from data.errors import UserError, reason, unknown_name
+from data.errors import UserError, as_user_error, reason, unknown_name
 from data.gold import gold_answer
 from data.records import VerifierName, canonical_json
 from data.verifier_parameters import check_parameters
@@ -105,7 +107,7 @@ def read_jsonl(path: Path, fields: Fields) -> Iterator[Row | Fault]:
 def _contents(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"task file {path} is not gzipped as its name says: {error}") from None
 
 
@@ -212,7 +214,7 @@ def _inner(value: object, part: str, name: str) -> object:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = {}
-    if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+    if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
         return value[int(part)]
     if isinstance(value, dict) and part in value:
         return value[part]
@@ -288,7 +290,9 @@ def load_split(path_or_id: str, config: str, split: str) -> Any:
         if path.is_file():
             if path.suffix not in BUILDERS:
                 raise UserError(f"unknown file type (known: {', '.join(BUILDERS)})")
-            return datasets.load_dataset(BUILDERS[path.suffix], data_files=path_or_id, split=split)
+            given = _csv_as_text(path) if path.suffix == ".csv" else {}
+            kind = BUILDERS[path.suffix]
+            return datasets.load_dataset(kind, data_files=path_or_id, split=split, **given)
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return _saved(datasets.load_from_disk(path_or_id), split)
         return datasets.load_dataset(path_or_id, config or None, split=split)
@@ -298,6 +302,30 @@ def load_split(path_or_id: str, config: str, split: str) -> Any:
         raise UserError(
             f"dataset {path_or_id} [{split}] cannot be loaded: {tried}{reason(error)}{setting}"
         ) from error
+
+
+def _csv_as_text(path: Path) -> dict[str, Any]:
+    """How datasets reads CSV as text: else 007 comes as 7, "True" as a truth value, "None" as none.
+
+    Raises:
+        UserError: a line has another number of fields than the header, of which pandas takes some
+            for an index, or the header names a column twice, or not at all.
+    """
+    from datasets import Features, Value
+
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", newline="") as file, as_user_error(str(path), csv.Error):
+        lines = csv.reader(file)
+        names = next(lines, [])
+        if not all(names) or len(set(names)) < len(names):
+            raise UserError(f"the header must name each column once, got {names}")
+        for fields in lines:
+            if fields and len(fields) != len(names):
+                raise UserError(
+                    f"line {lines.line_num} has {len(fields)} fields, the header {len(names)}: "
+                    'put a field that holds a comma in quotes (")'
+                )
+    return {"features": Features(dict.fromkeys(names, Value("string"))), "keep_default_na": False}
 
 
 def _saved(saved: Any, split: str) -> Any:

@@ -11,7 +11,6 @@ A task carries them as its `entry`. The other verifiers have none. Leaves out th
 themselves (`rewards/verifiers.py`).
 """
 
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -34,7 +33,7 @@ TEXT_VERIFIERS: tuple[VerifierName, ...] = tuple(n for n in VERIFIER_NAMES if n 
 
 
 class Parameters(BaseModel):
-    """Of one verifier; frozen, and an unknown key is an error."""
+    """Of one verifier; frozen, and an unknown key or a value of another type is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -224,7 +223,7 @@ def read_parameters(kind: type[P], verifier: str, given: Mapping[str, object]) -
 @lru_cache(maxsize=4096)
 def _read(kind: type[Parameters], verifier: str, text: str) -> Parameters:
     try:
-        return kind.model_validate(json.loads(text))
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(
             "; ".join(_explain(kind, verifier, one) for one in error.errors())

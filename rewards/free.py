@@ -14,8 +14,9 @@ that the reply marks: in `<answer>`, in `\boxed{}`, on a line of `####`, or in a
 "the answer is", which behind another mark must go on with mathematics and not with a word ("the
 answer is correct because"); or, where `answer_in` names one place, there alone, which may also be
 the last number, or the last fenced block of code (the whole reply where it has none). Empty marks
-are passed over; a box that never closes, or "the answer is not", leaves none. Steps are checked
-where they state plain arithmetic, as in `tagged`.
+are passed over, and denied boxes ("12, not 13"); a box that never closes, or "the answer is not",
+leaves none. A minus right before a box is the answer's. Steps are checked where they state plain
+arithmetic, as in `tagged`.
 Leaves out what an answer means (`answers.py`).
 """
 
@@ -34,13 +35,20 @@ _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _BETWEEN_LINES = re.compile(r"\n")
 _SPACES = re.compile(r"\s*")
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.DOTALL)
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|\S)")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|[-\u2212]?[0-9]+(?:[.,][0-9]+)*|\S)")
+# Before a box: what denies it, and a sign of its own, which is no dash and subtracts nothing.
+_DENIED_BOX = re.compile(
+    r"(?:\b(?:not|cannot|never|rather[ \t]+than|instead[ \t]+of)|n['\u2019]t|\\neq?|\u2260)"
+    r"(?:[ \t]+(?:be|equal(?:[ \t]+to)?))?[\s$*(\[\\]*\Z"
+)
+_SIGN_OF_BOX = re.compile(r"(?:\A|\n|[=:$({\[,]|[A-Za-z]{2}[ \t])[ \t]*[-\u2212]\Z")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
 
 # "The answer is", "Answer:", "the answer to it is"; before and behind it, what takes it back.
 _SAID = re.compile(
-    r"\banswer(?:[ \t]+(?:to|of|for)\b[^\n.:;?]{0,80}?)?[ \t]*\**(?:[ \t]*:|[ \t]+is\b[ \t]*\**:?)",
-    re.IGNORECASE,
+    r"\banswer(?:[ \t]+(?:to|of|for)\b[^\n.:;?]{0,80}?)?[ \t]*\**(?:[ \t]*:|[ \t]+is\b[ \t]*\**:?)"
+    r"|^[ \t]*(?:#+[ \t]*\**|\*\*)(?:the[ \t]+)?(?:final[ \t]+)?answer\**[ \t]*$",  # a heading
+    re.IGNORECASE | re.MULTILINE,
 )
 _SAID_ANSWER = re.compile(
     r"[ \t*]*(?:\s*(?P<fence>```[^\n]*\n.*?\n[ \t]*```)"
@@ -52,16 +60,22 @@ _DENIED = re.compile(
     r"(?:\b(?:not|never|wrong|incorrect|false)\b|n['\u2019]t\b)[^.,;:!?\n]*\Z", re.I
 )
 _DENIES = re.compile(r"(?:not|never|wrong|incorrect|false)\b", re.IGNORECASE)
-_NOT_SAID = re.compile(r"\b(?:if|whether|unless|hope)\b[^.,;:!?\n]*\Z", re.IGNORECASE)
+_NOT_SAID = re.compile(
+    r"\b(?:if|whether|unless|hope|doubt|supposing|assuming|(?<!I )(?:suppose|assume|imagine))\b"
+    r"[^.,;:!?\n]*\Z",
+    re.IGNORECASE,
+)
 # "We check our answer: 17 * 44 = 748" begins a check, and gives nothing.
 _CHECKS = re.compile(r"\b(?:check|verify|test)(?:ing)?[ \t]+(?:our|the|my|this|that)[ \t]+\Z", re.I)
 _WORD = re.compile(r"[A-Za-z]{2}")
+_EXCLAIMED = re.compile(r"(?<=\*)!+\s*\Z")  # behind emphasis it is no factorial
 _CLAUSE_CHARS = 100  # of what stands before "the answer is"
 _MOST_SAID = 20  # such sentences that are looked at, from the end
 
 # Digits with commas between thousands, a decimal part or a denominator; a minus that is no dash;
 # a power, a root or pi as a factor. What follows a letter, a point or ^ begins no number.
-_POWER = r"\^(?:[-\u2212]?[0-9]+|\{[-\u2212+]?[0-9]+\})"
+_RAISED = r"\u207b?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+"
+_POWER = rf"(?:\^(?:[-\u2212]?[0-9]+|\{{[-\u2212+]?[0-9]+\}})|{_RAISED})"
 _TIMES_TEN = rf"[ \t]*(?:\\times|\\cdot|[\u00d7\u00b7*x])[ \t]*10(?:{_POWER}|\*\*-?[0-9]+)"
 _ROOT = r"\\sqrt(?:\[[0-9]+\])?\{[^{}\n]{0,40}\}"
 _NUMBER = re.compile(
@@ -148,7 +162,10 @@ def _last(form: re.Pattern[str], text: str) -> Marked | None:
 
 
 def _boxed(text: str) -> Marked | None:
-    """The last box that holds something; a box around boxes is read as the last of these."""
+    """The last box that holds something and is not denied ("12, not 13"), with its sign.
+
+    A box around boxes is read as the last of these.
+    """
     until = len(text)
     for box in reversed(list(_BOX.finditer(text))):
         end = box.end() if box[1] != "{" else _closed(text, box.end(), until)
@@ -156,10 +173,15 @@ def _boxed(text: str) -> Marked | None:
             return box.start(), None
         if end is not None:
             held = box[1] if box[1] != "{" else text[box.end() : end - 1].strip()
-            if held:
-                return end, held
+            before = text[max(0, box.start() - _CLAUSE_CHARS) : box.start()]
+            if held and not _DENIED_BOX.search(before):
+                return end, _negative(held) if _SIGN_OF_BOX.search(before) else held
         until = box.start()
     return None
+
+
+def _negative(held: str) -> str:
+    return f"-({held})" if re.search(r"[^\w.,{}\\]", held) else f"-{held}"
 
 
 def _closed(text: str, start: int, until: int) -> int | None:
@@ -204,9 +226,9 @@ def _said(text: str, is_marked: bool) -> Marked | None:
         held = answer[answer.lastgroup or 0]
         if _DENIED.search(before) or _DENIES.match(held):
             return said.start(), None
-        if is_marked and _WORD.match(held) and said[0].rstrip(" \t*").lower().endswith("is"):
+        if is_marked and _WORD.match(held) and not said[0].rstrip(" \t*").endswith(":"):
             continue
-        return said.start(), held.lstrip(" \t*$").rstrip(" \t\r*$.")
+        return said.start(), _EXCLAIMED.sub("", held).lstrip(" \t*$").rstrip(" \t\r*$.")
     return None
 
 

@@ -73,16 +73,16 @@ class RewardFunctions:
             UserError: one cannot be loaded, raises, hangs, or returns something else.
         """
         for spec in self.weights:
-            try:
-                reply = self._ask(spec, task, task.reference)
-            except RuntimeError as error:
-                raise UserError(f"rewards.functions: {spec}: {error}") from error
-            _, failure = _read(reply, None)
+            _, failure = _read(self._ask(spec, task, task.reference), None)
             if failure:
                 raise UserError(f"rewards.functions: {spec}: {failure}")
 
     def __call__(self, task: Task, solution: Solution) -> OwnReward:
-        """What all of them say of a completion."""
+        """What all of them say of a completion.
+
+        Raises:
+            UserError: one cannot be loaded any more.
+        """
         total, steps = 0.0, [0.0] * len(solution.steps)
         says_steps = False
         for spec, weight in self.weights.items():
@@ -100,7 +100,10 @@ class RewardFunctions:
 
     def _ask(self, spec: str, task: Task, completion: str) -> Reply:
         job = {"task": asdict(task), "completion": completion}
-        return self._pools[spec].ask(job, self.timeout_seconds)
+        try:
+            return self._pools[spec].ask(job, self.timeout_seconds)
+        except RuntimeError as error:  # its file may be edited while a run goes on
+            raise UserError(f"rewards.functions: {spec}: {error}") from error
 
     def close(self) -> None:
         """End the processes."""
@@ -144,13 +147,15 @@ def load_function(spec: str) -> Callable[[Mapping[str, object]], dict[str, objec
         ValueError: there is no such function.
     """
     function = load_named(spec)
+    # One event loop for all calls: a client or a lock of the user's belongs to the loop it met.
+    loop = asyncio.Runner()
 
     def score(job: Mapping[str, Any]) -> dict[str, object]:
         given = dict(job["task"])
         task = Task(**{**given, "generator": Generator(**given["generator"])})
         value = function(task, job["completion"])
         if inspect.isawaitable(value):
-            value = asyncio.run(_awaited(value))
+            value = loop.run(_awaited(value))
         return {"status": "scored", "value": _plain(value)}
 
     return score
@@ -166,9 +171,13 @@ def load_named(spec: str) -> Callable[..., Any]:
         ValueError: there is no such function or class.
     """
     place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise ValueError(f"{spec} does not say which function: write FILE.py:NAME")
     sys.path.insert(0, os.getcwd())
     if place.endswith(".py"):
-        found = importlib.util.spec_from_file_location(Path(place).stem, place)
+        stem = Path(place).stem  # rewards.py or random.py must not take a library's place
+        taken = stem in sys.modules or stem in sys.stdlib_module_names
+        found = importlib.util.spec_from_file_location(f"own_{stem}" if taken else stem, place)
         if found is None or found.loader is None or not Path(place).is_file():
             raise ValueError(f"there is no file {place}")
         module = importlib.util.module_from_spec(found)
@@ -178,7 +187,7 @@ def load_named(spec: str) -> Callable[..., Any]:
         module = importlib.import_module(place)
     named = getattr(module, name, None)
     if not callable(named):
-        raise ValueError(f"{place} has no function or class {name!r}")
+        raise ValueError(f"{place} ({module.__file__}) has no function or class {name!r}")
     return named  # type: ignore[no-any-return]
 
 

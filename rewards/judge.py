@@ -27,11 +27,13 @@ from data.records import Task
 from rewards.functions import OwnReward
 from rewards.judge_settings import ENDPOINT, JudgeSettings
 from rewards.solution import Solution
-from rewards.thinking import after_thinking
+from rewards.thinking import OPENED, after_thinking
 
 RETRIED = frozenset({408, 409, 429})  # and every 5xx
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between two tries; each wait doubles
 MAX_REPLY_BYTES = 2**20
+# Why a server ended a reply that had not ended, beside "length": its last number may lack digits.
+CUT_OFF = frozenset({"content_filter", "abort", "error", "insufficient_system_resource"})
 GIVE_UP_AFTER = 2  # rounds of `concurrency` completions that all failed: nobody is there
 # Emphasis of Markdown may stand around the word and the number.
 _SCORE = re.compile(r"[*_]*Score[*_]*:[*_]* [*_]*([0-9]+(?:\.[0-9]+)?)[*_]*")
@@ -261,11 +263,16 @@ def read_score(body: bytes, best: float, hidden: Callable[[str], str] = str) -> 
         text, ended = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise JudgeError(f"not a chat completion: {reason(error)}", passing=True) from None
-    if not isinstance(text, str) or ended == "length":
-        what = "is cut off: raise max_tokens" if ended == "length" else "has no text"
-        message = f"the judgement {what}"
-        raise JudgeError(message, False) if ended == "length" else UnreadableError(message)
-    lines = [line.strip() for line in after_thinking(text).strip().splitlines()]
+    if ended == "length":
+        raise JudgeError("the judgement is cut off: raise max_tokens", passing=False)
+    if ended in CUT_OFF:
+        raise JudgeError(f"the judgement is cut off: {ended}", passing=True)
+    if not isinstance(text, str):
+        raise UnreadableError("the judgement has no text")
+    judgement = after_thinking(text).strip()
+    if OPENED.match(judgement):
+        raise UnreadableError("the judgement ends within its thinking")
+    lines = [line.strip() for line in judgement.splitlines()]
     scores = [found for line in lines if (found := _SCORE.fullmatch(line))]
     if len(scores) != 1 or scores[0][0] != lines[-1]:
         said = hidden(text)[-80:]

@@ -39,7 +39,7 @@ Score: N"""
 class JudgeSettings(BaseModel):
     """What the judge is, how it is asked, and what its score is worth."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     base_url: str = Field(
         description="The API's address up to its version, such as http://localhost:8000/v1; "
@@ -53,7 +53,6 @@ class JudgeSettings(BaseModel):
     )
     weight: float = Field(
         default=1.0,
-        allow_inf_nan=False,
         description="What the best score adds to a completion's reward; lower ones add a share.",
     )
     prompt: str = Field(
@@ -65,12 +64,9 @@ class JudgeSettings(BaseModel):
     best_score: float = Field(
         default=10.0,
         gt=0,
-        allow_inf_nan=False,
         description="The score that the prompt calls best, with 0 as the worst.",
     )
-    temperature: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="The judge's sampling temperature."
-    )
+    temperature: float = Field(default=0.0, ge=0, description="The judge's sampling temperature.")
     max_tokens: int = Field(
         default=512,
         ge=1,
@@ -82,13 +78,11 @@ class JudgeSettings(BaseModel):
     requests_per_minute: float = Field(
         default=0.0,
         ge=0,
-        allow_inf_nan=False,
         description="The most requests of one process in a minute; 0 sets no limit.",
     )
     timeout_seconds: float = Field(
         default=60.0,
         gt=0,
-        allow_inf_nan=False,
         description="A request that takes more seconds is given up, and tried again.",
     )
     retries: int = Field(

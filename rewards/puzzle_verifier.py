@@ -9,7 +9,7 @@ the worker twice; once may be the machine's doing. `error` is left for an entry 
 judged at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 
@@ -20,12 +20,34 @@ from reasoning_gym.factory import DATASETS
 import data.double_and_add  # noqa: F401 - registers the family
 from data.errors import UserError
 from data.records import Task
+from rewards.answers import compare
 from rewards.killable_worker import Reply
 from rewards.solution import Solution
 from rewards.verdict import Verdict, score_verdict
 from rewards.worker_pool import WorkerPool
 
 NAME = "puzzle"
+
+
+def _same_number(reference: str, answer: str) -> bool:
+    try:
+        return compare(reference, answer).same is True
+    except (ValueError, RecursionError):  # no number is so long or so deep
+        return False
+
+
+def _same_text(reference: str, answer: str) -> bool:
+    return reference.strip().lower() == answer.strip().lower()
+
+
+# Families with one right answer whose scorers pass "-25", "not 25" or "25 or 17" for 25, or what
+# only begins with the right words; what they pass must be the reference as a whole.
+WHOLE: Mapping[str, Callable[[str, str], bool]] = {
+    "fraction_simplification": _same_number,
+    "gsm_symbolic": _same_number,
+    "letter_jumble": _same_text,
+    "spell_backward": _same_text,
+}
 
 
 class PuzzleVerifier:
@@ -53,11 +75,20 @@ class PuzzleVerifier:
         dataset = _dataset_name(task)
         if solution.answer is None:
             return Verdict("invalid", NAME, self._version, 0.0, f"malformed: {solution.defect}")
+        verdict = self._judged(dataset, task, solution.answer)
+        same = WHOLE.get(dataset)
+        if verdict.passed and same is not None and not same(task.reference, solution.answer):
+            detail = "the scorer read a part of it, and the whole is another answer"
+            return Verdict("incorrect", NAME, self._version, 0.0, detail)
+        return verdict
+
+    def _judged(self, dataset: str, task: Task, answer: str) -> Verdict:
+        """What the family's own scorer says."""
         if not _compares_strings(dataset):
-            job = {"dataset": dataset, "entry": task.entry, "answer": solution.answer}
+            job = {"dataset": dataset, "entry": task.entry, "answer": answer}
             return self._ask(job).verdict(NAME, self._version)
         try:
-            score = float(_scoring_dataset(dataset).score_answer(solution.answer, task.entry))
+            score = float(_scoring_dataset(dataset).score_answer(answer, task.entry))
         except Exception as error:  # the boundary to the library: its failure is an outcome
             detail = f"{type(error).__name__}: {error}"
             return Verdict("error", NAME, self._version, None, detail)

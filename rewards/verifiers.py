@@ -20,7 +20,7 @@ from rewards.text_verifier import TEXT, TextVerifier
 from rewards.verdict import Verdict, score_verdict
 
 _EXACT = "exact"
-_EXACT_VERSION = "1"
+_EXACT_VERSION = "2"
 
 
 class Verifiers:
@@ -124,7 +124,7 @@ def compares_with_reference(task: Task) -> bool:
 
 
 def verify_exact(task: Task, solution: Solution) -> Verdict:
-    """Compare strings, blind to letter case, spacing and Unicode's compatibility forms."""
+    """Compare strings, blind to letter case, spacing and Unicode's forms of one sign."""
     if solution.answer is None:
         return Verdict("invalid", _EXACT, _EXACT_VERSION, 0.0, f"malformed: {solution.defect}")
     equal = _normalised(solution.answer) == _normalised(task.reference)
@@ -132,4 +132,10 @@ def verify_exact(task: Task, solution: Solution) -> Verdict:
 
 
 def _normalised(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Raised and lowered signs stay such: 10\u00b2 is not 102."""
+    forms = (unicodedata.normalize("NFC" if _is_raised(sign) else "NFKC", sign) for sign in text)
+    return " ".join(unicodedata.normalize("NFC", "".join(forms)).casefold().split())
+
+
+def _is_raised(sign: str) -> bool:
+    return unicodedata.decomposition(sign).startswith(("<super>", "<sub>"))

@@ -32,7 +32,7 @@ PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class SignalRule(BaseModel):
     """How one signal is judged."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     channel: Channel = Field(
         description="The signal's channel: N (no new information), E (the learner's errors are "
@@ -99,7 +99,7 @@ FED_RULE = SignalRule(channel="E", bad="falling", matters=0.10)
 class MonitorSettings(BaseModel):
     """Thresholds of the monitor; counts are in checks (one per round)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rules: dict[str, SignalRule] = Field(
         default_factory=lambda: dict(DEFAULT_RULES),

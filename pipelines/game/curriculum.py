@@ -17,6 +17,7 @@ from pipelines.errors import UserError
 from pipelines.game.bout import Bout, Start
 from pipelines.settings.tables import Settings
 from pipelines.settings.task_table import SourceTable
+from rewards.answers import compare
 from rewards.dialect import dialect
 from rewards.solution import Solution
 from rewards.verifiers import Verifiers
@@ -140,8 +141,8 @@ def build_source(settings: Settings, fits: Fits | None = None) -> TaskSource:
 class References:
     """Puts each row's answer to the row's own verifier, which must accept it.
 
-    Asks those verifiers alone that read more than the answer: numbers, JSON, patterns, and
-    composites of any.
+    `exact` accepts any. `math` is asked in its process where reading the answer does not settle it:
+    of "?" it reads nothing, and could judge no reply.
     """
 
     def __init__(self, verifiers: Verifiers) -> None:
@@ -153,7 +154,7 @@ class References:
         Raises:
             UserError: verifiers ran out of time so often that reading on could take hours.
         """
-        if row.verifier in ("math", "exact"):
+        if row.verifier == "exact" or (row.verifier == "math" and _is_read(row.answer)):
             return ""
         task = make_task(
             family="", question=row.question, reference=row.answer, verifier=row.verifier,
@@ -172,6 +173,13 @@ class References:
                 f"{row.place}: {told}; so did {MOST_SLOW} rows before: does a pattern backtrack?"
             )
         return told
+
+
+def _is_read(answer: str) -> bool:
+    try:
+        return compare(answer, answer).same is True
+    except (ValueError, RecursionError):  # its verifier says what is wrong
+        return False
 
 
 def _source(

@@ -5,6 +5,7 @@ thinking out of a worked example, nor take data for the reply of a tool, and a c
 somebody spells in a text stays text. Leaves out who says what (`game/referee.py`).
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -41,10 +42,13 @@ def chat_ids(
         template: further arguments of the chat template, such as `enable_thinking`.
 
     Raises:
-        UserError: there is no chat template, or it refuses the conversation, or leaves out a turn.
+        UserError: there is no chat template, or it refuses the conversation, or leaves out a turn,
+            or what the system says is a switch to it.
     """
     begun = turns[-1]["content"] if turns[-1]["role"] == "assistant" else ""
     asked = turns[:-1] if begun else turns
+    if asked[0]["role"] == "system":
+        _check_system(tokenizer, asked[0]["content"], json.dumps(template, default=str))
     frame = _rendered(tokenizer, asked, template)
     texts = [turn["content"].strip() for turn in asked]
     seen = {int(mark[1]) for mark in _MARK.finditer(frame)}
@@ -55,6 +59,29 @@ def chat_ids(
                 f"{asked[number]['role']} says: remove that, or give the tokenizer another template"
             )
     return _ids(tokenizer, frame, texts, begun)
+
+
+@lru_cache(maxsize=16)
+def _check_system(tokenizer: PreTrainedTokenizerBase, text: str, template: str) -> None:
+    """Refuse a system prompt that the template reads, as SmolLM3's reads /no_think: it sees a mark.
+
+    Args:
+        template: further arguments of the chat template, as JSON.
+    """
+    turns = [{"role": "system", "content": text}, {"role": "user", "content": "?"}]
+    given = json.loads(template)
+    frame = _rendered(tokenizer, turns, given)
+    meant = frame.replace(_mark(0), text.strip()).replace(_mark(1), "?")
+    with as_user_error(f"{tokenizer.name_or_path}: system_prompt", ValueError, TemplateError):
+        found = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False, **given
+        )
+    if found != meant:
+        raise UserError(
+            f"{tokenizer.name_or_path}: its chat template reads or changes the system prompt "
+            f"{text.strip()!r:.80}: set what it switches in chat_template_kwargs, such as "
+            "enable_thinking, and leave it out of system_prompt"
+        )
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -156,7 +183,7 @@ def _ids(
 
 def _append(pieces: list[str], tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """Add a text to the last piece, and begin another piece within each control token."""
-    control = _control_tokens(tokenizer, tokenizer.chat_template)
+    control = _control_tokens(tokenizer, str(tokenizer.chat_template))
     if not control:
         pieces[-1] += text
         return
@@ -189,13 +216,13 @@ def _cut_found(tokenizer: PreTrainedTokenizerBase, text: str, control: frozenset
 
 
 @lru_cache(maxsize=16)
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[str, ...]:
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, ...]:
     """Special tokens, added ones in brackets, and those that the template writes around turns.
 
     Tags of thinking are none: the template, a question and a reply write them alike.
 
     Args:
-        template: the tokenizer's own, with which the result is kept.
+        template: the tokenizer's own, or its several ones, with which the result is kept.
     """
     speakers = ("user", "assistant", "user"), ("system", "user")
     frame = "".join(_sample_frame(tokenizer, roles) for roles in speakers)

@@ -27,7 +27,6 @@ class FeedbackTable(Table):
     rate_factor: float = Field(
         default=1.0,
         gt=0,
-        allow_inf_nan=False,
         description="The learning rate of the supervised steps, as a multiple of what the "
         "learner's schedule says at that step.",
     )

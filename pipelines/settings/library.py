@@ -1,6 +1,7 @@
 """Tables that are passed to a library's own config class, and what the loop owns of them."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 
 from pipelines.errors import UserError, did_you_mean
@@ -133,6 +134,8 @@ def check_library_table(
         if key not in known:
             hint = did_you_mean(key, known)
             raise UserError(f"unknown key {dotted}.{key} in {config.name}: {hint}")
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{dotted}.{key} = nan is no number: give one")
         choices = config.choices.get(key, (value,))
         if value not in choices:
             hint = did_you_mean(str(value), map(str, choices))

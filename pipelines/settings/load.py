@@ -1,6 +1,7 @@
 """Reads the configuration: TOML, overrides, errors that name the nearest key."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from pipelines.settings.library_fields import field_names
 from pipelines.settings.tables import Settings
 from rewards.judge_settings import SECRET
 
+MOST_SHOWN = 100  # characters of a table, which would bury what is wrong with it
+_KEY = re.compile(r"""["']([^"']+)["']\.|([^.]*)\.""")  # of a dotted name; quotes keep its dots
+
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     """Read a TOML file and apply `table.key=value` overrides.
@@ -33,7 +37,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
             the dotted path and, for an unknown key, the nearest one.
     """
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"no configuration file {path}: give --config one of configs/*.toml"
@@ -85,7 +89,7 @@ def dump_settings(settings: Settings) -> str:
 
 def _apply_override(tables: dict[str, object], override: str) -> None:
     dotted, separator, text = override.partition("=")
-    keys = dotted.strip().split(".")
+    keys = [quoted or bare for quoted, bare in _KEY.findall(dotted.strip() + ".")]
     if not separator or not all(keys):
         raise UserError(f"override {override!r} is not of the form table.key=value")
     try:
@@ -110,10 +114,12 @@ def _explain(item: object) -> str:
     if item["type"] == "missing":  # type: ignore[index]
         return f"{dotted} is missing: add it to the configuration"
     message = str(item["msg"]).removeprefix("Value error, ")  # type: ignore[index]
-    if not location:
+    if not location or message.startswith(f"{dotted}."):
         return message
-    shows = item["type"] != SECRET  # type: ignore[index]
-    given = f" = {item['input']!r}" if shows else ""  # type: ignore[index]
+    given = f" = {item['input']!r}"  # type: ignore[index]
+    is_table = isinstance(item["input"], dict)  # type: ignore[index]
+    if item["type"] == SECRET or (is_table and len(given) > MOST_SHOWN):  # type: ignore[index]
+        given = ""
     return f"{dotted}{given}: {message}"
 
 

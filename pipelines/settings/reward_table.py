@@ -13,6 +13,7 @@ class RewardTable(Table):
     timeout_seconds: float = Field(
         default=5.0,
         gt=0,
+        le=86400,
         description="A verifier that needs more seconds for one solution is stopped, and the "
         "solution is left out. A program has as much processor time, twice as much by the clock, "
         "and fails beyond that.",
@@ -20,7 +21,6 @@ class RewardTable(Table):
     outcome_weight: float = Field(
         default=1.0,
         ge=0,
-        allow_inf_nan=False,
         description="The reward of a solution that the verifier passes; 0 leaves the reward to "
         "`functions`, and the verifier only measures.",
     )
@@ -63,14 +63,12 @@ class RewardTable(Table):
     format_weight: float = Field(
         default=0.0,
         ge=0,
-        allow_inf_nan=False,
         description="What a well-formed solution earns besides. Above 0 a malformed one is paid "
         "for its answer, where that can be read, instead of earning nothing.",
     )
     length_penalty: float = Field(
         default=0.0,
         ge=0,
-        allow_inf_nan=False,
         description="What a completion of `max_completion_length` tokens loses; a shorter one "
         "loses less, and none that is within `length_allowance`.",
     )

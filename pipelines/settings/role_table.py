@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines.settings.library import LibraryTable
 from pipelines.settings.table import Table
@@ -58,6 +58,14 @@ class RoleTable(Table):
     grpo: LibraryTable = Field(
         default_factory=dict, description="Options that TRL's GRPOConfig gets as they stand."
     )
+
+    @field_validator("grpo")
+    @classmethod
+    def _has_a_table_for_the_template(cls, grpo: LibraryTable) -> LibraryTable:
+        given = grpo.get("chat_template_kwargs")
+        if given is not None and not isinstance(given, dict):
+            raise ValueError("chat_template_kwargs must be a table, as { enable_thinking = false }")
+        return grpo
 
     @property
     def adapts(self) -> bool:

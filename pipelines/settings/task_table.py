@@ -69,9 +69,9 @@ class SourceTable(Table):
     )
     answer_pattern: str = Field(
         default="",
-        description="How the reference is found in that field: gsm8k (after the last ####), boxed "
-        "(in the last box, as in MATH), or a regular expression with one group, whose last match "
-        "counts; empty takes the whole field.",
+        description="How the reference is found in that field: gsm8k (the line after the last "
+        "####), boxed (in the last box, as in MATH), or a regular expression with one group, whose "
+        "last match counts; empty takes the whole field.",
     )
     verifier: str = Field(
         default="math",
@@ -131,7 +131,6 @@ class MixturePart(SourceTable):
     weight: float = Field(
         default=1.0,
         gt=0,
-        allow_inf_nan=False,
         description="How often a task is drawn from it, relative to the other weights.",
     )
 

@@ -13,7 +13,7 @@ Kind = Literal["namespaces", "bubblewrap", "weak"]
 class SandboxSettings(BaseModel):
     """Which sandbox, and how much a program may use in it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["auto", "namespaces", "bubblewrap", "weak"] = Field(
         default="auto",

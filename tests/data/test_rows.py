@@ -1,5 +1,6 @@
 """Rows as data sets have them: nested, as conversations, with answers within solutions."""
 
+import gzip
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.foreign import rows_of
 from data.gold import check_pattern, gold_answer
 from data.rows import Fault, Fields, Row, read_dataset, read_jsonl
 
@@ -32,6 +34,7 @@ def read(tmp_path: Path, row: object, fields: Fields = VERL) -> Row | Fault:
     [
         ("She has 3 + 4 = <<3+4=7>>7 eggs.\n#### 7", "gsm8k", "7"),
         ("One #### 5 is not the last.\n#### 1,000 ", "gsm8k", "1,000"),
+        ("4 + 3 = 7\n####\n7\n\nI hope this helps.", "gsm8k", "7"),
         (r"so $x = \boxed{5}$, or rather $\boxed{\frac{1}{2}}$.", "boxed", r"\frac{1}{2}"),
         (r"$\boxed{\left\{1, \{2\}\right\}}$", "boxed", r"\left\{1, \{2\}\right\}"),
         (r"\fbox {A}", "boxed", "A"),
@@ -190,3 +193,50 @@ def test_a_data_set_with_configurations(tmp_path: Path) -> None:
     for config in ("", "main "):
         with pytest.raises(UserError, match=r"main.*socratic.*tasks\.dataset_config"):
             list(read_dataset(str(tmp_path), config, "train", fields))
+
+
+def test_an_index_is_of_plain_digits(tmp_path: Path) -> None:
+    found = read(tmp_path, {"prompt": "Q?", "a": ["7"]}, Fields("prompt", "a.\u00b2"))
+    assert isinstance(found, Fault) and "is missing" in found.reason
+
+
+def test_a_damaged_gzip_file_names_itself(tmp_path: Path) -> None:
+    """Wherever the damage is: gzip raises another error for each place."""
+    whole = gzip.compress(b'{"question": "Q?", "answer": 1}\n' * 50)
+    for name, content in {
+        "end": whole[:-12], "sum": whole[:-8] + bytes(8), "body": whole[:10] + b"\xff" * 40,
+    }.items():  # fmt: skip
+        path = tmp_path / f"{name}.jsonl.gz"
+        path.write_bytes(content)
+        for reading in (read_jsonl(path, Fields()), rows_of(str(path))):
+            with pytest.raises(UserError, match=str(path)):
+                list(reading)
+
+
+def test_what_csv_holds_is_text(tmp_path: Path) -> None:
+    """007 is not 7, nor is "True" a truth value, nor "NA" nothing; a gap makes no 1 a 1.0."""
+    path = tmp_path / "rows.csv"
+    path.write_text('\ufeffid,question,answer\n,a,007\n2,b,True\n3,c,NA\n4,"d, e\nf",1\n5,g,\n')
+    *sound, last = read_dataset(str(path), "", "train", Fields())
+    assert [(row.question, row.answer) for row in sound if isinstance(row, Row)] == [
+        ("a", "007"), ("b", "True"), ("c", "NA"), ("d, e\nf", "1"),
+    ]  # fmt: skip
+    assert isinstance(last, Fault) and "non-empty" in last.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        # Of which pandas makes an index, and the question "2" with the answer "3".
+        ("question,answer\nWhat follows 1, 2?,3\n", "line 2 has 3 fields, the header 2: put a"),
+        ("question,answer,answer\na,1,2\n", "the header must name each column once"),
+        ("question,answer,\na,1,\n", "the header must name each column once"),
+    ],
+)
+def test_csv_whose_fields_are_not_told_apart_is_refused(
+    tmp_path: Path, content: str, told: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=told):
+        list(read_dataset(str(path), "", "train", Fields()))

@@ -88,6 +88,8 @@ def test_a_dataset_takes_its_verifier_from_the_configuration(
 
 REFUSED: list[dict[str, object]] = [
     {"answer": "about forty", "verifier": "numeric"},
+    {"answer": "?", "verifier": "math"},
+    {"answer": "9" * 5000, "verifier": "math"},
     {"answer": "not json", "verifier": "json_schema", "verifier_parameters": {"schema": {}}},
     {"answer": {"age": "x"}, "verifier": "json_schema",
      "verifier_parameters": {"schema": {"properties": {"age": {"type": "integer"}}}}},
@@ -114,7 +116,7 @@ def test_an_answer_that_its_own_verifier_refuses_is_a_fault(
         f"tasks.test_path={other}", "tasks.verifier=numeric",
     ]  # fmt: skip
     config = checkout / "configs" / "tiny.toml"
-    with pytest.raises(UserError, match="6 of 31 rows are faulty") as refused:
+    with pytest.raises(UserError, match="8 of 33 rows are faulty") as refused:
         build_source(load_settings(config, given))
     for number, line in enumerate(REFUSED, start=len(LINES) + 1):
         assert f"{bad}:{number}: its verifier {line['verifier']} does not accept" in str(
@@ -122,7 +124,7 @@ def test_an_answer_that_its_own_verifier_refuses_is_a_fault(
         )
     source = build_source(load_settings(config, [*given, "tasks.skip_faulty_rows=true"]))
     (report,) = source.reports()
-    assert len(report["faults"]) == 6 and sum(report["num_tasks"].values()) == 25
+    assert len(report["faults"]) == 8 and sum(report["num_tasks"].values()) == 25
 
 
 def test_a_pattern_that_backtracks_on_every_answer_ends_the_reading(

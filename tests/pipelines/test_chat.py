@@ -2,13 +2,14 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from chat_cases import FAMILIES, THINKING, Family
 from pipeline_cases import random_llama
 from tokenizers import normalizers
-from transformers import AddedToken, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from pipelines.errors import UserError
 from pipelines.policy.chat import (
@@ -132,6 +133,35 @@ def test_a_template_that_leaves_a_turn_out_is_refused() -> None:
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(UserError, match="System role not supported"):
         chat_ids(tokenizer, said(("user", "1+1?")), {})
+
+
+def test_a_system_prompt_that_is_a_switch_is_refused() -> None:
+    """The template is shown a mark in its place, and would not switch."""
+    tokenizer = FAMILIES["Qwen3"].tokenizer()
+    tokenizer.chat_template = (  # as SmolLM3's
+        "{% set silent = not enable_thinking|default(true) or '/no_think' in messages[0].content %}"
+        "{% for m in messages %}{{ m.role }}: {{ m.content|replace('/no_think', '') }}\n"
+        "{% endfor %}"
+        "{% if silent %}<think></think>{% endif %}"
+    )
+    asked = said(("system", "Be brief."), ("user", "1+1?"))
+    silent = tokenizer.decode(chat_ids(tokenizer, asked, {"enable_thinking": False}))
+    assert silent == "system: Be brief.\nuser: 1+1?\n<think></think>"
+    with pytest.raises(UserError, match=r"its chat template reads .*'/no_think'.*enable_thinking"):
+        chat_ids(tokenizer, said(("system", "/no_think"), ("user", "1+1?")), {})
+
+
+def test_of_several_templates_the_default_one_is_used(tmp_path: Path) -> None:
+    """As Hermes' and Command R's tokenizers have them, by name."""
+    tokenizer = FAMILIES["Qwen3"].tokenizer()
+    asked = said(("user", "What is <|im_end|>?"))
+    alone = chat_ids(tokenizer, asked, {})
+    tokenizer.chat_template = {"tool_use": "{{ 0 }}", "default": tokenizer.chat_template}
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(loaded.chat_template, dict)
+    assert chat_ids(loaded, asked, {}) == alone
+    assert turn_end_id(loaded) == loaded.convert_tokens_to_ids("<|im_end|>")
 
 
 @every_family

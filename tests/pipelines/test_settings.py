@@ -84,6 +84,12 @@ def test_the_last_override_wins(given: list[tuple[str, str, int]]) -> None:
         ("learner.dtype=float16", "learner.dtype = 'float16': "),
         ("pointing.chance_share=1.5", "pointing.chance_share = 1.5: "),
         ("run.seed=-1", "run.seed = -1: "),
+        ('rewards.functions."mine.py:f"=nan', "mine.py:f = nan: Input should be a finite number"),
+        ("rewards.timeout_seconds=inf", "rewards.timeout_seconds = inf: Input should be a finite"),
+        ("rewards.timeout_seconds=1e9", "should be less than or equal to 86400"),
+        ("learner.temperature=inf", "learner.temperature = inf: Input should be a finite number"),
+        ("learner.grpo.beta=nan", "learner.grpo.beta = nan is no number"),
+        ("learner.grpo.chat_template_kwargs=x", "chat_template_kwargs must be a table"),
         ("run.rounds=many", "run.rounds = 'many': "),
         ("learner.model.x=1", "model is a value, not a table"),
         ("learner", "is not of the form table.key=value"),
@@ -102,6 +108,31 @@ def test_a_wrong_key_or_value_names_itself(smallest: Path, override: str, told: 
 def test_several_mistakes_are_told_together(smallest: Path) -> None:
     with pytest.raises(UserError, match=r"run\.seed .*; .*run\.round "):
         load_settings(smallest, ["run.seed=-1", "run.round=3"])
+
+
+def test_a_key_with_dots_is_quoted_on_the_command_line(smallest: Path) -> None:
+    for mark in "\"'":
+        given = load_settings(smallest, [f"rewards.functions.{mark}mine.py:f{mark}=0.5"])
+        assert given.rewards.functions == {"mine.py:f": 0.5}
+
+
+def test_a_configuration_may_begin_with_a_byte_order_mark(smallest: Path) -> None:
+    """As Notepad writes it; TOML is UTF-8, whatever the locale."""
+    before = load_settings(smallest)
+    smallest.write_bytes(b"\xef\xbb\xbf" + smallest.read_bytes())
+    assert load_settings(smallest) == before
+
+
+def test_a_tables_mistake_is_not_buried_in_the_table(smallest: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        load_settings(smallest, ["tasks={dialect='free', prompt_template='no place'}"])
+    assert str(refused.value) == "tasks.prompt_template must say where the {question} goes"
+    given = f"{{pattern = '{'a' * 200}', serch = true}}"
+    with pytest.raises(UserError, match="unknown parameter serch") as refused:
+        load_settings(
+            smallest, [f"tasks={{source='jsonl', verifier='regex', verifier_parameters={given}}}"]
+        )
+    assert "aaa" not in str(refused.value)
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:

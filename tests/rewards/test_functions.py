@@ -67,6 +67,20 @@ def test_a_function_that_fails_says_nothing_of_a_completion(name: str, why: str)
     assert found.failure.startswith(f"{FILE}:{name}: ") and why in found.failure
 
 
+def test_an_async_function_may_keep_a_client_between_calls() -> None:
+    with closing(Verifiers(20, 1, {f"{FILE}:with_a_client": 1.0})) as verifiers:
+        found = [verifiers.own_rewards([(TASK, _solution())]) for _ in range(3)]
+    assert found == [[OwnReward(1.0)]] * 3
+
+
+def test_a_copy_that_a_function_forks_answers_nothing() -> None:
+    """Its reply would be taken for that of the next completion."""
+    texts = ["a4=40", "a4=40\nb1=50", "a4=40\nb1=50\nc7=21>21"]
+    with closing(Verifiers(20, 1, {f"{FILE}:forks": 1.0})) as verifiers:
+        found = [verifiers.own_rewards([(TASK, _solution(text))]) for text in texts]
+    assert found == [[OwnReward(float(len(text)))] for text in texts]
+
+
 def test_a_weight_cannot_make_a_reward_too_great() -> None:
     """Infinity in a batch would be NaN in every weight of the policy."""
     for name in ("shorter", "by_step"):
@@ -97,13 +111,41 @@ def test_a_dotted_path_is_imported_from_the_working_directory(module: str) -> No
     assert "mine" not in sys.modules, "it runs in a process of its own"
 
 
+@pytest.mark.parametrize("name", ["rewards", "json"])
+def test_a_file_may_be_named_like_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It must not stand in for what it imports itself."""
+    (tmp_path / f"{name}.py").write_text(
+        "import json\nfrom rewards.free import final_answer\n"
+        "def one(task, completion):\n    return json.loads(final_answer('#### 1'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with closing(Verifiers(20, 1, {f"{name}.py:one": 1.0})) as verifiers:
+        assert verifiers.own_rewards([(TASK, _solution())]) == [OwnReward(1.0)]
+
+
+def test_a_function_whose_file_breaks_during_a_run_is_named(tmp_path: Path) -> None:
+    """Its process starts again after a hang, and reads the file again."""
+    path = tmp_path / "mine.py"
+    path.write_text("import time\ndef reward(task, completion):\n    time.sleep(60)\n")
+    with closing(Verifiers(0.3, 1, {f"{path}:reward": 1.0})) as verifiers:
+        (found,) = verifiers.own_rewards([(TASK, _solution())])
+        assert "no verdict within" in found.failure
+        path.write_text("def reward(")
+        with pytest.raises(UserError, match=r"mine\.py:reward: .*SyntaxError"):
+            verifiers.own_rewards([(TASK, _solution())])
+
+
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
         ("absent.py:reward", "there is no file absent.py"),
         (f"{FILE}:absent", "has no function or class 'absent'"),
         ("no.such.module:reward", "No module named 'no'"),
-        ("reward", "Empty module name"),
+        ("reward", "reward does not say which function: write FILE.py:NAME"),
+        ("mine.py", "mine.py does not say which function: write FILE.py:NAME"),
+        ("rewards:absent", "rewards/__init__.py) has no function or class 'absent'"),
         (f"{FILE}:raises", "KeyError: 'no such thing'"),
         (f"{FILE}:words", "returned 'very good'"),
     ],

@@ -98,6 +98,8 @@ FAULTS: dict[str, Answer] = {
     "nothing": Answer(b""),
     "another JSON": Answer(b'{"choices": []}'),
     "JSON that nests": Answer(b"[" * 100_000),
+    "a filter within the number": says("Score: 1", "content_filter"),
+    "an overload": says("Score: 1", "insufficient_system_resource"),
     "an endless reply": Answer(b" " * (judge_module.MAX_REPLY_BYTES + 1)),
 }
 UNREADABLE: dict[str, Answer] = {
@@ -110,6 +112,7 @@ UNREADABLE: dict[str, Answer] = {
     "a negative score": says("Score: -1"),
     "not a number": says("Score: nan"),
     "too high a score": says("Score: 11"),
+    "thinking that never ends": says("<think>\nI am asked for a last line\nScore: 10"),
     "no score after the thinking": says("<think>\nScore: 10\n</think>\nIt is right."),
 }
 

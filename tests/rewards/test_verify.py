@@ -16,11 +16,12 @@ import pytest
 import reasoning_gym
 
 from data.errors import UserError
+from data.puzzles import ReasoningGymSource
 from data.records import Generator, Task, VerifierName
 from rewards.dialect import dialect
 from rewards.killable_worker import KillableWorker
 from rewards.math_verifier import MathVerifier
-from rewards.puzzle_verifier import PuzzleVerifier
+from rewards.puzzle_verifier import WHOLE, PuzzleVerifier
 from rewards.solution import Solution
 from rewards.verifiers import Verifiers
 
@@ -139,10 +140,32 @@ def test_math_answers(reference: str, answer: str, outcome: str, verifiers: Veri
     assert "math-verify " in verdict.version
 
 
+@pytest.mark.parametrize("family", sorted(WHOLE))
+def test_a_puzzles_answer_is_right_as_a_whole(verifiers: Verifiers, family: str) -> None:
+    """The family's own scorer passes at least one of these, which say something else."""
+    paid = 0
+    for task in ReasoningGymSource(family).draw("train", 4, 3):
+        gold = task.reference
+        assert verifiers.verify(task, answered(gold)).passed
+        for other in (f"-{gold}", f"not {gold}", f"{gold} or 17", f"{gold} zzz"):
+            assert not verifiers.verify(task, answered(other)).passed, other
+            paid += verifiers.puzzle._judged(family, task, other).passed
+    assert paid, "the scorer has been mended: take the family off the list"
+
+
 def test_exact_ignores_case_and_spacing(verifiers: Verifiers) -> None:
     pairs = [(task_of("New  York", "exact"), answered(text)) for text in (" new york ", "york")]
     outcomes = [verifiers.verify(task, solution).outcome for task, solution in pairs]
     assert outcomes == ["correct", "incorrect"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"), [("10\u00b2", "102"), ("2\u2075", "25"), ("x\u2082", "x2")]
+)
+def test_exact_tells_a_power_from_digits(verifiers: Verifiers, reference: str, answer: str) -> None:
+    task = task_of(reference, "exact")
+    for given, passes in ((reference, True), (answer, False)):
+        assert verifiers.verify(task, answered(given)).passed == passes
 
 
 def test_a_hanging_answer_is_a_timeout_and_its_worker_is_killed() -> None:

@@ -1,6 +1,7 @@
 """Reward functions as a user would write them, good and bad."""
 
 import asyncio
+import os
 import re
 import time
 
@@ -59,3 +60,20 @@ def long_integer(task: Task, completion: str) -> int:
 
 def huge_steps(task: Task, completion: str) -> list[float]:
     return [0.0, *[1e39] * (len(by_step(task, completion)) - 1)]
+
+
+class Client:
+    """As HTTP clients are: of the event loop that it met first."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+async def with_a_client(task: Task, completion: str) -> float:
+    Client.loop = Client.loop or asyncio.get_running_loop()
+    return float(Client.loop is asyncio.get_running_loop())
+
+
+def forks(task: Task, completion: str) -> float:
+    """Returns twice: in the process, and in its copy."""
+    os.fork()
+    return float(len(completion))
