@@ -16,8 +16,17 @@ _SYMBOLS = {
     "\u2044": "/", "\u2215": "/", "\ufe63": "-", "⩽": r"\le ", "⩾": r"\ge ",
     "<=": r"\le ", ">=": r"\ge ",
     "≈": r"\approx ", "°": r"^\circ ", "\u2212": "-", "\uff0d": "-", "。": ".", "“": '"', "”": '"',
-    r"\varnothing": r"\emptyset ",
+    r"\varnothing": r"\emptyset ", "⟨": r"\langle ", "⟩": r"\rangle ", "«": '"', "»": '"',
 }  # fmt: skip
+_COMMANDS = {
+    r"\degree": r"^\circ ", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\pounds": "£",
+    r"\textsterling": "£", r"\euro": "€", r"\texteuro": "€", r"\yen": "¥", r"\textdollar": r"\$",
+    r"\log_e": r"\ln ", r"\log_{e}": r"\ln ",
+}  # fmt: skip
+_COMMAND = re.compile(rf"(?:{'|'.join(map(re.escape, _COMMANDS))})(?![A-Za-z])")
+_STYLED = re.compile("[\U0001d400-\U0001d7ff]+")  # letters and digits in mathematical alphabets
+_SMALL_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[\u2044/]([₀-₉]+)")
+_ANGLED = re.compile(r"\\langle\s*([^<>=]*,[^<>=]*?)\s*\\rangle|<([^<>=]*,[^<>=]*)>")
 _INVISIBLE = " \t\n\u200b\u200c\u200d\u2060\ufeff"  # around an answer; within one, it is garbled
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _DASH = re.compile("(?:(?<=^)|(?<=[=(\\[{,:~]))\\s*[\u2010-\u2014](?=\\s*[\\d.\\\\])")
@@ -57,7 +66,9 @@ _IN_A_SENTENCE = re.compile(
     re.DOTALL,
 )
 _AFTER_BOX = re.compile(r"\A(?:\Z|[.,;:)\n])")
-_WRAPPER = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathbf|mathrm|mathit|mbox|operatorname)\s*\{")
+_WRAPPER = re.compile(
+    r"\\(?:ce|text(?:bf|it|rm|normal)?|mathbf|mathrm|mathit|mbox|operatorname)\s*\{"
+)
 _SPACING = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~")
 MAX_WRAPPERS = 40
 _LEADING, _ENDING = " \t\n,;:", " \t\n.,;:?"
@@ -87,7 +98,10 @@ def plain(text: str, is_reference: bool = False) -> str:
     text = _trimmed(_trimmed(text).rstrip("\\"))
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
-    return _trimmed(_undelimited(text))
+    text = _trimmed(_undelimited(text))
+    if (angled := _ANGLED.fullmatch(text)) is not None:  # a vector is written as its point
+        return f"({angled[1] or angled[2]})"
+    return text
 
 
 def _last_formula(text: str) -> str:
@@ -109,7 +123,7 @@ def bare(text: str) -> str:
     text = _SPACING.sub(" ", text)
     text = re.sub(r"\\[()\[\]]", " ", text)
     for _ in range(3):
-        if text.startswith("{") and _closing(text, 0) == len(text) - 1:
+        if text.startswith("{") and text != "{}" and _closing(text, 0) == len(text) - 1:
             text = text[1:-1]
     return _trimmed(" ".join(text.split()))
 
@@ -119,13 +133,17 @@ def _trimmed(text: str) -> str:
 
 
 def _unicode(text: str) -> str:
+    text = _STYLED.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    text = _SMALL_FRACTION.sub(_vulgar, text)
+    text = re.sub("[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
     text = re.sub("[¼-¾⅐-⅞]", _vulgar, text)
     text = re.sub(r"√\s*(\([^()]*\)|\{[^{}]*\}|\d+(?:\.\d+)?|[a-z])", _root, text)
     text = _DASH.sub("-", text)
     for symbol, spelled in _SYMBOLS.items():
         text = text.replace(symbol, spelled)
-    return "".join(_digit(character) for character in text)
+    text = _COMMAND.sub(lambda m: _COMMANDS[m[0]], text)
+    return text if text.isascii() else "".join(_digit(character) for character in text)
 
 
 def _digit(character: str) -> str:
@@ -140,7 +158,8 @@ def _digit(character: str) -> str:
 
 
 def _vulgar(found: re.Match[str]) -> str:
-    top, _, bottom = unicodedata.normalize("NFKC", found[0]).partition("\u2044")
+    fraction = unicodedata.normalize("NFKC", found[0]).replace("\u2044", "/")
+    top, _, bottom = fraction.partition("/")
     before = found.string[: found.start()]
     return f"{' ' if before[-1:].isdigit() else ''}{top}/{bottom}"
 
