@@ -45,6 +45,7 @@ _OPENING = re.compile(
     r"(?:(?:it|this|that|there|they|we)\s+(?:is|are|equals?|have|get)|\$?[A-Za-z]\$?\s+(?:equals|is))\s+",
     re.IGNORECASE,
 )
+_POINT = re.compile(r"^(?:the\s+)?(?:ordered\s+pair|origin|point|vertex)\s+(?=\$?\()", re.I)
 _SENTENCE = re.compile(r"(?<=[\w)}\]$%])\.\s+(?=[A-Z])")
 _SENTENCE_WORDS = re.compile(r"\b(?:so|hence|thus|therefore|because|since|is|have|get)\b", re.I)
 # A formula behind these says what the one before means: "ax + b, where b is an integer".
@@ -92,7 +93,7 @@ def plain(text: str, is_reference: bool = False) -> str:
     if said and not _DOUBT.search(text[: said[-1].start()]):
         text = text[said[-1].end() :]
     text = _OPENING.sub("", re.sub(r"^(?:so|thus|hence|therefore),\s*", "", text, flags=re.I))
-    text = _without_afterthought(text)
+    text = _POINT.sub("", _without_afterthought(text))
     if is_reference and not _CONDITION.search(text) and _SENTENCE_WORDS.search(text):
         text = _last_formula(text)
     text = _trimmed(_trimmed(text).rstrip("\\"))

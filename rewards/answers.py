@@ -67,6 +67,7 @@ _ROOT = re.compile(r"(?:\\sqrt\s*\{?|sqrt\()\s*(\d{1,30})\s*[})]?")
 _UNIT_TEXT = re.compile(
     r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}\s*(\^\s*\{?\d\}?)?|\^\s*\{?\s*\\circ\s*\}?"
 )
+_DECIMAL_POWER = re.compile(r"\^\s*\{\s*(\d{0,9}\.\d{1,9})\s*\}")
 _UNIT_LAST = re.compile(r"\s([A-Za-z]{2,}(?:/[A-Za-z]+)?(?:\s*\^\s*\{?\d\}?)?)\Z")
 
 
@@ -316,6 +317,7 @@ def _for_algebra(text: str) -> str:
     text = re.sub(r"\s(?:square|sq\.?|cubic)\Z", "", text)
     text = re.sub(rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 ", text)
     text = re.sub(r"(?<![\w.])1\s*i\b|(?<=\d)\s+i\b", "i", text)  # 1i and 2 i
+    text = _DECIMAL_POWER.sub(lambda found: f"^{{{Fraction(found[1])}}}", text)
     return text.replace("**", "^")
 
 

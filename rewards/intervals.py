@@ -1,4 +1,4 @@
-r"""Intervals and inequalities in one unknown, as sets of numbers: x < -1 or x > 2, ]0,1], 5 > x > -2.
+r"""Intervals and inequalities in one unknown, as sets: x < -1 or x > 2, ]0,1], 5 > x > -2.
 
 Ends are numbers that `quantity.py` reads, or infinite; what has others is left to algebra. Pure
 functions that never raise.
@@ -51,7 +51,7 @@ def _read(text: str) -> tuple[str, list[_Piece]] | None:
     elif (given := _IN.match(text)) is not None:
         name, text = given[1], text[given.end() :]
     found, names = list[_Piece](), {name} - {""}
-    for part in re.split(r"\s*\\cup(?![A-Za-z])\s*|\s*∪\s*|\s*\bor\b\s*", text):
+    for part in re.split(r"\s*\\cup(?![A-Za-z])\s*|\s*\u222a\s*|\s*\bor\b\s*", text):
         read = _interval(part) or _inequalities(part)
         if read is None:
             return None

@@ -1,8 +1,8 @@
 r"""Answers of several values: 12 13, x = 2 and y = 3, sets of points, 3; 6; 9.
 
-Algebra multiplies numbers side by side, drops the names of x = 2, y = 3, and does not take a list of
-points for the set of them. Each function here is True or False where all values can be read and
-compared, and None where algebra must decide. Pure functions that never raise.
+Algebra multiplies numbers side by side, drops the names of x = 2, y = 3, and does not take a list
+of points for the set of them. Each function here is True or False where all values can be read
+and compared, and None where algebra must decide. Pure functions that never raise.
 """
 
 import re

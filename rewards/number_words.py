@@ -1,4 +1,4 @@
-"""Numbers in words: forty-two, one hundred and fifteen, three million, five eighths, two and a half.
+"""Numbers in words: forty-two, one hundred and fifteen, five eighths, two and a half.
 
 Pure functions that never raise. Leaves out what stands after the number (`quantity.py`).
 """
@@ -7,17 +7,13 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-_SMALL = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {
-    word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
+_SMALL_NAMES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
+_TENS_NAMES = "twenty thirty forty fifty sixty seventy eighty ninety"
+_SMALL = {word: value for value, word in enumerate(_SMALL_NAMES.split())}
+_TENS = {word: 10 * value for value, word in enumerate(_TENS_NAMES.split(), start=2)}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {
     "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from rewards.number_words import leading_number
 from rewards.units import Unit, known_unit
 
 _TIME = re.compile(r"(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
@@ -21,12 +22,9 @@ _HALVES = (
     (re.compile(r"(?<=\d)\.(?=\d\d\s*[ap]\.?\s?m\b)"), ":"),
 )
 _BASED = re.compile(r"([0-9][0-9A-Za-z]*|[A-Fa-f][0-9A-Fa-f]*(?=_\{?16\b))_\{?(\w+)\}?")
-_BASES = {
-    word: str(base)
-    for base, word in enumerate(
-        "two three four five six seven eight nine ten eleven twelve".split(), start=2
-    )
-} | {"sixteen": "16"}
+_BASE_NAMES = "two three four five six seven eight nine ten eleven twelve"
+_BASES = {word: str(base) for base, word in enumerate(_BASE_NAMES.split(), start=2)}
+_BASES["sixteen"] = "16"
 _IN_BASE = re.compile(r"\(?\s*(\w+)\s*\)?\s*(?:_|(?:in\s+)?base\s*)\s*\{?\s*(\w+)\s*\}?")
 _QUOTIENT = re.compile(r"(\d+)\s*(?:r|R|rem\.?|remainder)\s*(\d+)")
 _DASHED = re.compile(r"(\d+)(?:\s*[-\u2010-\u2014]\s*\d+)+")
@@ -119,7 +117,12 @@ def _of_24_hours(time: _Time) -> tuple[int, int, int]:
 def _amounts(text: str) -> list[tuple[Fraction, Unit]] | None:
     """1 hour 20 minutes, part by part; None for anything but several numbers with units."""
     found, at = [], 0
-    while part := _SUM.match(text, at):
+    while True:
+        said = leading_number(text[at:]) if text[at : at + 1].isalpha() else None
+        if said is not None and said[0].denominator == 1:
+            text = f"{text[:at]}{said[0]}{text[at + said[1] :]}"
+        if (part := _SUM.match(text, at)) is None:
+            break
         unit = known_unit("inch" if part[2] == "in" else part[2])
         if unit is None:
             return None
