@@ -112,8 +112,10 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
         return True
     if worded(reference) == worded(answer) and is_known(worded(reference)):
         return True
-    if _spelled(reference) == _spelled(_reversed(answer)) or same_set(reference, answer):
+    if _spelled(reference) == _spelled(_reversed(answer)):
         return True
+    if (same := same_set(reference, answer)) is not None:
+        return same
     if "=" not in reference:
         answer = _without_name(answer)
     for read in (same_date, same_parts, same_formula):
@@ -316,7 +318,7 @@ def _for_algebra(text: str) -> str:
     text = text[: last.start()] if last is not None and known_unit(last[1]) else text
     text = re.sub(r"\s(?:square|sq\.?|cubic)\Z", "", text)
     text = re.sub(rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 ", text)
-    text = re.sub(r"(?<![\w.])1\s*i\b|(?<=\d)\s+i\b", "i", text)  # 1i and 2 i
+    text = re.sub(r"(?<![\w.])1\s*i\b|(?<=\d)(?:\s+|\s*(?:\\cdot|\*)\s*)i\b", "i", text)
     text = _DECIMAL_POWER.sub(lambda found: f"^{{{Fraction(found[1])}}}", text)
     return text.replace("**", "^")
 

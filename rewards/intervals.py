@@ -23,6 +23,8 @@ _SIGNS = {
     r"\leqslant": (-1, True), ">": (1, False), r"\gt": (1, False), r"\ge": (1, True),
     r"\geq": (1, True), r"\geqslant": (1, True),
 }  # fmt: skip
+_MARK = re.compile(r"[<>,]|\\(?:[lg]eq?(?:slant)?|[lg]t|mathbb)(?![A-Za-z])")
+_ALL = frozenset({r"\mathbb{R}", r"\mathbb R", "all real numbers"})
 _SIGN = re.compile(r"(<(?!=)|>(?!=)|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z]))")
 _UNKNOWN = re.compile(r"[a-zA-Z]|\\theta|\\alpha|\\lambda")
 _IN = re.compile(r"([a-zA-Z])\s*\\in(?![A-Za-z])\s*")
@@ -32,15 +34,20 @@ _BUILT = re.compile(
 _LONGEST = 300  # characters
 
 
-def same_set(reference: str, answer: str) -> bool:
-    """Whether both are read as one set of numbers, of the same unknown where both name it."""
-    if max(len(reference), len(answer)) > _LONGEST:
-        return False
+def same_set(reference: str, answer: str) -> bool | None:
+    """Whether both are one set of numbers, of the same unknown where both name it.
+
+    None where one of them is not read, and where they differ and the reference may be a point.
+    """
+    if max(len(reference), len(answer)) > _LONGEST or not _MARK.search(reference):
+        return None
     ours = _read(reference)
     theirs = None if ours is None else _read(answer)
     if ours is None or theirs is None:
-        return False
-    return ours[1] == theirs[1] and (not ours[0] or not theirs[0] or ours[0] == theirs[0])
+        return None
+    if ours[1] == theirs[1] and (not ours[0] or not theirs[0] or ours[0] == theirs[0]):
+        return True
+    return False if ours[0] else None
 
 
 def _read(text: str) -> tuple[str, list[_Piece]] | None:
@@ -56,11 +63,13 @@ def _read(text: str) -> tuple[str, list[_Piece]] | None:
         if read is None:
             return None
         names |= {read[0]} - {""}
-        found.append(read[1])
+        found += [piece for piece in (read[1],) if piece[0] < piece[2]]  # "and" may leave none
     return (max(names, default=""), _joined(found)) if len(names) <= 1 else None
 
 
 def _interval(text: str) -> tuple[str, _Piece] | None:
+    if text.strip() in _ALL:
+        return "", (_FAR["-"], False, _FAR[""], False)
     ends = _INTERVAL.fullmatch(text.strip())
     if ends is None:
         return None
@@ -85,8 +94,10 @@ def _inequalities(text: str) -> tuple[str, _Piece] | None:
             pieces.append(piece)
         if len(signs) == 2 and (signs[0][0] != signs[1][0] or not _UNKNOWN.fullmatch(terms[1])):
             return None
+        if len(signs) == 2 and not _is_some(_common(pieces[-2:])):
+            return None
     piece = _common(pieces)
-    return (names.pop(), piece) if len(names) == 1 and _is_some(piece) else None
+    return (names.pop(), piece) if len(names) == 1 and piece[0] != piece[2] else None
 
 
 def _half(left: str, right: str, direction: int, belongs: bool, names: set[str]) -> _Piece | None:

@@ -59,9 +59,9 @@ def _same_named(reference: str, answer: str) -> bool | None:
 
 
 def _same_points(reference: str, answer: str) -> bool | None:
-    """Two points or more, as a list or as a set, in any order."""
+    """Points, as a list or as a set, in any order."""
     ours, theirs = _points(reference), _points(answer)
-    if ours is None or theirs is None:
+    if ours is None or theirs is None or (len(ours) == 1 and "{" not in reference[:2]):
         return None
     if len(ours) != len(theirs):
         return False
@@ -122,11 +122,11 @@ def _point(text: str) -> list[str] | None:
 
 
 def _points(text: str) -> list[list[str]] | None:
-    """Two points or more; None for anything else."""
+    """All of a list or set of points; None for anything else."""
     parts = _split(_without_braces(re.sub(r"\)\s*,?\s*(?:and|or|;)\s*(?=\()", "), ", text)))
     points = [_point(part.strip()) for part in parts or []]
     found = [point for point in points if point is not None]
-    return found if len(found) == len(points) > 1 else None
+    return found if found and len(found) == len(points) else None
 
 
 def _without_braces(text: str) -> str:

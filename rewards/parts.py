@@ -117,18 +117,23 @@ def _of_24_hours(time: _Time) -> tuple[int, int, int]:
 def _amounts(text: str) -> list[tuple[Fraction, Unit]] | None:
     """1 hour 20 minutes, part by part; None for anything but several numbers with units."""
     found, at = [], 0
-    while True:
-        said = leading_number(text[at:]) if text[at : at + 1].isalpha() else None
-        if said is not None and said[0].denominator == 1:
-            text = f"{text[:at]}{said[0]}{text[at + said[1] :]}"
-        if (part := _SUM.match(text, at)) is None:
-            break
+    text = _counted(text) if len(text) <= _LONGEST_TIME else text
+    while part := _SUM.match(text, at):
         unit = known_unit("inch" if part[2] == "in" else part[2])
         if unit is None:
             return None
         found.append((Fraction(part[1]), unit))
         at = part.end()
     return found if at == len(text) and len(found) > 1 else None
+
+
+def _counted(text: str) -> str:
+    """With whole numbers in words, but for "a", as digits."""
+    for word in reversed(list(re.finditer(r"(?<![\w-])[A-Za-z]{3,}", text))):
+        said = leading_number(text[word.start() :])
+        if said is not None and said[0].denominator == 1:
+            text = f"{text[: word.start()]}{said[0]}{text[word.start() + said[1] :]}"
+    return text
 
 
 def _terms(answer: str) -> list[str]:

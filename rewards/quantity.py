@@ -76,7 +76,7 @@ _AND_CENTS = re.compile(
     r"(?P<whole>\d[\d,]*)\s+(?:(?P<usd>dollars?)|(?P<eur>euros?)|(?P<gbp>pounds?))\s+(?:and\s+)?"
     r"(?P<cents>\d{1,2})\s+(?:cents?|(?P<pence>pence|p))"
 )
-_AND_PART = re.compile(rf"^(-?\d+)\s+and\s+(?=\d+\s*/\s*\d+\Z|{_FRACTION}\Z)")
+_AND_PART = re.compile(r"^(?P<whole>-?\d+)\s+and\s+(?P<part>.+)\Z", re.DOTALL)
 _YEAR = re.compile(r"^(?:in\s+)?(?:the\s+year\s+)?(?=\d{4}\Z)", re.IGNORECASE)
 _POUND, _LB, _GBP, _CENT, _USD = (
     frozenset({(u, 1)}) for u in ("pound", "lb", "gbp", "cent", "usd")
@@ -183,8 +183,20 @@ def _respelled(text: str, like: Unit | None) -> str:
         unit = "dollars" if money["usd"] else "euros" if money["eur"] else "GBP"
         return f"{money['whole']}.{int(money['cents']):02} {unit}"
     if like is not None:
-        text = _YEAR.sub("", _AND_PART.sub(r"\1 ", text))
+        text = _with_part(_YEAR.sub("", text))
     return _without_aside(text)
+
+
+def _with_part(text: str) -> str:
+    """2 and 3/4, and 2 and a half, as a mixed number."""
+    found = _AND_PART.match(text)
+    if found is None:
+        return text
+    said = leading_number(found["part"])
+    if said is not None and said[0] < 1:
+        return f"{found['whole']} {said[0]}{found['part'][said[1] :]}"
+    is_fraction = re.match(rf"\d+\s*/\s*\d+(?![\d.])|{_FRACTION}", found["part"])
+    return f"{found['whole']} {found['part']}" if is_fraction else text
 
 
 def _without_aside(text: str) -> str:
