@@ -130,7 +130,9 @@ def bare(text: str) -> str:
 
 
 def _trimmed(text: str) -> str:
-    return text.lstrip(_LEADING).rstrip(_ENDING)
+    kept = text.lstrip(_LEADING).rstrip(_ENDING)
+    goes_on = kept[-1:].isdigit() and (text.endswith("...") or text.endswith("\u2026"))
+    return f"{kept}..." if goes_on else kept
 
 
 def _unicode(text: str) -> str:

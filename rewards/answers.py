@@ -60,6 +60,8 @@ _ALTERNATIVES = re.compile(r"[-\d., ]+(?:(?:and|or)[-\d., ]+)+")
 _RELATION = re.compile(r"<|>|\\(?:leq?|geq?|neq?|lt|gt|approx|sim|in|notin)(?![A-Za-z])|!=")
 _SETS = re.compile(r"\\(?:cup|cap|infty|mathbb|setminus)(?![A-Za-z])")
 _FUNCTION = re.compile(r"(?:y|[fgh]\(x\))\s*=(?=[^=]+\Z)")
+_TWO_NAMES = re.compile(r"\s*[A-Za-z]\s*=\s*(?![ei])[A-Za-z]\s*")  # a = b is not b
+_NUMBERED = re.compile(r"(?<![A-Za-z\\])[a-z]\d")  # a3 may be a_3 or a^3
 _LONE = re.compile(rf"\s*{NAME}\s*")
 _POWER = re.compile(r"\(?(-?\d{1,9})\)?\s*\^\s*\{?\s*(-?\d{1,3})\s*\}?")
 _MAGNITUDE = re.compile(r"\|(-?\d+(?:\.\d+)?)\|")
@@ -207,10 +209,16 @@ def _worked_out(answer: str) -> Fraction | None:
 
 def _is_other_mathematics(reference: str, answer: str) -> bool:
     """Whether what stands around the formula makes the answer another statement."""
-    if _prose(answer) - _prose(reference):
+    words = _prose(answer) - _prose(reference)
+    if "=" in reference:  # F = am, for F = ma
+        products = {"".join(sorted(word.lower())) for word in _WORD.findall(reference)}
+        words = {word for word in words if "".join(sorted(word)) not in products}
+    if words or (_NUMBERED.search(answer) and not _NUMBERED.search(reference)):
         return True
     ends = [one.groups() for text in (reference, answer) if (one := _ENDS.fullmatch(text))]
     if len(ends) == 2 and _brackets(ends[0]) != _brackets(ends[1]):
+        return True
+    if _TWO_NAMES.fullmatch(reference) and "=" not in answer:
         return True
     if reference.count("'") != answer.count("'") or _other_case(reference, answer):
         return True

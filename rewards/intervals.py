@@ -25,6 +25,7 @@ _SIGNS = {
 }  # fmt: skip
 _MARK = re.compile(r"[<>,]|\\(?:[lg]eq?(?:slant)?|[lg]t|mathbb)(?![A-Za-z])")
 _ALL = frozenset({r"\mathbb{R}", r"\mathbb R", "all real numbers"})
+_VALUE = re.compile(r"[+-]?\s*(?:[\d.]|\\[dt]?frac)")  # not "= 4", nor "about 4"
 _SIGN = re.compile(r"(<(?!=)|>(?!=)|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![A-Za-z]))")
 _UNKNOWN = re.compile(r"[a-zA-Z]|\\theta|\\alpha|\\lambda")
 _IN = re.compile(r"([a-zA-Z])\s*\\in(?![A-Za-z])\s*")
@@ -117,7 +118,7 @@ def _end(text: str) -> _End | None:
     far = _INFINITY.fullmatch(text.strip())
     if far is not None:
         return _FAR[far[1]]
-    number = read_quantity(text.strip())
+    number = read_quantity(text.strip()) if _VALUE.match(text.strip()) else None
     if number is None or number.unit or number.noun or number.is_percent or number.name:
         return None
     return 0, number.value

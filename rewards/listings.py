@@ -75,8 +75,12 @@ def _same_points(reference: str, answer: str) -> bool | None:
 
 
 def _same_numbers(reference: str, answer: str) -> bool | None:
-    """A list of numbers with semicolons, ampersands or spaces between them, in any order."""
-    if not re.search(r"[;&]", answer) and _ROW.fullmatch(answer) is None:
+    """A list of numbers with semicolons, ampersands or spaces between them, in any order.
+
+    Two numbers with a space between them may be a product.
+    """
+    is_row = _ROW.fullmatch(answer) is not None and len(answer.split()) > 2
+    if not is_row and not re.search(r"[;&]", answer):
         return None
     ours = _SEPARATOR.split(_without_braces(reference))
     pattern = _LOOSE if re.search(r"[;&]", answer) else re.compile(r"\s+")

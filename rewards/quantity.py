@@ -195,8 +195,9 @@ def _with_part(text: str) -> str:
     said = leading_number(found["part"])
     if said is not None and said[0] < 1:
         return f"{found['whole']} {said[0]}{found['part'][said[1] :]}"
-    is_fraction = re.match(rf"\d+\s*/\s*\d+(?![\d.])|{_FRACTION}", found["part"])
-    return f"{found['whole']} {found['part']}" if is_fraction else text
+    part = _read(found["part"], None)
+    is_part = part is not None and part.is_quotient and 0 < part.value < 1
+    return f"{found['whole']} {found['part']}" if is_part else text
 
 
 def _without_aside(text: str) -> str:
@@ -286,7 +287,7 @@ def _after(text: str, like: Unit | None) -> Quantity | None:
     text = text[1:] if suffix > 1 else text
     attached, text = not text[:1].isspace(), text.strip()
     scaled = _SCALE.match(text)
-    scale = Fraction(_SCALES[scaled[1].lower()] if scaled else suffix)
+    scale = Fraction(_SCALES[scaled[1].lower()] if scaled else 1) * suffix
     text = text[scaled.end() :] if scaled else text
     percent = _PERCENT.match(text)
     text = text[percent.end() :] if percent else text
