@@ -136,6 +136,16 @@ def _trimmed(text: str) -> str:
 
 
 def _unicode(text: str) -> str:
+    """Signs beyond ASCII, and commands that have a shorter spelling, in one spelling."""
+    text = text if text.isascii() else _in_ascii(text)
+    if "\\" not in text and "=" not in text:
+        return text
+    for symbol in ("<=", ">=", r"\varnothing"):
+        text = text.replace(symbol, _SYMBOLS[symbol])
+    return _COMMAND.sub(lambda m: _COMMANDS[m[0]], text)
+
+
+def _in_ascii(text: str) -> str:
     text = _STYLED.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
     text = _SMALL_FRACTION.sub(_vulgar, text)
     text = re.sub("[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
@@ -145,8 +155,7 @@ def _unicode(text: str) -> str:
     text = _DASH.sub("-", text)
     for symbol, spelled in _SYMBOLS.items():
         text = text.replace(symbol, spelled)
-    text = _COMMAND.sub(lambda m: _COMMANDS[m[0]], text)
-    return text if text.isascii() else "".join(_digit(character) for character in text)
+    return "".join(_digit(character) for character in text)
 
 
 def _digit(character: str) -> str:

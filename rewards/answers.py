@@ -79,8 +79,8 @@ class Pair:
 
     Attributes:
         same: whether they are the same answer; None where algebra must say.
-        reference: in one spelling.
-        answer: in one spelling.
+        reference: in one spelling; as algebra wants it where that must say.
+        answer: the same.
     """
 
     same: bool | None
@@ -102,6 +102,8 @@ def compare(reference: str, answer: str) -> Pair:
     same = _decide(ours, theirs)
     if ours and reference.strip() == answer.strip():
         same = True  # a reference is read more freely, so that the two readings may differ
+    if same is not None:
+        return Pair(same, ours, theirs)
     theirs = theirs if "=" in ours else _without_name(theirs)
     return Pair(same, _for_algebra(ours), _for_algebra(theirs))
 
