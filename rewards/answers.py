@@ -328,7 +328,8 @@ def _for_algebra(text: str) -> str:
     text = text[: last.start()] if last is not None and known_unit(last[1]) else text
     text = re.sub(r"\s(?:square|sq\.?|cubic)\Z", "", text)
     text = re.sub(rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 ", text)
-    text = re.sub(r"(?<![\w.])1\s*i\b|(?<=\d)(?:\s+|\s*(?:\\cdot|\*)\s*)i\b", "i", text)
+    text = re.sub(r"(?<=\d)(?:\s+|\s*(?:\\cdot|\*)\s*)i\b", "i", text)  # 3 \cdot i as 3i
+    text = re.sub(r"(?<![\w.])1i\b", "i", text)
     text = _DECIMAL_POWER.sub(lambda found: f"^{{{Fraction(found[1])}}}", text)
     return text.replace("**", "^")
 
