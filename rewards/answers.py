@@ -61,7 +61,7 @@ _RELATION = re.compile(r"<|>|\\(?:leq?|geq?|neq?|lt|gt|approx|sim|in|notin)(?![A
 _SETS = re.compile(r"\\(?:cup|cap|infty|mathbb|setminus)(?![A-Za-z])")
 _FUNCTION = re.compile(r"(?:y|[fgh]\(x\))\s*=(?=[^=]+\Z)")
 _TWO_NAMES = re.compile(r"\s*[A-Za-z]\s*=\s*(?![ei])[A-Za-z]\s*")  # a = b is not b
-_NUMBERED = re.compile(r"(?<![A-Za-z\\])[a-z]\d")  # a3 may be a_3 or a^3
+_NUMBERED = re.compile(r"(?<![A-Za-z\\])(?:[a-df-z]|(?<!\d)e)\d")  # a3 may be a_3 or a^3
 _LONE = re.compile(rf"\s*{NAME}\s*")
 _POWER = re.compile(r"\(?(-?\d{1,9})\)?\s*\^\s*\{?\s*(-?\d{1,3})\s*\}?")
 _MAGNITUDE = re.compile(r"\|(-?\d+(?:\.\d+)?)\|")
