@@ -16,8 +16,17 @@ _SYMBOLS = {
     "\u2044": "/", "\u2215": "/", "\ufe63": "-", "⩽": r"\le ", "⩾": r"\ge ",
     "<=": r"\le ", ">=": r"\ge ",
     "≈": r"\approx ", "°": r"^\circ ", "\u2212": "-", "\uff0d": "-", "。": ".", "“": '"', "”": '"',
-    r"\varnothing": r"\emptyset ",
+    r"\varnothing": r"\emptyset ", "⟨": r"\langle ", "⟩": r"\rangle ", "«": '"', "»": '"',
 }  # fmt: skip
+_COMMANDS = {
+    r"\degree": r"^\circ ", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\pounds": "£",
+    r"\textsterling": "£", r"\euro": "€", r"\texteuro": "€", r"\yen": "¥", r"\textdollar": r"\$",
+    r"\log_e": r"\ln ", r"\log_{e}": r"\ln ",
+}  # fmt: skip
+_COMMAND = re.compile(rf"(?:{'|'.join(map(re.escape, _COMMANDS))})(?![A-Za-z])")
+_STYLED = re.compile("[\U0001d400-\U0001d7ff]+")  # letters and digits in mathematical alphabets
+_SMALL_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[\u2044/]([₀-₉]+)")
+_ANGLED = re.compile(r"\\langle\s*([^<>=]*,[^<>=]*?)\s*\\rangle|<([^<>=]*,[^<>=]*)>")
 _INVISIBLE = " \t\n\u200b\u200c\u200d\u2060\ufeff"  # around an answer; within one, it is garbled
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _DASH = re.compile("(?:(?<=^)|(?<=[=(\\[{,:~]))\\s*[\u2010-\u2014](?=\\s*[\\d.\\\\])")
@@ -36,6 +45,7 @@ _OPENING = re.compile(
     r"(?:(?:it|this|that|there|they|we)\s+(?:is|are|equals?|have|get)|\$?[A-Za-z]\$?\s+(?:equals|is))\s+",
     re.IGNORECASE,
 )
+_POINT = re.compile(r"^(?:the\s+)?(?:ordered\s+pair|origin|point|vertex)\s+(?=\$?\()", re.I)
 _SENTENCE = re.compile(r"(?<=[\w)}\]$%])\.\s+(?=[A-Z])")
 _SENTENCE_WORDS = re.compile(r"\b(?:so|hence|thus|therefore|because|since|is|have|get)\b", re.I)
 # A formula behind these says what the one before means: "ax + b, where b is an integer".
@@ -57,7 +67,9 @@ _IN_A_SENTENCE = re.compile(
     re.DOTALL,
 )
 _AFTER_BOX = re.compile(r"\A(?:\Z|[.,;:)\n])")
-_WRAPPER = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathbf|mathrm|mathit|mbox|operatorname)\s*\{")
+_WRAPPER = re.compile(
+    r"\\(?:ce|text(?:bf|it|rm|normal)?|mathbf|mathrm|mathit|mbox|operatorname)\s*\{"
+)
 _SPACING = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~")
 MAX_WRAPPERS = 40
 _LEADING, _ENDING = " \t\n,;:", " \t\n.,;:?"
@@ -81,13 +93,16 @@ def plain(text: str, is_reference: bool = False) -> str:
     if said and not _DOUBT.search(text[: said[-1].start()]):
         text = text[said[-1].end() :]
     text = _OPENING.sub("", re.sub(r"^(?:so|thus|hence|therefore),\s*", "", text, flags=re.I))
-    text = _without_afterthought(text)
+    text = _POINT.sub("", _without_afterthought(text))
     if is_reference and not _CONDITION.search(text) and _SENTENCE_WORDS.search(text):
         text = _last_formula(text)
     text = _trimmed(_trimmed(text).rstrip("\\"))
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
-    return _trimmed(_undelimited(text))
+    text = _trimmed(_undelimited(text))
+    if (angled := _ANGLED.fullmatch(text)) is not None:  # a vector is written as its point
+        return f"({angled[1] or angled[2]})"
+    return text
 
 
 def _last_formula(text: str) -> str:
@@ -109,16 +124,31 @@ def bare(text: str) -> str:
     text = _SPACING.sub(" ", text)
     text = re.sub(r"\\[()\[\]]", " ", text)
     for _ in range(3):
-        if text.startswith("{") and _closing(text, 0) == len(text) - 1:
+        if text.startswith("{") and text != "{}" and _closing(text, 0) == len(text) - 1:
             text = text[1:-1]
     return _trimmed(" ".join(text.split()))
 
 
 def _trimmed(text: str) -> str:
-    return text.lstrip(_LEADING).rstrip(_ENDING)
+    kept = text.lstrip(_LEADING).rstrip(_ENDING)
+    goes_on = kept[-1:].isdigit() and (text.endswith("...") or text.endswith("\u2026"))
+    return f"{kept}..." if goes_on else kept
 
 
 def _unicode(text: str) -> str:
+    """Signs beyond ASCII, and commands that have a shorter spelling, in one spelling."""
+    text = text if text.isascii() else _in_ascii(text)
+    if "\\" not in text and "=" not in text:
+        return text
+    for symbol in ("<=", ">=", r"\varnothing"):
+        text = text.replace(symbol, _SYMBOLS[symbol])
+    return _COMMAND.sub(lambda m: _COMMANDS[m[0]], text)
+
+
+def _in_ascii(text: str) -> str:
+    text = _STYLED.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    text = _SMALL_FRACTION.sub(_vulgar, text)
+    text = re.sub("[₀-₉]+", lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
     text = re.sub("[¼-¾⅐-⅞]", _vulgar, text)
     text = re.sub(r"√\s*(\([^()]*\)|\{[^{}]*\}|\d+(?:\.\d+)?|[a-z])", _root, text)
@@ -140,7 +170,8 @@ def _digit(character: str) -> str:
 
 
 def _vulgar(found: re.Match[str]) -> str:
-    top, _, bottom = unicodedata.normalize("NFKC", found[0]).partition("\u2044")
+    fraction = unicodedata.normalize("NFKC", found[0]).replace("\u2044", "/")
+    top, _, bottom = fraction.partition("/")
     before = found.string[: found.start()]
     return f"{' ' if before[-1:].isdigit() else ''}{top}/{bottom}"
 

@@ -21,11 +21,16 @@ from fractions import Fraction
 
 from rewards.answer_text import bare, plain
 from rewards.arithmetic import evaluate
+from rewards.dates import same_date
+from rewards.formulas import same_formula
+from rewards.intervals import same_set
+from rewards.listings import same_listing
 from rewards.parts import same_label, same_parts
-from rewards.quantity import MAX_EXPONENT, NAME, Quantity, in_words, read_quantity, same_quantity
+from rewards.quantity import MAX_EXPONENT, NAME, Quantity, read_quantity, same_quantity
 from rewards.units import known_unit
+from rewards.wording import is_known, same_words, worded
 
-VERSION = "5"  # of this reading: verdicts of another one may differ
+VERSION = "6"  # of this reading: verdicts of another one may differ
 LONGEST, LONGEST_OF_ALL = 400, 2000  # characters of an answer, beyond four times the reference's
 _LETTER = r"[(\[]?[A-Z][)\]]?"
 _LETTERS = re.compile(rf"{_LETTER}(?:\s*(?:,|&|(?:,\s*)?(?i:and))\s*{_LETTER})*")
@@ -54,6 +59,9 @@ _OPERATORS = re.compile(r"[=<>+*/^_{}\\|\[\]]|(?<=[\w)])\s*-\s*(?=[\d(])")
 _ALTERNATIVES = re.compile(r"[-\d., ]+(?:(?:and|or)[-\d., ]+)+")
 _RELATION = re.compile(r"<|>|\\(?:leq?|geq?|neq?|lt|gt|approx|sim|in|notin)(?![A-Za-z])|!=")
 _SETS = re.compile(r"\\(?:cup|cap|infty|mathbb|setminus)(?![A-Za-z])")
+_FUNCTION = re.compile(r"(?:y|[fgh]\(x\))\s*=(?=[^=]+\Z)")
+_TWO_NAMES = re.compile(r"\s*[A-Za-z]\s*=\s*(?![ei])[A-Za-z]\s*")  # a = b is not b
+_NUMBERED = re.compile(r"(?<![A-Za-z\\])(?:[a-df-z]|(?<!\d)e)\d")  # a3 may be a_3 or a^3
 _LONE = re.compile(rf"\s*{NAME}\s*")
 _POWER = re.compile(r"\(?(-?\d{1,9})\)?\s*\^\s*\{?\s*(-?\d{1,3})\s*\}?")
 _MAGNITUDE = re.compile(r"\|(-?\d+(?:\.\d+)?)\|")
@@ -61,16 +69,8 @@ _ROOT = re.compile(r"(?:\\sqrt\s*\{?|sqrt\()\s*(\d{1,30})\s*[})]?")
 _UNIT_TEXT = re.compile(
     r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}\s*(\^\s*\{?\d\}?)?|\^\s*\{?\s*\\circ\s*\}?"
 )
+_DECIMAL_POWER = re.compile(r"\^\s*\{\s*(\d{0,9}\.\d{1,9})\s*\}")
 _UNIT_LAST = re.compile(r"\s([A-Za-z]{2,}(?:/[A-Za-z]+)?(?:\s*\^\s*\{?\d\}?)?)\Z")
-_SPELLINGS = {
-    "no solutions": "no solution", "no solutions exist": "no solution", "there is no solution":
-    "no solution", "no solution exists": "no solution", "dne": "does not exist",
-    "all reals": "all real numbers", "positive infinity": "infinity", r"\infty": "infinity",
-    r"+\infty": "infinity", r"-\infty": "-infinity", r"\mathbb{r}": "all real numbers",
-    r"(-\infty, \infty)": "all real numbers", r"\emptyset": "no solution", "{}": "no solution",
-    r"\{\}": "no solution",
-}  # fmt: skip
-_SHOUTED = frozenset({"YES", "NO", "TRUE", "FALSE", "DNE", "NONE", "ODD", "EVEN"})
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Pair:
 
     Attributes:
         same: whether they are the same answer; None where algebra must say.
-        reference: in one spelling.
-        answer: in one spelling.
+        reference: in one spelling; as algebra wants it where that must say.
+        answer: the same.
     """
 
     same: bool | None
@@ -98,9 +98,12 @@ def compare(reference: str, answer: str) -> Pair:
     if len(answer) > min(LONGEST + 4 * len(reference), LONGEST_OF_ALL):
         return Pair(False, reference, "")
     ours, theirs = plain(reference, is_reference=True), plain(answer)
+    theirs = _with_name_of(ours, theirs)
     same = _decide(ours, theirs)
     if ours and reference.strip() == answer.strip():
         same = True  # a reference is read more freely, so that the two readings may differ
+    if same is not None:
+        return Pair(same, ours, theirs)
     theirs = theirs if "=" in ours else _without_name(theirs)
     return Pair(same, _for_algebra(ours), _for_algebra(theirs))
 
@@ -111,12 +114,17 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
         return None if not reference else False
     if _spelled(reference) == _spelled(answer):
         return True
-    if _words(reference) == _words(answer) and _words(reference) in _SPELLINGS.values():
+    if worded(reference) == worded(answer) and is_known(worded(reference)):
         return True
+    if _spelled(reference) == _spelled(_reversed(answer)):
+        return True
+    if (same := same_set(reference, answer)) is not None:
+        return same
     if "=" not in reference:
         answer = _without_name(answer)
-    if (same := same_parts(reference, answer)) is not None:
-        return same
+    for read in (same_date, same_parts, same_formula):
+        if (same := read(reference, answer)) is not None:
+            return same
     offered = _WITH_VALUE.fullmatch(reference)
     if offered is not None and _decide(offered[1], plain_answer):
         return True
@@ -127,10 +135,11 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
     number = read_quantity(reference)
     if number is not None:
         return _same_number(number, answer)
-    if (same := same_label(reference, answer)) is not None:
-        return same
+    for read in (same_label, same_listing):
+        if (same := read(reference, answer)) is not None:
+            return same
     if is_words(reference):
-        return _words(reference) == _words(answer)
+        return same_words(reference, answer)
     if _is_other_mathematics(reference, answer) or _other_units(plain_reference, plain_answer):
         return False
     return None
@@ -144,6 +153,14 @@ def _without_name(answer: str) -> str:
     if not is_list or len({pair[0].strip() for pair in sides}) > 1:
         return answer
     return ", ".join(pair[1].strip() for pair in sides)
+
+
+def _with_name_of(reference: str, answer: str) -> str:
+    """An answer's f(x) = as the reference's y =, or the other way round."""
+    ours, theirs = (_FUNCTION.match(text) for text in (reference, answer))
+    if ours is None or theirs is None or ("y" in ours[0]) == ("y" in theirs[0]):
+        return answer
+    return ours[0] + answer[theirs.end() :]
 
 
 def is_words(text: str) -> bool:
@@ -161,23 +178,23 @@ def _same_number(number: Quantity, answer: str) -> bool:
     sides = [side.strip() for side in answer.split("=")]
     values = [evaluate(side) for side in sides[:-1]]
     if len(sides) > 1 and values[0] is not None and len(set(values)) == 1:  # 3 + 4 = 7
-        other = read_quantity(sides[-1])
+        other = read_quantity(sides[-1], number.unit)
         if other is not None:
             return other.value == values[0] and same_quantity(number, other)
-    other = read_quantity(answer)
+    other = read_quantity(answer, number.unit)
     if other is not None:
         return same_quantity(number, other)
-    said = in_words(answer)
-    value = _worked_out(answer) if said is None else Fraction(said)
+    value = _worked_out(answer)
     return value is not None and same_quantity(number, Quantity(value))
 
 
 def _worked_out(answer: str) -> Fraction | None:
     """The value of a power, a magnitude or a whole root of integers, in or without parentheses."""
-    inner = re.fullmatch(r"\(([^(),]+)\)", answer)
+    inner = re.fullmatch(r"(-?)\s*\(([^(),]+)\)", answer)
     if inner is not None:
-        found = read_quantity(inner[1])
-        return found.value if found is not None and found.name == "" else None
+        found = read_quantity(inner[2])
+        is_plain = found is not None and found.name == "" and not (inner[1] and found.value < 0)
+        return (-found.value if inner[1] else found.value) if found and is_plain else None
     if (power := _POWER.fullmatch(answer)) is not None:
         base, exponent = int(power[1]), int(power[2])
         fits = abs(exponent) <= MAX_EXPONENT and (base or exponent > 0)
@@ -194,10 +211,16 @@ def _worked_out(answer: str) -> Fraction | None:
 
 def _is_other_mathematics(reference: str, answer: str) -> bool:
     """Whether what stands around the formula makes the answer another statement."""
-    if _prose(answer) - _prose(reference):
+    words = _prose(answer) - _prose(reference)
+    if "=" in reference:  # F = am, for F = ma
+        products = {"".join(sorted(word.lower())) for word in _WORD.findall(reference)}
+        words = {word for word in words if "".join(sorted(word)) not in products}
+    if words or (_NUMBERED.search(answer) and not _NUMBERED.search(reference)):
         return True
     ends = [one.groups() for text in (reference, answer) if (one := _ENDS.fullmatch(text))]
     if len(ends) == 2 and _brackets(ends[0]) != _brackets(ends[1]):
+        return True
+    if _TWO_NAMES.fullmatch(reference) and "=" not in answer:
         return True
     if reference.count("'") != answer.count("'") or _other_case(reference, answer):
         return True
@@ -268,6 +291,8 @@ def _units(text: str) -> set[object]:
 
 def _same_letters(reference: str, answer: str) -> bool:
     ours = re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", reference)
+    if len(ours) > 1 and re.fullmatch("[A-J]{2,}", answer):  # BD for B, D
+        return list(answer) == sorted(ours)
     if _LETTERS.fullmatch(answer) is not None:
         return sorted(ours) == sorted(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", answer))
     choice = _CHOICE.fullmatch(answer)
@@ -283,16 +308,15 @@ def _same_letters(reference: str, answer: str) -> bool:
 def _spelled(text: str) -> str:
     """Without spaces, but for those between digits or letters."""
     text = re.sub(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])", "", text)
+    text = re.sub(r"(?<=[\^_])\{([\w+-])\}", r"\1", text)
     return text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
 
 
-def _words(text: str) -> str:
-    """Case, spaces, articles and quotes do not matter; signs, numbers and brackets do."""
-    is_symbol = text.isupper() and len(text) <= 4 and " " not in text and text not in _SHOUTED
-    text = text if is_symbol else text.casefold()
-    text = re.sub(r"^(?:the|a|an)\s+", "", text).replace("'", "").replace('"', "")
-    text = re.sub(r"\s+", " ", re.sub(r"\s*([,;:])\s*", r"\1 ", text)).strip(" .,;:")
-    return _SPELLINGS.get(text, text)
+def _reversed(equation: str) -> str:
+    """An equation with its sides changed; any other text as it is."""
+    left, sign, right = equation.partition("=")
+    is_one = bool(sign) and "=" not in right and left[-1:] not in ("!", ":", "<", ">")
+    return f"{right.strip()}={left.strip()}" if is_one else equation
 
 
 def _for_algebra(text: str) -> str:
@@ -304,6 +328,9 @@ def _for_algebra(text: str) -> str:
     text = text[: last.start()] if last is not None and known_unit(last[1]) else text
     text = re.sub(r"\s(?:square|sq\.?|cubic)\Z", "", text)
     text = re.sub(rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 ", text)
+    text = re.sub(r"(?<=\d)(?:\s+|\s*(?:\\cdot|\*)\s*)i\b", "i", text)  # 3 \cdot i as 3i
+    text = re.sub(r"(?<![\w.])1i\b", "i", text)
+    text = _DECIMAL_POWER.sub(lambda found: f"^{{{Fraction(found[1])}}}", text)
     return text.replace("**", "^")
 
 

@@ -9,16 +9,18 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from rewards.number_words import in_words, leading_number
 from rewards.units import ATTACHED, Unit, known_unit
 
 MAX_EXPONENT = 400
 _SURE_DECIMALS = 9  # of a decimal that stands for a fraction: 0.3333333333 for 1/3, not 0.333
 
 _PLAIN = (
-    r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d{1,3}(?:['\u2019_]\d{3})+"
+    r"\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?"  # 1.234.567,89; one point alone is a decimal's
+    r"|(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d{1,3}(?:['\u2019_]\d{3})+"
     r"|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?:\.\d+)?|\.\d+"
 )
-_POWER = r"(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)\s*[})]?"
+_POWER = r"(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)(?:\s*[})])?"
 _TOP = r"(?:\{\s*(?P<top>-?\d+)\s*\}|(?P<top1>\d))"
 _BOTTOM = r"(?:\{\s*(?P<bottom>-?\d+)\s*\}|(?P<bottom1>\d))"
 _FRACTION = rf"\\[dt]?frac\s*{_TOP}\s*{_BOTTOM}"
@@ -32,7 +34,7 @@ _NUMBERS = tuple(
         r"(?P<before>\d*)\.(?P<fixed>\d*)\\overline\s*\{?(?P<repeated>\d+)\}?",
         rf"(?P<number>{_PLAIN})\s*{_POWER}",
         rf"(?P<number>{_PLAIN})[eE](?P<power>[+-]?\d+)(?![\w.])",
-        r"(?P<number>1(?P<ten>0))\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)\s*[})]?",
+        r"(?P<number>1(?P<ten>0))\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)(?:\s*[})])?",
         rf"(?P<number>{_PLAIN})(?![\d])",
     )
 )
@@ -41,6 +43,7 @@ _SCALES = {
     "trillion": 10**12,
 }  # fmt: skip
 _SCALE = re.compile(rf"({'|'.join(_SCALES)})s?\b\s*", re.IGNORECASE)
+_SUFFIXES = {"k": 10**3, "M": 10**6}  # of an answer: a reference's 2k may be a product
 _PERCENT = re.compile(r"(?:\\?%|percent\b|per cent\b|pct\b)\s*", re.IGNORECASE)
 _ABOUT = re.compile(r"^(?:\\approx|~|approximately|approx\.?|about|around|roughly|=)\s*")
 _MONEY = re.compile(r"^(US\$|\\?\$|€|£|¥|₹|¢|USD|EUR|GBP|Rs\.?)\s*")
@@ -63,20 +66,22 @@ _NEARLY = re.compile(r"(?P<exact>.+?)\s*\\approx\s*(?P<rounded>-?[\d.]+)", re.DO
 _TURN = re.compile(r"\b(?:so|thus|hence|therefore|but|not|wrong|however|actually)\b|n't", re.I)
 _ASIDE = re.compile(r"\s*\((?P<word>[a-z-]+(?: [a-z]+)*)\)\Z", re.IGNORECASE)
 NAME = (
-    r"(?:\\(?:angle|triangle|overline|vec|hat|bar)\s*\{?\s*[A-Z]{1,3}\s*\}?|\\[a-z]+|[A-Z]{2}|[A-Za-z]"
+    r"(?:[fghpqFGHPQ]\(-?\d+\)|\\(?:angle|triangle|overline|vec|hat|bar)\s*\{?\s*[A-Z]{1,3}\s*\}?|\\[a-z]+|[A-Z]{2}|[A-Za-z]"
     r"(?:_\{?\w+\}?)?(?:\^\{-1\})?(?:\([A-Za-z]\))?)"
 )
 _NAMED = re.compile(rf"^(?P<name>{NAME}|[a-z](?:\s*\+\s*[a-z]){{1,3}})\s*=\s*(?P<value>[^=]+)\Z")
+_NEGATIVE = re.compile(r"^(?:negative|minus)\s+(?=[\d.\\$€£a-z])", re.IGNORECASE)
+_TOTAL = re.compile(r"(?<=[\w%])\s+(?:in\s+)?(?:total|altogether|all(?<=in all))\Z", re.IGNORECASE)
+_AND_CENTS = re.compile(
+    r"(?P<whole>\d[\d,]*)\s+(?:(?P<usd>dollars?)|(?P<eur>euros?)|(?P<gbp>pounds?))\s+(?:and\s+)?"
+    r"(?P<cents>\d{1,2})\s+(?:cents?|(?P<pence>pence|p))"
+)
+_AND_PART = re.compile(r"^(?P<whole>-?\d+)\s+and\s+(?P<part>.+)\Z", re.DOTALL)
+_YEAR = re.compile(r"^(?:in\s+)?(?:the\s+year\s+)?(?=\d{4}\Z)", re.IGNORECASE)
+_POUND, _LB, _GBP, _CENT, _USD = (
+    frozenset({(u, 1)}) for u in ("pound", "lb", "gbp", "cent", "usd")
+)
 _NAMED_LAST = re.compile(r"^(?P<value>[^=]+?)\s*=\s*(?P<name>[A-Za-z])\Z")
-_DIGIT_WORDS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
-    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14,
-    "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19,
-}  # fmt: skip
-_TENS = {
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70,
-    "eighty": 80, "ninety": 90,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,16 +107,21 @@ class Quantity:
     name: str = ""
 
 
-def read_quantity(text: str) -> Quantity | None:
+def read_quantity(text: str, like: Unit | None = None) -> Quantity | None:
     """Read a number with at most a name before it and a unit after it; None for anything else.
 
     An integer that is left as a quotient, such as 30/2, is none: nobody worked it out.
+
+    Args:
+        text: as `answer_text.bare` has it.
+        like: of an answer, the unit of its reference, empty without one; None for a reference.
+            An answer is read more freely: 2h where hours are asked for, 50k, 2 and 3/4.
     """
     name = ""
     named = _NAMED.match(text) or _NAMED_LAST.match(text)
     if named is not None:
         name, text = re.sub(r"\s", "", named["name"]), named["value"].strip()
-    found = _read(text) or _read(_without_aside(text))
+    found = _read(text, like) or _read(_respelled(text, like), like)
     if found is None or (found.is_quotient and found.value.denominator == 1):
         return None
     return replace(found, name=name)
@@ -125,6 +135,7 @@ def same_quantity(reference: Quantity, answer: Quantity) -> bool:
     """
     if reference.name and answer.name and reference.name != answer.name:
         return False
+    reference, answer = _in_dollars(reference, answer), _in_dollars(answer, reference)
     if not _same_thing(reference, answer):
         return False
     if reference.is_percent == answer.is_percent:
@@ -138,21 +149,13 @@ def same_quantity(reference: Quantity, answer: Quantity) -> bool:
     return percent.value == other.value and (reference.is_percent or abs(other.value) > 1)
 
 
-def in_words(text: str) -> int | None:
-    """The number below a hundred that is written in words, such as forty-two."""
-    words = re.sub(r"(?<=\w)-(?=\w)", " ", text.casefold()).split()
-    if len(words) == 1:
-        return _DIGIT_WORDS.get(words[0], _TENS.get(words[0]))
-    if len(words) == 2 and words[0] in _TENS and 0 < _DIGIT_WORDS.get(words[1], 0) < 10:
-        return _TENS[words[0]] + _DIGIT_WORDS[words[1]]
-    return None
-
-
 def _same_thing(reference: Quantity, answer: Quantity) -> bool:
     if bool(reference.unit) != bool(answer.unit) and (reference.noun or answer.noun):
         return not (reference.unit and answer.noun) and not (answer.unit and reference.noun)
     if reference.unit and answer.unit and reference.unit != answer.unit:
-        return _is_price_of_each(reference.unit, answer.unit)
+        # A pound is money or weight; £ for what a reference calls pounds may be neither.
+        pounds = (reference.unit, answer.unit) in ((_GBP, _POUND), (_LB, _POUND), (_POUND, _LB))
+        return pounds or _is_price_of_each(reference.unit, answer.unit)
     ours, theirs = set(reference.noun.split()), set(answer.noun.split())
     return not ours or not theirs or ours <= theirs or theirs <= ours
 
@@ -163,11 +166,45 @@ def _is_price_of_each(one: Unit, other: Unit) -> bool:
     return less < more and all(unit in _CURRENCIES.values() for unit, _ in less)
 
 
+def _in_dollars(money: Quantity, other: Quantity) -> Quantity:
+    """Cents as dollars, where the other amount is in dollars."""
+    if money.unit != _CENT or other.unit != _USD:
+        return money
+    return replace(money, value=money.value / 100, unit=_USD, decimals=None)
+
+
+def _respelled(text: str, like: Unit | None) -> str:
+    """Signs and sums of money in words as digits, and without what says nothing more."""
+    text = _NEGATIVE.sub("-", _TOTAL.sub("", text))
+    text = text.replace("pounds sterling", "GBP").replace("pound sterling", "GBP")
+    if (money := _AND_CENTS.fullmatch(text)) is not None and (
+        money["pence"] is None or money["gbp"]
+    ):
+        unit = "dollars" if money["usd"] else "euros" if money["eur"] else "GBP"
+        return f"{money['whole']}.{int(money['cents']):02} {unit}"
+    if like is not None:
+        text = _with_part(_YEAR.sub("", text))
+    return _without_aside(text)
+
+
+def _with_part(text: str) -> str:
+    """2 and 3/4, and 2 and a half, as a mixed number."""
+    found = _AND_PART.match(text)
+    if found is None:
+        return text
+    said = leading_number(found["part"])
+    if said is not None and said[0] < 1:
+        return f"{found['whole']} {said[0]}{found['part'][said[1] :]}"
+    part = _read(found["part"], None)
+    is_part = part is not None and part.is_quotient and 0 < part.value < 1
+    return f"{found['whole']} {found['part']}" if is_part else text
+
+
 def _without_aside(text: str) -> str:
     """Without a reason, or the number in words once more, after it."""
     nearly = _NEARLY.fullmatch(text)
     if nearly is not None:
-        exact, rounded = _read(nearly["exact"]), _read(nearly["rounded"])
+        exact, rounded = _read(nearly["exact"], None), _read(nearly["rounded"], None)
         if exact and rounded and abs(exact.value - rounded.value) <= abs(exact.value) / 100:
             return nearly["exact"]
     because = _BECAUSE.search(text)
@@ -177,7 +214,7 @@ def _without_aside(text: str) -> str:
     return text[: aside.start()] if aside and in_words(aside["word"]) is not None else text
 
 
-def _read(text: str) -> Quantity | None:
+def _read(text: str, like: Unit | None) -> Quantity | None:
     text = _ABOUT.sub("", text.strip())
     negative, text = _sign(text)
     money = _MONEY.match(text)
@@ -187,7 +224,7 @@ def _read(text: str) -> Quantity | None:
     for pattern in _NUMBERS:
         found = pattern.match(text)
         read = None if found is None else _value(found)
-        rest = None if found is None else _after(text[found.end() :])
+        rest = None if found is None else _after(text[found.end() :], like)
         if found is None or read is None or rest is None:
             continue
         unit = rest.unit
@@ -200,11 +237,20 @@ def _read(text: str) -> Quantity | None:
                 "top" in found.groupdict()
             ),
         )  # fmt: skip
-    return None
+    return _read_words(text, negative, like)
+
+
+def _read_words(text: str, negative: bool, like: Unit | None) -> Quantity | None:
+    """A number in words; of a reference without what it counts, for that may be a title."""
+    found = leading_number(text) if text[:1].isalpha() else None
+    rest = None if found is None else _after(text[found[1] :], like)
+    if found is None or rest is None or (like is None and rest.noun):
+        return None
+    return replace(rest, value=(-found[0] if negative else found[0]) * rest.value)
 
 
 def _sign(text: str) -> tuple[bool, str]:
-    signed = re.match(r"([+-])\s*(?=[\d.\\$€£])", text)
+    signed = re.match(r"([+-])\s*(?=[\d.\\$€£a-z])", text)
     return (signed[1] == "-", text[signed.end() :]) if signed else (False, text)
 
 
@@ -222,7 +268,10 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int | None] | None:
         nines = (10 ** len(repeated) - 1) * 10 ** len(fixed)
         tail = Fraction(int(fixed or 0), 10 ** len(fixed)) + Fraction(int(repeated), nines)
         return int(parts["before"] or 0) + tail, None
-    number = re.sub("[, '\u2019_]", "", parts["number"])
+    number = parts["number"]
+    if number.count(".") > 1:
+        number = number.replace(".", "").replace(",", ".")
+    number = re.sub("[, '\u2019_]", "", number)
     if len(parts.get("power", "")) > 4 or abs(int(parts.get("power", 0))) > MAX_EXPONENT:
         return None
     power = int(parts.get("power", 0))
@@ -232,11 +281,13 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int | None] | None:
     return value, (len(number.partition(".")[2]) if "power" not in parts else None)
 
 
-def _after(text: str) -> Quantity | None:
+def _after(text: str, like: Unit | None) -> Quantity | None:
     """What follows a number, with the scale as its value; None where it is something else."""
+    suffix = _SUFFIXES.get(text[:1], 1) if like is not None and not text[1:2].strip() else 1
+    text = text[1:] if suffix > 1 else text
     attached, text = not text[:1].isspace(), text.strip()
     scaled = _SCALE.match(text)
-    scale = Fraction(_SCALES[scaled[1].lower()] if scaled else 1)
+    scale = Fraction(_SCALES[scaled[1].lower()] if scaled else 1) * suffix
     text = text[scaled.end() :] if scaled else text
     percent = _PERCENT.match(text)
     text = text[percent.end() :] if percent else text
@@ -248,7 +299,7 @@ def _after(text: str) -> Quantity | None:
     if unit is not None:
         word = re.match(r"[A-Za-zµΩ]+", text)
         is_apart = not attached or scaled is not None or word is None or word[0] in ATTACHED
-        return Quantity(scale, unit) if is_apart else None
+        return Quantity(scale, unit) if is_apart or unit == like else None
     counted, of, _ = text.partition(" of ")
     words = counted.split()
     is_noun = (

@@ -61,7 +61,7 @@ def score_numeric(reference: str, answer: str, parameters: Mapping[str, float]) 
     try:
         if compare(reference, answer).same:
             return _scored(True)
-        theirs = read_quantity(bare(plain(answer)))
+        theirs = read_quantity(bare(plain(answer)), like=ours.unit)
     except (ValueError, RecursionError) as error:  # such as too many digits
         return _unreadable(reason(error))
     if theirs is None:

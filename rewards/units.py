@@ -28,14 +28,32 @@ _WORDS = {
 _KNOWN = {symbol: symbol for symbol in _SYMBOLS} | {
     word: unit for unit, words in _WORDS.items() for word in words.split()
 }
+_PREFIXED = {
+    "kilo": "kg km kJ kW kHz kPa", "mega": "MW MHz MPa", "milli": "ms mW", "nano": "nm",
+}  # fmt: skip
+_NAMES = {
+    "g": "gram", "m": "meter metre", "J": "joule", "W": "watt", "Hz": "hertz", "Pa": "pascal",
+    "s": "second",
+}  # fmt: skip
+_KNOWN |= {
+    prefix + name: unit
+    for prefix, units in _PREFIXED.items()
+    for unit in units.split()
+    for name in _NAMES[unit[1:]].split()
+}
 _COMPOUND = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}, "mpg": {"mi": 1, "gal": -1}}
 # What may follow a number without a space: "2mg" and "3m" are products of letters as well.
 ATTACHED = frozenset({
     "cm", "km", "kg", "mm", "mph", "lb", "lbs", "hr", "hrs", "mins", "Hz", "kHz", "MHz", "kWh",
 })  # fmt: skip
+# Behind a power below 0 these are products: "ms^{-1}" says m/s, though "ms" alone is milliseconds.
+_RUN_TOGETHER = re.compile(
+    r"\b(m|km|mi|N|kg|J|cm)(s|h|kg|K|(?<=[gNJ])m|(?<=J)mol)(?=\s*\^\s*\{?\s*-)"
+)
+_TIMES = re.compile(r"(?<=[A-Za-z\d}])\s*(?:\\cdot(?![A-Za-z])|\*)\s*(?=[A-Za-z])")
 _TOKEN = re.compile(
     r"(?P<per>\bper\b|/)|\^\s*\{?\s*(?P<circ>\\circ)\s*\}?|\^\s*\{?\s*(?P<power>-?\d)\s*\}?"
-    r"|\b(?P<size>square|sq|cubic|cu)\b\.?|(?P<word>[A-Za-z\u00b5\u03a9]+|°)|(?P<space>[\s.]+)"
+    r"|\b(?P<size>square|sq|cubic|cu)\b\.?|\b(?P<sized>squared|cubed)\b|(?P<word>[A-Za-z\u00b5\u03a9]+|°)|(?P<space>[\s.]+)"
 )
 
 
@@ -43,6 +61,7 @@ def known_unit(text: str) -> Unit | None:
     """Units with their powers; None where a word of the text is no known unit."""
     found: dict[str, int] = {}
     sign, size, last, at = 1, 1, "", 0
+    text = _TIMES.sub(" ", _RUN_TOGETHER.sub(r"\1 \2", text))
     while at < len(text):
         token = _TOKEN.match(text, at)
         if token is None:
@@ -50,10 +69,11 @@ def known_unit(text: str) -> Unit | None:
         at = token.end()
         if token["per"]:
             sign = -1
-        elif token["power"]:
+        elif token["power"] or token["sized"]:
             if not last:
                 return None
-            found[last] += sign * (int(token["power"]) - 1)
+            power = int(token["power"] or (2 if token["sized"] == "squared" else 3))
+            found[last] += sign * (power - 1)
         elif token["size"]:
             size = 2 if token["size"].startswith("s") else 3
         elif token["word"] or token["circ"]:

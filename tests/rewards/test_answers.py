@@ -14,9 +14,9 @@ from rewards.math_verifier import MathVerifier
 from rewards.solution import Solution
 
 
-def _pairs() -> list[tuple[str, str, bool]]:
+def _pairs(name: str) -> list[tuple[str, str, bool]]:
     """Reference, answer, whether it is right."""
-    path = Path(__file__).with_name("answer_pairs.txt")
+    path = Path(__file__).with_name(f"{name}_pairs.txt")
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("# "):
@@ -28,7 +28,7 @@ def _pairs() -> list[tuple[str, str, bool]]:
     return found
 
 
-PAIRS = _pairs()
+PAIRS = [pair for name in ("answer", "attacker", "fresh") for pair in _pairs(name)]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,16 @@ def _outcome(verifier: MathVerifier, reference: str, answer: str) -> str:
 
 def test_every_pair_is_judged_rightly(verifier: MathVerifier) -> None:
     judged = [(r, a, _outcome(verifier, r, a) == "correct", right) for r, a, right in PAIRS]
-    assert len(PAIRS) > 800
+    assert len(PAIRS) > 4000
     assert [(r, a) for r, a, found, right in judged if found and not right] == []
     assert [(r, a) for r, a, found, right in judged if right and not found] == []
+
+
+def test_the_pairs_that_are_left_are_still_judged_otherwise(verifier: MathVerifier) -> None:
+    """One that is judged by its label belongs among the others."""
+    left = _pairs("left")
+    assert len(left) > 10
+    assert [one for one in left if (_outcome(verifier, *one[:2]) == "correct") == one[2]] == []
 
 
 @pytest.mark.parametrize(
