@@ -45,7 +45,7 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     "doublings": ("tasks.family=double_and_add", "tasks.params={min_terms=3, max_terms=5}"),
 }
 COLD_START_SIZES = (
-    "sft.slip_rate=0.4", "sft.num_solutions=12000", "sft.num_critiques=0",
+    "sft.slip_rate=0.15", "sft.num_solutions=12000", "sft.num_critiques=0",
     "sft.easy.num_solutions=0", "sft.trainer.max_steps=700",
     "sft.trainer.lr_scheduler_kwargs={num_decay_steps=300}",
 )  # fmt: skip
