@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 from pipelines.policy.moe import Policy  # noqa: E402
-from pipelines.training.lengths import LengthSorted  # noqa: E402
+from pipelines.training.lengths import Costs, LengthSorted  # noqa: E402
 
 SEED, PROMPTS, GROUP, COMPLETION = 0, 4, 8, 24
 LENGTHS = (20, 80, 150)  # of prompts, tokens
@@ -76,13 +76,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     content = context({"weights, tokens": SEED}) | vars(options)
     model, rows = policy(), {}
+    costs = Costs.of(model, model.config.num_hidden_layers)
     for num_prompt in LENGTHS:
         inputs, taken = batch(num_prompt), {"whole": list[float](), "shared": list[float]()}
         for repeat in range(-1, options.repeats):
             found = {}
             for name in taken:
                 shared_by = model.config if name == "shared" else None
-                spent, found[name] = seconds(LengthSorted(model, lambda x: x, shared_by), inputs)
+                spent, found[name] = seconds(
+                    LengthSorted(model, lambda x: x, shared_by, costs), inputs
+                )
                 if repeat >= 0:
                     taken[name].append(spent)
             apart = (found["whole"] - found["shared"]).abs().max().item()

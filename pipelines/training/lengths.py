@@ -19,10 +19,43 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from pipelines.training.shared_prompts import Prompts, run_on_prompts
 
-CHUNK_TOKENS = 1024  # what a further pass costs beside its tokens, in tokens
+# What a further pass costs beside its tokens, in tokens: of the demo's model on CPU, where it is
+# the calls of its three layers beside 0.4M parameters a token; about that on an accelerator, too.
+CHUNK_TOKENS = 1024
+CHUNK_PARAMETERS_PER_LAYER = CHUNK_TOKENS * 0.4e6 / 3
 CHUNK_COUNTS = (1, 2, 4, 8, 16, 32, 64)
 # About the width at which the mask of uneven sequences costs as much as all else (small, on CPU).
 MASKED_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What passes of a model cost beside their tokens, all in tokens.
+
+    Attributes:
+        further_pass: of every pass.
+        head: the share of a token's cost that is the head's, which a pass over prompts leaves out.
+    """
+
+    further_pass: float = CHUNK_TOKENS
+    head: float = 0.0
+
+    @classmethod
+    def of(cls, policy: nn.Module, num_layers: int) -> "Costs":
+        """Of a policy where it lies now; a wide model's tokens cost more than its calls do on CPU.
+
+        On an accelerator TRL's head runs on the learned tokens alone.
+        """
+        parameters = list(policy.parameters())
+        if not parameters or parameters[0].device.type != "cpu":
+            return cls()
+        total = sum(p.numel() for p in parameters)
+        head = policy.get_output_embeddings()
+        calls = CHUNK_PARAMETERS_PER_LAYER * num_layers / total
+        return cls(min(CHUNK_TOKENS, calls), 0.0 if head is None else head.weight.numel() / total)
+
+
+USUAL = Costs()
 
 
 @dataclass(frozen=True)
@@ -47,6 +80,7 @@ class LengthSorted:
             wrapped for them communicates in each of its passes.
         shared_by: the config of a model whose completions may share their prompt's pass
             (`shared_prompts.can_share`); None for one whose may not.
+        costs: of the model's passes.
 
     Attributes:
         places: rows and columns of each pass so far, rows counted over all calls.
@@ -57,8 +91,9 @@ class LengthSorted:
         model: nn.Module,
         agree: Callable[[Tensor], Tensor],
         shared_by: object | None = None,
+        costs: Costs = USUAL,
     ) -> None:
-        self.model, self.agree, self.shared_by = model, agree, shared_by
+        self.model, self.agree, self.shared_by, self.costs = model, agree, shared_by, costs
         self.places: list[tuple[Tensor, slice]] = []
         self.num_done = 0
 
@@ -73,7 +108,7 @@ class LengthSorted:
     ) -> FusedCausalLMOutput:
         """As TRL's fused head; log-probabilities and entropies [B, T - 1], 0 at padding."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        planned = chunks(batch, self.agree, shares=self.shared_by is not None)
+        planned = chunks(batch, self.agree, self.shared_by is not None, self.costs)
         if routed_experts is not None:
             batch["routed_experts"] = routed_experts
         self.places += [(chunk.rows + self.num_done, chunk.columns) for chunk in planned]
@@ -107,7 +142,10 @@ class LengthSorted:
 
 
 def chunks(
-    batch: Mapping[str, Tensor], agree: Callable[[Tensor], Tensor], shares: bool = False
+    batch: Mapping[str, Tensor],
+    agree: Callable[[Tensor], Tensor],
+    shares: bool = False,
+    costs: Costs = USUAL,
 ) -> list[Chunk]:
     """The passes that run a batch's real tokens at the least cost.
 
@@ -117,6 +155,7 @@ def chunks(
         batch: "input_ids", "attention_mask" and "labels", [B, T] each.
         agree: sums a tensor over processes.
         shares: whether prompts may be read once for their group; then all chunks' are, or none's.
+        costs: of the model's passes.
     """
     real_BT = batch["attention_mask"].bool()
     first_B = real_BT.int().argmax(1)
@@ -124,22 +163,22 @@ def chunks(
     order_B = last_B.argsort(stable=True)
     counts = [count for count in CHUNK_COUNTS if len(real_BT) % count == 0]
     every = [_places(order_B, first_B, last_B, count) for count in counts]
-    costs = [sum(_cost(chunk.of({"": real_BT})[""]) for chunk in planned) for planned in every]
+    found = [sum(_cost(c.of({"": real_BT})[""], costs) for c in planned) for planned in every]
     if shares:
         on_prompts = [[_with_prompts(chunk, batch) for chunk in planned] for planned in every]
-        costs += [sum(map(_shared_cost, planned)) for planned in on_prompts]
+        found += [sum(_shared_cost(chunk, costs) for chunk in planned) for planned in on_prompts]
         every += on_prompts
-    return every[int(agree(torch.tensor(costs, device=real_BT.device)).argmin())]
+    return every[int(agree(torch.tensor(found, device=real_BT.device)).argmin())]
 
 
-def _cost(real_RT: Tensor) -> float:
+def _cost(real_RT: Tensor, costs: Costs) -> float:
     """What a pass over these sequences costs, in tokens."""
     num_tokens, width = real_RT.numel(), real_RT.shape[1]
     mask = 0.0 if real_RT.all() else num_tokens * width / MASKED_TOKENS
-    return num_tokens + mask + CHUNK_TOKENS
+    return num_tokens + mask + costs.further_pass
 
 
-def _shared_cost(chunk: Chunk) -> float:
+def _shared_cost(chunk: Chunk, costs: Costs) -> float:
     """What two passes cost, over the prompts and over the completions on them, in tokens."""
     prompts, width = chunk.prompts, chunk.columns.stop - chunk.columns.start
     if prompts is None or prompts.length < 2:
@@ -147,7 +186,7 @@ def _shared_cost(chunk: Chunk) -> float:
     read = len(prompts.first_U) * (prompts.length - 1)
     run = len(chunk.rows) * (width - prompts.length + 1)
     masks = (read * prompts.length + run * width) / MASKED_TOKENS
-    return read + run + masks + 2 * CHUNK_TOKENS
+    return (1 - costs.head) * read + run + masks + 2 * costs.further_pass
 
 
 def _with_prompts(chunk: Chunk, batch: Mapping[str, Tensor]) -> Chunk:

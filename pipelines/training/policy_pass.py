@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from trl import GRPOTrainer
 
 from model.modeling import SparringMoeForCausalLM
-from pipelines.policy.moe import Policy, routing_of
+from pipelines.policy.moe import Policy, moe_of, routing_of
 from pipelines.training.block_rollouts import BlockRollouts
-from pipelines.training.lengths import LengthSorted
+from pipelines.training.lengths import USUAL, Costs, LengthSorted
 from pipelines.training.mismatch import (
     ExpertMismatch,
     computes_exactly,
@@ -84,6 +84,7 @@ class PolicyPass:
         load: counts the tokens per expert.
         shared_by: the config of a policy whose completions may share their prompt's pass; None for
             one whose may not.
+        costs: of its passes.
 
     Attributes:
         figures: what the last step's row says of sampler against policy.
@@ -99,6 +100,7 @@ class PolicyPass:
     routing_replay: bool
     load: ExpertLoad
     shared_by: object | None = None
+    costs: Costs = USUAL
     figures: dict[str, object] = field(default_factory=dict)
     given_replies: bool = False
 
@@ -207,7 +209,10 @@ class PolicyPass:
 
     def _by_length(self, model: nn.Module) -> LengthSorted:
         return LengthSorted(
-            model, lambda costs: self.processes.reduce(costs, reduction="sum"), self.shared_by
+            model,
+            lambda costs: self.processes.reduce(costs, reduction="sum"),
+            self.shared_by,
+            self.costs,
         )
 
     def _replaying(self, model: nn.Module, input_ids_BT: Tensor) -> LengthSorted | Replaying:
@@ -283,7 +288,9 @@ def pass_of(
     rounds = args.bf16 or args.fp16 or (sync is not None and sync.rounds)
     how = (keeps_graph, rounds, replay)
     shared_by = policy.config if plain and can_share(policy) else None
-    return PolicyPass(policy, trainer.accelerator, block, *how, load, shared_by)
+    layers = policy.config.get_text_config().num_hidden_layers
+    costs = USUAL if moe_of(policy) else Costs.of(policy, layers)
+    return PolicyPass(policy, trainer.accelerator, block, *how, load, shared_by, costs)
 
 
 def may_keep_graph(policy: Policy, *, one_update: bool, scores_always: bool, plain: bool) -> bool:

@@ -13,7 +13,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from pipelines.policy.moe import Policy
 from pipelines.policy.tokenizer import character_tokenizer
-from pipelines.training.lengths import LengthSorted, chunks
+from pipelines.training.lengths import USUAL, Costs, LengthSorted, chunks
 from pipelines.training.shared_prompts import Prompts, can_share
 
 TOKENIZER = character_tokenizer()
@@ -147,6 +147,17 @@ def test_processes_all_share_or_none_does() -> None:
         return costs + 10**6 * (torch.arange(len(costs)) >= len(costs) // 2)
 
     assert half and all(c.prompts is None for c in chunks(batch, against, shares=True))
+
+
+def test_a_wide_models_tokens_cost_more_than_the_calls_of_a_further_pass() -> None:
+    """So that its batch is cut finer, and prompts of one sample each are read without the head."""
+    batch = grouped([150] * 8, group=1)
+    wide = Costs(further_pass=30, head=0.2)
+    assert chunks(batch, alone, shares=True, costs=USUAL)[0].prompts is None
+    assert chunks(batch, alone, shares=True, costs=wide)[0].prompts is not None
+    small = random_llama(TOKENIZER)
+    costs = Costs.of(small, 2)
+    assert costs.further_pass == USUAL.further_pass and 0 < costs.head < 0.2
 
 
 def test_our_mixture_of_experts_keeps_its_passes() -> None:
