@@ -57,7 +57,7 @@ class Loop:
         self.policy, self.base = (load_model(str(base), "float32").eval() for _ in "ab")
         self.source, sizes = build_source(settings), settings.evaluate
         probed = self.source.draw("probe", sizes.num_probe_tasks, 0)
-        self.tested = self.source.draw("test", sizes.num_tasks, 0)
+        self.tested = self.source.draw("test", sizes.num_selection_tasks, 0)
         self.probe = GoldProbe(
             [{"prompt": referee.problem(task), "task": task} for task in probed],
             self._is_right,
