@@ -230,6 +230,9 @@ def share(count: int, num: int) -> str:
 def score(runs: Sequence[tuple[bool, Run]], first: Callable[[Run], int | None]) -> Score:
     """Score a detector; runs that are neither healthy by design nor collapsed count nowhere.
 
+    A run that was to stay healthy and did collapse is a collapse: fine-tuning on verified samples
+    alone can lose a fifth of its accuracy.
+
     Args:
         runs: whether each is healthy by design, and the run.
         first: the check at which the detector stops it.
@@ -237,10 +240,10 @@ def score(runs: Sequence[tuple[bool, Run]], first: Callable[[Run], int | None]) 
     found = Score()
     for is_healthy, run in runs:
         event, stop = event_of(run), first(run)
-        if is_healthy:
-            found.healthy.append(stop is not None)
-        elif event is not None:
+        if event is not None:
             found.leads.append(None if stop is None else event - stop)
+        elif is_healthy:
+            found.healthy.append(stop is not None)
     return found
 
 

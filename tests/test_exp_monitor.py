@@ -97,6 +97,8 @@ def test_scores_count_false_alarms_of_health_and_leads_of_collapses() -> None:
     assert score(runs, lambda run: None).leads == [None]
     assert early.cells()[1:] == ["1/1 = 100% [3%, 100%]"] * 2 + ["+2"]
     assert score(runs, lambda run: event).cells()[1].startswith("0/1"), "not before the event"
+    fell = [(True, runs[1][1])]
+    assert score(fell, lambda run: event - 2) == score(runs[1:2], lambda run: event - 2)
 
 
 def test_baselines_choose_their_threshold_on_other_runs() -> None:
