@@ -237,7 +237,7 @@ def _without_afterthought(text: str) -> str:
 def _without_environment(text: str) -> str:
     """Without an environment that sets one line of formulas, and without its signs of alignment."""
     found = _ENVIRONMENT.fullmatch(_undelimited(text))
-    return text if found is None or "\\\\" in found[2] else found[2].replace("&", "").strip()
+    return text if found is None or "\\\\" in found[2] else found[2].replace("&", " ").strip()
 
 
 def _unwrapped(text: str) -> str:

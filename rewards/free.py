@@ -99,7 +99,7 @@ _POWER = rf"(?:\^(?:[-\u2212]?[0-9]+|\{{[-\u2212+]?[0-9]+\}})|{_RAISED})"
 _TIMES_TEN = rf"[ \t]*(?:\\times|\\cdot|[\u00d7\u00b7*x])[ \t]*10(?:{_POWER}|\*\*-?[0-9]+)"
 _ROOT = r"\\sqrt(?:\[[0-9]+\])?\{[^{}\n]{0,40}\}"
 _NUMBER = re.compile(
-    r"(?<![\w.^])(?:\d{1,4}(?:[-\u2013]\d{1,4})+|\d{1,2}(?::\d{1,2})+)(?!\w|\.\d|\^)"  # a date, a time
+    r"(?<![\w.^])(?:\d{1,4}(?:[-\u2013]\d{1,4})+|\d{1,2}(?::\d{1,2})+)(?!\w|\.\d|\^)"  # a date
     r"|(?:(?<![\w)\]}])[-\u2212])?(?:"
     r"(?<![\w^.])(?<![\^_]\{)(?<!\^[-\u2212])(?<!\^\{[-\u2212])"
     r"(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+|/[0-9]+)?"
@@ -266,6 +266,8 @@ def _said(text: str, is_marked: bool) -> Marked | None:
         held = answer[answer.lastgroup or 0]
         if _DENIED.search(before) or _DENIES.match(held):
             return said.start(), None
+        if is_marked and said[0].endswith("="):  # a line of a program
+            continue
         if is_marked and _WORD.match(held) and not said[0].rstrip(" \t*").endswith((":", "=")):
             continue
         return said.start(), _undelimited(_EXCLAIMED.sub("", held))
