@@ -43,7 +43,7 @@ _DENIED_BOX = re.compile(
 )
 _SIGN_OF_BOX = re.compile(r"(?:\A|\n|[=:$({\[,]|[A-Za-z]{2}[ \t])[ \t]*[-\u2212]\Z")
 # What makes a box a part of a formula: an operand before it, or something right behind it. One
-# that an equation leaves to be found is none: 5 + \boxed{7} = 12.
+# that an equation leaves to be found is none, 5 + \boxed{7} = 12, nor is a coefficient, \boxed{3}x.
 _GAP = r"(?:[ \t]|\\[,;:! ])*"
 _OPERAND_BEFORE = re.compile(
     r"(?:\\sqrt(?:\[\d+\])?\s*\{?|\\[dt]?frac\s*(?:\{[^{}]*\})?\s*\{|\^\s*\{?|\u221a"
@@ -51,9 +51,9 @@ _OPERAND_BEFORE = re.compile(
 )
 _OPERAND_BEHIND = re.compile(
     rf"{_GAP}(?:\^(?!\s*\{{?\s*\\?(?:circ|text|mathrm|degree))|[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]"
-    r"|\\(?:pi|sqrt|cdot|times|div|[dt]?frac|ln|log|pm)(?![A-Za-z])|[\u03c0\u221a]"
+    r"|\\(?:pi|sqrt|cdot|times|div|[dt]?frac(?!\{\\(?:text|mathrm))|ln|log|pm)(?![A-Za-z])|[\u03c0\u221a]"
     r"|\+\s*(?:\d|\\[a-z]|[A-Za-z](?![A-Za-z]))|[-\u2212]\s*(?:\d|\\(?:sqrt|[dt]?frac|pi))"
-    r"|[/\u00d7\u00f7\u00b7]\s*\d|\*(?!\*)\s*\d|[.,]?(?<!\s)\d|[ixyzn](?![A-Za-z]))"
+    r"|[/\u00d7\u00f7\u00b7]\s*\d|\*(?!\*)\s*\d|[.,]?(?<!\s)\d|i(?![A-Za-z]))"
 )
 _GOES_ON = re.compile(r"[^$\n=]{0,60}=")
 _IS_ASKED = re.compile(r"\d\s*=[^=$\n]*\Z")
