@@ -9,6 +9,8 @@ Pure functions that never raise. Leaves out what an answer means (`quantity.py`,
 import re
 import unicodedata
 
+from rewards.asides import without_asides
+
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SYMBOLS = {
     "∞": r"\infty ", "π": r"\pi ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ",
@@ -71,6 +73,9 @@ _WRAPPER = re.compile(
     r"\\(?:ce|text(?:bf|it|rm|normal)?|mathbf|mathrm|mathit|mbox|operatorname)\s*\{"
 )
 _SPACING = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~")
+_ENVIRONMENT = re.compile(
+    r"\\begin\{((?:aligned?|equation|gather(?:ed)?)\*?)\}(.*)\\end\{\1\}", re.DOTALL
+)
 MAX_WRAPPERS = 40
 _LEADING, _ENDING = " \t\n,;:", " \t\n.,;:?"
 
@@ -93,6 +98,7 @@ def plain(text: str, is_reference: bool = False) -> str:
     if said and not _DOUBT.search(text[: said[-1].start()]):
         text = text[said[-1].end() :]
     text = _OPENING.sub("", re.sub(r"^(?:so|thus|hence|therefore),\s*", "", text, flags=re.I))
+    text = text if is_reference else _without_environment(without_asides(text))
     text = _POINT.sub("", _without_afterthought(text))
     if is_reference and not _CONDITION.search(text) and _SENTENCE_WORDS.search(text):
         text = _last_formula(text)
@@ -226,6 +232,12 @@ def _without_afterthought(text: str) -> str:
         return text
     after = text[cut.end() :]
     return text if re.search(r"\d", after) or _DOUBT.search(after) else text[: cut.start()]
+
+
+def _without_environment(text: str) -> str:
+    """Without an environment that sets one line of formulas, and without its signs of alignment."""
+    found = _ENVIRONMENT.fullmatch(_undelimited(text))
+    return text if found is None or "\\\\" in found[2] else found[2].replace("&", " ").strip()
 
 
 def _unwrapped(text: str) -> str:

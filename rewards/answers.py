@@ -21,6 +21,7 @@ from fractions import Fraction
 
 from rewards.answer_text import bare, plain
 from rewards.arithmetic import evaluate
+from rewards.asides import said_again
 from rewards.dates import same_date
 from rewards.formulas import same_formula
 from rewards.intervals import same_set
@@ -30,8 +31,9 @@ from rewards.quantity import MAX_EXPONENT, NAME, Quantity, read_quantity, same_q
 from rewards.units import known_unit
 from rewards.wording import is_known, same_words, worded
 
-VERSION = "6"  # of this reading: verdicts of another one may differ
+VERSION = "7"  # of this reading: verdicts of another one may differ
 LONGEST, LONGEST_OF_ALL = 400, 2000  # characters of an answer, beyond four times the reference's
+_PICTURE = re.compile("[\U0001f300-\U0001faff]")
 _LETTER = r"[(\[]?[A-Z][)\]]?"
 _LETTERS = re.compile(rf"{_LETTER}(?:\s*(?:,|&|(?:,\s*)?(?i:and))\s*{_LETTER})*")
 _CHOICE = re.compile(
@@ -114,6 +116,8 @@ def _decide(plain_reference: str, plain_answer: str) -> bool | None:
         return None if not reference else False
     if _spelled(reference) == _spelled(answer):
         return True
+    if _PICTURE.search(reference):  # algebra would leave it out: 3 apples are not 3 pears
+        return False
     if worded(reference) == worded(answer) and is_known(worded(reference)):
         return True
     if _spelled(reference) == _spelled(_reversed(answer)):
@@ -184,6 +188,10 @@ def _same_number(number: Quantity, answer: str) -> bool:
     other = read_quantity(answer, number.unit)
     if other is not None:
         return same_quantity(number, other)
+    if (forms := said_again(answer)) is not None:
+        read = [read_quantity(form.strip(" $"), number.unit) for form in forms]
+        found = [one for one in read if one is not None and same_quantity(number, one)]
+        return len(found) == 2 and same_quantity(*found)
     value = _worked_out(answer)
     return value is not None and same_quantity(number, Quantity(value))
 

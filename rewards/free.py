@@ -42,11 +42,28 @@ _DENIED_BOX = re.compile(
     r"(?:[ \t]+(?:be|equal(?:[ \t]+to)?))?[\s$*(\[\\]*\Z"
 )
 _SIGN_OF_BOX = re.compile(r"(?:\A|\n|[=:$({\[,]|[A-Za-z]{2}[ \t])[ \t]*[-\u2212]\Z")
+# What makes a box a part of a formula: an operand before it, or something right behind it. One
+# that an equation leaves to be found is none, 5 + \boxed{7} = 12, nor is a coefficient, \boxed{3}x.
+_GAP = r"(?:[ \t]|\\[,;:! ])*"
+_OPERAND_BEFORE = re.compile(
+    r"(?:\\sqrt(?:\[\d+\])?\s*\{?|\\[dt]?frac\s*(?:\{[^{}]*\})?\s*\{|\^\s*\{?|\u221a"
+    rf"|\\(?:times|cdot|div|pi|pm){_GAP}|\d|[\w)}}]{_GAP}[+\u00d7\u00f7\u00b7]{_GAP})\Z"
+)
+_OPERAND_BEHIND = re.compile(
+    rf"{_GAP}(?:\^(?!\s*\{{?\s*\\?(?:circ|text|mathrm|degree))|[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]"
+    r"|\\(?:pi|sqrt|cdot|times|div|[dt]?frac(?!\{\\(?:text|mathrm))|ln|log|pm)(?![A-Za-z])|[\u03c0\u221a]"
+    r"|\+\s*(?:\d|\\[a-z]|[A-Za-z](?![A-Za-z]))|[-\u2212]\s*(?:\d|\\(?:sqrt|[dt]?frac|pi))"
+    r"|[/\u00d7\u00f7\u00b7]\s*\d|\*(?!\*)\s*\d|[.,]?(?<!\s)\d|i(?![A-Za-z]))"
+)
+_GOES_ON = re.compile(r"[^$\n=]{0,60}=")
+_IS_ASKED = re.compile(r"\d\s*=[^=$\n]*\Z")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
 
 # "The answer is", "Answer:", "the answer to it is"; before and behind it, what takes it back.
 _SAID = re.compile(
-    r"\banswer(?:[ \t]+(?:to|of|for)\b[^\n.:;?]{0,80}?)?[ \t]*\**(?:[ \t]*:|[ \t]+is\b[ \t]*\**:?)"
+    r"\banswer(?:[ \t]+(?:to|of|for)\b[^\n.:;?]{0,80}?)?[ \t]*\**"
+    r"(?:[ \t]*[:=]|[ \t]+is\b[ \t]*\**:?)"
+    r"|^[ \t*]*ans(?:[ \t]*[:=]|\.)[ \t*]*"
     r"|^[ \t]*(?:#+[ \t]*\**|\*\*)(?:the[ \t]+)?(?:final[ \t]+)?answer\**[ \t]*$",  # a heading
     re.IGNORECASE | re.MULTILINE,
 )
@@ -68,6 +85,9 @@ _NOT_SAID = re.compile(
 # "We check our answer: 17 * 44 = 748" begins a check, and gives nothing.
 _CHECKS = re.compile(r"\b(?:check|verify|test)(?:ing)?[ \t]+(?:our|the|my|this|that)[ \t]+\Z", re.I)
 _WORD = re.compile(r"[A-Za-z]{2}")
+_SHOULD_BE = re.compile(r"\banswer[ \t]+(?:should|must)[ \t]+be[ \t]+([^\n]+)", re.IGNORECASE)
+_IF = re.compile(r"\bif\b", re.IGNORECASE)
+_WORDS = re.compile(r"(?<!\\)\b[A-Za-z]{2,}")
 _EXCLAIMED = re.compile(r"(?<=\*)!+\s*\Z")  # behind emphasis it is no factorial
 _CLAUSE_CHARS = 100  # of what stands before "the answer is"
 _MOST_SAID = 20  # such sentences that are looked at, from the end
@@ -79,11 +99,20 @@ _POWER = rf"(?:\^(?:[-\u2212]?[0-9]+|\{{[-\u2212+]?[0-9]+\}})|{_RAISED})"
 _TIMES_TEN = rf"[ \t]*(?:\\times|\\cdot|[\u00d7\u00b7*x])[ \t]*10(?:{_POWER}|\*\*-?[0-9]+)"
 _ROOT = r"\\sqrt(?:\[[0-9]+\])?\{[^{}\n]{0,40}\}"
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])[-\u2212])?(?:"
+    r"(?<![\w.^])(?:\d{1,4}(?:[-\u2013]\d{1,4})+|\d{1,2}(?::\d{1,2})+)(?!\w|\.\d|\^)"  # a date
+    r"|(?:(?<![\w)\]}])[-\u2212])?(?:"
     r"(?<![\w^.])(?<![\^_]\{)(?<!\^[-\u2212])(?<!\^\{[-\u2212])"
     r"(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+|/[0-9]+)?"
     rf"(?:{_TIMES_TEN}|{_POWER})?(?:[ \t]*(?:{_ROOT}|\\pi(?![A-Za-z])|\u03c0))?"
+    r"(?:(?:i(?!\.e)|[kM]|[xyzn](?=[ \t]*(?:[.,;)$]|\Z|\n)))(?![A-Za-z0-9])"
+    r"|[ \t]+(?:hundred|thousand|[mbtr]+illion)\b)?"
     rf"|\\[dt]?frac\{{[^{{}}\n]{{1,40}}\}}\{{[^{{}}\n]{{1,40}}\}}|{_ROOT})"
+)
+# A sign in words, or apart from its number, which subtracts from nothing.
+_SIGN_OF_NUMBER = re.compile(
+    r"(?:\bnegative[ \t]+|(?:\A|\n|[=:(]|\b(?:is|are|be|was|equals|to|gives|get|of))[ \t]*"
+    r"(?:\bminus|\u2212|(?<=[=(])[ \t]*-|(?<=[=(][ \t])-)[ \t]*)\\?\$?\Z",
+    re.IGNORECASE,
 )
 
 # Where a mark ends, or begins for a sentence, in which other marks may stand; what it holds.
@@ -131,7 +160,8 @@ def final_answer(text: str, answer_in: str = "any") -> str | None:
     if said is not None:
         found.append(said)
     if not found and answer_in == "any":
-        found = [mark for mark in [_after_hashes(reply)] if mark is not None]
+        read = (_after_hashes(reply), _supposed(reply))
+        found = [mark for mark in read if mark is not None][:1]
     return (max(found, key=lambda mark: mark[0])[1] or None) if found else None
 
 
@@ -164,7 +194,7 @@ def _last(form: re.Pattern[str], text: str) -> Marked | None:
 def _boxed(text: str) -> Marked | None:
     """The last box that holds something and is not denied ("12, not 13"), with its sign.
 
-    A box around boxes is read as the last of these.
+    A box around boxes is read as the last of these; one that is a part of a formula gives none.
     """
     until = len(text)
     for box in reversed(list(_BOX.finditer(text))):
@@ -175,9 +205,19 @@ def _boxed(text: str) -> Marked | None:
             held = box[1] if box[1] != "{" else text[box.end() : end - 1].strip()
             before = text[max(0, box.start() - _CLAUSE_CHARS) : box.start()]
             if held and not _DENIED_BOX.search(before):
+                if _is_operand(before, text[end : end + _CLAUSE_CHARS]):
+                    return end, None
                 return end, _negative(held) if _SIGN_OF_BOX.search(before) else held
         until = box.start()
     return None
+
+
+def _is_operand(before: str, behind: str) -> bool:
+    """Whether a box holds a part of what the formula around it says: \\boxed{12}\\pi."""
+    if _OPERAND_BEHIND.match(behind):
+        return not _GOES_ON.match(behind)
+    asked = _GOES_ON.match(behind) or _IS_ASKED.search(before)
+    return _OPERAND_BEFORE.search(before) is not None and not asked
 
 
 def _negative(held: str) -> str:
@@ -221,20 +261,48 @@ def _said(text: str, is_marked: bool) -> Marked | None:
         answer = _SAID_ANSWER.match(text, said.end())
         if answer is None or _NOT_SAID.search(before):
             continue
-        if said[0].rstrip(" \t*").endswith(":") and _CHECKS.search(before):
+        if said[0].rstrip(" \t*").endswith((":", "=")) and _CHECKS.search(before):
             continue
         held = answer[answer.lastgroup or 0]
         if _DENIED.search(before) or _DENIES.match(held):
             return said.start(), None
-        if is_marked and _WORD.match(held) and not said[0].rstrip(" \t*").endswith(":"):
+        if is_marked and said[0].endswith("="):  # a line of a program
             continue
-        return said.start(), _EXCLAIMED.sub("", held).lstrip(" \t*$").rstrip(" \t\r*$.")
+        if is_marked and _WORD.match(held) and not said[0].rstrip(" \t*").endswith((":", "=")):
+            continue
+        return said.start(), _undelimited(_EXCLAIMED.sub("", held))
+    return None
+
+
+def _undelimited(held: str) -> str:
+    """Without emphasis and delimiters around all of it, but for "$5$ cm", whose are of a part."""
+    inner = held.lstrip(" \t*$").rstrip(" \t\r*$.")
+    is_part = held.count("$") % 2 == 0 and inner.count("$") % 2
+    return held.strip(" \t\r*.") if is_part else inner
+
+
+def _supposed(text: str) -> Marked | None:
+    """What "the answer should be" is followed by, where that is a formula and nothing else does.
+
+    Looked at only where nothing else gives an answer.
+    """
+    for said in reversed(list(_SHOULD_BE.finditer(text))[-_MOST_SAID:]):
+        before = text[max(0, said.start() - _CLAUSE_CHARS) : said.start()]
+        line = before.rpartition("\n")[2]
+        is_meant = not (_IF.search(line) or _NOT_SAID.search(before) or _DENIED.search(before))
+        if is_meant and not _WORDS.search(said[1]):
+            return said.start(), _undelimited(said[1])
     return None
 
 
 def _last_number(text: str) -> Marked | None:
     found = list(_NUMBER.finditer(text))
-    return (found[-1].end(), found[-1][0]) if found else None
+    if not found:
+        return None
+    number = found[-1][0]
+    before = text[max(0, found[-1].start() - _CLAUSE_CHARS) : found[-1].start()]
+    is_signed = not number.startswith(("-", "\u2212")) and _SIGN_OF_NUMBER.search(before)
+    return found[-1].end(), f"-{number}" if is_signed else number
 
 
 def _code(text: str) -> Marked | None:

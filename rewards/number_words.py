@@ -21,7 +21,7 @@ _PARTS = {
 }  # fmt: skip
 _PLURALS = {"halves": 2} | {f"{word}s": value for word, value in _PARTS.items()}
 _ALL = frozenset({*_SMALL, *_TENS, *_SCALES, *_PARTS, *_PLURALS, "hundred"})
-_FIRST = frozenset({*_SMALL, *_TENS, "a", "half"})
+_FIRST = frozenset({*_SMALL, *_TENS, "a", "an", "half"})
 _WORD = re.compile(r"[A-Za-z]+")
 _GAP = re.compile(r"(?:\s+|-)(?=[A-Za-z])")
 
@@ -78,7 +78,7 @@ def _fraction(words: Sequence[str]) -> tuple[Fraction, int]:
         return Fraction(1, 2), 1
     if len(words) < 2:
         return Fraction(0), 0
-    top = 1 if words[0] == "a" else _SMALL.get(words[0], 0)
+    top = 1 if words[0] in ("a", "an") else _SMALL.get(words[0], 0)
     bottom = (_PARTS if top == 1 else _PLURALS).get(words[1])
     return (Fraction(top, bottom), 2) if top and bottom else (Fraction(0), 0)
 

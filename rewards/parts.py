@@ -34,6 +34,7 @@ _RATIO = re.compile(rf"{_TERM}(?:\s*:\s*{_TERM})+")
 _QUOTED = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _LABEL = re.compile(r"(?=[0-9]*[A-Z])[A-Za-z0-9]*[A-Za-z][0-9][A-Za-z0-9]*")
 _SUM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?(?:,?\s*(?:and\s+)?(?=\d)|\Z)")
+_PRIMES = re.compile(r"\A(\d{1,3})'\s*(\d{1,2}(?:\.\d+)?)(?:\"|'')\Z")  # of feet
 _LONGEST_TIME = 80  # characters
 _Time = tuple[int, int, int, str | None]
 
@@ -117,6 +118,7 @@ def _of_24_hours(time: _Time) -> tuple[int, int, int]:
 def _amounts(text: str) -> list[tuple[Fraction, Unit]] | None:
     """1 hour 20 minutes, part by part; None for anything but several numbers with units."""
     found, at = [], 0
+    text = _PRIMES.sub(r"\1 feet \2 inches", text)
     text = _counted(text) if len(text) <= _LONGEST_TIME else text
     while part := _SUM.match(text, at):
         unit = known_unit("inch" if part[2] == "in" else part[2])

@@ -71,7 +71,14 @@ NAME = (
 )
 _NAMED = re.compile(rf"^(?P<name>{NAME}|[a-z](?:\s*\+\s*[a-z]){{1,3}})\s*=\s*(?P<value>[^=]+)\Z")
 _NEGATIVE = re.compile(r"^(?:negative|minus)\s+(?=[\d.\\$€£a-z])", re.IGNORECASE)
-_TOTAL = re.compile(r"(?<=[\w%])\s+(?:in\s+)?(?:total|altogether|all(?<=in all))\Z", re.IGNORECASE)
+_TOTAL = re.compile(
+    r"(?<=[\w%])\s+(?:(?:in\s+)?(?:total|altogether|all(?<=in all))"
+    r"|each|apiece|left(?:\s*over)?|remaining)\Z",
+    re.IGNORECASE,
+)
+_CHANCE = re.compile(r"(?<=[\d%])\s+(?:chance|probability)\Z", re.IGNORECASE)
+_ONE_IN = re.compile(r"^(\d+)\s+(?:in|out\s+of)\s+(\d+)\Z")
+_ACIDITY = re.compile(r"^pH\s*(?:=|is|of)?\s*(?=\d)")
 _AND_CENTS = re.compile(
     r"(?P<whole>\d[\d,]*)\s+(?:(?P<usd>dollars?)|(?P<eur>euros?)|(?P<gbp>pounds?))\s+(?:and\s+)?"
     r"(?P<cents>\d{1,2})\s+(?:cents?|(?P<pence>pence|p))"
@@ -183,6 +190,7 @@ def _respelled(text: str, like: Unit | None) -> str:
         unit = "dollars" if money["usd"] else "euros" if money["eur"] else "GBP"
         return f"{money['whole']}.{int(money['cents']):02} {unit}"
     if like is not None:
+        text = _ONE_IN.sub(r"\1/\2", _CHANCE.sub("", _ACIDITY.sub("", text)))
         text = _with_part(_YEAR.sub("", text))
     return _without_aside(text)
 
@@ -219,6 +227,7 @@ def _read(text: str, like: Unit | None) -> Quantity | None:
     negative, text = _sign(text)
     money = _MONEY.match(text)
     text = text[money.end() :] if money else text
+    text = re.sub(r"(?<=\d)K\Z", "k", text) if money else text  # $70K; 70 K are kelvin
     if not negative:
         negative, text = _sign(text)
     for pattern in _NUMBERS:
@@ -242,6 +251,7 @@ def _read(text: str, like: Unit | None) -> Quantity | None:
 
 def _read_words(text: str, negative: bool, like: Unit | None) -> Quantity | None:
     """A number in words; of a reference without what it counts, for that may be a title."""
+    text = re.sub(r"^a(?=\s+dozen\b)", "one", text)
     found = leading_number(text) if text[:1].isalpha() else None
     rest = None if found is None else _after(text[found[1] :], like)
     if found is None or rest is None or (like is None and rest.noun):
@@ -291,10 +301,12 @@ def _after(text: str, like: Unit | None) -> Quantity | None:
     text = text[scaled.end() :] if scaled else text
     percent = _PERCENT.match(text)
     text = text[percent.end() :] if percent else text
-    if not text or text in ("$", "€", "£", "¥", "¢"):
+    if not text:
         return Quantity(scale, is_percent=percent is not None)
     if percent is not None:
         return None
+    if text in ("$", r"\$", "€", "£", "¥", "¢"):
+        return Quantity(scale, frozenset({(_CURRENCIES[text], 1)}))
     unit = known_unit(re.sub(r"\b(years?) old\Z", r"\1", text))
     if unit is not None:
         word = re.match(r"[A-Za-zµΩ]+", text)

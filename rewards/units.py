@@ -23,7 +23,7 @@ _WORDS = {
     "J": "joule", "W": "watt", "V": "volt", "A": "amp ampere", "Hz": "hertz", "Pa": "pascal",
     "K": "kelvin", "ohm": "ohm \u03a9", "usd": "dollar buck USD", "eur": "euro EUR", "gbp": "GBP",
     "jpy": "yen", "inr": "rupee", "cent": "cent", "pound": "pound", "unit": "unit",
-    "gal": "gallon",
+    "gal": "gallon", "mol": "mole",
 }  # fmt: skip
 _KNOWN = {symbol: symbol for symbol in _SYMBOLS} | {
     word: unit for unit, words in _WORDS.items() for word in words.split()
@@ -52,7 +52,7 @@ _RUN_TOGETHER = re.compile(
 )
 _TIMES = re.compile(r"(?<=[A-Za-z\d}])\s*(?:\\cdot(?![A-Za-z])|\*)\s*(?=[A-Za-z])")
 _TOKEN = re.compile(
-    r"(?P<per>\bper\b|/)|\^\s*\{?\s*(?P<circ>\\circ)\s*\}?|\^\s*\{?\s*(?P<power>-?\d)\s*\}?"
+    r"(?P<per>\bper\b|/|\ban?\b(?=\s(?:second|minute|hour|day|week|month|year)\Z))|\^\s*\{?\s*(?P<circ>\\circ)\s*\}?|\^\s*\{?\s*(?P<power>-?\d)\s*\}?"
     r"|\b(?P<size>square|sq|cubic|cu)\b\.?|\b(?P<sized>squared|cubed)\b|(?P<word>[A-Za-z\u00b5\u03a9]+|°)|(?P<space>[\s.]+)"
 )
 

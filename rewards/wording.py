@@ -22,6 +22,8 @@ _REPEATED = re.compile(
     r"(?:it|that|this|he|she|they|there|we|you|i)\s+(?:is|are|does|do|can|will|was|did|has|have)"
     r"(?P<denied>n't|\s+not|not)?"
 )
+_WHEN = re.compile(r"^(?i:on)\s+(?=(?i:mon|tues|wednes|thurs|fri|satur|sun)day\Z)")
+_EXCLAIMED = re.compile(r"(?:(?<=[A-Za-z]{5})|(?<=\b(?i:true))|(?<=\b(?i:yes))|(?<=\b(?i:no)))!+\Z")
 _REVERSED = re.compile(
     r"\b(?:yes|no|true|false|but|however|wait|actually|wrong|answer|or|unless|if|though|although"
     r"|maybe|perhaps)\b"
@@ -43,6 +45,7 @@ def worded(text: str) -> str:
     """Case, spaces, articles and quotes do not matter; signs, numbers and brackets do."""
     is_symbol = text.isupper() and len(text) <= 4 and " " not in text and text not in _SHOUTED
     text = text if is_symbol else text.casefold()
+    text = _WHEN.sub("", _EXCLAIMED.sub("", text))
     text = re.sub(r"^(?:the|a|an)\s+", "", text).replace("'", "").replace('"', "")
     text = re.sub(r"\s+", " ", re.sub(r"\s*([,;:])\s*", r"\1 ", text)).strip(" .,;:")
     return _SPELLINGS.get(text, text)

@@ -1,6 +1,8 @@
 """Natural replies of chat and thinking models: cut into steps by code, their answer found."""
 
 import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from critic_cases import TASK
@@ -10,8 +12,10 @@ from hypothesis import strategies as st
 from critic.critique import Critique
 from critic.format import critique_dialect
 from data.errors import UserError
+from data.records import Generator, Task
 from rewards.dialect import dialect
 from rewards.free import PLACES, final_answer
+from rewards.math_verifier import MathVerifier
 
 FREE = dialect("free")
 REPLIES = [  # of Qwen, Llama, Gemma, Phi, GLM, DeepSeek distills and SmolLM2, as such models write
@@ -178,6 +182,24 @@ def test_the_answer_is_read_where_the_settings_say(
 def test_the_last_answer_that_the_reply_gives_counts(text: str, answer: str | None) -> None:
     found = FREE.parse_solution(text, truncated=False)
     assert found.answer == answer and found.well_formed == (answer is not None)
+
+
+def test_every_reply_is_judged_rightly() -> None:
+    """Found and judged: a part of a formula, a sign or a scale left behind would pass."""
+    lines = Path(__file__).with_name("replies.txt").read_text(encoding="utf-8").splitlines()[1:]
+    judged = []
+    with closing(MathVerifier(timeout_seconds=20)) as verifier:
+        for line in lines:
+            answer_in, reference, label, reply = line.replace("\u23ce", "\n").split(" || ", 3)
+            task = Task(
+                id="0", family="test", question="?", reference=reference, verifier="math",
+                split="train", entry={},
+                generator=Generator(name="test", version="1", seed=0, difficulty=""),
+            )  # fmt: skip
+            found = dialect("free", answer_in).parse_solution(reply, truncated=False)
+            passed = verifier.verify(task, found).passed
+            judged += [(answer_in, reference, reply)] if passed != (label == "right") else []
+    assert len(lines) > 200 and judged == []
 
 
 @pytest.mark.parametrize("answer_in", PLACES)
