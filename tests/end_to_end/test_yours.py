@@ -108,6 +108,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
         config.write_text(text)
         settings = load_settings(config, SMALL)
         guessing_model(model, settings)
+        *_, last = block("python pipelines/smollm2.py", ROOT / "README.md").splitlines()
+        assert last == "accelerate launch pipelines/rl.py --config configs/yours.toml"
         command = [*accelerate(), "--config", str(config), *SMALL]
         done = run(command, environment(HF_HUB_OFFLINE="1"))
         assert done.returncode == 0, done.stdout + done.stderr
