@@ -82,7 +82,7 @@ def taught(family: str, settings: Settings, folder: Path) -> Path:
     solutions, critiques = _demonstrations(settings, tokenizer)
     right = solutions[::4]
     for _ in range(MOST_CYCLES):
-        _imitate(model, solutions, critiques, 120)
+        imitate(model, solutions, critiques, 120)
         known = sum(_is_likeliest(model, *pair) for pair in right) / len(right)
         if known >= 0.5:
             break
@@ -117,16 +117,16 @@ def _demonstrations(
     return solutions, critiques[:24]
 
 
-def _imitate(
+def imitate(
     model: nn.Module, solutions: Sequence[Pair], critiques: Sequence[Pair], num_steps: int
 ) -> None:
-    """Supervised steps on the replies, of both kinds in each."""
+    """Supervised steps on the replies, of both kinds where there are critiques."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98))
     model.train()
     for step in range(num_steps):
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / num_steps)
         _loss(model, _some(solutions, 24)).backward()
-        if step % 4 == 0:  # ten times as long
+        if critiques and step % 4 == 0:  # ten times as long
             _loss(model, _some(critiques, 6)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
