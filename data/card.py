@@ -124,9 +124,11 @@ def _provenance(listed: Sequence[Record]) -> str:
         "generator parameters": {r.generator_difficulty for r in listed} - {"", "{}"},
         "verifiers": {f"{r.verdict_verifier} {r.verdict_version}" for r in listed},
         "labels from": {str(r.label_source) for r in listed},
+        "models": {f"{r.model} with {r.adapter}" if r.adapter else r.model for r in listed} - {""},
         "learner weights": {r.learner_hash for r in listed},
         "critic weights": {note.critic_hash for r in listed for note in r.critiques},
-        "sampling": {f"temperature {r.temperature:g}, top-p {r.top_p:g}" for r in listed},
+        "sampling": {_sampling(r) for r in listed},
+        "schema versions": {str(r.schema_version) for r in listed},
     }
     lines = []
     for name, values in facts.items():
@@ -134,6 +136,11 @@ def _provenance(listed: Sequence[Record]) -> str:
         more = f" and {len(values) - 8} more" if len(values) > 8 else ""
         lines.append(f"- {name}: {shown}{more}")
     return "\n".join(lines)
+
+
+def _sampling(record: Record) -> str:
+    limit = f", at most {record.max_new_tokens} tokens" if record.max_new_tokens else ""
+    return f"temperature {record.temperature:g}, top-p {record.top_p:g}{limit}"
 
 
 def _licence(listed: Sequence[Record], licence: str) -> str:

@@ -26,7 +26,8 @@ from data.card import card
 from data.corpus import Corpus
 from data.errors import UserError
 from data.json_table import read_table
-from data.records import Record, seal
+from data.records import Record
+from data.sealed import seal
 
 STATE_FILE = "generate.json"
 _WORDING = {"tasks.answer_in": "any", "tasks.prompt_template": "", "learner.system_prompt": ""}

@@ -143,8 +143,8 @@ class Generation:
     ) -> None:
         self.request, self.folder, self.progress = request, folder, progress
         self.referee, self.source, self.learner, self.critic = referee, source, learner, critic
-        table, self.temperature = referee.settings.rollout, referee.settings.learner.temperature
-        self.batch_size = request.batch or max(1, table.max_num_seqs // request.group)
+        fitting = referee.settings.rollout.max_num_seqs // request.group
+        self.batch_size = request.batch or max(1, fitting)
         held_out = _held_out(referee, source)
         _keep_held_out(folder, held_out)
         self.gate = Gate(contamination_of(held_out))
@@ -203,7 +203,7 @@ class Generation:
         place = "" if shard == WHOLE else f"shard {shard} "  # other seeds than other shards
         bouts = self._play(tasks, f"{place}batch {number}")
         self.played.update(task.id for task in tasks)
-        return self.gate(bouts, self.duplicates, number, self.temperature)
+        return self.gate(bouts, self.duplicates, number)
 
     def _draw(self, number: int) -> list[Task]:
         seed = int.from_bytes(

@@ -19,7 +19,8 @@ from data.dataset_folder import DatasetFolder, Progress
 from data.dedup import DuplicateIndex
 from data.errors import UserError
 from data.held_out import HeldOut, contamination_of, read_held_out, write_held_out
-from data.records import Record, record_digest, seal
+from data.records import Record
+from data.sealed import record_digest, seal
 from data.shard import WHOLE, Shard, read_shard
 from pipelines.synthesis.request import changes
 
