@@ -83,7 +83,7 @@ def local_folder(path: str) -> str:
         return path
     from huggingface_hub import snapshot_download  # a third of a second, for hub ids alone
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
     what = f"{path} is not a folder, and the hub does not give it"
     with as_user_error(what, OSError, ValueError):  # offline, unknown, gated
         return snapshot_download(path, allow_patterns=patterns)

@@ -175,7 +175,7 @@ def test_the_card_counts_what_is_there() -> None:
         "- generators: `reasoning_gym/sums 1`",
         "- learner weights: `aa`",
         "- critic weights: `cc`",
-        "- reasoning_gym: Apache-2.0",
+        "- problems of `reasoning_gym`: apache-2.0",
         "## Limits",
     ):
         assert line in body, line

@@ -108,6 +108,7 @@ def test_a_set_is_generated_from_servers(
 ) -> None:
     rows = [{"question": f"What is {n} + {n + 1}?", "answer": 2 * n + 1} for n in range(80)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     out = tmp_path / "set"
     with judge_server(adds) as one, judge_server(adds) as two:
         asked = ["generate", f"{one.url},{two.url}", "--config", str(CONFIG), "--model", "m",
@@ -123,6 +124,9 @@ def test_a_set_is_generated_from_servers(
     assert len({record.sampling_seed for record in accepted}) == 9
     assert all(json.loads(r.rendered)[-1]["content"].count(r.prompt) == 1 for r in accepted)
     assert main(["verify", str(out)]) == 0
+    card = (out / "README.md").read_text()
+    for line in ("problems of `t.jsonl`: mit", "by `m`: unknown: check them", "`generate.json`"):
+        assert line in card, line
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*asked[:2], "--out", str(tmp_path / "x"), "--num", "1", "--model", "m"])
