@@ -183,9 +183,10 @@ class DatasetFolder:
     def write_card(self, title: str = "") -> None:
         """Write the dataset card of everything here; its title is the folder's name by default."""
         progress, name = self.progress(), title or self.path.resolve().name
+        licences = progress.licences if progress is not None else {}
         text = card(
             self.records(), title=name, data_files="train/round_*.parquet", request=STATE_FILE,
-            **(progress.licences if progress is not None else {}),
+            models=licences.get("models"), sources=licences.get("sources"),
         )  # fmt: skip
         write_text_atomic(self.path / "README.md", text)
 

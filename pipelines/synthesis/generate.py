@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.card import UNKNOWN
 from data.dataset_folder import (
     DatasetFolder,
     Progress,
@@ -34,10 +33,9 @@ from pipelines.game.bout import Bout
 from pipelines.game.curriculum import build_source
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee, verifiers_of
-from pipelines.policy.folder import checkpoint_name
-from pipelines.policy.licence import model_licence, source_licences
 from pipelines.rollouts.sample import Respondent
 from pipelines.run.directory import versions
+from pipelines.run.licence import licences_of
 from pipelines.run.origin import Origin, find_origin, load_samplers, served_origin
 from pipelines.run.tasks import context_of
 from pipelines.synthesis.endpoint import EndpointSampler, urls_of
@@ -87,7 +85,9 @@ def generate(request: Request) -> Progress:
             refuse_changes("weights", earlier.weights, weights, request.out)
             earlier = folder.reopen(replace(earlier, arguments=arguments))
         progress = earlier or Progress(arguments, weights, versions())
-        known = joined_licences([progress.licences, _licences(request, origin)])
+        known = joined_licences(
+            [progress.licences, licences_of(origin, bool(urls_of(request.source)))]
+        )
         progress = replace(progress, licences=known)
         return Generation(request, folder, progress, referee, source, learner, critic).finish()
 
@@ -122,17 +122,6 @@ def _samplers(
     solving = served("learner")
     judging = served("critic") if request.criticise else None
     return solving, judging, {"learner": solving.weights_hash}
-
-
-def _licences(request: Request, origin: Origin) -> dict[str, dict[str, str]]:
-    """Of the models and of what tasks are read from, as far as their cards name them."""
-    settings, models = origin.settings, {}
-    for path in filter(None, (origin.learner, origin.critic)):
-        if urls_of(request.source):
-            models[path] = UNKNOWN
-        else:
-            models[checkpoint_name(path).model] = model_licence(path, settings)
-    return {"models": models, "sources": source_licences(settings.tasks)}
 
 
 def _source(request: Request, origin: Origin, referee: Referee) -> TaskSource:

@@ -15,7 +15,7 @@ from data.dataset_folder import DatasetFolder
 from data.records import Record
 from data.sealed import seal
 from data.shard import Shard
-from pipelines.policy.licence import model_licence, named_licence, source_licences
+from pipelines.run.licence import model_licence, named_licence, source_licences
 from pipelines.settings.load import load_settings
 from pipelines.synthesis.merge import merge
 

@@ -1,15 +1,36 @@
 """The licence that a model or a data set names in the front matter of its card, a README.md.
 
-Asks no network: what lies here, or in the hub's cache. Imports no torch. Leaves out what follows
+Asks no network: what lies here, or in the hub's cache. Leaves out what follows
 from licences (`data/card.py`).
 """
 
 from pathlib import Path
 
 from data.card import UNKNOWN
-from pipelines.policy.folder import ADAPTER_CONFIG, is_hub_id, named_base, role_path
+from pipelines.policy.folder import (
+    ADAPTER_CONFIG,
+    checkpoint_name,
+    is_hub_id,
+    named_base,
+    role_path,
+)
+from pipelines.run.origin import Origin
 from pipelines.settings.tables import Settings
 from pipelines.settings.task_table import TaskTable
+
+
+def licences_of(origin: Origin, served: bool) -> dict[str, dict[str, str]]:
+    """Licences of the "models" that sample and of the "sources" of their tasks, each by name.
+
+    Args:
+        origin: what samples.
+        served: by servers, of whose model only the name is known.
+    """
+    models = {}
+    for path in filter(None, (origin.learner, origin.critic)):
+        name = path if served else checkpoint_name(path).model
+        models[name] = UNKNOWN if served else model_licence(path, origin.settings)
+    return {"models": models, "sources": source_licences(origin.settings.tasks)}
 
 
 def model_licence(path: str, settings: Settings) -> str:
