@@ -7,11 +7,12 @@ shards. Every number is counted from the records themselves.
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from data.records import Record
 
-SOURCE_LICENCES = {"reasoning_gym": "Apache-2.0 (reasoning-gym)"}
+UNKNOWN = "unknown: check them"  # the terms of what no card names a licence of
+SOURCE_LICENCES = {"reasoning_gym": "apache-2.0"}
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
@@ -19,17 +20,26 @@ def card(
     records: Iterable[Record],
     *,
     title: str = "Sparring corpus",
-    licence: str = "apache-2.0",
+    licence: str = "",
+    models: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
+    request: str = "",
     data_files: str = "round_*.parquet",
 ) -> str:
     """Return the dataset card of these records as Markdown.
 
     Args:
         title: the card's heading.
-        licence: the identifier that the hub knows the licence by.
+        licence: the identifier that the hub knows the records' licence by; by default the one that
+            all their models and sources share, "other" where these differ, "unknown" where one is.
+        models: licences by the names of the models that wrote solutions or critiques.
+        sources: licences by the names of the generators of problems.
+        request: the file beside the card that says what was asked for.
         data_files: where the shards lie, as seen from the card.
     """
     listed = list(records)
+    models, sources = _licences(listed, models or {}, sources or {})
+    licence = licence or _common({*models.values(), *sources.values()})
     accepted = [record for record in listed if record.accepted]
     sections = [
         _front_matter(len(listed), title, licence, data_files),
@@ -40,8 +50,8 @@ def card(
         "## Counts\n\n" + _counts(listed, accepted),
         "## Acceptance\n\n" + _acceptance(listed, accepted),
         "## Diversity\n\n" + _diversity(accepted),
-        "## Provenance\n\n" + _provenance(listed),
-        "## Licence\n\n" + _licence(listed, licence),
+        "## Provenance\n\n" + _provenance(listed, request),
+        "## Licence\n\n" + _licence(licence, models, sources),
         "## Limits\n\n" + _limits(listed),
     ]
     return "\n\n".join(sections) + "\n"
@@ -118,17 +128,19 @@ def _diversity(accepted: Sequence[Record]) -> str:
     )
 
 
-def _provenance(listed: Sequence[Record]) -> str:
+def _provenance(listed: Sequence[Record], request: str) -> str:
     facts: dict[str, set[str]] = {
         "generators": {f"{r.generator_name} {r.generator_version}" for r in listed},
         "generator parameters": {r.generator_difficulty for r in listed} - {"", "{}"},
         "verifiers": {f"{r.verdict_verifier} {r.verdict_version}" for r in listed},
         "labels from": {str(r.label_source) for r in listed},
+        "models": {f"{r.model} with {r.adapter}" if r.adapter else r.model for r in listed} - {""},
         "learner weights": {r.learner_hash for r in listed},
         "critic weights": {note.critic_hash for r in listed for note in r.critiques},
-        "sampling": {f"temperature {r.temperature:g}, top-p {r.top_p:g}" for r in listed},
+        "sampling": {_sampling(r) for r in listed},
+        "schema versions": {str(r.schema_version) for r in listed},
     }
-    lines = []
+    lines = [f"- what was asked for, and the libraries' versions: `{request}`"] if request else []
     for name, values in facts.items():
         shown = ", ".join(f"`{value}`" for value in sorted(values)[:8]) or "none"
         more = f" and {len(values) - 8} more" if len(values) > 8 else ""
@@ -136,13 +148,38 @@ def _provenance(listed: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _licence(listed: Sequence[Record], licence: str) -> str:
-    origins = sorted({record.generator_name.split("/")[0] for record in listed})
-    lines = [f"The records are released under `{licence}`. Their problems come from:", ""]
-    for origin in origins:
-        terms = SOURCE_LICENCES.get(origin, "the terms of that source apply: check them")
-        lines.append(f"- {origin}: {terms}")
-    return "\n".join(lines)
+def _sampling(record: Record) -> str:
+    limit = f", at most {record.max_new_tokens} tokens" if record.max_new_tokens else ""
+    return f"temperature {record.temperature:g}, top-p {record.top_p:g}{limit}"
+
+
+def _licences(
+    listed: Sequence[Record], models: Mapping[str, str], sources: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Licences of every model and source of these records, and of the models that criticised."""
+    named = {record.model or "a model without a name" for record in listed}
+    origins = {record.generator_name.split("/")[0] for record in listed}
+    known = SOURCE_LICENCES | dict(sources)
+    return (
+        {name: models.get(name, UNKNOWN) for name in sorted(named | models.keys())},
+        {name: known.get(name, UNKNOWN) for name in sorted(origins)},
+    )
+
+
+def _common(licences: set[str]) -> str:
+    if not licences or UNKNOWN in licences:
+        return "unknown"
+    return licences.pop() if len(licences) == 1 else "other"
+
+
+def _licence(licence: str, models: Mapping[str, str], sources: Mapping[str, str]) -> str:
+    said = {
+        "unknown": "Nobody has said under which licence these records may be used. It depends on:",
+        "other": "These records come from works under several licences:",
+    }.get(licence, f"The records are released under `{licence}`. They come from:")
+    lines = [f"- problems of `{name}`: {terms}" for name, terms in sources.items()]
+    lines += [f"- solutions or critiques by `{name}`: {terms}" for name, terms in models.items()]
+    return "\n".join([said, "", *lines])
 
 
 def _limits(listed: Sequence[Record]) -> str:

@@ -7,12 +7,15 @@ The quarantine lies beside the corpus, since `datasets` reads the folders inside
 
 A shard is written atomically and as a whole: admitting a round again replaces its shard, so a
 round rerun after a kill leaves no trace of the first try. `datasets.load_dataset("parquet",
-data_files="corpus/round_*.parquet")` reads it. Left out: what is let through (the gate decides).
+data_files="corpus/round_*.parquet")` reads it. Shards of an earlier schema are read, and get the
+columns of today's with the next one that is written, or one reader could not take them together;
+their records keep their version. Left out: what is let through (the gate decides).
 """
 
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -22,13 +25,8 @@ import pyarrow.parquet as pq
 from data.atomic import remove_stale, sync_folder, write_parquet_atomic
 from data.columns import Column, columns_of
 from data.errors import UserError
-from data.records import (
-    RECORD_COLUMNS,
-    Record,
-    record_digest,
-    record_from_row,
-    record_row,
-)
+from data.records import Record
+from data.sealed import ADDED_IN_2, RECORD_COLUMNS, record_digest, record_from_row, record_row
 
 _PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -56,6 +54,7 @@ class Corpus:
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory).absolute()
         self.quarantine = self.directory.with_name(f"{self.directory.name}_quarantine")
+        self._is_current = False  # whether every shard has today's columns
 
     def admit(self, records: Iterable[Record]) -> list[Path]:
         """Store the records, replacing the whole shard of every round among them.
@@ -79,11 +78,10 @@ class Corpus:
         Raises:
             ValueError: a record was changed after it was sealed.
         """
-        path, listed = self.path_of(number), list(records)
+        listed = list(records)
         _require_sealed(listed)
-        rows = [record_row(record) for record in listed]
-        write_parquet_atomic(path, pa.Table.from_pylist(rows, schema=SCHEMA))
-        return path
+        self._bring_up_to_date()
+        return self._write(number, listed)
 
     def rounds(self) -> list[int]:
         """Return the numbers of the rounds that have a shard, ascending."""
@@ -145,6 +143,18 @@ class Corpus:
             sync_folder(self.directory)
         return moved
 
+    def _bring_up_to_date(self) -> None:
+        """Write the shards that have an earlier schema's columns again, in today's."""
+        for number in [] if self._is_current else self.rounds():
+            if self._open(number).schema_arrow.names != SCHEMA.names:
+                self._write(number, self.shard(number))
+        self._is_current = True
+
+    def _write(self, number: int, records: Iterable[Record]) -> Path:
+        path, rows = self.path_of(number), [record_row(record) for record in records]
+        write_parquet_atomic(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+        return path
+
     def _rounds(self, before: int | None) -> list[int]:
         return [number for number in self.rounds() if before is None or number < before]
 
@@ -153,24 +163,36 @@ class Corpus:
         return self.directory / f"round_{number:05d}.parquet"
 
     def _read(self, number: int, columns: list[str]) -> list[dict[str, object]]:
-        path = self.path_of(number)
-        try:
-            table = pq.ParquetFile(path).read(columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"shard {path} cannot be read: {reason}; move it away") from error
-        missing = [name for name in columns if name not in table.column_names]
-        if missing:
+        path, file = self.path_of(number), self._open(number)
+        had = set(file.schema_arrow.names)
+        if "schema_version" not in had:  # of the first version
+            had |= ADDED_IN_2.keys()
+        if missing := [name for name in columns if name not in had]:
             raise UserError(f"shard {path} lacks {', '.join(missing)}: it is not one of ours")
-        rows: list[dict[str, object]] = table.to_pylist()
+        with _readable(path):
+            rows: list[dict[str, object]] = file.read(columns=columns).to_pylist()
         return rows
+
+    def _open(self, number: int) -> pq.ParquetFile:
+        path = self.path_of(number)
+        with _readable(path):
+            return pq.ParquetFile(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"shard {path} cannot be read: {reason}; move it away") from error
 
 
 def _require_sealed(records: Iterable[Record]) -> None:
     for record in records:
         if record.sha256 != record_digest(record):
             raise ValueError(
-                f"record {record.id} does not match its sha256: call data.records.seal on it"
+                f"record {record.id} does not match its sha256: call data.sealed.seal on it"
             )
 
 

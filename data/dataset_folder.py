@@ -14,19 +14,20 @@ beyond it are a killed process's, and the batch is made again. A run's `corpus/`
 
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from data.atomic import remove_stale, write_text_atomic
 from data.batches import append_batch, batch_of, keep_batches, read_batches
-from data.card import card
+from data.card import UNKNOWN, card
 from data.corpus import Corpus
 from data.errors import UserError
 from data.json_table import read_table
-from data.records import Record, seal
+from data.records import Record
+from data.sealed import seal
 
 STATE_FILE = "generate.json"
 _WORDING = {"tasks.answer_in": "any", "tasks.prompt_template": "", "learner.system_prompt": ""}
@@ -43,6 +44,7 @@ class Progress:
         versions: of the libraries, and the commit.
         status: "open", "interrupted", "exhausted", "failed" or "complete".
         batches: number of complete batches.
+        licences: of "models" and of "sources", each by name.
     """
 
     arguments: Mapping[str, object]
@@ -52,6 +54,7 @@ class Progress:
     batches: int = 0
     accepted: int = 0
     rejected: int = 0
+    licences: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class DatasetFolder:
@@ -179,8 +182,12 @@ class DatasetFolder:
 
     def write_card(self, title: str = "") -> None:
         """Write the dataset card of everything here; its title is the folder's name by default."""
-        records, name = self.records(), title or self.path.resolve().name
-        text = card(records, title=name, data_files="train/round_*.parquet")
+        progress, name = self.progress(), title or self.path.resolve().name
+        licences = progress.licences if progress is not None else {}
+        text = card(
+            self.records(), title=name, data_files="train/round_*.parquet", request=STATE_FILE,
+            models=licences.get("models"), sources=licences.get("sources"),
+        )  # fmt: skip
         write_text_atomic(self.path / "README.md", text)
 
 
@@ -248,6 +255,20 @@ def open_records(path: Path, dialect: str = "") -> Reader:
     seconds = float(str(tables.get("rewards.timeout_seconds", 5.0)))
     wording = (str(tables.get(key, usual)) for key, usual in _WORDING.items())
     return Reader(path, tuple(corpora), dialect, seconds, *wording)
+
+
+def joined_licences(
+    parts: Iterable[Mapping[str, Mapping[str, str]]],
+) -> dict[str, dict[str, str]]:
+    """Licences of all parts; one that any of them knows is known."""
+    joined: dict[str, dict[str, str]] = {"models": {}, "sources": {}}
+    for part in parts:
+        for kind, licences in part.items():
+            joined[kind] |= {
+                name: terms for name, terms in licences.items()
+                if terms != UNKNOWN or name not in joined[kind]
+            }  # fmt: skip
+    return joined
 
 
 def flat_arguments(tables: Mapping[str, object]) -> dict[str, object]:

@@ -1,18 +1,16 @@
 """What the loop passes around and what it keeps: tasks, splits and corpus records.
 
 Everything here is frozen and built from plain values, so that it survives JSON, Parquet and a
-process boundary unchanged. Left out: where tasks come from (`data.sources`), what admits and
-stores records (`data.corpus`).
+process boundary unchanged. Left out: where tasks come from (`data.sources`), how records are
+made and sealed (`data.sealed`), what admits and stores them (`data.corpus`).
 """
 
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from typing import Any, Literal, Protocol, get_args
-
-from data.columns import Column, columns_of
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
 
 Split = Literal["train", "audit", "probe", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -72,11 +70,24 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledWith:
-    """How a completion was sampled."""
+    """What a completion was sampled with, so that the same weights can sample it again.
+
+    Attributes:
+        seed: the completion's own.
+        rendered: the prompt as the policy was given it: its tokens as text, special ones included.
+            A server renders a conversation itself; what it was sent is here, as canonical JSON.
+        model: what the model is called: a hub id, or its folder's name without its place.
+        adapter: what the LoRA adapter on it is called; "" for none.
+        max_new_tokens: the most tokens of the completion; 0 where that is not known.
+    """
 
     temperature: float
     top_p: float
     seed: int
+    rendered: str = ""
+    model: str = ""
+    adapter: str = ""
+    max_new_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +118,7 @@ class JudgedOutcome(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One judged solution, flat: a row of the corpus. Build it with `make_record`.
+    """One judged solution, flat: a row of the corpus. Build it with `data.sealed.make_record`.
 
     Attributes:
         id: identity of this sample: its task, solution, learner and sampling seed.
@@ -115,14 +126,19 @@ class Record:
         parents: ids of the records that it descends from.
         generator_difficulty: the generator's parameters as JSON text, or "".
         prompt: the task's question, before any dialect renders it.
+        rendered: the prompt as the policy was given it, as in `SampledWith`; where it begins the
+            solution, the sample is the rest.
         answer: the answer read from the solution; None where there is none.
         reference: the task's gold answer; with `entry` it lets anyone verify the sample again.
         entry: the task's entry as JSON text, "{}" if empty.
         revision_of: id of the record that this one revises, or "".
+        model: what the model is called, as in `SampledWith`, and so `adapter`.
+        learner_hash: fingerprint of the weights that sampled it, the adapter's included.
         pass_rate: share of this task's group that the verifier passed; None if it had no group.
         signature: `signature(prompt, solution)`, the key of exact deduplication.
         contamination: "" if unchecked or clean, else what it overlaps with.
         reject_reason: "" iff accepted.
+        schema_version: of the record; it has these columns as of `SCHEMA_VERSION`.
         sha256: `record_digest` of every other field.
     """
 
@@ -135,6 +151,7 @@ class Record:
     generator_seed: int
     generator_difficulty: str
     prompt: str
+    rendered: str
     solution: str
     answer: str | None
     reference: str
@@ -144,10 +161,13 @@ class Record:
     verdict_outcome: str
     critiques: tuple[CritiqueNote, ...]
     revision_of: str
+    model: str
+    adapter: str
     learner_hash: str
     temperature: float
     top_p: float
     sampling_seed: int
+    max_new_tokens: int
     pass_rate: float | None
     label_source: LabelSource
     round: int
@@ -156,10 +176,8 @@ class Record:
     contamination: str
     accepted: bool
     reject_reason: str
+    schema_version: int
     sha256: str = ""
-
-
-RECORD_COLUMNS = columns_of(Record)
 
 
 def normalise(text: str) -> str:
@@ -248,103 +266,3 @@ def make_task(
         entry={} if entry is None else entry,
         generator=generator,
     )
-
-
-def make_record(
-    task: Task,
-    *,
-    solution: str,
-    answer: str | None,
-    verdict: JudgedOutcome,
-    sampling: SampledWith,
-    learner_hash: str,
-    round: int,
-    pass_rate: float | None,
-    reject_reason: str = "",
-    critiques: Sequence[CritiqueNote] = (),
-    contamination: str = "",
-    label_source: LabelSource = "rule",
-    parents: Sequence[str] = (),
-    revision_of: str = "",
-) -> Record:
-    """Build a record and seal it with its digest.
-
-    The arguments are `Record`'s; a `reject_reason` of "" makes the record an accepted one.
-
-    Raises:
-        ValueError: `pass_rate` lies outside [0, 1], `round` is negative, or the seed exceeds
-            64 bits.
-    """
-    _check_ranges(pass_rate, round, sampling.seed)
-    origin = task.generator
-    record = Record(
-        id=signature(task.id, solution, learner_hash, str(sampling.seed)),
-        task_id=task.id,
-        parents=tuple(parents),
-        family=task.family,
-        generator_name=origin.name,
-        generator_version=origin.version,
-        generator_seed=origin.seed,
-        generator_difficulty=origin.difficulty,
-        prompt=task.question,
-        solution=solution,
-        answer=answer,
-        reference=task.reference,
-        entry=canonical_json(task.entry),
-        verdict_verifier=verdict.verifier,
-        verdict_version=verdict.version,
-        verdict_outcome=verdict.outcome,
-        critiques=tuple(critiques),
-        revision_of=revision_of,
-        learner_hash=learner_hash,
-        temperature=float(sampling.temperature),
-        top_p=float(sampling.top_p),
-        sampling_seed=sampling.seed,
-        pass_rate=None if pass_rate is None else float(pass_rate),
-        label_source=label_source,
-        round=round,
-        split=task.split,
-        signature=signature(task.question, solution),
-        contamination=contamination,
-        accepted=not reject_reason,
-        reject_reason=reject_reason,
-    )
-    return seal(record)
-
-
-def _check_ranges(pass_rate: float | None, round: int, sampling_seed: int) -> None:
-    if pass_rate is not None and not 0 <= pass_rate <= 1:
-        raise ValueError(f"pass_rate must lie in [0, 1], got {pass_rate}: give passes / counted")
-    if round < 0:
-        raise ValueError(f"round must be 0 or more, got {round}")
-    if not -(2**63) <= sampling_seed < 2**63:
-        raise ValueError(f"sampling.seed must fit in 64 signed bits, got {sampling_seed}")
-
-
-def seal(record: Record) -> Record:
-    """Return the record with the digest of its present contents (call it after any `replace`)."""
-    return replace(record, sha256=record_digest(record))
-
-
-def record_digest(record: Record) -> str:
-    """Return the SHA-256 hex digest of a record's canonical JSON, without its `sha256` field."""
-    row = record_row(record)
-    del row["sha256"]
-    return hashlib.sha256(canonical_json(row).encode()).hexdigest()
-
-
-def record_row(record: Record) -> dict[str, Any]:
-    """Return the record as one row of plain JSON values, in `RECORD_COLUMNS`' order."""
-    values = asdict(record)
-    return {c.name: [*values[c.name]] if c.many else values[c.name] for c in RECORD_COLUMNS}
-
-
-def record_from_row(row: Mapping[str, Any]) -> Record:
-    """Rebuild the record that `record_row` wrote."""
-    return Record(**{column.name: _value(column, row[column.name]) for column in RECORD_COLUMNS})
-
-
-def _value(column: Column, stored: Any) -> Any:
-    if not column.many:
-        return stored
-    return tuple(column.kind(**item) if is_dataclass(column.kind) else item for item in stored)

@@ -49,7 +49,7 @@ def self_play(settings: Settings, resume: bool, progress: Progress) -> int:
             with timed("critic block"):
                 run.critic_game.train(bouts, plan)
             with timed("gate"):
-                records = run.gate(bouts, run.archive(), plan.round, run.temperature)
+                records = run.gate(bouts, run.archive(), plan.round)
             with timed("feedback"):
                 run.feedback.train(records, run.recent(), plan)
             with timed("probe and audit"):

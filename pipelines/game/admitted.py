@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from data.errors import UserError
-from data.records import Record, record_digest
+from data.records import Record
+from data.sealed import record_digest
 
 
 @dataclass(frozen=True)

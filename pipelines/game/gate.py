@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from critic.critique import Critique
 from data.contamination import Contamination
 from data.dedup import DuplicateIndex
-from data.records import CritiqueNote, Record, SampledWith, make_record
+from data.records import CritiqueNote, Record
+from data.sealed import make_record
 from pipelines.game.bout import Bout, CheckedCritique
 
 
@@ -29,7 +30,6 @@ class Gate:
         bouts: Sequence[Bout],
         duplicates: DuplicateIndex,
         round_: int,
-        temperature: float,
     ) -> list[Record]:
         """Judge bouts against everything admitted so far; what is accepted joins `duplicates`."""
         rates = _pass_rates(bouts)
@@ -47,7 +47,7 @@ class Gate:
                     solution=solution,
                     answer=bout.solution.answer,
                     verdict=bout.verdict,
-                    sampling=SampledWith(temperature=temperature, top_p=1.0, seed=bout.sample.seed),
+                    sampling=bout.sample.sampled,
                     learner_hash=bout.sample.weights_hash,
                     round=round_,
                     pass_rate=rates[bout.task.id],

@@ -104,6 +104,15 @@ def reply_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return tokenizer.decode([i for i in ids if i not in hidden], skip_special_tokens=False)
 
 
+def prompt_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """A prompt as text, special tokens included; encoded without further ones it is the prompt.
+
+    But where a text spells a control token, which was cut in two, and where the tokenizer puts a
+    space before every text.
+    """
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
 def declare_ends(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token that ends a reply: the tokenizer's, the checkpoint's, the chat template's.
 

@@ -3,6 +3,7 @@
 Leaves out what is in the folder (`policy/checkpoint.py`).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.json_table import read_table
@@ -22,6 +23,50 @@ def role_path(settings: Settings, role: RoleTable) -> str:
     return str(settings.sft.directory)
 
 
+@dataclass(frozen=True)
+class ModelName:
+    """What a policy is called elsewhere than on this machine.
+
+    Attributes:
+        model: a hub id or a folder's name; what a run trains is called as what it started from.
+        adapter: the LoRA adapter on it; "" for none.
+    """
+
+    model: str = ""
+    adapter: str = ""
+
+
+UNNAMED = ModelName()
+
+
+def role_name(settings: Settings, name: str, role: RoleTable) -> ModelName:
+    """What a run calls the policy of a role that it trains."""
+    model = name_of(role.model or role_path(settings, role))
+    if role.adapter:
+        return ModelName(model, name_of(role.adapter))
+    return ModelName(model, f"{name}_adapter" if role.lora else "")
+
+
+def checkpoint_name(path: str) -> ModelName:
+    """What a checkpoint is called, which may be an adapter's folder."""
+    if (Path(path) / ADAPTER_CONFIG).exists():
+        return ModelName(name_of(named_base(Path(path))), name_of(path))
+    return ModelName(name_of(path))
+
+
+def name_of(path: str) -> str:
+    """A hub id as it is, also of its copy here; of a folder its name, without where it lies.
+
+    A round's folder is named with its run: `tiny/round_00003/learner`.
+    """
+    if is_hub_id(path):
+        return path
+    *_, run, place, round_, name = ("", "", "", *Path(path).resolve().parts)
+    if round_ == "snapshots" and place.startswith("models--"):
+        return place.removeprefix("models--").replace("--", "/")
+    return f"{run}/{round_}/{name}" if place == "checkpoints" else name
+
+
 def is_hub_id(path: str) -> bool:
     """Whether a model's name is a hub's (`owner/name`) and not a folder's."""
     looks_local = path.count("/") != 1 or path.startswith(("runs/", ".", "~", "/"))
@@ -38,7 +83,7 @@ def local_folder(path: str) -> str:
         return path
     from huggingface_hub import snapshot_download  # a third of a second, for hub ids alone
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
     what = f"{path} is not a folder, and the hub does not give it"
     with as_user_error(what, OSError, ValueError):  # offline, unknown, gated
         return snapshot_download(path, allow_patterns=patterns)

@@ -9,8 +9,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from data.records import SampledWith
+
 Weights = Mapping[str, object]  # tensors, which a game hands back as it got them
 Prompt = str | list[dict[str, str]]  # bare text, or the turns of a conversation
+NOT_SAMPLED = SampledWith(temperature=1.0, top_p=1.0, seed=0)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Sample:
         token_ids: the sampled ids, the end-of-sequence id included when it was reached.
         logprobs: log-probability (nats) of each id under the sampler.
         truncated: whether the token limit ended it.
-        seed: the completion's own seed.
+        sampled: what it was sampled with.
         weights_hash: the hash of the weights that sampled it.
     """
 
@@ -30,7 +33,7 @@ class Sample:
     token_ids: list[int]
     logprobs: list[float]
     truncated: bool
-    seed: int = 0
+    sampled: SampledWith = NOT_SAMPLED
     weights_hash: str = ""
 
 

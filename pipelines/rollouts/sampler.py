@@ -13,8 +13,17 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from pipelines.policy.chat import chat_ids, reply_text, text_ids, turn_end_id, without_end
+from data.records import SampledWith
+from pipelines.policy.chat import (
+    chat_ids,
+    prompt_text,
+    reply_text,
+    text_ids,
+    turn_end_id,
+    without_end,
+)
 from pipelines.policy.fingerprint import UNPROVEN, WeightsId
+from pipelines.policy.folder import UNNAMED, ModelName
 from pipelines.policy.moe import Policy
 from pipelines.policy.tensors import weights_hash
 from pipelines.rollouts.engine import Completion, Engine, Sampling, completion_seed
@@ -68,6 +77,7 @@ class Sampler:
         sync: moves and proves the policy's weights; None where the policy itself generates.
         process_index: of this process; part of the seeds of a policy that trains.
         chat_template_kwargs: what the chat template gets for every conversation.
+        called: what the policy is called in the samples.
 
     Attributes:
         version: how often the policy's weights have changed.
@@ -87,11 +97,12 @@ class Sampler:
         sync: WeightSync | None = None,
         process_index: int = 0,
         chat_template_kwargs: Mapping[str, object] | None = None,
+        called: ModelName = UNNAMED,
     ) -> None:
         self.name, self.engine, self.tokenizer, self.seed = name, engine, tokenizer, seed
         self.max_tokens, self.temperature = max_tokens, temperature
         self.policy, self.sync, self.process_index = policy, sync, process_index
-        self.chat_template_kwargs = chat_template_kwargs or {}
+        self.chat_template_kwargs, self.called = chat_template_kwargs or {}, called
         self.version = 0
         self.ledger: Ledger | None = None
         self.seconds = StageSeconds()
@@ -145,12 +156,19 @@ class Sampler:
         return chat_ids(self.tokenizer, prompt, self.chat_template_kwargs)
 
     def to_samples(self, rollouts: Rollouts) -> list[Sample]:
-        """The completions as text."""
-        request = rollouts.request
-        samples = []
-        for done, seed in zip(rollouts.completions, request.seeds, strict=True):
+        """The completions as text, with what they were sampled with."""
+        request, samples, prompt, rendered = rollouts.request, [], None, ""
+        asked = zip(rollouts.completions, request.prompts, request.seeds, strict=True)
+        for done, ids, seed in asked:
+            if ids != prompt:  # those of a group are adjacent
+                prompt, rendered = ids, prompt_text(self.tokenizer, ids)
             text = reply_text(self.tokenizer, without_end(self.tokenizer, done.token_ids))
-            known = (done.token_ids, done.logprobs, done.truncated, seed, request.weights.hash)
+            sampled = SampledWith(
+                temperature=request.sampling.temperature, top_p=1.0, seed=seed, rendered=rendered,
+                model=self.called.model, adapter=self.called.adapter,
+                max_new_tokens=request.sampling.max_tokens,
+            )  # fmt: skip
+            known = (done.token_ids, done.logprobs, done.truncated, sampled, request.weights.hash)
             samples.append(Sample(text, *known))
         return samples
 

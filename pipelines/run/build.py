@@ -27,7 +27,7 @@ from pipelines.policy.checkpoint import (
     share_base,
     trained_tensors,
 )
-from pipelines.policy.folder import local_folder, role_path
+from pipelines.policy.folder import local_folder, role_name, role_path
 from pipelines.policy.fp8 import fp8_checkpoint, train_in_fp8
 from pipelines.policy.manifest import checkpoint_manifest
 from pipelines.policy.moe import Policy
@@ -205,7 +205,7 @@ def _sampler(
     limits = (role.max_completion_length, role.temperature)
     return Sampler(
         name, engine, tokenizer, settings.run.seed, *limits, policy, sync,
-        chat_template_kwargs=role.chat_template_kwargs,
+        chat_template_kwargs=role.chat_template_kwargs, called=role_name(settings, name, role),
     )  # fmt: skip
 
 

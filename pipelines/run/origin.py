@@ -25,7 +25,14 @@ from pipelines.policy.checkpoint import (
     load_tokenizer,
 )
 from pipelines.policy.fingerprint import WeightsId
-from pipelines.policy.folder import ADAPTER_CONFIG, local_folder, named_base, role_path
+from pipelines.policy.folder import (
+    ADAPTER_CONFIG,
+    ModelName,
+    checkpoint_name,
+    local_folder,
+    named_base,
+    role_path,
+)
 from pipelines.policy.tensors import weights_hash
 from pipelines.process import on_cpu
 from pipelines.rollouts.engine import Engine
@@ -61,6 +68,7 @@ class Served:
 
     engine: Engine
     tokenizer: PreTrainedTokenizerBase
+    called: ModelName
 
 
 def find_origin(
@@ -165,8 +173,9 @@ def _sampler(name: str, served: Served, role: RoleTable, seed: int) -> Sampler:
     limits = (role.max_completion_length, role.temperature)
     template = role.chat_template_kwargs
     return Sampler(
-        name, served.engine, served.tokenizer, seed, *limits, chat_template_kwargs=template
-    )
+        name, served.engine, served.tokenizer, seed, *limits, chat_template_kwargs=template,
+        called=served.called,
+    )  # fmt: skip
 
 
 def _is_run(source: Path) -> bool:
@@ -221,7 +230,7 @@ def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
 
 
 def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> Served:
-    tokenizer, dtype = load_tokenizer(path), role.served_dtype
+    tokenizer, dtype, called = load_tokenizer(path), role.served_dtype, checkpoint_name(path)
     if _is_adapter(Path(path)):
         policy, weights = _merge_adapter(Path(path), scratch, tokenizer)
         path, dtype = str(scratch), "float32"
@@ -243,7 +252,7 @@ def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> 
             rollout.max_num_seqs,
         )
     engine.weights = WeightsId(0, weights)  # as loaded, and it stays
-    return Served(engine, tokenizer)
+    return Served(engine, tokenizer, called)
 
 
 def _merge_adapter(

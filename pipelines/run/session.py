@@ -254,11 +254,6 @@ class Run:
 
     # -- a round ----------------------------------------------------------------------------------
 
-    @property
-    def temperature(self) -> float:
-        """Of the learner's training samples, as the interventions have left it."""
-        return self.roles.learner.temperature
-
     def archive(self) -> DuplicateIndex:
         """Everything admitted before this round, to find duplicates among."""
         return DuplicateIndex(self.corpus.records(before=self.round))

@@ -17,6 +17,7 @@ import httpx
 from pydantic import ValidationError
 
 from data.errors import UserError, reason
+from data.records import SampledWith, canonical_json
 from pipelines.rollouts.engine import completion_seed
 from pipelines.rollouts.sample import Prompt, Sample
 from rewards.judge import FIRST_WAIT, LONGEST_WAIT, MAX_REPLY_BYTES, RETRIED, shortened
@@ -118,16 +119,22 @@ class EndpointSampler:
         async with httpx.AsyncClient(headers=headers, timeout=None, limits=limits) as client:
 
             async def one(index: int, prompt: Prompt) -> Sample:
-                seed = completion_seed(self.seed, self.name, purpose, index)
+                is_text = isinstance(prompt, str)
+                how = SampledWith(
+                    temperature=temperature, top_p=1.0, model=self.model,
+                    seed=completion_seed(self.seed, self.name, purpose, index) % 2**31,
+                    rendered=prompt if is_text else canonical_json(prompt),
+                    max_new_tokens=self.max_tokens,
+                )  # fmt: skip
                 asked = {
-                    "model": self.model, "max_tokens": self.max_tokens,
-                    "temperature": temperature, "seed": seed % 2**31,
-                    "prompt" if isinstance(prompt, str) else "messages": prompt,
+                    "model": how.model, "max_tokens": how.max_new_tokens, "seed": how.seed,
+                    "temperature": how.temperature, "top_p": how.top_p,  # or the server's own
+                    "prompt" if is_text else "messages": prompt,
                 }  # fmt: skip
-                path = "/completions" if isinstance(prompt, str) else "/chat/completions"
+                path = "/completions" if is_text else "/chat/completions"
                 async with places:
                     text, truncated = await self._ask(client, path, asked)
-                return Sample(text, [], [], truncated, seed, self.weights_hash)
+                return Sample(text, [], [], truncated, how, self.weights_hash)
 
             tasks = [asyncio.ensure_future(one(i, prompt)) for i, prompt in enumerate(prompts)]
             try:

@@ -16,7 +16,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.dataset_folder import DatasetFolder, Progress, cut_surplus, interrupts_deferred
+from data.dataset_folder import (
+    DatasetFolder,
+    Progress,
+    cut_surplus,
+    interrupts_deferred,
+    joined_licences,
+)
 from data.dedup import DuplicateIndex
 from data.errors import UserError
 from data.held_out import HeldOut, contamination_of, held_out_of, read_held_out, write_held_out
@@ -29,6 +35,7 @@ from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee, verifiers_of
 from pipelines.rollouts.sample import Respondent
 from pipelines.run.directory import versions
+from pipelines.run.licence import licences_of
 from pipelines.run.origin import Origin, find_origin, load_samplers, served_origin
 from pipelines.run.tasks import context_of
 from pipelines.synthesis.endpoint import EndpointSampler, urls_of
@@ -78,6 +85,10 @@ def generate(request: Request) -> Progress:
             refuse_changes("weights", earlier.weights, weights, request.out)
             earlier = folder.reopen(replace(earlier, arguments=arguments))
         progress = earlier or Progress(arguments, weights, versions())
+        known = joined_licences(
+            [progress.licences, licences_of(origin, bool(urls_of(request.source)))]
+        )
+        progress = replace(progress, licences=known)
         return Generation(request, folder, progress, referee, source, learner, critic).finish()
 
 
@@ -143,8 +154,8 @@ class Generation:
     ) -> None:
         self.request, self.folder, self.progress = request, folder, progress
         self.referee, self.source, self.learner, self.critic = referee, source, learner, critic
-        table, self.temperature = referee.settings.rollout, referee.settings.learner.temperature
-        self.batch_size = request.batch or max(1, table.max_num_seqs // request.group)
+        fitting = referee.settings.rollout.max_num_seqs // request.group
+        self.batch_size = request.batch or max(1, fitting)
         held_out = _held_out(referee, source)
         _keep_held_out(folder, held_out)
         self.gate = Gate(contamination_of(held_out))
@@ -203,7 +214,7 @@ class Generation:
         place = "" if shard == WHOLE else f"shard {shard} "  # other seeds than other shards
         bouts = self._play(tasks, f"{place}batch {number}")
         self.played.update(task.id for task in tasks)
-        return self.gate(bouts, self.duplicates, number, self.temperature)
+        return self.gate(bouts, self.duplicates, number)
 
     def _draw(self, number: int) -> list[Task]:
         seed = int.from_bytes(

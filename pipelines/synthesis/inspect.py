@@ -11,7 +11,8 @@ import numpy as np
 
 from data.dataset_folder import SURPLUS, Reader
 from data.errors import UserError
-from data.records import Record, record_row
+from data.records import Record
+from data.sealed import record_row
 from pipelines.synthesis.rebuild import critique_verdict, dialect_of, read_solution
 
 
@@ -39,6 +40,9 @@ def record_text(row: Mapping[str, object]) -> str:
         f"verdict   {row['verdict_outcome']} by {row['verdict_verifier']} "
         f"({row['verdict_version']})",
     ]  # fmt: skip
+    if row["model"]:
+        adapter = f" with {row['adapter']}" if row["adapter"] else ""
+        parts.append(f"sampled   by {row['model']}{adapter}, seed {row['sampling_seed']}")
     critiques = row["critiques"]
     assert isinstance(critiques, list), "record_row() made it"
     for note in critiques:

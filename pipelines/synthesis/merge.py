@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.atomic import atomic_folder
-from data.dataset_folder import DatasetFolder, Progress
+from data.dataset_folder import DatasetFolder, Progress, joined_licences
 from data.dedup import DuplicateIndex
 from data.errors import UserError
 from data.held_out import HeldOut, contamination_of, read_held_out, write_held_out
-from data.records import Record, record_digest, seal
+from data.records import Record
+from data.sealed import record_digest, seal
 from data.shard import WHOLE, Shard, read_shard
 from pipelines.synthesis.request import changes
 
@@ -94,7 +95,10 @@ class _Merging:
 
     def run(self) -> Merged:
         """Write every record; returns what became of them."""
-        progress = Progress(_arguments(self.parts), self.parts[0].progress.weights, self._libraries)
+        progress = Progress(
+            _arguments(self.parts), self.parts[0].progress.weights, self._libraries,
+            licences=joined_licences(part.progress.licences for part in self.parts),
+        )  # fmt: skip
         for part in self.parts:
             before = self.merged.accepted
             for records in _batches(part):

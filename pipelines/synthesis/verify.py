@@ -15,12 +15,8 @@ from data.dedup import DuplicateIndex
 from data.errors import UserError
 from data.held_out import contamination_of, read_held_out
 from data.rebuild import task_of
-from data.records import (
-    Record,
-    identity,
-    record_digest,
-    signature,
-)
+from data.records import Record, identity, signature
+from data.sealed import record_digest
 from pipelines.synthesis.rebuild import dialect_of, read_solution
 from rewards.solution import Dialect
 from rewards.verifiers import Verifiers

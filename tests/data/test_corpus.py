@@ -8,24 +8,17 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from set_cases import as_version_1, make_shards_old
 
 from data.atomic import TEMPORARY_SUFFIX, write_bytes_atomic, write_text_atomic
 from data.card import card
 from data.corpus import SCHEMA, Corpus
 from data.errors import UserError
-from data.records import (
-    RECORD_COLUMNS,
-    CritiqueNote,
-    Generator,
-    Record,
-    SampledWith,
-    make_record,
-    make_task,
-    record_row,
-    seal,
-)
+from data.records import CritiqueNote, Generator, Record, SampledWith, make_task
+from data.sealed import RECORD_COLUMNS, SCHEMA_VERSION, make_record, record_digest, record_row, seal
 from rewards.verdict import Verdict
 
+DIGEST_OF_VERSION_1 = "a8dae7c5eb5d8967caa6f4c9f54dca433e575fbd2edc8c9980173f1a33f6ce19"
 FIELDS = tuple(column.name for column in RECORD_COLUMNS)
 
 
@@ -182,7 +175,7 @@ def test_the_card_counts_what_is_there() -> None:
         "- generators: `reasoning_gym/sums 1`",
         "- learner weights: `aa`",
         "- critic weights: `cc`",
-        "- reasoning_gym: Apache-2.0",
+        "- problems of `reasoning_gym`: apache-2.0",
         "## Limits",
     ):
         assert line in body, line
@@ -193,12 +186,47 @@ def test_the_card_of_nothing_is_still_a_card() -> None:
     assert "| all | 0 | 0 |" in text and "not measured" in text
 
 
+def test_shards_of_the_first_schema_are_read_and_told_apart(tmp_path: Path) -> None:
+    corpus, old = Corpus(tmp_path / "corpus"), [as_version_1(make(n, n // 2)) for n in range(4)]
+    corpus.admit(old)
+    make_shards_old(corpus.directory)
+    assert list(corpus.records()) == old
+    assert [record.schema_version for record in corpus.records()] == [1] * 4
+    assert all(record.sha256 == record_digest(record) for record in corpus.records())
+    assert corpus.signatures() == {record.signature for record in old}
+    new = [make(n, 2) for n in (4, 5)]
+    corpus = Corpus(corpus.directory)
+    corpus.admit(new)  # its writer brings the others to the same columns, and changes no record
+    assert list(corpus.records()) == [*old, *new]
+    assert [record.schema_version for record in corpus.records()] == [1, 1, 1, 1, 2, 2]
+    table = load(corpus.directory, tmp_path / "cache")
+    assert table["schema_version"] == [1, 1, 1, 1, 2, 2] and table.column_names == list(FIELDS)
+
+
+def test_a_later_schema_is_refused_by_its_number(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path)
+    corpus.admit([seal(replace(make(1, 0), schema_version=SCHEMA_VERSION + 1))])
+    later = (
+        rf"is of schema {SCHEMA_VERSION + 1}, and this version .* up to {SCHEMA_VERSION}: update"
+    )
+    with pytest.raises(UserError, match=later):
+        list(corpus.records())
+
+
+def test_a_record_of_the_first_schema_keeps_its_seal_and_cannot_hide_a_field() -> None:
+    """The digest was written down by the version before this one."""
+    old = as_version_1(make(1, 0))
+    assert old.sha256 == DIGEST_OF_VERSION_1
+    assert record_digest(replace(old, rendered="forged")) != old.sha256
+    assert record_digest(replace(old, schema_version=2)) != old.sha256
+
+
 def test_the_schema_follows_from_the_record() -> None:
     assert tuple(SCHEMA.names) == FIELDS
     assert {field.name for field in SCHEMA if field.nullable} == {"answer", "pass_rate"}
     kinds = {name: str(SCHEMA.field(name).type) for name in FIELDS}
     assert {name for name, kind in kinds.items() if kind == "int64"} == {
-        "generator_seed", "sampling_seed", "round",
+        "generator_seed", "sampling_seed", "round", "max_new_tokens", "schema_version",
     }  # fmt: skip
     assert {name for name, kind in kinds.items() if kind == "double"} == {
         "temperature", "top_p", "pass_rate",

@@ -12,21 +12,23 @@ from hypothesis import strategies as st
 
 from data.records import (
     DEFAULT_SHARES,
-    RECORD_COLUMNS,
     SPLITS,
     CritiqueNote,
     Generator,
     Record,
     SampledWith,
     Task,
-    make_record,
     make_task,
+    signature,
+    split_of,
+)
+from data.sealed import (
+    RECORD_COLUMNS,
+    make_record,
     record_digest,
     record_from_row,
     record_row,
     seal,
-    signature,
-    split_of,
 )
 from rewards.verdict import Verdict
 

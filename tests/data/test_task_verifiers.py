@@ -8,8 +8,9 @@ import pytest
 
 from data.errors import UserError
 from data.rebuild import task_of
-from data.records import SampledWith, make_record, record_from_row, record_row
+from data.records import SampledWith
 from data.rows import Fields
+from data.sealed import make_record, record_from_row, record_row
 from data.sources import dataset_source, jsonl_source, make_source
 from pipelines.game.curriculum import build_source
 from pipelines.settings.load import load_settings
@@ -87,7 +88,7 @@ def test_a_dataset_takes_its_verifier_from_the_configuration(
 
 
 REFUSED: list[dict[str, object]] = [
-    {"answer": "about forty", "verifier": "numeric"},
+    {"answer": "a great many", "verifier": "numeric"},
     {"answer": "?", "verifier": "math"},
     {"answer": "9" * 5000, "verifier": "math"},
     {"answer": "not json", "verifier": "json_schema", "verifier_parameters": {"schema": {}}},

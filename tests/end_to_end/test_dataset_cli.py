@@ -29,7 +29,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from data.dataset_folder import SURPLUS, DatasetFolder, cut_surplus
-from data.records import record_digest
+from data.sealed import record_digest
 from data.sources import draw_up_to, jsonl_source
 from model.configuration import tiny_config
 from model.modeling import SparringMoeForCausalLM

@@ -16,7 +16,7 @@ from datasets import load_dataset
 
 from data.corpus import Corpus
 from data.dataset_folder import DatasetFolder
-from data.records import seal
+from data.sealed import seal
 from pipelines.dataset import main
 
 # -- inspect, stats, verify, export ---------------------------------------------------------------

@@ -49,7 +49,25 @@ def test_several_servers_share_the_requests() -> None:
         bodies = [*one.bodies, *two.bodies]
     seeds = {body["seed"] for body in bodies}
     assert len(seeds) == 16 and {body["path"] for body in bodies} == {"/v1/chat/completions"}
-    assert {(body["temperature"], body["max_tokens"]) for body in bodies} == {(0.5, 9)}
+    sent = {(body["temperature"], body["top_p"], body["max_tokens"]) for body in bodies}
+    assert sent == {(0.5, 1.0, 9)}
+
+
+def test_a_sample_knows_what_the_server_was_sent() -> None:
+    reply = Answer(json.dumps({"choices": [{"text": "x", "message": {"content": "x"}}]}).encode())
+    with judge_server(lambda *_: reply) as one:
+        (chat,), (text,) = sampler([one]).sample([*prompts(1), "0 + 1 ="], "batch 0")
+        by_path = {body["path"]: body for body in one.bodies}
+    for sample, body in (
+        (chat.sampled, by_path["/v1/chat/completions"]),
+        (text.sampled, by_path["/v1/completions"]),
+    ):
+        assert (sample.seed, sample.temperature, sample.top_p) == (
+            body["seed"], body["temperature"], body["top_p"],
+        )  # fmt: skip
+        assert (sample.model, sample.adapter, sample.max_new_tokens) == ("m", "", 9)
+    assert json.loads(chat.sampled.rendered) == by_path["/v1/chat/completions"]["messages"]
+    assert text.sampled.rendered == by_path["/v1/completions"]["prompt"] == "0 + 1 ="
 
 
 def test_a_server_that_fails_is_left_for_another() -> None:
@@ -90,6 +108,7 @@ def test_a_set_is_generated_from_servers(
 ) -> None:
     rows = [{"question": f"What is {n} + {n + 1}?", "answer": 2 * n + 1} for n in range(80)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     out = tmp_path / "set"
     with judge_server(adds) as one, judge_server(adds) as two:
         asked = ["generate", f"{one.url},{two.url}", "--config", str(CONFIG), "--model", "m",
@@ -103,7 +122,11 @@ def test_a_set_is_generated_from_servers(
     assert len(accepted) == 9 and {r.verdict_outcome for r in accepted} == {"correct"}
     assert {record.learner_hash for record in accepted} == {"model m behind an API"}
     assert len({record.sampling_seed for record in accepted}) == 9
+    assert all(json.loads(r.rendered)[-1]["content"].count(r.prompt) == 1 for r in accepted)
     assert main(["verify", str(out)]) == 0
+    card = (out / "README.md").read_text()
+    for line in ("problems of `t.jsonl`: mit", "by `m`: unknown: check them", "`generate.json`"):
+        assert line in card, line
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*asked[:2], "--out", str(tmp_path / "x"), "--num", "1", "--model", "m"])

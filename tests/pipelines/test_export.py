@@ -9,7 +9,8 @@ from critic_cases import chain_task
 from set_cases import sum_record, write_set
 
 from critic.format import true_critique
-from data.records import CritiqueNote, Record, SampledWith, make_record, seal
+from data.records import CritiqueNote, Record, SampledWith
+from data.sealed import make_record, seal
 from pipelines.dataset import main
 from rewards.dialect import dialect
 from rewards.verdict import Verdict

@@ -16,7 +16,8 @@ from pipeline_cases import CONFIG
 from pointing_cases import CHAIN, RIGHT, TASK, WRONG, sum_task
 
 from data.corpus import Corpus
-from data.records import Record, SampledWith, Task, make_record, seal, split_of
+from data.records import Record, SampledWith, Task, split_of
+from data.sealed import make_record, seal
 from pipelines.errors import UserError
 from pipelines.game.admitted import choose, verified
 from pipelines.game.bout import RoundPlan, Start

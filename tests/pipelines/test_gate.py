@@ -13,7 +13,7 @@ from critic.format import true_critique
 from critic.meta import ClaimStatus, known_first_bad
 from data.contamination import Contamination
 from data.dedup import DuplicateIndex
-from data.records import Record, Task
+from data.records import Record, SampledWith, Task
 from pipelines.game.bout import Bout, CritiqueItem
 from pipelines.game.gate import Gate, reject_counts
 from pipelines.game.referee import Referee
@@ -24,6 +24,9 @@ from rewards.verifiers import Verifiers
 
 RIGHT = "a4=40\nb1=50\nc7=21\nd10=22>22"
 WRONG = "a4=40\nb1=50\nc7=20\nd10=21>21"
+SAMPLED = SampledWith(
+    temperature=0.9, top_p=1.0, seed=7, rendered="4+5=", model="m", adapter="a", max_new_tokens=20
+)  # fmt: skip
 LUCKY = "a4=40\nb1=60\nc7=21\nd10=22>22"  # two wrong sums that cancel out
 
 
@@ -35,7 +38,7 @@ def referee(checkout: Path) -> Iterator[Referee]:
 
 def _bout(referee: Referee, text: str, task: Task, criticised: bool = False) -> Bout:
     """A bout as the learner's game makes it; a critique says the truth about the steps."""
-    sample = Sample(text, [1], [-0.5], False, seed=7, weights_hash="learner")
+    sample = Sample(text, [1], [-0.5], False, SAMPLED, "learner")
     solution, verdict = referee.read(task, sample)
     judged = None
     if criticised:
@@ -50,7 +53,7 @@ def _admit(
     bouts: list[Bout], texts: Sequence[str] = (), known: Sequence[Record] = ()
 ) -> list[Record]:
     gate = Gate(Contamination(texts))
-    return gate(bouts, DuplicateIndex(known), round_=3, temperature=0.9)
+    return gate(bouts, DuplicateIndex(known), round_=3)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,8 @@ def test_records_carry_their_provenance(referee: Referee) -> None:
     assert {record.pass_rate for record in records} == {0.25}, "one of four counted samples passed"
     record = records[0]
     assert (record.learner_hash, record.round, record.sampling_seed) == ("learner", 3, 7)
-    assert record.temperature == 0.9
+    assert (record.temperature, record.max_new_tokens) == (0.9, 20)
+    assert (record.rendered, record.model, record.adapter) == ("4+5=", "m", "a")
     (note,) = record.critiques
     assert note.critic_hash == "critic" and note.content
     assert reject_counts(records) == {

@@ -10,7 +10,7 @@ from set_cases import sum_record, write_set
 
 from data.dataset_folder import DatasetFolder
 from data.held_out import HeldOut
-from data.records import record_digest, seal
+from data.sealed import record_digest, seal
 from data.shard import Shard, read_shard
 from data.sources import jsonl_source, make_source
 from pipelines.dataset import main

@@ -132,7 +132,8 @@ def test_batches_from_the_same_weights_have_seeds_of_their_own(checkpoint: Path)
     block = Blocks(role, [1.0, 0.0, 0.5, 0.0])
     role.play(PROMPTS, block, "round 0")
     assert [seen["engine"] for seen in block.seen] == [0, 0]
-    assert len({sample.seed for seen in block.seen for sample in seen["samples"]}) == 2 * GROUP
+    seeds = {sample.sampled.seed for seen in block.seen for sample in seen["samples"]}
+    assert len(seeds) == 2 * GROUP
 
 
 def test_a_block_never_reuses_the_previous_blocks_rollouts(checkpoint: Path) -> None:

@@ -12,7 +12,8 @@ from data.batches import read_batches
 from data.corpus import Corpus
 from data.dataset_folder import SURPLUS, DatasetFolder
 from data.held_out import HeldOut
-from data.records import Record, seal
+from data.records import Record
+from data.sealed import seal
 from pipelines.dataset import main
 
 BATCHES = [

@@ -67,7 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt, server = body["messages"][0]["content"], self.server
+        asked, server = body["messages"] if "messages" in body else body["prompt"], self.server
+        prompt = asked if isinstance(asked, str) else asked[0]["content"]
         with server.lock:
             server.prompts.append(prompt)
             server.bodies.append({**body, "path": self.path})

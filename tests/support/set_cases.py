@@ -4,9 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from data.dataset_folder import DatasetFolder, Progress
 from data.held_out import HeldOut, write_held_out
-from data.records import Generator, Record, SampledWith, make_record, make_task
+from data.records import Generator, Record, SampledWith, make_task
+from data.sealed import ADDED_IN_2, make_record, seal
 from data.shard import Shard
 from rewards.answers import VERSION
 from rewards.dialect import dialect
@@ -38,6 +41,19 @@ def sum_record(
         sampling=SampledWith(temperature=1.0, top_p=1.0, seed=seed), learner_hash="aa",
         round=round_, pass_rate=group_passed, reject_reason=reason,
     )  # fmt: skip
+
+
+def as_version_1(record: Record) -> Record:
+    """A record as the first version of the schema sealed it."""
+    return seal(replace(record, **ADDED_IN_2))  # type: ignore[arg-type]
+
+
+def make_shards_old(*folders: Path) -> None:
+    """Give shards of records of version 1 the columns that the first version wrote."""
+    for path in (path for folder in folders for path in folder.glob("round_*.parquet")):
+        table = pq.read_table(path)
+        assert set(table["schema_version"].to_pylist()) == {1}
+        pq.write_table(table.drop_columns(list(ADDED_IN_2)), path)
 
 
 def write_set(
