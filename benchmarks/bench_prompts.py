@@ -2,7 +2,7 @@
 
     python benchmarks/bench_prompts.py [--repeats 5] [--threads 2]
 
-A model of SmolLM2-135M's widths, 6 layers of its 30, with random weights and a LoRA adapter on all
+A model of SmolLM2-135M's widths, 12 layers of its 30, with random weights and a LoRA adapter on all
 its matrices; batches of 4 prompts with 8 completions each of 24 tokens, as a micro-batch of
 configs/smollm2.toml has them, laid out as TRL lays them out. Both variants are the trainer's own
 `LengthSorted`, run in turn; their log-probabilities must agree, or the run stops. Results go to
@@ -40,12 +40,17 @@ def policy() -> Policy:
     """SmolLM2-135M's widths, adapted."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=6,
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=12,
         num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
     )  # fmt: skip
     model = LlamaForCausalLM(config).train()
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-    return get_peft_model(model, LoraConfig(r=16, target_modules=MATRICES, task_type="CAUSAL_LM"))
+    lora = LoraConfig(r=16, target_modules=MATRICES, task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, lora)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # is 0 at first
+            torch.nn.init.normal_(parameter, std=0.02)
+    return adapted
 
 
 def batch(num_prompt: int) -> dict[str, Tensor]:

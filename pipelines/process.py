@@ -78,7 +78,8 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _end(line: str, error: BaseException, status: int, lingers: bool = True) -> NoReturn:
     line = "; ".join([line, *getattr(error, "__notes__", [])])
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # `print` unbuffered writes a line and its end apart
+    sys.stderr.flush()
     if os.environ.get("RANK", "0") == "0":
         _say_last(line)
     elif lingers:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from trl.trainer.utils import FusedCausalLMOutput
 
 from pipelines.training.shared_prompts import Prompts, run_on_prompts
@@ -90,7 +91,7 @@ class LengthSorted:
         self,
         model: nn.Module,
         agree: Callable[[Tensor], Tensor],
-        shared_by: object | None = None,
+        shared_by: PreTrainedConfig | None = None,
         costs: Costs = USUAL,
     ) -> None:
         self.model, self.agree, self.shared_by, self.costs = model, agree, shared_by, costs

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from trl import GRPOTrainer
 
 from model.modeling import SparringMoeForCausalLM
@@ -99,7 +100,7 @@ class PolicyPass:
     rounds: bool
     routing_replay: bool
     load: ExpertLoad
-    shared_by: object | None = None
+    shared_by: PreTrainedConfig | None = None
     costs: Costs = USUAL
     figures: dict[str, object] = field(default_factory=dict)
     given_replies: bool = False
@@ -184,7 +185,9 @@ class PolicyPass:
         given = (input_ids_BT, mask_BT, num_kept, *args)
         if self._rows_B is not None and self._kept is not None:
             return self._kept_rows(input_ids_BT, self._rows_B)
-        if model is reference or is_reference(self.policy):
+        if model is reference:  # of which nobody has asked whether it can share
+            return run(self._by_length(model, shares=False), *given, **kwargs)
+        if is_reference(self.policy):
             return run(self._by_length(model), *given, **kwargs)
         if self._scored is None:
             return run(self._replaying(model, input_ids_BT), *given, **kwargs)
@@ -207,11 +210,11 @@ class PolicyPass:
         )
         return kept.logprobs_BT[rows_B], kept.entropies_BT[rows_B], None
 
-    def _by_length(self, model: nn.Module) -> LengthSorted:
+    def _by_length(self, model: nn.Module, shares: bool = True) -> LengthSorted:
         return LengthSorted(
             model,
             lambda costs: self.processes.reduce(costs, reduction="sum"),
-            self.shared_by,
+            self.shared_by if shares else None,
             self.costs,
         )
 

@@ -2,22 +2,23 @@
 
 GRPO's batches repeat a prompt for every sample of it. A pass over the distinct prompts fills a
 cache of keys and values through which gradients flow; a second pass runs the completions on it. The
-numbers are those of one pass over whole sequences. Our own mixture of experts keeps its plain
-passes: its routers' loads and replayed routes are counted by the token. Leaves out when it pays
-(`training/lengths.py`).
+numbers are those of one pass over whole sequences, but for dropout, of which a group's prompt then
+has one mask. Models whose rotations depend on a pass's length are left alone, and our own mixture
+of experts: its routers' loads and replayed routes are counted by the token. Leaves out when it
+pays (`training/lengths.py`).
 
 Axes: R sequences of a pass, U distinct prompts, P tokens before the first one that is learned from,
 T tokens.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -25,6 +26,7 @@ from pipelines.policy.moe import Policy, moe_of
 
 NO_LABEL = -100
 CACHED = (DynamicLayer, DynamicSlidingWindowLayer)  # append keys and values out of place
+BY_LENGTH = {"dynamic", "longrope"}  # kinds of RoPE whose frequencies follow the longest position
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,32 @@ class Prompts:
 
 
 def can_share(policy: Policy) -> bool:
-    """Whether a policy's cache is the plain one, and its losses none but those of the tokens."""
+    """Whether two passes on a cache are one pass for a policy, and its losses those of its tokens.
+
+    It must have the plain cache, and rotate a key alike however long the pass is.
+    """
     base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
     config = base.config.get_text_config()
     return (
         moe_of(policy) is None
         and not getattr(config, "output_router_logits", False)
+        and not BY_LENGTH & set(_kinds_of_rope(config))
         and "logits_to_keep" in inspect.signature(type(base).forward).parameters
         and all(type(layer) in CACHED for layer in DynamicCache(config=base.config).layers)
     )
 
 
+def _kinds_of_rope(config: PreTrainedConfig) -> Iterator[str]:
+    """Of all layers, or of each type of them."""
+    found = getattr(config, "rope_parameters", None) or {}
+    for table in (found, *found.values()):
+        if isinstance(table, Mapping):
+            yield str(table.get("rope_type", "default"))
+
+
 def run_on_prompts(
     model: nn.Module,
-    config: object,
+    config: PreTrainedConfig,
     batch: Mapping[str, Tensor],
     prompts: Prompts,
     **kwargs: object,
@@ -95,6 +109,7 @@ def run_on_prompts(
         use_cache=True,
         logits_to_keep=1,
     )
+    assert cache.get_seq_length() == known, "the model keeps no cache while it trains"
     cache.batch_select_indices(prompts.place_R)
     output = model(
         input_ids=ids_RT[:, known:],

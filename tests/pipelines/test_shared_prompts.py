@@ -1,20 +1,25 @@
 """A prompt that is read once for its group gives the numbers and gradients of whole sequences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from family_cases import ARCHITECTURES
 from peft import LoraConfig, get_peft_model
-from pipeline_cases import random_llama, redraw_adapter
+from pipeline_cases import learner_role, random_llama, redraw_adapter, save
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from pipelines.policy.moe import Policy
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.rollouts.sample import Sample, Scored
+from pipelines.rollouts.transformers_engine import TransformersEngine
+from pipelines.training import lengths, policy_pass
 from pipelines.training.lengths import USUAL, Costs, LengthSorted, chunks
-from pipelines.training.shared_prompts import Prompts, can_share
+from pipelines.training.shared_prompts import Prompts, can_share, run_on_prompts
+from pipelines.training.trainer import RoleTrainer
 
 TOKENIZER = character_tokenizer()
 EXACT = 1e-5  # nats, float32
@@ -138,15 +143,42 @@ def test_a_batch_without_a_learned_token_is_run_whole() -> None:
 
 
 def test_processes_all_share_or_none_does() -> None:
-    """Another process's batch, of which sharing saves nothing, outweighs this one's."""
-    batch = grouped([400] * 4)
-    assert chunks(batch, alone, shares=True)[0].prompts is not None
-    half = len(chunks(batch, alone))  # costs of plain passes come first
+    """Costs are summed over processes: of one batch sharing saves much, of the other it costs."""
+    long, short = grouped([400] * 4), grouped([5] * 4)
+    seen = list[Tensor]()
 
-    def against(costs: Tensor) -> Tensor:
-        return costs + 10**6 * (torch.arange(len(costs)) >= len(costs) // 2)
+    def note(costs: Tensor) -> Tensor:
+        seen.append(costs)
+        return costs
 
-    assert half and all(c.prompts is None for c in chunks(batch, against, shares=True))
+    alone_shares = [chunks(b, note, shares=True)[0].prompts is not None for b in (long, short)]
+    assert alone_shares == [True, False]
+    total = seen[0] + seen[1]
+    together = [chunks(b, lambda _: total, shares=True) for b in (long, short)]
+    assert [c.prompts is not None for chunk in together for c in chunk] == [True] * sum(
+        map(len, together)
+    )
+    assert len(together[0]) == len(together[1])
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_model_whose_rotations_follow_the_length_of_a_pass_does_not_share(kind: str) -> None:
+    """Phi's long contexts: the prompt's keys would be rotated by other frequencies."""
+    policy = random_llama(TOKENIZER)
+    assert can_share(policy)
+    policy.config.rope_parameters = {"rope_type": kind, "rope_theta": 10000.0}
+    assert not can_share(policy)
+    layers = {"full_attention": {"rope_type": kind}, "sliding_attention": {"rope_type": "default"}}
+    policy.config.rope_parameters = layers
+    assert not can_share(policy)
+
+
+def test_a_model_that_keeps_no_cache_is_told_and_not_believed() -> None:
+    policy = random_llama(TOKENIZER).train()
+    add_fused_lm_head(policy, outputs=("log_probs", "entropy"))
+    policy.gradient_checkpointing_enable()
+    with pytest.raises(AssertionError, match="keeps no cache"):
+        LengthSorted(policy, alone, policy.config)(**grouped([400] * 4), fused_lm_head=True)
 
 
 def test_a_wide_models_tokens_cost_more_than_the_calls_of_a_further_pass() -> None:
@@ -158,6 +190,41 @@ def test_a_wide_models_tokens_cost_more_than_the_calls_of_a_further_pass() -> No
     small = random_llama(TOKENIZER)
     costs = Costs.of(small, 2)
     assert costs.further_pass == USUAL.further_pass and 0 < costs.head < 0.2
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "beta": 0.1}])
+def test_a_trainers_step_is_that_of_whole_sequences(
+    options: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = save(random_llama(TOKENIZER), tmp_path / "llama")
+    prompts = ["".join(chr(97 + (i * step) % 26) for i in range(400)) for step in (1, 3)]
+    shared, after = list[int](), list[dict[str, Tensor]]()
+
+    def note(*given: object, **more: object) -> FusedCausalLMOutput:
+        shared.append(1)
+        return run_on_prompts(*given, **more)
+
+    def scorer(indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
+        return [Scored(float(place % 2)) for place, _ in enumerate(samples)]
+
+    monkeypatch.setattr(lengths, "run_on_prompts", note)
+    for shares in (True, False):
+        monkeypatch.setattr(policy_pass, "can_share", lambda policy, shares=shares: shares)
+        policy = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        engine = TransformersEngine(policy, (TOKENIZER.eos_token_id,), TOKENIZER.pad_token_id, 500)
+        passes = options.get("gradient_accumulation_steps", 1)
+        role = learner_role(
+            RoleTrainer, checkpoint, engine=engine, policy=policy, num_generations=8,
+            optim="sgd", learning_rate=0.1, per_device_train_batch_size=16 // passes, **options,
+        )  # fmt: skip
+        before = len(shared)
+        role.play(prompts, scorer, "round 0")
+        assert (len(shared) > before) == shares
+        after.append({name: p.detach().clone() for name, p in policy.named_parameters()})
+    start = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    moved = max((after[0][n] - p).abs().max().item() for n, p in start.named_parameters())
+    apart = max((one - after[1][name]).abs().max().item() for name, one in after[0].items())
+    assert moved > 1e-3 and apart < 1e-3 * moved  # by SGD: Adam would magnify rounding
 
 
 def test_our_mixture_of_experts_keeps_its_passes() -> None:
