@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipelines.errors import UserError, did_you_mean
 from pipelines.settings.library import (
@@ -105,20 +106,20 @@ def _apply_override(tables: dict[str, object], override: str) -> None:
     table[keys[-1]] = value
 
 
-def _explain(item: object) -> str:
-    location = [str(part) for part in item["loc"]]  # type: ignore[index]
+def _explain(item: ErrorDetails) -> str:
+    location = [str(part) for part in item["loc"]]
     dotted = ".".join(location)
-    if item["type"] == "extra_forbidden":  # type: ignore[index]
+    if item["type"] == "extra_forbidden":
         hint = did_you_mean(location[-1], _keys_at(location[:-1]))
         return f"unknown key {dotted} in the configuration: {hint}"
-    if item["type"] == "missing":  # type: ignore[index]
+    if item["type"] == "missing":
         return f"{dotted} is missing: add it to the configuration"
-    message = str(item["msg"]).removeprefix("Value error, ")  # type: ignore[index]
+    message = item["msg"].removeprefix("Value error, ")
     if not location or message.startswith(f"{dotted}."):
         return message
-    given = f" = {item['input']!r}"  # type: ignore[index]
-    is_table = isinstance(item["input"], dict)  # type: ignore[index]
-    if item["type"] == SECRET or (is_table and len(given) > MOST_SHOWN):  # type: ignore[index]
+    given = f" = {item['input']!r}"
+    is_table = isinstance(item["input"], dict)
+    if item["type"] == SECRET or (is_table and len(given) > MOST_SHOWN):
         given = ""
     return f"{dotted}{given}: {message}"
 
