@@ -35,6 +35,7 @@ __all__ = [
     "TaggedCritique",
     "critique_dialect",
     "true_critique",
+    "worked_steps",
     "wrong_steps",
 ]
 
@@ -60,6 +61,7 @@ class CritiqueDialect(Protocol):
         sound: bool,
         rng: random.Random,
         later: Mapping[str, str | None] | None = None,
+        worked: Mapping[str, str] | None = None,
     ) -> str:
         """Write the critique that says what the caller knows; no step is checked for it.
 
@@ -69,6 +71,8 @@ class CritiqueDialect(Protocol):
             sound: whether the answer passes.
             later: for each wrong step after the first the text that should have stood there; None
                 where nothing is known of the steps after the first wrong one.
+            worked: what stands for each step as it is worked out anew, up to the first wrong one
+                (`worked_steps`); a dialect may leave it out.
 
         Raises:
             UserError: the dialect has no procedure for writing one.
@@ -113,7 +117,8 @@ def true_critique(
     first_bad = next(iter(wrong), None)
     right_step = wrong.pop(first_bad) if first_bad is not None else None
     judge = critique_dialect(dialect.name)
-    return judge.write_critique(solution, first_bad, right_step, passes, rng, wrong)
+    worked = worked_steps(task, solution, dialect, first_bad)
+    return judge.write_critique(solution, first_bad, right_step, passes, rng, wrong, worked)
 
 
 def wrong_steps(task: Task, solution: Solution, dialect: Dialect) -> dict[str, str | None]:
@@ -126,3 +131,19 @@ def wrong_steps(task: Task, solution: Solution, dialect: Dialect) -> dict[str, s
         for index, (step, holds) in enumerate(zip(solution.steps, checks, strict=True))
         if not holds
     }
+
+
+def worked_steps(
+    task: Task, solution: Solution, dialect: Dialect, first_bad: str | None
+) -> dict[str, str]:
+    """What code makes of each step, by its id, up to the first wrong one.
+
+    Steps of which it can make nothing are left out, and so is a wrong one that it takes for right.
+    """
+    checks = dialect.check_steps(task, solution)
+    if checks is None:
+        return {}
+    place = [step.id for step in solution.steps].index(first_bad) if first_bad else len(checks)
+    num = place + (first_bad is not None and not checks[place])
+    texts = [dialect.right_step(task, solution, index) for index in range(num)]
+    return {step.id: text for step, text in zip(solution.steps, texts, strict=False) if text}

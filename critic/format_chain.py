@@ -76,6 +76,7 @@ class ChainCritique:
         sound: bool,
         rng: random.Random,
         later: Mapping[str, str | None] | None = None,
+        worked: Mapping[str, str] | None = None,
     ) -> str:
         """Write the critique that says what the caller knows, without checking a step.
 

@@ -20,6 +20,7 @@ from rewards.notation import plainly
 MAX_LINE_CHARS = 2_000  # longer lines are left unchecked, so that cost stays bounded
 MAX_NUMBER_CHARS = 30
 MAX_DEPTH = 20
+MAX_DECIMALS = 6  # of a value that is written out
 
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?"
 _RUN = re.compile(rf"(?:{_NUMBER}|[-+*/()]|\s)+")
@@ -40,6 +41,8 @@ class Equation:
     left: Fraction
     right: Fraction
     decimals: int | None  # digits after the point if the right side is one decimal literal
+    left_text: str = ""  # as it was written, in plain notation
+    right_text: str = ""
 
     @property
     def holds(self) -> bool:
@@ -50,6 +53,10 @@ class Equation:
         rounded = abs(self.left - self.right) <= unit / 2
         cut = self.left * self.right >= 0 and 0 <= abs(self.left) - abs(self.right) < unit
         return rounded or cut
+
+    def worked_out(self) -> str:
+        """The left side as written, and what it comes to; the right side as written if it holds."""
+        return f"{self.left_text} = {self.right_text if self.holds else plain_number(self.left)}"
 
 
 def equations_in(text: str, context: str = "") -> tuple[Equation, ...]:
@@ -74,11 +81,25 @@ def equations_in(text: str, context: str = "") -> tuple[Equation, ...]:
     return tuple(found)
 
 
-def equations_of_steps(question: str, steps: Sequence[str]) -> list[tuple[Equation, ...]]:
+def plain_number(value: Fraction) -> str:
+    """Digits where they end within `MAX_DECIMALS` places, else a fraction: 12, 0.25, 2/3."""
+    scaled = value * 10**MAX_DECIMALS
+    if value.denominator == 1 or scaled.denominator > 1:
+        return str(value)
+    whole, rest = divmod(abs(scaled.numerator), 10**MAX_DECIMALS)
+    return f"{'-' * (value < 0)}{whole}.{rest:0{MAX_DECIMALS}d}".rstrip("0")
+
+
+def equations_of_steps(question: str, steps: Sequence[str]) -> Sequence[tuple[Equation, ...]]:
     """The equations of each step, read in the light of the question and of all steps.
 
     A question that states false equations itself gives the operators a meaning of its own.
     """
+    return _equations_of(question, tuple(steps))
+
+
+@lru_cache(maxsize=16)  # one solution is asked about step by step
+def _equations_of(question: str, steps: tuple[str, ...]) -> Sequence[tuple[Equation, ...]]:
     asked = [_equation(stated) for stated in _stated(plainly(question)[:MAX_LINE_CHARS])]
     if any(equation is not None and not equation.holds for equation in asked):
         return [() for _ in steps]
@@ -191,7 +212,8 @@ def _equation(stated: _Stated) -> Equation | None:
     if left is None or right is None:
         return None
     point = re.fullmatch(r"\s*-?[0-9,]+\.([0-9]+)\s*", found[0])
-    return Equation(left, right, len(point[1]) if point else None)
+    decimals = len(point[1]) if point else None
+    return Equation(left, right, decimals, left_text.strip(), found[0].strip())
 
 
 def _doubtful(equation: Equation, stated: _Stated, text: str, context: str) -> bool:

@@ -83,8 +83,13 @@ class TaggedDialect:
             return None
         return tuple(all(equation.holds for equation in equations) for equations in stated)
 
-    def right_step(self, task: Task, solution: Solution, index: int) -> None:
-        """Nothing: what prose should have said has no procedure."""
+    def right_step(self, task: Task, solution: Solution, index: int) -> str | None:
+        """The equations that the step states, worked out: `3 + 4 = 7; 7 * 2 = 14`.
+
+        None if it states none: what prose should have said has no procedure.
+        """
+        stated = equations_of_steps(task.question, [step.text for step in solution.steps])[index]
+        return "; ".join(equation.worked_out() for equation in stated) or None
 
     def kind_of_mistake(self, task: Task, solution: Solution, index: int) -> str:
         """Always "other": mistakes in prose have no closed list."""

@@ -225,7 +225,14 @@ class Lessons:
 
     def _reply(self, item: CritiqueItem, rng: random.Random) -> str:
         known = (item.first_bad, item.right_step, item.sound)
-        return self.referee.critiques.write_critique(item.solution, *known, rng, item.later)
+        write = partial(
+            self.referee.critiques.write_critique, item.solution, *known, later=item.later
+        )
+        worked = self.referee.worked_steps(item)
+        if worked:  # as long as any other draw: a critic that is cut off says nothing
+            length = self.critic.prompt_length(write(rng=random.Random(0), worked=worked))
+            worked = worked if length < self.table.max_completion_length else {}
+        return write(rng=rng, worked=worked)
 
 
 def _padded(items: Sequence[CritiqueItem], num: int, rng: random.Random) -> list[CritiqueItem]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from critic.critique import Critique, ParseFailure
-from critic.format import CritiqueDialect, critique_dialect, wrong_steps
+from critic.format import CritiqueDialect, critique_dialect, worked_steps, wrong_steps
 from critic.meta import ClaimResult, check_claims, known_first_bad
 from critic.reward import JudgedCritique
 from data.records import Task
@@ -128,6 +128,12 @@ class Referee:
         if bout.located is None or bout.pointing is None:
             return item
         return replace(item, first_bad=bout.located.id, right_step=bout.pointing.right_step)
+
+    def worked_steps(self, item: CritiqueItem) -> dict[str, str]:
+        """What a teacher of prose may show of a solution's steps, up to the first wrong one."""
+        if not (self.settings.pointing.step_checks and self.dialect.conversational):
+            return {}
+        return worked_steps(item.task, item.solution, self.dialect, item.first_bad)
 
     def first_bad_step(self, bout: Bout) -> int | None:
         """Index of the first wrong step, where training may know; None if none is known."""

@@ -2,7 +2,8 @@
 
 GRPO pads every prompt and completion of a batch to its longest. Sorted by length and cut into
 chunks, each as wide as its own longest, a batch of uneven completions costs what its tokens cost.
-A prompt is read once for its group where that costs less (`training/shared_prompts.py`).
+A prompt is read once for its group, or what all prompts begin with once for all, where that costs
+less (`training/shared_prompts.py`).
 Long ones run alone: where sequences of a pass begin or end apart, attention holds a mask of tokens
 by tokens for each (`docs/experiments.md`, section 9). Leaves out what the passes are for
 (`training/replay.py`).
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from trl.trainer.utils import FusedCausalLMOutput
 
-from pipelines.training.shared_prompts import Prompts, run_on_prompts
+from pipelines.training.shared_prompts import Prompts, can_open, run_on_prompts
 
 # What a further pass costs beside its tokens, in tokens: of the demo's model on CPU, where it is
 # the calls of its three layers beside 0.4M parameters a token; about that on an accelerator, too.
@@ -109,7 +110,9 @@ class LengthSorted:
     ) -> FusedCausalLMOutput:
         """As TRL's fused head; log-probabilities and entropies [B, T - 1], 0 at padding."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        planned = chunks(batch, self.agree, self.shared_by is not None, self.costs)
+        shares = self.shared_by is not None
+        opens = shares and can_open(self.shared_by)
+        planned = chunks(batch, self.agree, shares, self.costs, opens)
         if routed_experts is not None:
             batch["routed_experts"] = routed_experts
         self.places += [(chunk.rows + self.num_done, chunk.columns) for chunk in planned]
@@ -147,6 +150,7 @@ def chunks(
     agree: Callable[[Tensor], Tensor],
     shares: bool = False,
     costs: Costs = USUAL,
+    opens: bool = False,
 ) -> list[Chunk]:
     """The passes that run a batch's real tokens at the least cost.
 
@@ -157,6 +161,7 @@ def chunks(
         agree: sums a tensor over processes.
         shares: whether prompts may be read once for their group; then all chunks' are, or none's.
         costs: of the model's passes.
+        opens: whether the beginning of all prompts of a chunk may be read once for them.
     """
     real_BT = batch["attention_mask"].bool()
     first_B = real_BT.int().argmax(1)
@@ -165,8 +170,12 @@ def chunks(
     counts = [count for count in CHUNK_COUNTS if len(real_BT) % count == 0]
     every = [_places(order_B, first_B, last_B, count) for count in counts]
     found = [sum(_cost(c.of({"": real_BT})[""], costs) for c in planned) for planned in every]
-    if shares:
-        on_prompts = [[_with_prompts(chunk, batch) for chunk in planned] for planned in every]
+    cut = list(every)
+    for finds in [Prompts.whole] * shares + [Prompts.opening] * opens:
+        on_prompts = [
+            [Chunk(chunk.rows, chunk.columns, finds(chunk.of(batch))) for chunk in planned]
+            for planned in cut
+        ]
         found += [sum(_shared_cost(chunk, costs) for chunk in planned) for planned in on_prompts]
         every += on_prompts
     return every[int(agree(torch.tensor(found, device=real_BT.device)).argmin())]
@@ -180,18 +189,15 @@ def _cost(real_RT: Tensor, costs: Costs) -> float:
 
 
 def _shared_cost(chunk: Chunk, costs: Costs) -> float:
-    """What two passes cost, over the prompts and over the completions on them, in tokens."""
-    prompts, width = chunk.prompts, chunk.columns.stop - chunk.columns.start
-    if prompts is None or prompts.length < 2:
+    """What two passes cost, over the prompts and over what follows on them, in tokens."""
+    prompts = chunk.prompts
+    if prompts is None:
         return float("inf")
-    read = len(prompts.first_U) * (prompts.length - 1)
-    run = len(chunk.rows) * (width - prompts.length + 1)
-    masks = (read * prompts.length + run * width) / MASKED_TOKENS
+    read = len(prompts.first_U) * prompts.num_read
+    rest = chunk.columns.stop - chunk.columns.start - prompts.rest
+    run = len(chunk.rows) * rest
+    masks = (read * prompts.num_read + run * (prompts.num_read + rest)) / MASKED_TOKENS
     return (1 - costs.head) * read + run + masks + 2 * costs.further_pass
-
-
-def _with_prompts(chunk: Chunk, batch: Mapping[str, Tensor]) -> Chunk:
-    return Chunk(chunk.rows, chunk.columns, Prompts.of(chunk.of(batch)))
 
 
 def _places(order_B: Tensor, first_B: Tensor, last_B: Tensor, count: int) -> list[Chunk]:

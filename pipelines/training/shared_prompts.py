@@ -1,14 +1,15 @@
-"""A group's prompt is read once, with gradients, and each of its completions attends to that.
+"""What prompts have in common is read once, with gradients, and each sequence attends to that.
 
-GRPO's batches repeat a prompt for every sample of it. A pass over the distinct prompts fills a
-cache of keys and values through which gradients flow; a second pass runs the completions on it. The
+GRPO's batches repeat a prompt for every sample of it, and every critique's prompt begins with the
+same instruction. A pass over the distinct prompts, or over the common beginning of all, fills a
+cache of keys and values through which gradients flow; a second pass runs the rest on it. The
 numbers are those of one pass over whole sequences, but for dropout, of which a group's prompt then
 has one mask. Models whose rotations depend on a pass's length are left alone, and our own mixture
 of experts: its routers' loads and replayed routes are counted by the token. Leaves out when it
 pays (`training/lengths.py`).
 
 Axes: R sequences of a pass, U distinct prompts, P tokens before the first one that is learned from,
-T tokens.
+K tokens that are read first, T tokens.
 """
 
 import inspect
@@ -31,32 +32,80 @@ BY_LENGTH = {"dynamic", "longrope"}  # kinds of RoPE whose frequencies follow th
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the sequences of a pass begin with.
+    """What is read first, and where each sequence of a pass goes on from there.
 
     Attributes:
-        length: P, all of as many columns, padding on the left included; 0 if there is none.
-        first_U: a row of each distinct one.
+        first_U: a row of each different one.
         place_R: each row's among them.
+        read: the columns of `first_U` that are read first, padding on the left included.
+        rest: the first column of the second pass.
+        begun_R: the first column that a row does not share.
     """
 
-    length: int
     first_U: Tensor
     place_R: Tensor
+    read: slice
+    rest: int
+    begun_R: Tensor
+
+    @property
+    def num_read(self) -> int:
+        """Columns of the first pass."""
+        return self.read.stop - self.read.start
 
     @classmethod
-    def of(cls, batch: Mapping[str, Tensor]) -> "Prompts":
-        """Those of a batch with "input_ids", "attention_mask" and "labels", [R, T] each."""
-        learned_T = (batch["labels"] != NO_LABEL).any(0)
-        length = int(learned_T.int().argmax()) if learned_T.any() else 0
-        ids, mask = batch["input_ids"][:, :length], batch["attention_mask"][:, :length]
+    def whole(cls, batch: Mapping[str, Tensor]) -> "Prompts | None":
+        """The different prompts of a batch, but for the last token, which predicts; None if short.
+
+        Args:
+            batch: "input_ids", "attention_mask" and "labels", [R, T] each, padded on the left.
+        """
+        ids_RT, length = batch["input_ids"], num_prompt(batch["labels"])
+        if length < 2:
+            return None
+        shown_RP = ids_RT[:, :length].masked_fill(batch["attention_mask"][:, :length] == 0, -1)
         seen: dict[tuple[int, ...], int] = {}
         first, place = list[int](), list[int]()
-        for row, tokens in enumerate(ids.masked_fill(mask == 0, -1).tolist()):
+        for row, tokens in enumerate(shown_RP.tolist()):
             if (prompt := tuple(tokens)) not in seen:
                 seen[prompt] = len(first)
                 first.append(row)
             place.append(seen[prompt])
-        return cls(length, *(torch.tensor(rows, device=ids.device) for rows in (first, place)))
+        first_U, place_R = (torch.tensor(rows, device=ids_RT.device) for rows in (first, place))
+        known = length - 1
+        return cls(first_U, place_R, slice(0, known), known, torch.full_like(place_R, known))
+
+    @classmethod
+    def opening(cls, batch: Mapping[str, Tensor]) -> "Prompts | None":
+        """What every prompt of a batch begins with; None if that is less than two tokens."""
+        ids_RT, mask_RT = batch["input_ids"], batch["attention_mask"]
+        length, start_R = num_prompt(batch["labels"]), mask_RT.int().argmax(1)
+        most = length - 1 - int(start_R.max())  # each row's last prompt token is its own
+        if most < 2:
+            return None
+        columns_RK = start_R[:, None] + torch.arange(most, device=ids_RT.device)
+        shown_RK = ids_RT.gather(1, columns_RK)
+        alike_K = (shown_RK == shown_RK[0]).all(0).int().cumprod(0)
+        num = int(alike_K.sum())
+        if num < 2:
+            return None
+        none_R, first = torch.zeros_like(start_R), int(start_R[0])
+        read = slice(first, first + num)
+        return cls(none_R[:1], none_R, read, int(start_R.min()) + num, start_R + num)
+
+
+def num_prompt(labels_RT: Tensor) -> int:
+    """P, the columns before the first one that is learned from; 0 if there is none."""
+    learned_T = (labels_RT != NO_LABEL).any(0)
+    return int(learned_T.int().argmax()) if learned_T.any() else 0
+
+
+def can_open(config: PreTrainedConfig) -> bool:
+    """Whether prompts of different lengths may share their beginning.
+
+    There is padding between it and the rest of a short one, which a window of columns would count.
+    """
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
 def can_share(policy: Policy) -> bool:
@@ -96,30 +145,36 @@ def run_on_prompts(
         model: with TRL's fused head, perhaps wrapped; called twice.
         config: its own.
         batch: "input_ids", "attention_mask", "labels", [R, T] each.
-        prompts: the batch's, of two tokens or more.
-        kwargs: of the call for the completions.
+        prompts: the batch's.
+        kwargs: of the call for the rest.
     """
     ids_RT, mask_RT, labels_RT = (batch[n] for n in ("input_ids", "attention_mask", "labels"))
-    known = prompts.length - 1  # the last one's output predicts the first token that is learned
+    rest, read_UK = prompts.rest, mask_RT[prompts.first_U, prompts.read]
+    columns_T = torch.arange(rest, ids_RT.shape[1], device=ids_RT.device)
+    own_RT = mask_RT[:, rest:] * (columns_T >= prompts.begun_R[:, None])
+    places_RT = columns_T - (prompts.begun_R - prompts.read.stop)[:, None]  # as if it began there
+    seen_RT = torch.cat([read_UK[prompts.place_R], own_RT], 1)
     cache = DynamicCache(config=config)
     model(
-        input_ids=ids_RT[prompts.first_U, :known],
-        attention_mask=mask_RT[prompts.first_U, :known],
+        input_ids=ids_RT[prompts.first_U, prompts.read],
+        attention_mask=read_UK,
+        position_ids=columns_T.new_tensor([range(prompts.read.start, prompts.read.stop)]),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
-    assert cache.get_seq_length() == known, "the model keeps no cache while it trains"
+    assert cache.get_seq_length() == prompts.num_read, "the model keeps no cache while it trains"
     cache.batch_select_indices(prompts.place_R)
     output = model(
-        input_ids=ids_RT[:, known:],
-        attention_mask=mask_RT,
-        labels=labels_RT[:, known:],
+        input_ids=ids_RT[:, rest:],
+        attention_mask=seen_RT,
+        position_ids=places_RT.clamp(min=0),
+        labels=labels_RT[:, rest:],
         past_key_values=cache,
         **kwargs,
     )
     for name in ("log_probs", "entropy"):
         values = getattr(output, name)
         if values is not None:
-            setattr(output, name, nn.functional.pad(values, (known, 0)))
+            setattr(output, name, nn.functional.pad(values, (rest, 0)))
     return output

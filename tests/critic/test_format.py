@@ -6,9 +6,11 @@ import pytest
 from critic_cases import CHAIN_TASKS, RIGHT, TASK, WRONG, chain_solution, product_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pointing_cases import sum_task
 
 from critic.critique import Critique, Flaw, ParseFailure
-from critic.format import critique_dialect, true_critique
+from critic.format import critique_dialect, true_critique, worked_steps
+from critic.meta import check_claims
 from data.errors import UserError
 from data.records import Task
 from rewards.dialect import dialect
@@ -233,6 +235,27 @@ def test_a_written_tagged_critique_says_what_is_known(
         critique = read_tagged(TAGGED.write_critique(TAGGED_SOLUTION, first_bad, None, sound, rng))
         assert critique.verdict == verdict and (critique.p_sound > 0.5) == sound
         assert [flaw.step for flaw in critique.flaws] == named
+
+
+SUM = sum_task(4, 1, 7)
+
+
+def test_a_teacher_works_the_steps_out_up_to_the_first_wrong_one() -> None:
+    text = true_critique(SUM, TAGGED_SOLUTION, dialect("tagged"), random.Random(0), sound=False)
+    working, _, rest = text.partition("\\boxed{2}\n")
+    assert working == "Step 1: 4 + 1 = 5.\nStep 2: 5 + 7 = 12.\n"
+    assert rest.startswith("should be: 12\nconfidence: 0.")
+    critique = read_tagged(text)
+    (claim,) = check_claims(SUM, TAGGED_SOLUTION, critique, "2", False, True)
+    assert claim.status == "confirmed"
+
+
+def test_a_teacher_says_nothing_of_a_step_that_code_takes_for_right_and_another_for_wrong() -> None:
+    """Its own working would speak against its box."""
+    reader = dialect("tagged")
+    assert list(worked_steps(SUM, TAGGED_SOLUTION, reader, None)) == ["1", "2"]
+    assert list(worked_steps(SUM, TAGGED_SOLUTION, reader, "2")) == ["1", "2"]
+    assert list(worked_steps(SUM, TAGGED_SOLUTION, reader, "1")) == []
 
 
 CRITIQUE_LIKE = st.text(alphabet="abcd>.x~0123456789\n", max_size=20)

@@ -45,3 +45,28 @@ def test_the_critic_is_tried_with_pleas_in_free_text_too() -> None:
             plain = items[item.twin or 0]
             assert item.solution.answer == plain.solution.answer
             assert len(item.solution.text) > len(plain.solution.text)
+
+
+def taught(verifiers: Verifiers, *overrides: str) -> dict[str, str]:
+    """What the critic is to imitate of a right and a wrong solution, by its box."""
+    referee = referee_of(verifiers, *FREE, *overrides)
+    block = block_of(referee, None, [Start(sum_task(4, 1, 7))])
+    block([0] * 2, samples_of(RIGHT, WRONG))
+    _, replies, _ = Lessons(referee, Solver()).to_imitate(block.bouts, 2, random.Random(0))
+    return {reply.partition("boxed{")[2].partition("}")[0]: reply for reply in replies}
+
+
+def test_the_teacher_works_out_what_code_may_know() -> None:
+    with closing(Verifiers(20)) as verifiers:
+        told = taught(verifiers)
+        assert told["-1"].startswith("Step 1: 4 + 1 = 5.\nStep 2: 5 + 7 = 12.\n\\boxed")
+        assert told["3"].startswith("Step 2: 4 + 1 = 5.\nStep 3: 5 + 7 = 12.\n\\boxed")
+        withheld = taught(verifiers, "pointing.step_checks=false")
+        assert all(reply.startswith("\\boxed") for reply in withheld.values())
+
+
+def test_a_working_that_the_critic_has_no_room_for_is_left_out() -> None:
+    """The solver's tokens are characters: 64 hold a verdict and no working."""
+    with closing(Verifiers(20)) as verifiers:
+        told = taught(verifiers, "critic.max_completion_length=64")
+        assert all(reply.startswith("\\boxed") for reply in told.values())

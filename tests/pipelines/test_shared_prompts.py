@@ -1,4 +1,4 @@
-"""A prompt that is read once for its group gives the numbers and gradients of whole sequences."""
+"""What is read once for several sequences gives the numbers and gradients of whole ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +18,12 @@ from pipelines.rollouts.sample import Sample, Scored
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.training import lengths, policy_pass
 from pipelines.training.lengths import USUAL, Costs, LengthSorted, chunks
-from pipelines.training.shared_prompts import Prompts, can_share, run_on_prompts
+from pipelines.training.shared_prompts import Prompts, can_open, can_share, run_on_prompts
 from pipelines.training.trainer import RoleTrainer
 
 TOKENIZER = character_tokenizer()
 EXACT = 1e-5  # nats, float32
+TURNED = 1e-4  # where rotations by other angles stand for one another: 400 radians in float32
 GROUP = 8
 SHARING = sorted(set(ARCHITECTURES) - {"DeepSeek-V3"})
 
@@ -47,6 +48,17 @@ def grouped(prompts: list[int], num_completion: int = 12, group: int = GROUP) ->
     order_B = torch.randperm(len(ids_BT), generator=generator)  # TRL shuffles
     batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
     return {name: x[order_B] for name, x in batch.items()}
+
+
+def alike(prompts: list[int], num_alike: int) -> dict[str, Tensor]:
+    """One sequence of each prompt, of these lengths, which all begin with as many equal tokens."""
+    batch = grouped(prompts, group=1)
+    ids_BT, mask_BT = batch["input_ids"], batch["attention_mask"]
+    for row in range(len(ids_BT)):
+        start = int(mask_BT[row].argmax())
+        ids_BT[row, start : start + num_alike] = torch.arange(3, 3 + num_alike) % len(TOKENIZER)
+        ids_BT[row, start + num_alike] = 3 + row  # no two go on alike
+    return batch
 
 
 def adapted(policy: PreTrainedModel) -> Policy:
@@ -76,15 +88,31 @@ def test_values_and_gradients_are_those_of_whole_sequences(family: str, lora: bo
     add_fused_lm_head(policy, temperature=0.7, outputs=("log_probs", "entropy"))
     policy = adapted(policy) if lora else policy
     assert can_share(policy)
-    batch = grouped([150, 131, 97, 150])
+    check_equal(policy, grouped([150, 131, 97, 150]), EXACT, opens=False)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "LoRA"])
+@pytest.mark.parametrize("family", [name for name in SHARING if name != "Gemma 3"])
+def test_what_uneven_prompts_begin_with_is_read_once_for_all(family: str, lora: bool) -> None:
+    policy = ARCHITECTURES[family](TOKENIZER)
+    add_fused_lm_head(policy, temperature=0.7, outputs=("log_probs", "entropy"))
+    policy = adapted(policy) if lora else policy
+    assert can_open(policy.config)
+    check_equal(policy, alike([420, 405, 431, 420, 402, 444, 403, 409], 400), TURNED, opens=True)
+
+
+def check_equal(policy: Policy, batch: Mapping[str, Tensor], within: float, opens: bool) -> None:
+    """A batch that is surely shared has the numbers of one that is not."""
     shared = LengthSorted(policy, alone, policy.config)
-    assert all(chunk.prompts is not None for chunk in chunks(batch, alone, shares=True))
+    planned = chunks(batch, alone, shares=True, opens=opens)
+    assert all(chunk.prompts is not None for chunk in planned)
+    assert opens == any(chunk.prompts.begun_R.unique().numel() > 1 for chunk in planned)
     (plain, gradients), (own, own_gradients) = (
         numbers(model, policy, batch) for model in (policy, shared)
     )
     kept_BT = batch["labels"][:, 1:] != -100
-    assert (plain.log_probs - own.log_probs)[kept_BT].abs().max() <= EXACT
-    assert (plain.entropy - own.entropy)[kept_BT].abs().max() <= EXACT
+    assert (plain.log_probs - own.log_probs)[kept_BT].abs().max() <= within
+    assert (plain.entropy - own.entropy)[kept_BT].abs().max() <= within
     assert own.log_probs[~kept_BT].abs().max() == 0
     assert len(gradients) == len(own_gradients) > 0
     for one, other in zip(gradients, own_gradients, strict=True):
@@ -117,8 +145,8 @@ def test_a_long_prompt_is_run_once_for_its_group_and_a_short_one_with_its_comple
 
 
 def test_prompts_of_one_length_are_told_apart() -> None:
-    prompts = Prompts.of(batch := grouped([30, 30, 30]))
-    assert prompts.length == 30 and len(prompts.first_U) == 3
+    prompts = Prompts.whole(batch := grouped([30, 30, 30]))
+    assert prompts.read == slice(0, 29) and len(prompts.first_U) == 3
     own_BP = batch["input_ids"][:, :30]
     assert torch.equal(own_BP, own_BP[prompts.first_U][prompts.place_R])
 
@@ -130,7 +158,23 @@ def test_padding_is_no_token_of_a_prompt() -> None:
         start = int(mask.argmax())
         batch["input_ids"][row, :4] = torch.tensor([0, 7, 8, 9])
         batch["input_ids"][row, :start] = 0
-    assert len(Prompts.of(batch).first_U) == 2
+    assert len(Prompts.whole(batch).first_U) == 2
+
+
+def test_an_opening_ends_where_two_prompts_part_and_leaves_each_its_last_token() -> None:
+    batch = alike([40, 30], 20)
+    prompts = Prompts.opening(batch)
+    assert prompts.num_read == 20 and len(prompts.first_U) == 1
+    start_R = batch["attention_mask"].argmax(1)
+    assert torch.equal(prompts.begun_R, start_R + 20) and prompts.rest == 20
+    short = alike([40, 20], 12)
+    short["input_ids"] = torch.where(short["attention_mask"] > 0, 5, 0)  # one begins the other
+    assert Prompts.opening(short).num_read == 19
+    assert Prompts.opening(alike([40, 30], 1)) is None
+
+
+def test_a_window_of_columns_would_count_the_padding_after_an_opening() -> None:
+    assert not can_open(ARCHITECTURES["Gemma 3"](TOKENIZER).config)
 
 
 def test_a_batch_without_a_learned_token_is_run_whole() -> None:

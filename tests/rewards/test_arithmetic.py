@@ -1,13 +1,14 @@
 """Stated arithmetic: right sentences of every kind are not called wrong, plain errors are found."""
 
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.arithmetic import equations_in, equations_of_steps, evaluate
+from rewards.arithmetic import equations_in, equations_of_steps, evaluate, plain_number
 
 HERE = Path(__file__).parent
 # One sentence per line: units, clocks, dates, ranges, bases, rounding, percentages, LaTeX,
@@ -82,3 +83,30 @@ def test_hostile_lines_take_no_time() -> None:
     for piece in ("1 = ", "(", "1 and ", "9,999", "\\frac{1}{", "a 1+1=", "$", "1 x ", "**"):
         equations_in((piece * 2000)[:2000], piece * 500)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("stated", "worked_out"),
+    [
+        ("So 9 - 1 = 9.", ["9 - 1 = 8"]),
+        ("9 - 1 = 8", ["9 - 1 = 8"]),
+        ("2 / 3 = 0.67", ["2 / 3 = 0.67"]),  # rounded as it should be
+        ("2 / 3 = 1.5", ["2 / 3 = 2/3"]),
+        ("10 / 4 = 3.1", ["10 / 4 = 2.5"]),
+        ("3 - 5 = 2", ["3 - 5 = -2"]),
+        ("3 + 4 = 8 + 2 = 10", ["3 + 4 = 7", "8 + 2 = 10"]),
+        ("Nothing is stated.", []),
+    ],
+)
+def test_an_equation_is_worked_out(stated: str, worked_out: list[str]) -> None:
+    assert [equation.worked_out() for equation in equations_in(stated)] == worked_out
+
+
+@given(st.fractions())
+def test_a_number_that_is_written_out_is_read_as_itself(value: Fraction) -> None:
+    assert evaluate(plain_number(value)) == value
+
+
+def test_a_vast_number_is_written_out() -> None:
+    assert plain_number(Fraction(10**400 + 1)) == str(10**400 + 1)
+    assert plain_number(Fraction(-1, 10**6)) == "-0.000001"
