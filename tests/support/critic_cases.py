@@ -5,6 +5,8 @@ from functools import reduce
 
 from hypothesis import strategies as st
 
+from critic.critique import ParseFailure
+from critic.format import critique_dialect
 from data.double_and_add import FAMILY, KEPT, QUESTION
 from data.records import Generator, Task, make_task
 from rewards.dialect import dialect
@@ -61,3 +63,35 @@ def chain_solution(text: str) -> Solution:
 TASK = chain_task([4, 1, 7, 10])
 RIGHT = chain_solution("a4=40\nb1=50\nc7=21\nd10=22>22")
 WRONG = chain_solution("a4=40\nb1=50\nc7=20\nd10=21>21")  # the carry of step c is forgotten
+
+
+TAGGED_SOLUTION = dialect("tagged").parse_solution(
+    "<think>\n1. 4 + 1 = 5\n2. 5 + 7 = 13\n3. So 13.\n</think>\n<answer>13</answer>",
+    truncated=False,
+)
+POINTED = "Step 2 is wrong.\n\\boxed{2}\nshould be: 12\nconfidence: 0.9"
+BOX_LIKE = st.lists(
+    st.sampled_from(
+        [
+            "\\boxed{",
+            "}",
+            "-1",
+            "2",
+            "answer",
+            "\n",
+            "confidence",
+            "should be",
+            ": ",
+            "0.9",
+            "80%",
+            ".",
+        ]
+    ),
+    max_size=14,
+).map("".join)
+
+
+def failure(text: str, solution: Solution, name: str, truncated: bool = False) -> str:
+    critique = critique_dialect(name).parse(text, solution, truncated=truncated)
+    assert isinstance(critique, ParseFailure), critique
+    return critique.reason
