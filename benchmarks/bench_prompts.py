@@ -1,11 +1,12 @@
-"""What it saves to read a prompt once for its group: a GRPO pass with gradients, shared and whole.
+"""What it saves to read once what prompts have in common: passes with gradients, shared and whole.
 
     python benchmarks/bench_prompts.py [--repeats 5] [--threads 2]
 
 A model of SmolLM2-135M's widths, 12 layers of its 30, with random weights and a LoRA adapter on all
-its matrices; batches of 4 prompts with 8 completions each of 24 tokens, as a micro-batch of
-configs/smollm2.toml has them, laid out as TRL lays them out. Both variants are the trainer's own
-`LengthSorted`, run in turn; their log-probabilities must agree, or the run stops. Results go to
+its matrices. Batches, laid out as TRL lays them out: 4 prompts with 8 completions each of 24
+tokens, as a micro-batch of configs/smollm2.toml has them; 8 prompts that only begin alike, with one
+completion of 45 tokens each, as its critic's imitation has them. Both variants are the trainer's
+own `LengthSorted`, run in turn; their log-probabilities must agree, or the run stops. Results go to
 benchmarks/results/prompts.json. Leaves out sampling, the optimizer, and longer prompts, of which
 whole sequences take more memory than 10 GB.
 
@@ -32,6 +33,7 @@ from pipelines.training.lengths import Costs, LengthSorted  # noqa: E402
 
 SEED, PROMPTS, GROUP, COMPLETION = 0, 4, 8, 24
 LENGTHS = (20, 80, 150)  # of prompts, tokens
+CRITIQUES, OPENING, OWN, CRITIQUE = 8, 190, 60, 45
 TOLERANCE = 1e-4  # nats
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -53,11 +55,24 @@ def policy() -> Policy:
     return adapted
 
 
-def batch(num_prompt: int) -> dict[str, Tensor]:
+def grouped(num_prompt: int) -> dict[str, Tensor]:
     """Groups with prompts of so many tokens."""
     torch.manual_seed(SEED)
     prompts_BT = torch.randint(49152, (PROMPTS, num_prompt)).repeat_interleave(GROUP, 0)
-    ids_BT = torch.cat([prompts_BT, torch.randint(49152, (len(prompts_BT), COMPLETION))], 1)
+    return batch(prompts_BT, COMPLETION)
+
+
+def critiques() -> dict[str, Tensor]:
+    """Different prompts with one opening."""
+    torch.manual_seed(SEED)
+    opening_BT = torch.randint(49152, (1, OPENING)).expand(CRITIQUES, -1)
+    return batch(torch.cat([opening_BT, torch.randint(49152, (CRITIQUES, OWN))], 1), CRITIQUE)
+
+
+def batch(prompts_BT: Tensor, num_completion: int) -> dict[str, Tensor]:
+    """A completion of random tokens after each."""
+    num_prompt = prompts_BT.shape[1]
+    ids_BT = torch.cat([prompts_BT, torch.randint(49152, (len(prompts_BT), num_completion))], 1)
     labels_BT = ids_BT.clone()
     labels_BT[:, :num_prompt] = -100
     mask_BT = torch.ones_like(ids_BT)
@@ -73,7 +88,7 @@ def seconds(model: LengthSorted, inputs: dict[str, Tensor]) -> tuple[float, Tens
 
 
 def main() -> None:
-    """Print and write a row for each length of prompt."""
+    """Print and write a row for each batch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="measured turns of each variant")
     parser.add_argument("--threads", type=int, default=2)
@@ -82,8 +97,10 @@ def main() -> None:
     content = context({"weights, tokens": SEED}) | vars(options)
     model, rows = policy(), {}
     costs = Costs.of(model, model.config.num_hidden_layers)
-    for num_prompt in LENGTHS:
-        inputs, taken = batch(num_prompt), {"whole": list[float](), "shared": list[float]()}
+    batches = {f"groups with prompts of {num} tokens": grouped(num) for num in LENGTHS}
+    batches |= {f"different prompts of {OPENING + OWN} tokens, {OPENING} alike": critiques()}
+    for title, inputs in batches.items():
+        taken = {"whole": list[float](), "shared": list[float]()}
         for repeat in range(-1, options.repeats):
             found = {}
             for name in taken:
@@ -96,8 +113,8 @@ def main() -> None:
             apart = (found["whole"] - found["shared"]).abs().max().item()
             assert apart <= TOLERANCE, f"the two differ by {apart} nats"
         ratio = summarise([w / s for w, s in zip(taken["whole"], taken["shared"], strict=True)])
-        rows[str(num_prompt)] = {n: summarise(v) for n, v in taken.items()} | {"ratio": ratio}
-        print(f"prompts of {num_prompt} tokens: whole {summarise(taken['whole'])['median']:.2f} s, "
+        rows[title] = {n: summarise(v) for n, v in taken.items()} | {"ratio": ratio}
+        print(f"{title}: whole {summarise(taken['whole'])['median']:.2f} s, "
               f"shared {summarise(taken['shared'])['median']:.2f} s, {ratio['median']:.2f} times "
               f"[{ratio['q1']:.2f}, {ratio['q3']:.2f}]", flush=True)  # fmt: skip
     print(f"written: {write_result('prompts', content | {'rows': rows})}")

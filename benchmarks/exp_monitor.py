@@ -34,7 +34,7 @@ from critic.monitor.replay import COLD_START
 LOCKS = defaultdict[str, Lock](Lock)
 NUM_BASES = 4
 NUM_DEV = 5  # seeds on which the baselines' thresholds are chosen
-NUM_ROUNDS = 16
+NUM_ROUNDS = 24
 RATE = 3e-4
 FAMILIES: Mapping[str, Sequence[str]] = {
     "sums": (
@@ -50,9 +50,9 @@ COLD_START_SIZES = (
     "sft.trainer.lr_scheduler_kwargs={num_decay_steps=300}",
 )  # fmt: skip
 SIZES = (
-    f"run.rounds={NUM_ROUNDS}", "learner.steps_per_round=2", "learner.max_completion_length=64",
+    f"run.rounds={NUM_ROUNDS}", "learner.steps_per_round=1", "learner.max_completion_length=64",
     "evaluate.every_rounds=1", f"evaluate.num_selection_tasks={NUM_TASKS}",
-    f"evaluate.num_samples={NUM_SAMPLES}", "evaluate.num_probe_tasks=64",
+    f"evaluate.num_samples={NUM_SAMPLES}", "evaluate.num_probe_tasks=256",
     "evaluate.num_tasks=1", "evaluate.num_audit_tasks=1", "critic.critiques_per_audit=1",
     "pointing.source=none", NO_RESETS, *NO_CRITIC,
     "learner.grpo.lr_scheduler_type=constant",
@@ -92,7 +92,7 @@ ARMS: Mapping[str, Arm] = {
     "converged": Arm("healthy", (grpo_rate(0),), converged=True),
     "stationary": Arm("healthy", (grpo_rate(0),)),
     "rate_x30": Arm("collapse", (grpo_rate(30 * RATE),)),
-    "shuffled": Arm("collapse", (grpo_rate(3 * RATE), "rewards.shuffled=true")),
+    "shuffled": Arm("collapse", (grpo_rate(RATE), "rewards.shuffled=true")),
     "biased": Arm("collapse", (grpo_rate(RATE), *BIASED)),
     "consume_own": Arm("collapse", mix="own"),
     "consume_cool": Arm("collapse", mix="own", temperature=0.7),

@@ -37,7 +37,7 @@ from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
 
 NUM_TASKS, NUM_SAMPLES = 32, 4  # of a generation's data
-NUM_STEPS, BATCH, RATE = 16, 32, 3e-4  # of its training: four epochs
+NUM_STEPS, BATCH, RATE = 4, 32, 3e-4  # of its training: an epoch
 NUM_SCORED = 64  # held-out samples of which the divergence is estimated
 
 

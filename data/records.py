@@ -75,7 +75,8 @@ class SampledWith:
     Attributes:
         seed: the completion's own.
         rendered: the prompt as the policy was given it: its tokens as text, special ones included.
-            A server renders a conversation itself; what it was sent is here, as canonical JSON.
+            A server renders a conversation itself; what it was sent is here, as canonical JSON: the
+            messages, in a table with `chat_template_kwargs` where there were any.
         model: what the model is called: a hub id, or its folder's name without its place.
         adapter: what the LoRA adapter on it is called; "" for none.
         max_new_tokens: the most tokens of the completion; 0 where that is not known.

@@ -54,6 +54,8 @@ class EndpointSampler:
         temperature: of the samples, unless a call gives another.
         concurrency: the most requests at once, of each server.
         timeout_seconds: of one request.
+        template: what the server's chat template gets for every conversation, as vLLM and SGLang
+            take it; an empty one is not sent, since other servers refuse it.
 
     Raises:
         UserError: an address is none, there is no model, or the key is not set.
@@ -70,6 +72,7 @@ class EndpointSampler:
         temperature: float,
         concurrency: int = 16,
         timeout_seconds: float = 600.0,
+        template: Mapping[str, object] | None = None,
     ) -> None:
         if not model:
             raise UserError("a server is asked for a model by name: add --model NAME")
@@ -84,6 +87,7 @@ class EndpointSampler:
             raise UserError(f"--key-variable: the environment has no key in {key_variable}")
         self.name, self.model, self.seed = name, model, seed
         self.max_tokens, self.temperature = max_tokens, temperature
+        self.template = {"chat_template_kwargs": dict(template)} if template else {}
         self.weights_hash = f"model {model} behind an API"
         self._in_flight = dict.fromkeys(urls, 0)
         self._failures = dict.fromkeys(urls, 0)  # in a row
@@ -120,16 +124,18 @@ class EndpointSampler:
 
             async def one(index: int, prompt: Prompt) -> Sample:
                 is_text = isinstance(prompt, str)
+                template = {} if is_text else self.template
+                sent = {"messages": prompt, **template} if template else prompt
                 how = SampledWith(
                     temperature=temperature, top_p=1.0, model=self.model,
                     seed=completion_seed(self.seed, self.name, purpose, index) % 2**31,
-                    rendered=prompt if is_text else canonical_json(prompt),
+                    rendered=prompt if is_text else canonical_json(sent),
                     max_new_tokens=self.max_tokens,
                 )  # fmt: skip
                 asked = {
                     "model": how.model, "max_tokens": how.max_new_tokens, "seed": how.seed,
                     "temperature": how.temperature, "top_p": how.top_p,  # or the server's own
-                    "prompt" if is_text else "messages": prompt,
+                    "prompt" if is_text else "messages": prompt, **template,
                 }  # fmt: skip
                 path = "/completions" if is_text else "/chat/completions"
                 async with places:

@@ -117,7 +117,7 @@ def _samplers(
         role = origin.settings.learner if name == "learner" else origin.settings.critic
         limits = role.max_completion_length, role.temperature
         asked = (name, urls, request.model, request.key_variable, request.seed)
-        return EndpointSampler(*asked, *limits)
+        return EndpointSampler(*asked, *limits, template=role.chat_template_kwargs)
 
     solving = served("learner")
     judging = served("critic") if request.criticise else None

@@ -70,6 +70,36 @@ def test_a_sample_knows_what_the_server_was_sent() -> None:
     assert text.sampled.rendered == by_path["/v1/completions"]["prompt"] == "0 + 1 ="
 
 
+def test_the_chat_template_gets_what_the_configuration_says() -> None:
+    """Else a thinking model thinks in the data that it was trained not to think for."""
+    reply = Answer(json.dumps({"choices": [{"text": "x", "message": {"content": "x"}}]}).encode())
+    with judge_server(lambda *_: reply) as one:
+        given = sampler([one], template={"enable_thinking": False})
+        (chat,), _ = given.sample([*prompts(1), "0 + 1 ="], "batch 0")
+        by_path = {body["path"]: body for body in one.bodies}
+    sent = by_path["/v1/chat/completions"]
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "chat_template_kwargs" not in by_path["/v1/completions"]
+    assert json.loads(chat.sampled.rendered) == {
+        "messages": sent["messages"], "chat_template_kwargs": {"enable_thinking": False},
+    }  # fmt: skip
+
+
+def test_a_configured_template_reaches_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with judge_server(adds) as one:
+        main([
+            "generate", one.url, "--model", "m", "--config", str(CONFIG), "--num", "1",
+            "--out", str(tmp_path / "out"), "--split", "train", *TASKS, f"tasks.path={path}",
+            "learner.grpo.chat_template_kwargs={enable_thinking=false}",
+            "critic.grpo.chat_template_kwargs={effort='low'}",
+        ])  # fmt: skip
+        given = [body["chat_template_kwargs"] for body in one.bodies]
+    assert {str(one) for one in given} == {"{'enable_thinking': False}", "{'effort': 'low'}"}
+
+
 def test_a_server_that_fails_is_left_for_another() -> None:
     with judge_server(lambda *_: DOWN) as bad, judge_server(lambda *_: says("x", "length")) as good:
         found = sampler([bad, good]).sample(prompts(6), "batch 0")
