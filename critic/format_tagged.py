@@ -52,7 +52,7 @@ steps and the final answer are right, and \\boxed{{answer}} if all steps are rig
 answer is wrong. An example:
 
 Step 1: 2 + 3 = 5.
-Step 2: 5 + 7 = 12.
+Step 2: 5 + 7 = 12, not 13.
 \\boxed{{2}}
 should be: 12
 confidence: 0.9
@@ -122,7 +122,8 @@ class TaggedCritique:
             first_bad: number of the first wrong step, None where none is known.
             sound: whether the answer passes.
             worked: what code makes of each step up to the first wrong one, which comes first: from
-                each token of it something can be learned, from the box alone very little.
+                each token of it something can be learned, from the box alone very little. Where it
+                differs from the step it says so at once: the box that follows then only copies.
         """
         box = first_bad if first_bad is not None else "-1" if sound else "answer"
         unsure = sound and first_bad is not None  # right by wrong steps
@@ -132,7 +133,7 @@ class TaggedCritique:
         lines.append(f"\\boxed{{{box}}}")
         equations = worked.get(first_bad or "", "").split("; ")
         if equations != [""] and len(equations) == 1:
-            lines.append(f"should be: {equations[0].rpartition('= ')[2]}")
+            lines.append(f"should be: {equations[0].rpartition('= ')[2].partition(', not ')[0]}")
         return "\n".join([*lines, f"confidence: {confidence}"])
 
 

@@ -55,8 +55,10 @@ class Equation:
         return rounded or cut
 
     def worked_out(self) -> str:
-        """The left side as written, and what it comes to; the right side as written if it holds."""
-        return f"{self.left_text} = {self.right_text if self.holds else plain_number(self.left)}"
+        """As it stands if it holds, else what the left side comes to: `3 + 4 = 7, not 8`."""
+        if self.holds:
+            return f"{self.left_text} = {self.right_text}"
+        return f"{self.left_text} = {plain_number(self.left)}, not {self.right_text}"
 
 
 def equations_in(text: str, context: str = "") -> tuple[Equation, ...]:

@@ -84,7 +84,7 @@ class TaggedDialect:
         return tuple(all(equation.holds for equation in equations) for equations in stated)
 
     def right_step(self, task: Task, solution: Solution, index: int) -> str | None:
-        """The equations that the step states, worked out: `3 + 4 = 7; 7 * 2 = 14`.
+        """The equations that the step states, worked out: `3 + 4 = 7, not 8; 7 * 2 = 14`.
 
         None if it states none: what prose should have said has no procedure.
         """

@@ -130,7 +130,7 @@ SUM = sum_task(4, 1, 7)
 def test_a_teacher_works_the_steps_out_up_to_the_first_wrong_one() -> None:
     text = true_critique(SUM, TAGGED_SOLUTION, dialect("tagged"), random.Random(0), sound=False)
     working, _, rest = text.partition("\\boxed{2}\n")
-    assert working == "Step 1: 4 + 1 = 5.\nStep 2: 5 + 7 = 12.\n"
+    assert working == "Step 1: 4 + 1 = 5.\nStep 2: 5 + 7 = 12, not 13.\n"
     assert rest.startswith("should be: 12\nconfidence: 0.")
     critique = read_tagged(text)
     (claim,) = check_claims(SUM, TAGGED_SOLUTION, critique, "2", False, True)

@@ -60,7 +60,7 @@ def test_the_teacher_works_out_what_code_may_know() -> None:
     with closing(Verifiers(20)) as verifiers:
         told = taught(verifiers)
         assert told["-1"].startswith("Step 1: 4 + 1 = 5.\nStep 2: 5 + 7 = 12.\n\\boxed")
-        assert told["3"].startswith("Step 2: 4 + 1 = 5.\nStep 3: 5 + 7 = 12.\n\\boxed")
+        assert told["3"].startswith("Step 2: 4 + 1 = 5.\nStep 3: 5 + 7 = 12, not 13.\n\\boxed")
         withheld = taught(verifiers, "pointing.step_checks=false")
         assert all(reply.startswith("\\boxed") for reply in withheld.values())
 
