@@ -1,4 +1,4 @@
-"""What is feedback worth? Arms at equal optimizer updates, with their tokens and seconds beside.
+"""What are feedback and a proposer worth? Arms at equal optimizer updates, their costs beside.
 
     python benchmarks/exp_feedback.py sweep    each arm at three learning rates
     python benchmarks/exp_feedback.py run      each arm at its best rate of the sweep, then guarded
@@ -7,11 +7,13 @@
     none         GRPO alone, with as many more steps as the others take supervised ones
     rft          supervised steps on admitted solutions
     rft+replay   half of them of tasks that the learner still fails, some of which it plays again
+    proposed     one of the steps is the proposer's, whose tasks are half of those that are played
     ungated      supervised steps on everything that the learner wrote
     guarded      ungated, and the monitor may restrict it; not swept, at the rate of ungated
 
-On the demo's sums, of which its cold start solves one sample in some hundred; no pointer and no
-resets, so that nothing else helps. The monitor warns and halts, and changes nothing but in
+On the demo's sums, of which its cold start solves one sample in some hundred, and of which it was
+shown some, long and short, as a proposer writes them; no pointer and no resets, so that nothing
+else helps. The monitor warns and halts, and changes nothing but in
 `guarded`. Cold starts, runs and results are kept as `exp_pointing.py` keeps its own. Leaves out how
 a run is played (`pipelines/`).
 """
@@ -30,13 +32,18 @@ from harness import ROOT, context, shown, write_result
 from pointing_tables import NUM_BASES, SWEPT_SEEDS, accuracy, plain, seconds, tokens
 
 RATES = ("1e-4", "3e-4", "1e-3")
-SWEPT = ("none", "rft", "rft+replay", "ungated")
+SWEPT = ("none", "rft", "rft+replay", "proposed", "ungated")
+COLD_START = ("sft.num_proposals=1500",)
 GRPO_STEPS, SUPERVISED_STEPS = 5, 3  # per round
 FED = (f"learner.steps_per_round={GRPO_STEPS}", f"feedback.steps={SUPERVISED_STEPS}")
 ARMS: Mapping[str, Sequence[str]] = {
     "none": (f"learner.steps_per_round={GRPO_STEPS + SUPERVISED_STEPS}",),
     "rft": FED,
     "rft+replay": (*FED, "feedback.replay_share=0.5", "feedback.revisit_share=0.125"),
+    "proposed": (
+        f"learner.steps_per_round={GRPO_STEPS + SUPERVISED_STEPS - 1}",
+        "proposer.steps=1",
+    ),
     "ungated": (*FED, "feedback.gate=none"),
     "guarded": (*FED, "feedback.gate=none", 'monitor.offers=["verified_only"]'),
 }
@@ -70,7 +77,14 @@ def job_of(name: str) -> Job:
 
 def overrides_of(job: Job, more: Sequence[str]) -> list[str]:
     """What makes an arm, in the order that counts."""
-    return [*SUMS, *SIZES, f"learner.grpo.learning_rate={job.rate}", *ARMS[job.arm], *more]
+    return [
+        *SUMS,
+        *COLD_START,
+        *SIZES,
+        f"learner.grpo.learning_rate={job.rate}",
+        *ARMS[job.arm],
+        *more,
+    ]
 
 
 def is_current(name: str, found: Mapping, more: Sequence[str]) -> bool:
@@ -169,8 +183,8 @@ def table(results: Mapping[str, Mapping]) -> str:
 
 
 def updates(arm: str, runs: Sequence[Mapping]) -> str:
-    """The optimizer steps that a run took, on average: of GRPO, and supervised."""
-    own = GRPO_STEPS + (SUPERVISED_STEPS if arm == "none" else 0)
+    """The optimizer steps that a run took, on average: of GRPO and a proposer, and supervised."""
+    own = GRPO_STEPS + (SUPERVISED_STEPS if arm in ("none", "proposed") else 0)
     grpo = [own * len(run["rounds"]) for run in runs]
     taken = [sum(point.get("feedback/steps", 0) for point in run["feedback"]) for run in runs]
     return f"{plain(grpo)}, {plain(taken)}"
@@ -217,7 +231,7 @@ def main() -> None:
             and (options.seeds is None or job.seed in options.seeds)
         ]  # fmt: skip
         for base in sorted({job.seed % NUM_BASES for job in wanted}):
-            cold_start("sums", base, options.folder, ())
+            cold_start("sums", base, options.folder, COLD_START)
 
         def keep(job: Job, result: Mapping[str, object]) -> None:
             results[job.name] = current[job.name] = result

@@ -4,7 +4,8 @@
     accelerate launch pipelines/rl.py --resume runs/tiny [run.rounds=N]
     python pipelines/rl.py --keys [PREFIX]              what may stand in a configuration
 
-    tasks -> learner block (vLLM rollouts -> verdicts -> pointings, tested -> GRPO steps)
+    tasks -> proposals     (if asked: the learner writes some, paid for middling pass rates)
+          -> learner block (vLLM rollouts -> verdicts -> pointings, tested -> GRPO steps)
           -> critic block  (imitates true critiques -> GRPO on its own -> taken back if worse)
           -> gate          (verified, criticised, deduplicated, decontaminated records)
           -> feedback      (if asked: supervised steps on the run's admitted records)
@@ -44,6 +45,8 @@ def self_play(settings: Settings, resume: bool, progress: Progress) -> int:
         run.start()
         timed = run.stages.timed
         for plan in run.rounds():
+            with timed("proposals"):
+                run.proposer.train(plan)
             with timed("learner block"):
                 bouts = run.learner_game.play(run.starts(plan), plan)
             with timed("critic block"):

@@ -32,7 +32,8 @@ def _settings(arm: str) -> Settings:
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_takes_as_many_updates_and_learns_from_nothing_else(arm: str) -> None:
     settings = _settings(arm)
-    assert settings.learner.steps_per_round + settings.feedback.steps == 8
+    taken = settings.learner.steps_per_round + settings.feedback.steps + settings.proposer.steps
+    assert taken == 8
     assert settings.critic.steps_per_round == settings.critic.imitation_steps == 0
     assert settings.pointing.source == "none" and settings.pointing.reset_share == 0
     restricts = ("verified_only",) if arm == "guarded" else ()
@@ -46,7 +47,7 @@ def test_the_guarded_arm_takes_the_rate_of_the_one_that_it_guards() -> None:
     assert len(played) == len(SEEDS) * len(ARMS) and len(SEEDS) >= 5
     assert {job.rate for job in played if job.arm in ("ungated", "guarded")} == {rates["ungated"]}
     assert [job_of(job.name) for job in played] == played
-    assert len(list(jobs("sweep", {}))) == 24
+    assert len(list(jobs("sweep", {}))) == 30
 
 
 def test_a_rate_wins_by_its_whole_curve_and_a_halt_is_no_shortcut() -> None:

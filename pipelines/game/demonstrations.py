@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from critic.flaws import plant
 from critic.format import critique_dialect, true_critique
 from data.records import Task
+from data.source import TaskSource
 from pipelines.errors import UserError
 from pipelines.game.curriculum import build_source
 from pipelines.settings.tables import Settings
 from rewards.chain import EVEN_SLIPS, ChainDialect
 from rewards.dialect import Dialect, dialect
+from rewards.proposals import proposal_prompt, written_proposal
 from rewards.verdict import Verdict
 from rewards.verifiers import verify_exact
 
@@ -32,6 +34,7 @@ def demonstrations(settings: Settings) -> list[Row]:
     About `sft.flawed_share` of the criticised solutions hold a wrong step. Solutions of easier
     tasks without a slip come first (`sft.easy`): from these a tiny model finds out how to add much
     sooner than from long sums full of slips, or beside critiques, where copying nearly does.
+    Proposals are tasks of both kinds, and say nothing of solving (`sft.num_proposals`).
 
     Raises:
         UserError: the source has too few tasks, or `sft.easy.params` are no parameters of it.
@@ -41,18 +44,34 @@ def demonstrations(settings: Settings) -> list[Row]:
     first = _easy_solutions(settings, rng) if sft.easy.num_solutions else []
     solver, judge = dialect(settings.tasks.dialect), critique_dialect(settings.tasks.dialect)
     num = sft.num_solutions + sft.num_critiques
-    tasks = build_source(settings).draw("train", num, settings.run.seed)
+    tasks = build_source(settings).draw("train", num + sft.num_proposals, settings.run.seed)
+    tasks, shown = tasks[:num], tasks[num:]
     rows = _solutions(tasks[: sft.num_solutions], solver, sft.slip_rate, rng)
     for task in tasks[sft.num_solutions :]:
         text = _solution_to_judge(task, settings, rng)
         solution = solver.parse_solution(text, truncated=False)
         prompt = judge.render_prompt(solver.render_problem(task), text)
         rows.append({"prompt": prompt, "completion": true_critique(task, solution, solver, rng)})
+    if sft.num_proposals and sft.easy.params:
+        shown += _easier(settings).draw("train", sft.num_proposals, settings.run.seed + 1)
+    asked = proposal_prompt(solver, ())
+    rows += [{"prompt": asked, "completion": written_proposal(solver, t.question)} for t in shown]
     rng.shuffle(rows)
     return first + rows
 
 
 def _easy_solutions(settings: Settings, rng: random.Random) -> list[Row]:
+    assert settings.sft is not None
+    tasks = _easier(settings).draw("train", settings.sft.easy.num_solutions, settings.run.seed)
+    return _solutions(tasks, dialect(settings.tasks.dialect), 0.0, rng)
+
+
+def _easier(settings: Settings) -> TaskSource:
+    """The source with the parameters that make its tasks easier.
+
+    Raises:
+        UserError: it takes none, or there are none.
+    """
     assert settings.sft is not None
     easy, table = settings.sft.easy, settings.tasks
     if table.source != "reasoning_gym" or table.mixture:
@@ -66,9 +85,7 @@ def _easy_solutions(settings: Settings, rng: random.Random) -> list[Row]:
             "the tasks easier, such as max_terms"
         )
     easier = table.model_copy(update={"params": {**table.params, **easy.params}})
-    source = build_source(settings.model_copy(update={"tasks": easier}))
-    tasks = source.draw("train", easy.num_solutions, settings.run.seed)
-    return _solutions(tasks, dialect(table.dialect), 0.0, rng)
+    return build_source(settings.model_copy(update={"tasks": easier}))
 
 
 def _solutions(

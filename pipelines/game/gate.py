@@ -13,6 +13,7 @@ from data.dedup import DuplicateIndex
 from data.records import CritiqueNote, Record
 from data.sealed import make_record
 from pipelines.game.bout import Bout, CheckedCritique
+from pipelines.game.proposer import is_by_agreement
 
 
 class Gate:
@@ -54,6 +55,7 @@ class Gate:
                     reject_reason=reason,
                     contamination=overlap,
                     critiques=_notes(bout.judged),
+                    label_source="consensus" if is_by_agreement(bout.task) else "rule",
                 )
             )
         return records

@@ -113,7 +113,7 @@ def draw_rewards(run: RunData, title: str) -> str | None:
         points, band = [], []
         for x, row in step_positions(run.steps(role)):
             mean, std = number(row, "reward/mean"), number(row, "reward/std") or 0.0
-            if mean is not None and row.get("block") != "imitation":
+            if mean is not None and not row.get("block"):
                 points.append((x, mean))
                 band.append((x, mean - std, mean + std))
         if points:

@@ -121,13 +121,16 @@ class Player(Examinee, Protocol):
         """How many prompts a block of optimizer steps consumes, over all processes."""
         ...
 
-    def play(self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str) -> None:
+    def play(
+        self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str, block: str = ""
+    ) -> None:
         """Train one block: sample a group per prompt, score the samples, update.
 
         Args:
             prompts: those of the block, in the order in which they are sampled.
             scorer: the game's judge.
             purpose: names the block in the seeds.
+            block: names it in the log where it is not the role's own game.
         """
         ...
 

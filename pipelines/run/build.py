@@ -212,12 +212,13 @@ def _sampler(
 def _spec(name: str, settings: Settings, role: RoleTable) -> RoleSpec:
     """What a role is; its batches must hold whole groups, its blocks whole batches."""
     supervised, key = settings.feedback.steps, "feedback.steps"
+    proposed = settings.proposer.steps
     if isinstance(role, CriticTable):
-        supervised, key = role.imitation_steps, "critic.imitation_steps"
+        supervised, proposed, key = role.imitation_steps, 0, "critic.imitation_steps"
     spec = RoleSpec(
         name=name,
         grpo=_grpo_config(name, settings, role),
-        run_steps=settings.run.rounds * (role.steps_per_round + supervised),
+        run_steps=settings.run.rounds * (role.steps_per_round + supervised + proposed),
         router_bias_rate=role.router_bias_rate,
         routing_replay=settings.rollout.routing_replay,
         draw_ahead=settings.rollout.max_staleness > 0,
@@ -225,6 +226,7 @@ def _spec(name: str, settings: Settings, role: RoleTable) -> RoleSpec:
     )
     spec.prompts_per_block(role.steps_per_round)
     spec.prompts_per_block(supervised, key)
+    spec.prompts_per_block(proposed, "proposer.steps")
     return spec
 
 

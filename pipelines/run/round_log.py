@@ -30,6 +30,7 @@ from rewards.proof import Proof, table
 NUM_TRANSCRIPTS = 24
 ROUND_STAGES = (
     *(
+        "proposals",
         "learner block",
         "critic block",
         "gate",

@@ -28,6 +28,7 @@ from pipelines.game.feedback import Feedback
 from pipelines.game.gate import Gate
 from pipelines.game.learner import LearnerGame
 from pipelines.game.pool import Pool
+from pipelines.game.proposer import Proposer
 from pipelines.game.referee import Referee, verifiers_of
 from pipelines.game.resets import Resets
 from pipelines.policy.checkpoint import read_tensors, same_tensors, save_tensors
@@ -111,10 +112,11 @@ class Run:
         self.interventions = Interventions()
         self.selection = Selection(self.examiner, self.tasks.selection, self.round_log, settings)
         kept_out = [*held_out.all(), *self.tasks.selection]
-        self.feedback = Feedback(
-            self.referee, learner, [task.id for task in kept_out], gather_object,
-            self.round_log.remark,
-        )  # fmt: skip
+        held_out_ids, remark = [task.id for task in kept_out], self.round_log.remark
+        self.feedback = Feedback(self.referee, learner, held_out_ids, gather_object, remark)
+        self.proposer = Proposer(
+            self.referee, learner, self.curriculum, held_out_ids, gather_object, remark
+        )
         self.gate = Gate(contamination_of(held_out_of(self.curriculum.source, kept_out)))
         self.gate_counts, self.tokens = GateCounts(), KeptCounts()
         self.corpus = Corpus(self.directory.path / "corpus")
@@ -125,8 +127,9 @@ class Run:
 
     def parts(self) -> dict[str, Part]:
         """What a commit holds beside the roles, the corpus and the ledger."""
-        fed = {"feedback": self.feedback} if self.settings.feedback.steps else {}
-        return fed | {
+        asked: dict[str, Part] = {"feedback": self.feedback} if self.settings.feedback.steps else {}
+        asked |= {"proposer": self.proposer} if self.settings.proposer.steps else {}
+        return asked | {
             "curriculum": self.curriculum,
             "critic_game": self.critic_game,
             "resets": self.resets,
@@ -314,7 +317,7 @@ class Run:
         """Append the round's row to the metrics."""
         row = {"run/seconds": round(self.clock.seconds(), 1)}
         row |= round_row(plan.round, probe, health, self.monitor.history[-1], records)
-        row |= take_learner_facts(self.roles.learner) | self.feedback.row
+        row |= take_learner_facts(self.roles.learner) | self.feedback.row | self.proposer.row
         row |= self.critic_game.recorded_row
         row["critic/too_long"] = sum(gather_object([self.referee.take_num_too_long()]))
         if (epochs := self.curriculum.epochs()) is not None:
@@ -328,11 +331,14 @@ class Run:
         """The round's fresh tasks, a share of them replaced by states that wait."""
         tasks = self.curriculum.draw(plan.round, self.tasks_per_round)
         starts = self.resets.starts(tasks, plan.round, self.roles.learner.sampler.version)
-        return self.curriculum.begin(self.feedback.revisit(starts, self.recent(), plan))
+        starts = self.proposer.place(self.feedback.revisit(starts, self.recent(), plan))
+        return self.curriculum.begin(starts)
 
     def _count_tokens(self) -> None:
         """Add what all processes generated for training since the last call."""
-        own = self.learner_game.spent + self.critic_game.spent
-        self.learner_game.spent, self.critic_game.spent = Counter(), Counter()
+        games = (self.learner_game, self.critic_game, self.proposer)
+        own = sum((game.spent for game in games), Counter[str]())
+        for game in games:
+            game.spent = Counter()
         for spent in gather_object([own]):
             self.tokens.update(spent)

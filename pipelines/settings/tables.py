@@ -14,6 +14,7 @@ from pipelines.errors import unknown_name
 from pipelines.settings.feedback_table import FeedbackTable
 from pipelines.settings.library import LibraryTable
 from pipelines.settings.pointing_table import PointingTable
+from pipelines.settings.proposer_table import ProposerTable
 from pipelines.settings.reward_table import RewardTable
 from pipelines.settings.role_table import CriticTable, RoleTable
 from pipelines.settings.rollout_table import RolloutTable
@@ -115,6 +116,12 @@ class SftTable(Table):
         le=1,
         description="The share of criticised solutions that hold a flaw.",
     )
+    num_proposals: int = Field(
+        default=0,
+        ge=0,
+        description="The number of demonstrated proposals: tasks of the source and, where "
+        "`easy.params` are given, as many easier ones, as a proposer writes them.",
+    )
     easy: EasyTable = Field(
         default=EasyTable(), description="The demonstrations that come before all others."
     )
@@ -192,6 +199,10 @@ class Settings(Table):
     feedback: FeedbackTable = Field(
         default=FeedbackTable(),
         description="What of the run's own records its learner and its critic imitate.",
+    )
+    proposer: ProposerTable = Field(
+        default=ProposerTable(),
+        description="The learner as a writer of tasks, paid for those of middling pass rate.",
     )
     rollout: RolloutTable = Field(
         default=RolloutTable(), description="The sampler, and the proof of its weights."

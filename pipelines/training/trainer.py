@@ -103,18 +103,20 @@ class RoleTrainer(GRPOTrainer):
         """How many replies a block of optimizer steps imitates, over all processes."""
         return self.spec.prompts_per_block(steps) * self.num_generations
 
-    def play(self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str) -> None:
+    def play(
+        self, prompts: Sequence[Prompt], scorer: Scorer, purpose: str, block: str = ""
+    ) -> None:
         """Train one block: sample groups for the prompts, score them, update.
 
         Args:
             prompts: exactly `prompts_per_block(steps)` of them for some number of steps.
             scorer: the game's judge.
-            purpose: names the block in the sampling seeds.
+            purpose, block: names in the seeds, and in its steps' rows if it is no game of the role.
 
         Raises:
             UserError: there are other numbers of prompts.
         """
-        self._scorer = scorer
+        self._scorer, self._block_name = scorer, block
         self._train_block(prompts, None, purpose)
 
     def imitate(
@@ -126,8 +128,8 @@ class RoleTrainer(GRPOTrainer):
     ) -> None:
         """Train one block on given replies, with the loss and the optimizer of every other block.
 
-        A reply's tokens have advantage 1 and importance ratio 1, and then the gradient of TRL's
-        loss is that of the cross-entropy.
+        A reply's tokens have advantage 1 and importance ratio 1: the gradient of TRL's loss is
+        then that of the cross-entropy.
 
         Args:
             prompts: exactly `replies_per_block(steps)` of them for some number of steps.
@@ -138,7 +140,7 @@ class RoleTrainer(GRPOTrainer):
         Raises:
             UserError: there are other numbers of prompts.
         """
-        self._scorer = lambda indices, samples: [Scored(1.0)] * len(indices)
+        self._scorer, self._block_name = (lambda i, samples: [Scored(1.0)] * len(i)), "imitation"
         with self.steps.at(rate_factor):
             self._train_block(prompts, replies, purpose)
 
@@ -324,9 +326,8 @@ class RoleTrainer(GRPOTrainer):
         if "loss" not in logs:
             return
         row: dict[str, object] = {"kind": "step", "role": self.name, "step": self.num_steps}
-        if self.block.replies is not None:
-            row["block"] = "imitation"
-            figures["policy/learning_rate"] *= self.steps.rate_factor
+        row |= {"block": self._block_name} if self._block_name else {}
+        figures["policy/learning_rate"] *= self.steps.rate_factor
         row |= figures | self.outcomes.take() | {"rollout/staleness": self._staleness}
         row |= self._balance | self.passes.take_figures()
         self.on_step(row | take_sampler_figures(self.sampler))

@@ -51,6 +51,8 @@ DELICATE = (
     "pointing.meta_checks=2",
     "critic.pool_every=1",
     'rewards.functions={"tests/support/own_reward.py:shorter"=0.1}',
+    "proposer.steps=1",
+    "proposer.validity=agreement",
 )
 PYTHON = [sys.executable, "pipelines/rl.py"]
 
