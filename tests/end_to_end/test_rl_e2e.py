@@ -147,8 +147,8 @@ def test_a_killed_and_an_interrupted_run_end_as_if_nothing_happened(
     assert process.wait(timeout=200) == 0, (reference.parent / "log").read_text()[-3000:]
     found = [row for row in rows(reference) if row["kind"] != "note"]
     assert (
-        len(found) == 1 + ROUNDS * 5
-    )  # the cold start; two steps, an imitation, a critic's step, the round
+        len(found) == 1 + ROUNDS * 6
+    )  # the cold start; a proposal, two steps, an imitation, a critic's step, the round
     ours, theirs = _outcome(directory), _outcome(reference)
     assert _differences(ours["rows"], theirs["rows"]) == []
     assert ours == theirs
