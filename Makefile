@@ -68,7 +68,7 @@ configuration: setup  ## write docs/configuration.md again, after a change of th
 	$(BIN)/python -m pipelines.settings.reference > docs/configuration.tmp
 	mv docs/configuration.tmp docs/configuration.md
 
-bench: setup  ## a GRPO step against stock TRL (TOPIC=name: benchmarks/bench_name.py)
+bench: setup  ## a GRPO step against stock TRL (TOPIC=name: benchmarks/bench_name.py; BENCH_ARGS=--help: its options)
 	@test -f "benchmarks/bench_$(TOPIC).py" || { echo "make bench: no benchmark '$(TOPIC)':" \
 		"give TOPIC= one of: $(patsubst benchmarks/bench_%.py,%,$(wildcard benchmarks/bench_*.py))" >&2; exit 2; }
 	$(RUN_ENV) $(BIN)/python benchmarks/bench_$(TOPIC).py $(BENCH_ARGS)

@@ -37,6 +37,7 @@ from pipelines.synthesis.export import export
 from pipelines.synthesis.inspect import record_text, shown_records, statistics, statistics_text
 from pipelines.synthesis.merge import merge
 from pipelines.synthesis.plots import plots, write_page, write_picture
+from pipelines.synthesis.request import Request, check_request
 from pipelines.synthesis.verify import verify_records
 
 DIFFERENT = 1
@@ -97,12 +98,6 @@ def _saying_how_to_continue(given: Sequence[str]) -> Iterator[None]:
 
 
 def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    with Progress() as progress:
-        progress.begin("loading PyTorch and the engine")
-        prepare_process()
-        from pipelines.synthesis.generate import generate
-        from pipelines.synthesis.request import Request
-
     request = Request(
         source=options.source, out=options.out, num=options.num, split=options.split,
         seed=options.seed, group=options.group, batch=options.batch, resume=options.resume,
@@ -110,6 +105,12 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         overrides=tuple(overrides), model=options.model, key_variable=options.key_variable,
         shard=read_shard(options.shard) if options.shard else WHOLE,
     )  # fmt: skip
+    check_request(request)  # a mistake fails at once, before torch is imported
+    with Progress() as progress:
+        progress.begin("loading PyTorch and the engine")
+        prepare_process()
+        from pipelines.synthesis.generate import generate
+
     generate(request)
     found = statistics(open_records(options.out))
     if options.json:

@@ -240,6 +240,13 @@ def test_no_program_shadows_a_library() -> None:
     assert not ours & taken, f"rename in pipelines/: {sorted(ours & taken)}"
 
 
+def test_the_checks_pass_over_a_users_files() -> None:
+    """Git and ruff leave alone what docs/use.md tells a user to write here."""
+    names = ["mine.py", "mine.jsonl", "mine/rewards.py"]
+    command = ["git", "-C", str(ROOT), "check-ignore", *names]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.split() == names
+
+
 def test_no_machine_paths_in_tracked_files() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

@@ -191,10 +191,11 @@ def _critic(run: RunData) -> str:
         return (
             f"only {100 * parsed:.0f}% of its critiques could be read, so it tells little ({num})"
         )
-    found = (
-        f"names the first wrong step in {_pair(before, after, 'location_accuracy')} and accuses "
-        f"{_pair(before, after, 'false_accusations')} of sound solutions ({num})"
-    )
+    located = _pair(before, after, "location_accuracy")
+    accused = f"accuses {_pair(before, after, 'false_accusations')} of sound solutions"
+    found = f"names the first wrong step in {located} and {accused} ({num})"
+    if located == "-":
+        found = f"{accused} ({num}, none with a known wrong step)"
     if not table(run.summary, "change"):
         return found
     better = [name for key, name in MEASURES.items() if _verdict(run, key) == "better"]

@@ -116,7 +116,7 @@ def _measure(key: str, values: Row) -> str:
     """A measurement, in percent where it is a share, with its interval where there is one."""
     value = number(values, key)
     if value is None:
-        return escape(_text(values[key])) if key in values else ""
+        return escape(_text("-" if values[key] is None else values[key])) if key in values else ""
     scale, digits, unit = (100, 1, "%") if key in SHARES else (1, 3, "")
     if value == int(value) and key not in LABELS and key not in SHARES:
         digits = 0  # a count

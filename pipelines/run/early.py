@@ -54,6 +54,18 @@ def check_early(settings: Settings, resume: bool) -> None:
             next(read_jsonl(Path(part.path), Fields()), None)  # is there such a file
 
 
+def check_source(source: str) -> None:
+    """Refuse a FROM that is neither a folder nor, by its look, a hub id.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not (is_hub_id(source) or Path(source).is_dir() or Path(source).name == "best"):
+        raise UserError(
+            f"{source} is not a directory: give a run directory (made by rl.py) or a checkpoint"
+        )
+
+
 def check_launch(settings: Settings) -> None:
     """Refuse a launch that did not start what the configuration says.
 

@@ -37,7 +37,7 @@ def table(found: Mapping[str, object], directory: Path) -> str:
         ("  AUROC of mean log-probability", _number, "auroc_logprob_baseline"),
     ]
     lines = [
-        *_rows(("", "cold start", "after self-play"), learner, before, after, changes),
+        *_rows(("", "before self-play", "after self-play"), learner, before, after, changes),
         *_rows((f"critic, {audited}", "", ""), CRITIC + baselines, before, after, changes),
         *_fresh_lines(fresh),
         "",
@@ -75,9 +75,10 @@ def _run_lines(found: Mapping[str, object]) -> list[str]:
     other = {"other": total - sum(number(outer, name) for name in outer)}
     return [
         *_best_lines(_part(found, "best")),
-        f"samples admitted: {found['admitted']}; rejected: {num_rejected:.0f} ({reasons})",
+        f"samples admitted: {found['admitted']}; rejected: {num_rejected:.0f}"
+        + (f" ({reasons})" if reasons else ""),
         f"seconds: {total:.0f} in all; {_seconds(outer | other)}",
-        f"  inside the blocks: {_seconds(inner)}",
+        *([f"  inside the blocks: {_seconds(inner)}"] if _seconds(inner) else []),
         *_sync_line(_part(found, "sync")),
     ]
 

@@ -41,6 +41,7 @@ from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine, require_vllm
 from pipelines.run.checkpoints import Checkpoints
+from pipelines.run.early import check_source
 from pipelines.run.resumed import load_run
 from pipelines.settings.load import apply_overrides, load_settings, parse_settings
 from pipelines.settings.role_table import RoleTable
@@ -93,10 +94,7 @@ def find_origin(
     source = Path(local_folder(str(source)))
     if source.name == "best" and _is_run(source.parent):
         source = _best(source)
-    if not source.is_dir():
-        raise UserError(
-            f"{source} is not a directory: give a run directory (made by rl.py) or a checkpoint"
-        )
+    check_source(str(source))
     run = source.absolute().parents[1] if _is_round(source) else source
     if _is_run(run):
         if config is not None:

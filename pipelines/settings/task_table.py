@@ -118,6 +118,11 @@ class SourceTable(Table):
                 "dataset_config and test_split are a dataset's, but the source is jsonl: remove "
                 'them, name a test_path, or set source = "dataset"'
             )
+        if self.source != "reasoning_gym" and self.params:
+            return (
+                f"params are reasoning-gym's, but the source is {self.source}: remove them, or "
+                "give params={} beside it"
+            )
         try:
             check_pattern(self.answer_pattern)
         except UserError as error:

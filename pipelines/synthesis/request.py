@@ -12,6 +12,7 @@ from data.dataset_folder import DatasetFolder, Progress, flat_arguments
 from data.errors import UserError, unknown_name
 from data.records import SPLITS, Split
 from data.shard import WHOLE, Shard
+from pipelines.run.early import check_source
 
 if TYPE_CHECKING:  # it imports torch
     from pipelines.run.origin import Origin
@@ -57,10 +58,11 @@ class Request:
 
 
 def check_request(request: Request) -> None:
-    """Refuse what no settings could make right.
+    """Refuse what no settings could make right, before torch is imported.
 
     Raises:
-        UserError: a number is out of its range, or options exclude each other.
+        UserError: a number is out of its range, options exclude each other, FROM is no folder, or
+            `--out` holds something else.
     """
     for name, value, least in (
         ("--num", request.num, 1), ("--group", request.group, 1),
@@ -71,6 +73,9 @@ def check_request(request: Request) -> None:
     if request.critic is not None and not request.criticise:
         raise UserError("--critic and --no-critic exclude each other: leave out one")
     split_named(request.split)
+    earlier_progress(DatasetFolder(request.out), request)
+    if not request.source.startswith(("http://", "https://")):
+        check_source(request.source)
 
 
 def split_named(name: str) -> Split:

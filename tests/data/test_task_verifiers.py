@@ -77,7 +77,8 @@ def test_a_dataset_takes_its_verifier_from_the_configuration(
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "t.parquet")
     settings = load_settings(checkout / "configs" / "tiny.toml", [
         "tasks.dialect=free", "tasks.source=dataset", f"tasks.path={tmp_path / 't.parquet'}",
-        "tasks.verifier=numeric", "tasks.verifier_parameters={relative_tolerance = 0.5}",
+        "tasks.params={}", "tasks.verifier=numeric",
+        "tasks.verifier_parameters={relative_tolerance = 0.5}",
     ])  # fmt: skip
     (task,) = build_source(settings).draw("train", 1, 0)
     assert (task.verifier, task.entry) == ("numeric", {"relative_tolerance": 0.5})
@@ -113,7 +114,7 @@ def test_an_answer_that_its_own_verifier_refuses_is_a_fault(
     good = written(tmp_path / "good.jsonl", sound)
     path, other = (good, bad) if is_test else (bad, good)
     given = [
-        "tasks.dialect=free", "tasks.source=jsonl", f"tasks.path={path}",
+        "tasks.dialect=free", "tasks.source=jsonl", "tasks.params={}", f"tasks.path={path}",
         f"tasks.test_path={other}", "tasks.verifier=numeric",
     ]  # fmt: skip
     config = checkout / "configs" / "tiny.toml"
@@ -133,7 +134,7 @@ def test_a_pattern_that_backtracks_on_every_answer_ends_the_reading(
 ) -> None:
     lines = [{"question": f"q{n}", "answer": "a" * 40 + f"!{n}"} for n in range(100)]
     settings = load_settings(checkout / "configs" / "tiny.toml", [
-        "tasks.dialect=free", "tasks.source=jsonl", "tasks.verifier=regex",
+        "tasks.dialect=free", "tasks.source=jsonl", "tasks.params={}", "tasks.verifier=regex",
         f"tasks.path={written(tmp_path / 't.jsonl', lines)}", "rewards.timeout_seconds=0.2",
         "tasks.verifier_parameters={pattern = '(a+)+'}",
     ])  # fmt: skip

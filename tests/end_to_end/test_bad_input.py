@@ -236,7 +236,7 @@ def test_a_bad_task_file(
     file = tmp_path / "tasks.jsonl"
     if content is not None:
         file.write_text(content)
-    tasks = ("tasks.source=jsonl", f"tasks.path={file}")
+    tasks = ("tasks.source=jsonl", "tasks.params={}", f"tasks.path={file}")
     line = _refused(capfd, arguments(checkpoint, tmp_path / "run", *tasks))
     assert told in line and "tasks.jsonl" in line, line
     assert not (tmp_path / "run").exists()

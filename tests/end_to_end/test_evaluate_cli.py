@@ -98,7 +98,7 @@ def test_a_file_of_ones_own_is_evaluated_whole(
     assert found["num_tasks"] == 12 and found["split"] == "all" and found["critic"] is None
     assert {row["method"] for row in found["rows"]} == {"mean@2", "pass@k", "majority"}
     assert found["rows"][0]["accuracy"]["value"] > 0
-    own = ["tasks.source=jsonl", f"tasks.path={path}"]
+    own = ["tasks.source=jsonl", "tasks.params={}", f"tasks.path={path}"]
     assert "add --split test" in refused(capsys, str(base), *more, *own)
 
 

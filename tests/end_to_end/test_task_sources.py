@@ -110,6 +110,7 @@ def test_settings_of_sources_that_do_not_fit_are_named(tmp_path: Path) -> None:
     for overrides, message in (
         (["tasks.source=jsonl"], 'source = "jsonl" needs a path'),
         (["tasks.source=jsonl", "tasks.path=x", "tasks.test_split=test"], "a dataset's"),
+        (["tasks.source=jsonl", "tasks.path=x"], "params are reasoning-gym's"),
         (["tasks.answer_pattern=gms8k"], 'did you mean "gsm8k"'),
         (["tasks.answer_field_=x"], 'did you mean "answer_field"'),
         (

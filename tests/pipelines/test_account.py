@@ -67,6 +67,12 @@ def test_the_critic_and_the_monitor() -> None:
     run = finished("better")
     mute = replace(run, summary={**run.summary, "after": AFTER | CRITIC | {"parsed": 0.02}})
     assert account(mute).critic.startswith("only 2% of its critiques could be read")
+    right = {"location_accuracy": None}  # a run whose audit has no flawed solution
+    summary = {"before": BEFORE | CRITIC | right, "after": AFTER | CRITIC | right}
+    assert account(replace(run, summary=summary)).critic == (
+        "accuses 25.0% → 25.0% of sound solutions (96 audited solutions, none with a known wrong "
+        "step)"
+    )
     silent = replace(run, summary={"before": BEFORE, "after": AFTER})
     assert account(silent).critic == "it was not asked"
 

@@ -14,6 +14,8 @@ from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.settings.load import load_settings
 from rewards.dialect import dialect
 
+TAGGED = ("tasks.params={}", "tasks.dialect=tagged")  # of a file
+
 
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,7 +27,7 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("source", ["reasoning_gym", "jsonl", "dataset"])
 def test_every_source_can_be_configured(source: str, problems: Path) -> None:
-    given = [] if source == "reasoning_gym" else [f"tasks.path={problems}", "tasks.dialect=tagged"]
+    given = [] if source == "reasoning_gym" else [f"tasks.path={problems}", *TAGGED]
     settings = load_settings(CONFIG, [f"tasks.source={source}", *given])
     curriculum = Curriculum(build_source(settings), seed=0)
     tasks = curriculum.draw(0, 8)
@@ -71,7 +73,7 @@ def test_the_settings_of_a_file_act(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     rows = [{"q": {"text": f"What is {n} + 1?"}, "a": f"So #### {n + 1}"} for n in range(20)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["tasks.source=jsonl", f"tasks.path={path}", "tasks.dialect=tagged"]
+    given = ["tasks.source=jsonl", f"tasks.path={path}", *TAGGED]
     given += ["tasks.question_field=q.text", "tasks.answer_field=a", "tasks.answer_pattern=gsm8k"]
     given += ["tasks.family=eggs", "tasks.verifier=exact"]
     task, *_ = Curriculum(build_source(load_settings(CONFIG, given)), seed=0).draw(0, 8)
@@ -82,7 +84,7 @@ def test_the_settings_of_a_file_act(tmp_path: Path) -> None:
 def test_an_epoch_goes_on_after_a_commit_and_resets_take_no_problem_from_it(
     problems: Path,
 ) -> None:
-    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", *TAGGED]
     source = build_source(load_settings(CONFIG, given))
     curriculum = Curriculum(source, seed=0)
     seen: list[str] = []
@@ -100,7 +102,7 @@ def test_an_epoch_goes_on_after_a_commit_and_resets_take_no_problem_from_it(
 
 def test_retiring_does_not_fill_a_round_with_one_problem(problems: Path) -> None:
     """With 15 left for a round of 16 all come back; with 16 left the retired stay away."""
-    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", *TAGGED]
     curriculum = Curriculum(build_source(load_settings(CONFIG, given)), seed=0)
     ids = sorted(curriculum.source.ids("train"))
     for num_left in (16, 15, 1, 0):
@@ -134,7 +136,7 @@ def test_a_mixture_may_hold_a_file(problems: Path) -> None:
 
 def test_a_worked_example_is_in_no_held_out_split(problems: Path) -> None:
     """A policy sees it in every prompt; in training that is no harm."""
-    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", *TAGGED]
     plain = build_source(load_settings(CONFIG, given))
     (held, *_), (trained, *_) = plain.draw("test", 4, 0), plain.draw("train", 4, 0)
     examples = ", ".join(
@@ -146,7 +148,7 @@ def test_a_worked_example_is_in_no_held_out_split(problems: Path) -> None:
 
 
 def test_a_worked_example_in_another_spelling_is_in_no_held_out_split(problems: Path) -> None:
-    given = ["tasks.source=jsonl", f"tasks.path={problems}", "tasks.dialect=tagged"]
+    given = ["tasks.source=jsonl", f"tasks.path={problems}", *TAGGED]
     held = build_source(load_settings(CONFIG, given)).draw("test", 1, 0)[0]
     example = f"{{question = '{held.question.lower().replace('?', ' ?')}', reply = ''}}"
     source = build_source(load_settings(CONFIG, [*given, f"tasks.examples=[{example}]"]))

@@ -97,3 +97,25 @@ def test_other_mistakes_of_a_start_are_told_before_torch_is_imported(tmp_path: P
     assert "run.num_processes = 1 but the launcher started 2" in line
     line = refused_early("--config", str(CONFIG), "sft.trainer.lerning_rate=1", program="sft")
     assert 'did you mean "learning_rate"' in line
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "said"),
+    [
+        ("dataset", ["generate", "runs/absent", "--num", "1"], "runs/absent is not a directory"),
+        ("dataset", ["generate", ".", "--num", "0"], "--num must be at least 1, got 0"),
+        ("dataset", ["generate", ".", "--num", "1", "--split", "tset"], 'did you mean "test"?'),
+        ("evaluate", ["runs/absent"], "runs/absent is not a directory"),
+    ],
+)
+def test_commands_on_checkpoints_refuse_as_early(
+    tmp_path: Path, program: str, given: list[str], said: str
+) -> None:
+    out = ["--out", str(tmp_path / "set")] if program == "dataset" else []
+    assert said in refused_early(*given, *out, program=program)
+
+
+def test_a_folder_that_holds_something_is_refused_as_early(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    given = ["generate", ".", "--num", "1", "--out", str(tmp_path)]
+    assert f"{tmp_path} is not empty" in refused_early(*given, program="dataset")

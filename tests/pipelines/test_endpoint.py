@@ -15,7 +15,7 @@ from pipelines.synthesis import endpoint
 from pipelines.synthesis.endpoint import EndpointSampler, urls_of
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "tiny.toml"
-TASKS = ["tasks.dialect=free", "tasks.source=jsonl", "tasks.answer_in=boxed"]
+TASKS = ["tasks.dialect=free", "tasks.source=jsonl", "tasks.params={}", "tasks.answer_in=boxed"]
 DOWN = Answer(b"busy", status=503)
 
 

@@ -117,6 +117,8 @@ def test_the_table_shows_every_figure_that_could_embarrass(tmp_path: Path) -> No
     audit = text[text.index("critic, ") : text.index("critic, fresh")]
     assert "25.0% [" in audit and "66.7% [" in audit, "accusations and parsed, with intervals"
     assert "95% below" in audit
+    head, *_ = text.strip().splitlines()
+    assert head.split("  ")[0] == "before self-play", "a chat model has no cold start"
 
 
 def test_the_best_checkpoint_is_told_apart_from_what_selected_it(tmp_path: Path) -> None:
@@ -136,6 +138,8 @@ def test_a_run_without_critiques_says_so(tmp_path: Path) -> None:
     assert found["fresh"] == {}
     text = table(found, tmp_path)
     assert "critic on fresh rollouts: it was not asked" in text
+    assert "inside the blocks" not in text, "no block was played"
+    assert "rejected: 0\n" in table(found | {"rejected": {}}, tmp_path)
     assert "worse beyond its interval, fixed tasks and audit: nothing" in text
 
 

@@ -12,6 +12,7 @@ import pytest
 from report_cases import STAGES, write_run
 
 from pipelines.report.__main__ import main
+from pipelines.report.cells import _measure
 from pipelines.report.figures import PLOTS
 from pipelines.report.read import RunData, times_of
 from pipelines.report.write import write_report
@@ -199,3 +200,10 @@ def test_a_report_is_drawn_without_matplotlib(checkout: Path) -> None:
     """A page costs milliseconds, so that a run may write one after any round."""
     code = "import sys, pipelines.report.write; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=checkout).returncode == 0
+
+
+def test_what_was_not_measured_is_a_dash_as_on_the_terminal() -> None:
+    measured = {"location_accuracy": None, "auroc": 0.5}
+    assert [_measure(key, measured) for key in ("location_accuracy", "auroc", "parsed")] == [
+        "-", "0.500", "",
+    ]  # fmt: skip
