@@ -168,7 +168,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    num = export(open_records(options.directory, options.dialect), options.format, options.out)
+    records = open_records(options.directory, options.dialect)
+    num = export(records, options.format, options.out, options.force)
     print(json.dumps({"rows": num}) if options.json else f"{num} rows in {options.out}")
     return 0
 
@@ -260,8 +261,10 @@ def _parser() -> argparse.ArgumentParser:
             reading.add_argument("--html", type=Path, metavar="FILE", help="figures as one page")
             reading.add_argument("--png", type=Path, metavar="FILE", help="figures as a picture")
         if name == "export":
-            reading.add_argument("--format", required=True, help="sft, dpo, critic or prompts")
+            formats = "sft, dpo, prompts, critic or critic_prompts"
+            reading.add_argument("--format", required=True, help=formats)
             reading.add_argument("--out", type=Path, required=True, help="file to write")
+            reading.add_argument("--force", action="store_true", help="overwrite the file")
     making.add_argument("--json", action="store_true", help="statistics as JSON at the end")
     return parser
 

@@ -58,14 +58,41 @@ def choose_attention(config: PretrainedConfig) -> Attention:
     The MLA kernel serves one latent only, any other runs expanded (`VLLM_MLA_DISABLE`, read when an
     engine starts). Of the two MLA backends the AMX one, which vLLM prefers where the processor has
     AMX, takes bfloat16 only.
+
+    Raises:
+        UserError: vLLM's kernels on CPU have no heads of the model's size.
     """
-    if config.model_type != "deepseek_v3" or torch.accelerator.is_available():
+    if torch.accelerator.is_available():
+        return Attention({}, {})
+    if config.model_type != "deepseek_v3":
+        check_head_size(config)
         return Attention({}, {})
     latent = (config.kv_lora_rank, config.qk_rope_head_dim)
     served = latent == MLA_KERNEL_LATENT
     logger.info("latent %s, MLA kernel %s: MLA %s", latent, MLA_KERNEL_LATENT, served)
     options = {"attention_backend": "CPU_MLA"} if served else {}
     return Attention(options, {"VLLM_MLA_DISABLE": "0" if served else "1"})
+
+
+def check_head_size(config: PretrainedConfig) -> None:
+    """Refuse heads that vLLM on CPU cannot serve: it would fail in its own code, late and at length.
+
+    Raises:
+        UserError: names their size, those that there are, and the way out.
+    """
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # seconds
+
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+    if size is None or getattr(text, "kv_lora_rank", None):  # no such heads
+        return
+    served = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in served:
+        raise UserError(
+            f"vLLM on CPU serves attention heads of {', '.join(map(str, served))} channels, and "
+            f'this model\'s have {size}: set rollout.engine = "transformers"'
+        )
 
 
 def routing_options(config: PretrainedConfig) -> dict[str, object]:

@@ -5,6 +5,7 @@ The parts are built once and go on for the whole run, over processes too: each g
 `training/`, `run/monitoring.py`) and how a run ends (`run/ending.py`).
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -218,7 +219,7 @@ class Run:
         assert self.ledger is not None, "start() comes first"
         total = self.settings.run.rounds
         remaining = range(self.next_round, total)
-        hidden = not self.directory.is_main
+        hidden = not (self.directory.is_main and sys.stderr.isatty())  # a log has lines enough
         for round_ in tqdm(
             remaining, desc="rounds", disable=hidden, initial=self.next_round, total=total
         ):

@@ -27,16 +27,19 @@ from rewards.dialect import dialect
 Row = dict[str, object]
 
 
-def export(reader: Reader, name: str, out: Path) -> int:
+def export(reader: Reader, name: str, out: Path, overwrites: bool = False) -> int:
     """Write the records in a format as JSONL, atomically; returns the number of rows.
 
     Raises:
-        UserError: the format is unknown, nothing is left to write, or `out` is a directory.
+        UserError: the format is unknown, nothing is left to write, or `out` is a directory, or
+            a file that may not be overwritten.
     """
     if name not in FORMATS:
         raise UserError(unknown_name("format", name, FORMATS))
     if out.is_dir():
         raise UserError(f"--out {out} is a directory: name a file, such as {out / name}.jsonl")
+    if out.exists() and not overwrites:
+        raise UserError(f"--out {out} exists: give another file, or add --force to overwrite it")
     reader.require_dialect()
     rows = [json.dumps(row, ensure_ascii=False) for row in FORMATS[name](reader)]
     if not rows:
@@ -79,6 +82,19 @@ def dpo_rows(reader: Reader) -> Iterator[Row]:
 
 
 def critic_rows(reader: Reader) -> Iterator[Row]:
+    """Judged solutions of which there is a critique that agrees, as the completion to imitate."""
+    return (row for row in _judged_rows(reader) if row["completion"] is not None)
+
+
+def critic_prompt_rows(reader: Reader) -> Iterator[Row]:
+    """All judged solutions with what is true of them, to reward a critic of them."""
+    return (
+        {name: value for name, value in row.items() if name != "completion"}
+        for row in _judged_rows(reader)
+    )
+
+
+def _judged_rows(reader: Reader) -> Iterator[Row]:
     """Distinct well-formed solutions with a verdict; the completion is a critique that agrees."""
     parser, judge = dialect_of(reader), critique_dialect(reader.dialect)
     seen = set[str]()
@@ -120,7 +136,8 @@ def prompt_rows(reader: Reader) -> Iterator[Row]:
 
 
 FORMATS: dict[str, Callable[[Reader], Iterator[Row]]] = {
-    "sft": sft_rows, "dpo": dpo_rows, "critic": critic_rows, "prompts": prompt_rows,
+    "sft": sft_rows, "dpo": dpo_rows, "prompts": prompt_rows,
+    "critic": critic_rows, "critic_prompts": critic_prompt_rows,
 }  # fmt: skip
 
 

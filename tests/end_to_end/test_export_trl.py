@@ -1,6 +1,5 @@
 """TRL's trainers take what `sparring-data export` writes: one step each, on a tiny model."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -81,11 +80,8 @@ def test_sft_trainer_takes_the_critics_export(made: Made, tmp_path: Path) -> Non
         pytest.skip("the set has no critiques")
     out = tmp_path / "critic.jsonl"
     assert main(["export", str(made[0]), "--format", "critic", "--out", str(out)]) == 0
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    taught = [json.dumps({"prompt": row["prompt"], "completion": row["completion"]})
-              for row in lines if row["completion"]]  # fmt: skip
-    out.write_text("\n".join(taught))
     rows = load_dataset("json", data_files=str(out), split="train")
+    rows = rows.select_columns(["prompt", "completion"])
     arguments = SFTConfig(str(tmp_path / "run"), max_length=512, **ONE_STEP)
     assert moves(SFTTrainer(policy(made[1], tmp_path), arguments, train_dataset=rows,
                             processing_class=made[1]))  # fmt: skip

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from critic_cases import chain_task
 from set_cases import sum_record, write_set
 
@@ -19,6 +20,11 @@ from rewards.verdict import Verdict
 def rows(path: Path, name: str, *more: str) -> list[dict[str, object]]:
     out = path.parent / f"{name}.jsonl"
     assert main(["export", str(path), "--format", name, "--out", str(out), *more]) == 0
+    kept = out.read_text()
+    with pytest.raises(SystemExit):
+        main(["export", str(path), "--format", name, "--out", str(out)])
+    assert out.read_text() == kept, "nothing is overwritten"
+    assert main(["export", str(path), "--format", name, "--out", str(out), "--force"]) == 0
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -52,5 +58,7 @@ def test_a_refuted_critique_is_no_example(tmp_path: Path) -> None:
     records = [judged(number, *checks) for number, checks in enumerate(said, start=3)]
     path = write_set(tmp_path / "set", [records], **{"tasks.dialect": "chain"})
     found = {row["id"]: row["completion"] for row in rows(path, "critic")}
-    assert found[records[0].id] is None
-    assert found[records[1].id] and found[records[2].id]
+    assert found.keys() == {records[1].id, records[2].id} and all(found.values())
+    every = rows(path, "critic_prompts")
+    assert {row["id"] for row in every} == {record.id for record in records}
+    assert all("completion" not in row and row["first_flaw"] for row in every)

@@ -9,6 +9,7 @@ import torch
 from chat_cases import FAMILIES
 from pipeline_cases import random_llama, save
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, Qwen3Config
 
 from pipelines.errors import UserError
 from pipelines.policy.chat import declare_ends, text_ids
@@ -20,6 +21,7 @@ from pipelines.rollouts.engine import Sampling
 from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine
+from pipelines.rollouts.vllm_options import check_head_size
 from pipelines.settings.role_table import RoleTable
 from pipelines.settings.rollout_table import RolloutTable
 
@@ -114,3 +116,12 @@ def test_both_engines_end_a_reply_at_every_declared_token(tmp_path: Path) -> Non
     for replies in found:
         for done in replies:
             assert done.truncated == (done.token_ids[-1] not in ends)
+
+
+def test_heads_that_vllm_on_cpu_cannot_serve_are_refused_with_a_way_out() -> None:
+    """It would fail in its own kernels, a hundred lines long, before a run has a folder."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    check_head_size(Qwen3Config(**sizes, head_dim=32))
+    check_head_size(LlamaConfig(**sizes))  # 64 / 2
+    with pytest.raises(UserError, match=r'have 16: set rollout.engine = "transformers"'):
+        check_head_size(Qwen3Config(**sizes, head_dim=16))
