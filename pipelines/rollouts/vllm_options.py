@@ -75,7 +75,7 @@ def choose_attention(config: PretrainedConfig) -> Attention:
 
 
 def check_head_size(config: PretrainedConfig) -> None:
-    """Refuse heads that vLLM on CPU cannot serve: it would fail in its own code, late and at length.
+    """Refuse heads that vLLM on CPU cannot serve: its own code would fail late and at length.
 
     Raises:
         UserError: names their size, those that there are, and the way out.

