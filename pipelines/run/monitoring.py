@@ -26,6 +26,7 @@ from pipelines.settings.tables import Settings
 from pipelines.training.trainer import RoleTrainer
 
 MAX_TEMPERATURE = 1.5
+LEAST_READABLE = 0.5  # share of its critiques that must be read before a critic is compared with
 
 
 class RunMonitor:
@@ -33,15 +34,18 @@ class RunMonitor:
 
     Attributes:
         history: the readings of every check so far.
+        critic_was_read: whether most of its critiques could be read at some check. One that writes
+            none accuses nobody: what it learns to say would all be worse than its silence.
     """
 
     def __init__(self, settings: MonitorSettings) -> None:
         self.settings, self.state = settings, MonitorState()
         self.history: list[Readings] = []
+        self.critic_was_read = False
 
     def begin(self, probe: Probe) -> Readings:
         """Take the cold start in: what every later reading is compared with."""
-        readings = read_signals([], probe)
+        readings = self._read([], probe)
         self.state = begin(readings, self.settings)
         return readings
 
@@ -55,12 +59,21 @@ class RunMonitor:
             probe: the round's gold readings.
             fed_accuracy: the audit of what was fed back.
         """
-        readings = read_signals(bouts, probe)
+        readings = self._read(bouts, probe)
         if FED in self.settings.rules:
             readings[FED] = fed_accuracy
         self.history.append(readings)
         self.state, health = check(self.state, readings, self.settings)
         return health
+
+    def _read(self, bouts: Sequence[Bout], probe: Probe) -> Readings:
+        """The signals, without the critic's as long as it has never been readable."""
+        readings, parsed = read_signals(bouts, probe), _figure(probe.audit, "parsed")
+        self.critic_was_read |= parsed is not None and parsed.value >= LEAST_READABLE
+        if not self.critic_was_read:
+            rules = self.settings.rules
+            readings |= {n: None for n in readings if n in rules and rules[n].channel == "critic"}
+        return readings
 
     @property
     def is_clean(self) -> bool:
@@ -85,6 +98,7 @@ class RunMonitor:
         return {
             "state": json.loads(self.state.model_dump_json()),
             "readings": [readings_row(readings) for readings in self.history],
+            "critic_was_read": self.critic_was_read,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -92,6 +106,7 @@ class RunMonitor:
         rows = state["readings"]
         self.history = [read_readings(row, number) for number, row in enumerate(rows, start=1)]
         self.state = MonitorState.model_validate_json(json.dumps(state["state"]))
+        self.critic_was_read = state.get("critic_was_read", True)
 
 
 def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:

@@ -94,6 +94,27 @@ def test_the_critics_figures_come_from_its_fixed_audit() -> None:
     assert read_signals([], probe())["critic_brier"] is None
 
 
+def audited(parsed: bool) -> Probe:
+    """A critic that accuses every sound solution, or writes what nobody can read."""
+    tasks = [f"t{number}" for number in range(16)]
+    every = [critique(0.1, sound=True, task=task) for task in tasks]
+    silent = [replace(one, p_sound=0.5, parsed=False) for one in every]
+    return replace(probe(), audit=CriticAudit(measure(every if parsed else silent), ()))
+
+
+def test_a_critic_that_cannot_be_read_is_no_baseline() -> None:
+    """It accuses nobody, and each word that it learned would be worse than that silence."""
+    monitor = RunMonitor(MonitorSettings())
+    assert monitor.begin(audited(parsed=False))["critic_false_accusations"] is None
+    monitor.check([], audited(parsed=True))
+    assert monitor.history[-1]["critic_false_accusations"] is not None
+    resumed = RunMonitor(MonitorSettings())
+    resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    for one in (monitor, resumed):  # one that falls silent later is read: it lost what it could
+        one.check([], audited(parsed=False))
+        assert one.history[-1]["critic_brier"] is not None
+
+
 def test_the_monitor_goes_on_where_it_was_saved() -> None:
     groups = [[bout(task, RIGHT), bout(task, WRONG, answer="7")] for task in range(4)]
     first, second = RunMonitor(MonitorSettings()), RunMonitor(MonitorSettings())
