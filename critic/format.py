@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+MAX_WORKED_CHARS = 300  # of one step: longer ones are left out of a teacher's working
+
+
 class CritiqueDialect(Protocol):
     """A grammar of critiques: what the pipelines need of it."""
 
@@ -146,4 +149,5 @@ def worked_steps(
     place = [step.id for step in solution.steps].index(first_bad) if first_bad else len(checks)
     num = place + (first_bad is not None and not checks[place])
     texts = [dialect.right_step(task, solution, index) for index in range(num)]
-    return {step.id: text for step, text in zip(solution.steps, texts, strict=False) if text}
+    pairs = zip(solution.steps, texts, strict=False)
+    return {step.id: text for step, text in pairs if text and len(text) <= MAX_WORKED_CHARS}

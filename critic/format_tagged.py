@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 
 from critic.critique import Critique, Flaw, ParseFailure, StepJudgement
+from rewards.arithmetic import MAX_NUMBER_CHARS
 from rewards.dialect import dialect
 from rewards.fence import fenced
 from rewards.solution import Solution, Step
@@ -131,9 +132,11 @@ class TaggedCritique:
         worked = worked or {}
         lines = [f"Step {step}: {text}." for step, text in worked.items()]
         lines.append(f"\\boxed{{{box}}}")
-        equations = worked.get(first_bad or "", "").split("; ")
-        if equations != [""] and len(equations) == 1:
-            lines.append(f"should be: {equations[0].rpartition('= ')[2].partition(', not ')[0]}")
+        stated = worked.get(first_bad or "", "").split("; ")
+        wrong = next((one for one in stated if ", not " in one), "")
+        value = wrong.rpartition(", not ")[0].rpartition("= ")[2]
+        if 0 < len(value) <= MAX_NUMBER_CHARS:  # what can be checked
+            lines.append(f"should be: {value}")
         return "\n".join([*lines, f"confidence: {confidence}"])
 
 

@@ -10,12 +10,15 @@ Reading is total. Leaves out whether a proposal is new, and how hard it is
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from string import ascii_lowercase
 
 from data.errors import UserError
+from data.spelling import spelling_key
 from rewards.arithmetic import evaluate, plain_number
 from rewards.chain import MAX_TERMS, read_chain
 from rewards.dialect import Dialect
+from rewards.doubt import other_reading
 from rewards.operations import PRODUCT, SUM
 from rewards.thinking import after_thinking
 
@@ -36,6 +39,9 @@ _CHAIN = re.compile(rf"(\*?)((?:[a-z]{_OPERAND}){{1,{MAX_TERMS}}})\n?")
 _ASKED = re.compile(
     r"(?:calculate|compute|evaluate|what is)\s*:?\s+(?P<sum>[^a-z]+?)\s*[.?]?", re.IGNORECASE
 )
+_DIGITS = r"[0-9]+(?:\.[0-9]+)?"
+# Operators stand apart: what is 12/25/2024 may be a date, and 1-800-555 a telephone.
+_SUM = re.compile(rf"\(*-?{_DIGITS}\)*(?: [-+*/] \(*-?{_DIGITS}\)*)+")
 
 
 def proposal_prompt(dialect: Dialect, examples: Sequence[str]) -> str:
@@ -95,8 +101,32 @@ def worked_answer(dialect: Dialect, question: str) -> str | None:
         if len(chain.operands) < 2 or dialect.shown(question) is None:
             return None
         return str(chain.values()[-1])
-    asked = _ASKED.fullmatch(question.strip())
-    if asked is None or len(re.findall(r"[0-9]+", asked["sum"])) < 2:
-        return None
-    value = evaluate(asked["sum"])
+    asked = _sum_of(question)
+    value = None if asked is None else evaluate(asked)
     return None if value is None else plain_number(value)
+
+
+def proposal_key(dialect: Dialect, question: str) -> str | None:
+    """One key for all spellings of a question; None where the dialect cannot pose it.
+
+    Of plain arithmetic it is that of the sum alone, whatever asks for it. Another order of the
+    terms is another task.
+    """
+    try:
+        shown = dialect.shown(question)
+    except UserError:
+        return None
+    if shown is None or not dialect.conversational:
+        return shown
+    asked = _sum_of(question)
+    if asked is None:
+        return spelling_key(question)
+    return spelling_key(re.sub(_DIGITS, lambda m: plain_number(Fraction(m[0])), asked))
+
+
+def _sum_of(question: str) -> str | None:
+    """The arithmetic that a question plainly asks for."""
+    asked = _ASKED.fullmatch(question.strip())
+    if asked is None or _SUM.fullmatch(asked["sum"]) is None:
+        return None
+    return None if other_reading(asked["sum"]) else asked["sum"]

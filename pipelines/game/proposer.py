@@ -5,13 +5,13 @@
 
 The reward is R-Zero's (arXiv:2508.05004), of a p that a rule measures where there is one. A
 proposal is new if it is no spelling of a task that was shown for it, played, proposed before, or
-held out; copies within a block share what one would earn. Its hash must put it into the train
-split, as it does every task, so that none is a held-out one. Leaves out how proposals are read and
+held out; copies within a process's batch share what one would earn. Its hash must put it into the
+train split, as it does every task. Leaves out how proposals are read and
 worked out (`rewards/proposals.py`) and how a block is trained (a `Player` does that).
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from data.records import Generator, Task, VerifierName, make_task
@@ -20,8 +20,9 @@ from pipelines.game.curriculum import Curriculum
 from pipelines.game.referee import Referee
 from pipelines.game.resets import spread
 from pipelines.rollouts.sample import Player, Prompt, Sample, Scored
+from rewards.arithmetic import evaluate, plain_number
 from rewards.dialect import Dialect
-from rewards.proposals import proposal_prompt, read_proposal, worked_answer
+from rewards.proposals import proposal_key, proposal_prompt, read_proposal, worked_answer
 from rewards.verdict import Verdict
 
 FAMILY = "proposed"
@@ -65,14 +66,14 @@ class Proposer:
         referee: writes prompts and judges solutions.
         learner: writes and solves.
         curriculum: whose tasks show what is asked for.
-        held_out: ids of the tasks that measure.
+        held_out: the tasks that measure.
         gather: the lists of all processes in one, given one's own.
         remark: receives what a reader of the run should know.
 
     Attributes:
         row: the round's figures, as metrics.
         waiting: proposals to be played, the oldest first.
-        seen: ids of every task that was shown for a proposal, played, or proposed and valid.
+        seen: keys of every task that was shown for a proposal, played, or proposed and valid.
         spent: tokens that this process generated since they were last taken, by what for.
     """
 
@@ -81,14 +82,14 @@ class Proposer:
         referee: Referee,
         learner: Player,
         curriculum: Curriculum,
-        held_out: Collection[str],
+        held_out: Collection[Task],
         gather: Gather = list,
         remark: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.referee, self.learner, self.curriculum = referee, learner, curriculum
         self.gather, self.remark = gather, remark
         self.table = referee.settings.proposer
-        self.held_out = frozenset(held_out)
+        self.held_out = frozenset(self.key(task.question) for task in held_out)
         self.row = dict[str, object]()
         self.waiting = list[Judged]()
         self.seen = set[str]()
@@ -125,7 +126,7 @@ class Proposer:
             taken, self.waiting = self.waiting[:num], self.waiting[num:]
             for place, one in zip(spread(num, len(fresh)), taken, strict=True):
                 found[fresh[place]] = Start(self.task(one))
-            self.seen |= {start.task.id for start in found}
+            self.seen |= self._keys(start.task.question for start in found)
             self.row["proposer/played"] = num
         return found
 
@@ -140,7 +141,7 @@ class Proposer:
         if not dialect.conversational:
             return [proposal_prompt(dialect, ())] * num
         tasks = self.curriculum.draw(plan.round, num * self.table.examples)
-        self.seen |= {task.id for task in tasks}
+        self.seen |= self._keys(task.question for task in tasks)
         questions = [task.question for task in tasks]
         return [
             [{"role": "user", "content": proposal_prompt(dialect, questions[place::num])}]
@@ -152,9 +153,21 @@ class Proposer:
         fresh: dict[str, Judged] = {}
         for one in found:
             if not one.fault:
-                fresh.setdefault(self.task(one).id, one)
+                fresh.setdefault(self.key(one.question), one)
         self.seen |= fresh.keys()
         return list(fresh.values())
+
+    def key(self, question: str) -> str:
+        """What tells it from another one; of one that the dialect cannot pose, its text."""
+        return proposal_key(self.referee.dialect, question) or question
+
+    def _keys(self, questions: Iterable[str]) -> set[str]:
+        return {self.key(question) for question in questions}
+
+    def is_known(self, question: str) -> bool:
+        """Whether it is a spelling of a task that is held out, or is no longer new."""
+        key = self.key(question)
+        return key in self.seen or key in self.held_out
 
     def state_dict(self) -> dict[str, object]:
         """What a later process needs to go on."""
@@ -184,23 +197,29 @@ class ProposalBlock:
 
     Attributes:
         judged: those scored so far, of this process.
+        paid: keys of its good ones in earlier batches, which are not new.
     """
 
     proposer: Proposer
     plan: RoundPlan
     judged: list[Judged] = field(default_factory=list)
+    paid: set[str] = field(default_factory=set)
 
     def __call__(self, indices: Sequence[int], samples: Sequence[Sample]) -> list[Scored]:
         """Score completions; the `Scorer` of the learner's block."""
         found = [self._read(sample) for sample in samples]
-        asked = {one.question: one for one in found if not one.fault}
-        solved = self._solved(list(asked.values()))
-        found = [solved.get(one.question, one) if not one.fault else one for one in found]
-        copies = Counter(one.question for one in [*self.judged, *found] if not one.fault)
+        key, asked = self.proposer.key, dict[str, Judged]()
+        for one in found:
+            if not one.fault:
+                asked.setdefault(key(one.question), one)
+        solved = self._solved(asked)
+        found = [one if one.fault else solved[key(one.question)] for one in found]
+        copies = Counter(key(one.question) for one in found if not one.fault)
+        self.paid |= copies.keys()
         self.judged += found
         self.proposer.spent["proposals"] += sum(len(sample.token_ids) for sample in samples)
         return [
-            Scored(0.0 if one.fault else pay(one.rate or 0.0) / copies[one.question])
+            Scored(0.0 if one.fault else pay(one.rate or 0.0) / copies[key(one.question)])
             for one in found
         ]
 
@@ -212,22 +231,23 @@ class ProposalBlock:
         if question is None:
             return Judged("", "", "unreadable", None, by)
         answer = worked_answer(dialect, question) or ""
-        if not answer and proposer.table.validity == "rule":
+        by_rule = proposer.table.validity == "rule"
+        if proposal_key(dialect, question) is None or (by_rule and not answer):
             return Judged(question, "", "invalid", None, by)
-        if proposer.table.validity == "agreement":
-            answer = ""
+        answer = answer if by_rule else ""
         one = Judged(question, answer, "", None, by)
         task = proposer.task(one)
-        known = task.split != "train" or task.id in proposer.seen or task.id in proposer.held_out
+        known = task.split != "train" or proposer.is_known(question)
+        known = known or proposer.key(question) in self.paid
         length = proposer.learner.prompt_length(proposer.referee.problem(task))
         if not proposer.referee.leaves_room(length):
             return Judged(question, answer, "invalid", None, by)
         return Judged(question, answer, "known", None, by) if known else one
 
-    def _solved(self, asked: Sequence[Judged]) -> dict[str, Judged]:
-        """Each question with its pass rate, or what is wrong with it after all."""
+    def _solved(self, asked: Mapping[str, Judged]) -> dict[str, Judged]:
+        """Each question, by its key, with its pass rate, or what is wrong with it after all."""
         proposer = self.proposer
-        tasks = [proposer.task(one) for one in asked]
+        tasks = [proposer.task(one) for one in asked.values()]
         prompts = [proposer.referee.problem(task) for task in tasks]
         purpose = f"{self.plan.purpose}/{proposer.learner.num_steps}/solvers"
         drawn = proposer.learner.sample(prompts, purpose, proposer.table.solvers) if tasks else []
@@ -236,7 +256,7 @@ class ProposalBlock:
             [(t, sample, "") for t, group in zip(tasks, drawn, strict=True) for sample in group]
         )
         num, found = proposer.table.solvers, dict[str, Judged]()
-        for place, one in enumerate(asked):
+        for place, (key, one) in enumerate(asked.items()):
             solutions = read[place * num : (place + 1) * num]
             if proposer.table.validity == "rule":
                 rate = share_of_passed([verdict for _, verdict in solutions])
@@ -244,7 +264,7 @@ class ProposalBlock:
             else:
                 answer, rate = agreed([solution.answer for solution, _ in solutions])
                 fault = "" if answer and rate >= proposer.table.agreement else "invalid"
-            found[one.question] = Judged(one.question, answer, fault, rate, one.weights_hash)
+            found[key] = Judged(one.question, answer, fault, rate, one.weights_hash)
         return found
 
 
@@ -256,11 +276,17 @@ def share_of_passed(verdicts: Sequence[Verdict]) -> float | None:
 
 def agreed(answers: Sequence[str | None]) -> tuple[str, float]:
     """The commonest answer, and the share of all solutions that give it; the first of equals."""
-    counts = Counter(answer.strip() for answer in answers if answer)
+    counts = Counter(_plain(answer) for answer in answers if answer)
     if not counts:
         return "", 0.0
     answer, count = counts.most_common(1)[0]
     return answer, count / len(answers)
+
+
+def _plain(answer: str) -> str:
+    """A number as it is always written; other text without its margins."""
+    value = evaluate(answer.strip(" $."))
+    return answer.strip() if value is None else plain_number(value)
 
 
 def figures(found: Sequence[Judged]) -> dict[str, object]:

@@ -116,7 +116,7 @@ class Run:
         held_out_ids, remark = [task.id for task in kept_out], self.round_log.remark
         self.feedback = Feedback(self.referee, learner, held_out_ids, gather_object, remark)
         self.proposer = Proposer(
-            self.referee, learner, self.curriculum, held_out_ids, gather_object, remark
+            self.referee, learner, self.curriculum, kept_out, gather_object, remark
         )
         self.gate = Gate(contamination_of(held_out_of(self.curriculum.source, kept_out)))
         self.gate_counts, self.tokens = GateCounts(), KeptCounts()

@@ -103,9 +103,13 @@ def num_prompt(labels_RT: Tensor) -> int:
 def can_open(config: PreTrainedConfig) -> bool:
     """Whether prompts of different lengths may share their beginning.
 
-    There is padding between it and the rest of a short one, which a window of columns would count.
+    There is padding between it and the rest of a short one, which a window of columns would count,
+    as would biases by distance; positions are moved, as rotations allow and learned ones do not.
     """
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    rotates = bool(getattr(config.get_text_config(), "rope_parameters", None))
+    return rotates and all(
+        type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers
+    )
 
 
 def can_share(policy: Policy) -> bool:
@@ -152,13 +156,15 @@ def run_on_prompts(
     rest, read_UK = prompts.rest, mask_RT[prompts.first_U, prompts.read]
     columns_T = torch.arange(rest, ids_RT.shape[1], device=ids_RT.device)
     own_RT = mask_RT[:, rest:] * (columns_T >= prompts.begun_R[:, None])
-    places_RT = columns_T - (prompts.begun_R - prompts.read.stop)[:, None]  # as if it began there
+    places: dict[str, Tensor] = {}
+    if (prompts.begun_R != rest).any():  # else columns are positions, as they are in one pass
+        after_RT = columns_T - prompts.begun_R[:, None]
+        places["position_ids"] = (prompts.num_read + after_RT).clamp(min=0)
     seen_RT = torch.cat([read_UK[prompts.place_R], own_RT], 1)
     cache = DynamicCache(config=config)
     model(
         input_ids=ids_RT[prompts.first_U, prompts.read],
         attention_mask=read_UK,
-        position_ids=columns_T.new_tensor([range(prompts.read.start, prompts.read.stop)]),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -168,7 +174,7 @@ def run_on_prompts(
     output = model(
         input_ids=ids_RT[:, rest:],
         attention_mask=seen_RT,
-        position_ids=places_RT.clamp(min=0),
+        **places,
         labels=labels_RT[:, rest:],
         past_key_values=cache,
         **kwargs,

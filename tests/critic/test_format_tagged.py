@@ -155,3 +155,26 @@ def test_tagged_verdict_probability_and_flaws_agree(text: str) -> None:
         wrong = [step.id for step in critique.steps if not step.ok]
         assert wrong == [flaw.step for flaw in critique.flaws]
         assert wrong or len(critique.steps) == len(TAGGED_SOLUTION.steps)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "value"),
+    [
+        ("3 + 4 = 8 + 2 = 10", "7"),
+        ("3 + 4 = 8; 2 + 2 = 4", "7"),
+        ("2 + 2 = 4; 3 + 4 = 8", "7"),
+        (f"{'9' * 28} * {'9' * 28} * {'9' * 28} = 5", None),
+        (" * ".join(["9" * 28] * 40) + " = 5", None),
+    ],
+)
+def test_a_teacher_writes_the_first_wrong_value_if_it_can_be_checked(
+    wrong: str, value: str | None
+) -> None:
+    text = f"<think>\n1. We begin.\n2. {wrong}\n</think>\n<answer>5</answer>"
+    solution = dialect("tagged").parse_solution(text, truncated=False)
+    said = true_critique(SUM, solution, dialect("tagged"), random.Random(0), sound=False)
+    critique = TAGGED.parse(said, solution, truncated=False)
+    assert isinstance(critique, Critique)
+    (claim,) = check_claims(SUM, solution, critique, "2", False, True)
+    assert claim.status == "confirmed"
+    assert (claim.flaw.payload == value) if value else (claim.flaw.evidence_kind == "rule")

@@ -60,7 +60,7 @@ WRITTEN = [text for text in EVERY if task_of(text).split == "train"]
 
 
 def proposer_of(
-    verifiers: Verifiers, learner: Solver, *overrides: str, held_out: Sequence[str] = ()
+    verifiers: Verifiers, learner: Solver, *overrides: str, held_out: Sequence[Task] = ()
 ) -> Proposer:
     referee = referee_of(verifiers, "proposer.steps=1", *overrides)
     curriculum = Curriculum(build_source(referee.settings), 0)
@@ -121,7 +121,7 @@ def test_what_proposing_costs_is_counted(verifiers: Verifiers) -> None:
 def test_no_held_out_task_is_proposed(verifiers: Verifiers) -> None:
     elsewhere = [text for text in EVERY if text not in WRITTEN]
     learner = Writer(0.15, *elsewhere[:6], WRITTEN[0])
-    proposer = proposer_of(verifiers, learner, held_out=[task_of(WRITTEN[0]).id])
+    proposer = proposer_of(verifiers, learner, held_out=[task_of(WRITTEN[0])])
     proposer.train(PLAN)
     assert rewards(learner) == [0] * 7 and learner.num_asked == 0
     assert proposer.row["proposer/known"] == 1
@@ -137,7 +137,7 @@ def test_what_waits_longest_takes_the_place_of_fresh_tasks(verifiers: Verifiers)
     own = [start.task.question for start in placed if start.task.family == "proposed"]
     assert own == waited[:3] and placed[-1] == starts[-1]
     assert [one.question for one in proposer.waiting] == waited[3:]
-    assert {start.task.id for start in placed} <= proposer.seen
+    assert all(proposer.is_known(start.task.question) for start in placed)
     task = next(start.task for start in placed if start.task.family == "proposed")
     assert task.reference == str(sum(map(int, task.question[10:-1].split(" + "))))
 
@@ -173,3 +173,24 @@ def test_a_completion_that_was_cut_off_proposes_nothing(verifiers: Verifiers) ->
     (sample,) = samples_of(WRITTEN[0])
     (score,) = ProposalBlock(proposer, PLAN)([0], [replace(sample, truncated=True)])
     assert score.reward == 0
+
+
+@pytest.mark.parametrize("text", ["*a0b9999999999999999", "a9999999999999999b9999999999999999"])
+@pytest.mark.parametrize("validity", ["rule", "agreement"])
+def test_what_the_dialect_cannot_pose_is_invalid(
+    verifiers: Verifiers, validity: str, text: str
+) -> None:
+    learner = Writer(0.1, text)
+    proposer = proposer_of(verifiers, learner, f"proposer.validity={validity}")
+    proposer.train(PLAN)
+    assert rewards(learner) == [0] and proposer.row["proposer/invalid"] == 1
+
+
+def test_a_task_is_paid_once_in_a_block(verifiers: Verifiers) -> None:
+    block = ProposalBlock(proposer_of(verifiers, Writer(0.15)), PLAN)
+    first, second = (block([0], samples_of(WRITTEN[3]))[0].reward for _ in range(2))
+    assert first and second == 0
+
+
+def test_answers_of_one_value_agree() -> None:
+    assert agreed(["7", "7.0", "$7", "8"]) == ("7", 0.75)

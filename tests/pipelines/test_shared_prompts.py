@@ -9,7 +9,16 @@ from family_cases import ARCHITECTURES
 from peft import LoraConfig, get_peft_model
 from pipeline_cases import learner_role, random_llama, redraw_adapter, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from pipelines.policy.moe import Policy
@@ -171,6 +180,32 @@ def test_an_opening_ends_where_two_prompts_part_and_leaves_each_its_last_token()
     short["input_ids"] = torch.where(short["attention_mask"] > 0, 5, 0)  # one begins the other
     assert Prompts.opening(short).num_read == 19
     assert Prompts.opening(alike([40, 30], 1)) is None
+
+
+@pytest.mark.parametrize("kind", ["OPT", "MPT", "GPT-2"])
+def test_positions_that_are_learned_or_counted_in_columns_share_whole_prompts_alone(
+    kind: str,
+) -> None:
+    sizes = {"vocab_size": len(TOKENIZER)}
+    models = {
+        "OPT": lambda: OPTForCausalLM(OPTConfig(
+            **sizes, hidden_size=64, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
+            word_embed_proj_dim=64, max_position_embeddings=512, dropout=0.0,
+        )),
+        "MPT": lambda: MptForCausalLM(MptConfig(
+            **sizes, d_model=64, n_heads=2, n_layers=2, max_seq_len=512,
+        )),
+        "GPT-2": lambda: GPT2LMHeadModel(GPT2Config(
+            **sizes, n_embd=64, n_head=2, n_layer=2, n_positions=512, attn_pdrop=0.0,
+            embd_pdrop=0.0, resid_pdrop=0.0,
+        )),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    policy = models[kind]()
+    assert not can_open(policy.config)
+    if can_share(policy):
+        add_fused_lm_head(policy, outputs=("log_probs", "entropy"))
+        check_equal(policy, grouped([150, 131, 97, 150]), EXACT, opens=False)
 
 
 def test_a_window_of_columns_would_count_the_padding_after_an_opening() -> None:

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from data.errors import UserError
 from rewards.dialect import dialect
-from rewards.proposals import proposal_prompt, read_proposal, worked_answer, written_proposal
+from rewards.proposals import (
+    proposal_key,
+    proposal_prompt,
+    read_proposal,
+    worked_answer,
+    written_proposal,
+)
 
 CHAIN, FREE = dialect("chain"), dialect("free")
 OPERANDS = st.lists(st.integers(0, 999), min_size=2, max_size=20)
@@ -55,6 +61,11 @@ def test_the_last_problem_after_the_thinking_counts() -> None:
         ("What is 3 * (4 + 1)?", "15"),
         ("Calculate 7 - 9 + 2.", "0"),
         ("Evaluate: 1 / 8", "0.125"),
+        ("What is 12/25/2024?", None),  # a date
+        ("What is 1-800-555?", None),
+        ("What is 10.000 + 5.000?", None),  # ten thousand, elsewhere
+        ("What is 1,000?", None),
+        ("What is 2/3?", None),
         ("What is 5?", None),  # asks for nothing
         ("What is 4 + x?", None),
         ("How many apples are 3 + 4 apples?", None),
@@ -82,3 +93,12 @@ def test_a_prompt_shows_its_examples() -> None:
     asked = proposal_prompt(FREE, ["What is 1 + 1?", "What is 2 + 3?"])
     assert "1. What is 1 + 1?" in asked and "2. What is 2 + 3?" in asked
     assert proposal_prompt(CHAIN, []) == "?\n"
+
+
+def test_spellings_of_one_task_have_one_key() -> None:
+    spelled = ["What is 3 + 4?", "WHAT IS 3 + 4 ?", "calculate: 03 + 4.0", "What is (3 + 4)?"]
+    assert len({proposal_key(FREE, question) for question in spelled}) == 1
+    others = ["What is 4 + 3?", "What is 3 + 5?", "How much is 3 + 4?", "What is 3 - 4?"]
+    assert len({proposal_key(FREE, question) for question in [spelled[0], *others]}) == 5
+    assert proposal_key(CHAIN, "Calculate 3 * 0.") is None
+    assert proposal_key(CHAIN, f"Calculate {'9' * 16} + {'9' * 16}.") is None
