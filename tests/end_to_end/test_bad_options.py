@@ -113,7 +113,7 @@ def test_vllm_refuses_a_context_beyond_the_models(tmp_path: Path, capfd: Capture
         ("sft.trainer.max_step=9", 'key sft.trainer.max_step in SFTConfig: did you mean "max_s'),
         ("sft.easy.params={}", "sft.easy.params is empty: say there what makes the tasks easier"),
         ("sft.easy.params={max_term=4}", "max_term"),
-        ("tasks.source=dataset", "sft.easy makes the tasks of one reasoning-gym family easier"),
+        ("tasks.source=dataset", "params are reasoning-gym's, but the source is dataset"),
         ("tasks.dialect=tagged", "the tagged dialect cannot write a demonstration"),
     ],
 )

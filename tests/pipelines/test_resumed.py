@@ -149,9 +149,9 @@ def with_list(folder: Path, *more: str) -> Settings:
 
 def test_what_measures_stays_the_same_when_the_context_grows(tmp_path: Path) -> None:
     """Longer problems are trained on from then on; in no measurement do they stand for others."""
-    small = with_list(tmp_path, "rollout.max_model_len=1040", "evaluate.num_tasks=6")
+    small = with_list(tmp_path, "rollout.max_model_len=1074", "evaluate.num_tasks=6")
     large = small.model_copy(
-        update={"rollout": small.rollout.model_copy(update={"max_model_len": 1200})}
+        update={"rollout": small.rollout.model_copy(update={"max_model_len": 1234})}
     )
     assert with_first_context(large, changes(small, large)) == small
     with closing(verifiers_of(small.rewards)) as verifiers:
