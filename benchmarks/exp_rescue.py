@@ -20,12 +20,12 @@ import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from campaign import call, play_all
 from exp_monitor import COLD_START_SIZES, FAMILIES, SIZES, base_of, cold_start
 from exp_pointing import check_played, was_halted
+from exp_smollm2 import Job
 from harness import RESULTS, ROOT, context, write_result
 from monitor_tables import LOSS, share
 
@@ -46,19 +46,6 @@ ARMS: Mapping[str, Sequence[str]] = {
     "halts": ("monitor.offers=[]", ALERT),
     "intervenes": ('monitor.offers=["verified_only"]', ALERT),
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of one arm."""
-
-    arm: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Its folder, and its key in the results."""
-        return f"{self.arm}/{self.seed}"
 
 
 def overrides_of(arm: str) -> list[str]:

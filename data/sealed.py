@@ -29,7 +29,7 @@ from data.records import (
 RECORD_COLUMNS = columns_of(Record)
 SCHEMA_VERSION = 2
 # What version 1 lacked, and what a record of it has there.
-ADDED_IN_2: Mapping[str, object] = {
+ADDED_IN_2: Mapping[str, Any] = {
     "rendered": "", "model": "", "adapter": "", "max_new_tokens": 0, "schema_version": 1,
 }  # fmt: skip
 

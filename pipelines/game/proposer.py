@@ -6,8 +6,8 @@
 The reward is R-Zero's (arXiv:2508.05004), of a p that a rule measures where there is one. A
 proposal is new if it is no spelling of a task that was shown for it, played, proposed before, or
 held out; copies within a process's batch share what one would earn. Its hash must put it into the
-train split, as it does every task. Leaves out how proposals are read and
-worked out (`rewards/proposals.py`) and how a block is trained (a `Player` does that).
+train split, as it does every task. Leaves out how proposals are read and worked out
+(`rewards/proposals.py`) and how a block is trained (a `Player` does that).
 """
 
 from collections import Counter
@@ -173,7 +173,7 @@ class Proposer:
         """What a later process needs to go on."""
         return {"waiting": [asdict(one) for one in self.waiting], "seen": sorted(self.seen)}
 
-    def load_state_dict(self, state: Mapping[str, list]) -> None:
+    def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken."""
         self.waiting = [Judged(**one) for one in state["waiting"]]
         self.seen = set(state["seen"])

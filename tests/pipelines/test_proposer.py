@@ -111,6 +111,22 @@ def test_copies_share_what_one_would_earn(verifiers: Verifiers) -> None:
     assert copied.num_asked == alone.num_asked, "one is solved for all"
 
 
+def test_the_group_is_taught_the_other_task_and_not_the_copied_one(verifiers: Verifiers) -> None:
+    """Of advantages, which are what is optimised: seven copies of a task beside another one."""
+    alone = Writer(0.15, *WRITTEN[:12])
+    proposer_of(verifiers, alone).train(PLAN)
+    paid = sorted(
+        (reward or 0.0, text) for reward, text in zip(rewards(alone), WRITTEN, strict=False)
+    )
+    copied, other = paid[-1][1], next(text for reward, text in paid if reward > 0.4)
+    assert copied != other
+    learner = Writer(0.15, *[copied] * 7, other)
+    proposer_of(verifiers, learner).train(PLAN)
+    group = [reward or 0.0 for reward in rewards(learner)]
+    advantages = [reward - sum(group) / len(group) for reward in group]
+    assert advantages[-1] > 0 and max(advantages[:-1]) < 0
+
+
 def test_what_proposing_costs_is_counted(verifiers: Verifiers) -> None:
     proposer = proposer_of(verifiers, Writer(0.15, *WRITTEN[:3]))
     proposer.train(PLAN)
@@ -146,7 +162,7 @@ def test_it_goes_on_where_it_was_saved(verifiers: Verifiers) -> None:
     proposer = proposer_of(verifiers, Writer(0.15, *WRITTEN[:12]))
     proposer.train(PLAN)
     other = proposer_of(verifiers, Writer(0.15))
-    other.load_state_dict(proposer.state_dict())  # type: ignore[arg-type]
+    other.load_state_dict(proposer.state_dict())
     assert (other.waiting, other.seen) == (proposer.waiting, proposer.seen) and other.waiting
 
 

@@ -45,7 +45,7 @@ def sum_record(
 
 def as_version_1(record: Record) -> Record:
     """A record as the first version of the schema sealed it."""
-    return seal(replace(record, **ADDED_IN_2))  # type: ignore[arg-type]
+    return seal(replace(record, **ADDED_IN_2))
 
 
 def make_shards_old(*folders: Path) -> None:
