@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from campaign import call, play_all
+from campaign import AT_ONCE, call, play_all
 from exp_pointing import NO_CRITIC, NO_RESETS, check_played, was_halted
 from harness import ROOT, context, write_result
 from monitor_tables import NUM_SAMPLES, NUM_TASKS, arm_table, detector_table, law_table
@@ -54,6 +54,7 @@ SIZES = (
     "evaluate.every_rounds=1", f"evaluate.num_selection_tasks={NUM_TASKS}",
     f"evaluate.num_samples={NUM_SAMPLES}", "evaluate.num_probe_tasks=256",
     "evaluate.num_tasks=1", "evaluate.num_audit_tasks=1", "critic.critiques_per_audit=1",
+    "critic.max_completion_length=8", "rollout.engine=transformers",  # no critic, any machine
     "pointing.source=none", NO_RESETS, *NO_CRITIC,
     "learner.grpo.lr_scheduler_type=constant",
     "learner.grpo.beta=1e-6",  # moves nothing; TRL then logs the divergence from the start
@@ -89,7 +90,6 @@ def grpo_rate(rate: float) -> str:
 
 ARMS: Mapping[str, Arm] = {
     "learning": Arm("healthy", (grpo_rate(RATE),)),
-    "converged": Arm("healthy", (grpo_rate(0),), converged=True),
     "stationary": Arm("healthy", (grpo_rate(0),)),
     "rate_x30": Arm("collapse", (grpo_rate(30 * RATE),)),
     "shuffled": Arm("collapse", (grpo_rate(RATE), "rewards.shuffled=true")),
@@ -100,6 +100,7 @@ ARMS: Mapping[str, Arm] = {
     "consume_quarter": Arm("collapse", mix="quarter"),
     "consume_verified": Arm("healthy", mix="verified"),
     "consume_real": Arm("healthy", mix="real"),
+    "converged": Arm("healthy", (grpo_rate(0),), converged=True),  # last: it waits for "learning"
 }
 
 
@@ -273,6 +274,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=25, help="of each arm")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs, a thread each")
     parser.add_argument("--overrides", nargs="*", default=[], help="table.key=value, for every run")
     options = parser.parse_args()
     path = ROOT / "benchmarks" / "results" / "monitor.json"
@@ -293,7 +295,10 @@ def main() -> None:
             made = context({"all": options.seeds})
             write_result("monitor", {"context": made, "results": results})
 
-        play_all(wanted, lambda job: play(job, options.folder, options.overrides), keep)
+        def played(job: Job) -> dict[str, object]:
+            return play(job, options.folder, options.overrides)
+
+        play_all(wanted, played, keep, options.at_once)
     print(show(current))
 
 

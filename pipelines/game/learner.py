@@ -133,7 +133,7 @@ class LearnerBlock:
         if shuffled:
             return [Scored(reward, passed=_passed(a)) for a, _, _, _, reward in found]
         return [
-            Scored(reward, _signals(a, said), flaw=self._flaw(a, p), passed=_passed(a))
+            Scored(reward, _signals(a, said), self._flaw(a, p), self._ending(a), _passed(a))
             for (a, _, _, p, reward), said in zip(found, own, strict=True)
         ]
 
@@ -262,9 +262,8 @@ class LearnerBlock:
         nothing was left to do. Of a chain that leaves its grammar they are where it does: were that
         free, breaking off would be the cheapest way to fail.
         """
-        table, given = self.referee.settings.pointing, len(attempt.prefix)
-        pays = self.referee.settings.rewards.outcome_weight > 0
-        if not (pays and table.credit and attempt.verdict.counted) or table.source == "none":
+        given = len(attempt.prefix)
+        if not (self._gives_credit and attempt.verdict.counted):
             return None
         if not attempt.solution.well_formed:
             if self.referee.dialect.conversational:
@@ -275,6 +274,22 @@ class LearnerBlock:
         steps, index = attempt.solution.steps, pointing.index
         start = steps[index - 1].end if index > attempt.first_own_step else steps[index].start
         return (start - given, steps[index].end - given)
+
+    @property
+    def _gives_credit(self) -> bool:
+        pointing, rewards = self.referee.settings.pointing, self.referee.settings.rewards
+        return pointing.credit and pointing.source != "none" and rewards.outcome_weight > 0
+
+    def _ending(self, attempt: Attempt) -> tuple[int, int] | None:
+        """How prose that failed ends: its last line and what ends it.
+
+        Code finds no wrong line where one is left out, nor a critic that is blind to it.
+        """
+        failed = attempt.verdict.counted and not attempt.verdict.passed
+        if not (self._gives_credit and failed and self.referee.dialect.conversational):
+            return None
+        written = attempt.solution.text[len(attempt.prefix) :]
+        return (len(written.rstrip().rpartition("\n")[0]), len(written) + 1)
 
 
 def broken_off(solution: Solution, given: int) -> tuple[int, int]:

@@ -56,6 +56,8 @@ class Scored:
         flaw: the characters [start, end) of the first flawed step, where it is located, with what
             separates it from the step before; an end beyond the text includes its end token. It
             takes the place of the outcome.
+        ending: the characters with which a failure ends whose first flaw nobody located. They are
+            its flaw where its whole group failed and others' flaws are located.
         passed: whether a rule accepts it; None where none judged it, or where it is no measure of
             the policy, such as the end of a solution that was begun for it.
     """
@@ -63,6 +65,7 @@ class Scored:
     reward: float | None
     steps: tuple[StepSignal, ...] = ()
     flaw: tuple[int, int] | None = None
+    ending: tuple[int, int] | None = None
     passed: bool | None = None
 
 

@@ -2,12 +2,14 @@
 
     reward             outcome   TRL's, normalised within the group; exactly 0 without signal
     first flaw         -penalty  on the flawed step's tokens; 0 before and after it
+    none located       -penalty  on how it ends, where the group failed whole and others' flaws are
     rewards of steps   + (r - b) on each step's own tokens; b is the group's mean
 
 The verifier pays, the critic points: a located first flaw takes the place of a failure's outcome,
 so that a sound prefix is not punished and a group that failed whole still carries signal (after
 VPPO, arXiv:2601.18984). The penalty is a constant for each token of the flawed step, whatever the
-number of steps: splitting or padding them does not pay. Pure functions; leaves out TRL's
+number of steps: splitting or padding them does not pay. Nor does failing where nobody can say how,
+by leaving a step out: it would else be the only failure of a lost group that costs nothing. Pure functions; leaves out TRL's
 normalisation and loss, who may locate a flaw (`game/pointing.py`), and the rewards (`game/`).
 
 Axes: B completions, groups adjacent; T tokens of a completion; N groups; G completions of a group.
@@ -56,10 +58,16 @@ def advantages(
         return outcome_B
     result_BT = outcome_B.unsqueeze(1).repeat(1, len(token_ends_BT[0]))
     baselines_N = step_baselines(scored, group_size)
+    groups = [scored[first : first + group_size] for first in range(0, len(scored), group_size)]
+    is_lost_N = [
+        flat and any(own.flaw is not None for own in group)
+        for flat, group in zip(is_flat_N.tolist(), groups, strict=True)
+    ]
     for row, (own, ends) in enumerate(zip(scored, token_ends_BT, strict=True)):
-        if own.flaw is not None:
+        flaw = own.flaw or (own.ending if is_lost_N[row // group_size] else None)
+        if flaw is not None:
             result_BT[row] = 0.0
-            result_BT[row, tokens_of(own.flaw, ends)] = -flaw_penalty
+            result_BT[row, tokens_of(flaw, ends)] = -flaw_penalty
         for step in own.steps:
             value = step.value - baselines_N[row // group_size]
             result_BT[row, tokens_of((step.start, step.end), ends)] += value
@@ -117,10 +125,11 @@ def tokens_of(span: tuple[int, int], ends: Sequence[int]) -> list[int]:
 def ends_by_row(
     tokenizer: PreTrainedTokenizerBase, scored: Sequence[Scored], ids_BT: Tensor
 ) -> list[list[int]]:
-    """`token_ends` of the completions that have steps or a flaw; zeros for the others."""
+    """`token_ends` of the completions that have steps or may have a flaw; zeros for the others."""
     rows = zip(scored, ids_BT.tolist(), strict=True)
     return [
-        token_ends(tokenizer, ids) if own.steps or own.flaw else [0] * len(ids) for own, ids in rows
+        token_ends(tokenizer, ids) if own.steps or own.flaw or own.ending else [0] * len(ids)
+        for own, ids in rows
     ]
 
 

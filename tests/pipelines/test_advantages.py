@@ -127,6 +127,26 @@ def test_no_correct_solution_is_pushed_down_and_no_failure_up(
             assert torch.equal(found_BT[row], unpointed_BT[row]), "a silent critic changes nothing"
 
 
+LAST = (5, 15)  # "\nb1=60>60" and the end token
+
+
+def test_a_failure_that_nobody_locates_is_not_the_cheapest_of_a_lost_group() -> None:
+    """SmolLM2 left a line out, where code sees no wrong one, until no sum came out right."""
+    scored = [Scored(0.0, flaw=SECOND), Scored(0.0, ending=LAST), Scored(None, ending=LAST)]
+    found_BT = advantages(torch.zeros(3), scored, 3, PENALTY, _ends(TEXTS[:3]))
+    assert (found_BT[1, 5:14] == -PENALTY).all() and (found_BT[1, :5] == 0).all()
+    assert (found_BT[2] == 0).all(), "a masked one ends nowhere"
+
+
+def test_how_a_failure_ends_counts_only_where_its_group_is_lost_and_flaws_are_located() -> None:
+    ends, outcome_B = _ends(TEXTS[:3]), normalised([1.0, 0.0, 0.0])
+    beside = [Scored(1.0), Scored(0.0, flaw=SECOND), Scored(0.0, ending=LAST)]
+    found_BT = advantages(outcome_B, beside, 3, PENALTY, ends)
+    assert torch.equal(found_BT[2], outcome_B[2].expand(len(ends[0]))), "its outcome is enough"
+    lost = [Scored(0.0, ending=LAST)] * 3
+    assert (advantages(torch.zeros(3), lost, 3, PENALTY, ends) == 0).all(), "nobody says anything"
+
+
 def test_neither_splitting_nor_padding_steps_pays() -> None:
     """The flawed step keeps its whole penalty in a longer solution, and when it is a longer one."""
     short, padded = "a4=40\nb1=60>60", "a4=40\nb1=60\nc0=60\nd0=60\ne0=60>60"
