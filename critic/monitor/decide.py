@@ -6,6 +6,7 @@
                channel critic  the critic got worse than it was
     one check of alarms ──► warn      two in a row ──► intervene
     N and E, or E that persists after the run intervened ──► halt (the Entropy Threshold)
+    two in a row of E, where nothing that the run offers could help ──► halt
     most of gold accuracy lost in one check, or a fall of it that lost novelty or rising rewards
     have led for two ──► halt at once
 
@@ -267,6 +268,8 @@ def _target(
         if (evidence.e_persisted or 0) >= settings.persist_checks:
             since = f"{evidence.e_persisted} checks after the run intervened"
             return "halt", f"channel E still alarms, {since}"
+        if not _may_help(state, settings):
+            return "halt", "channel E alarms, and no action is left that could help the learner"
         return "intervene", "channel E alarms: the learner's errors are reinforced"
     if "N" in channels:
         return "intervene", "channel N alarms: samples bring nothing new"
@@ -329,6 +332,18 @@ def _may_act(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -
         return False
     last = state.last_action.get(kind)
     return last is None or state.num_checks - last > settings.cooldown_checks
+
+
+def _may_help(state: MonitorState, settings: MonitorSettings) -> bool:
+    """Whether the learner's errors may yet recede by an action: one that is left, or just taken."""
+    for kind in CHANNEL_ACTIONS["E"]:
+        taken = state.last_action.get(kind)
+        if taken is not None and state.num_checks - taken < settings.persist_checks:
+            return True
+        is_done = kind == "silence_critic" and state.critic_is_silenced
+        if not is_done and _may_act(kind, state, settings):
+            return True
+    return False
 
 
 def _is_left(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:

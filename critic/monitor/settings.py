@@ -151,7 +151,7 @@ class MonitorSettings(BaseModel):
         default=2,
         ge=1,
         description="The run is halted when channel E still alarms so many checks after the run "
-        "intervened.",
+        "intervened; at once where the run offers nothing that could help the learner.",
     )
     calm_checks: int = Field(
         default=2,
@@ -257,15 +257,24 @@ class MonitorSettings(BaseModel):
         return {name: rule for name, rule in self.rules.items() if rule.watched}
 
 
-def offered_with_feedback(table: Mapping[str, object]) -> dict[str, object]:
-    """A `[monitor]` table of a run that feeds its records back: one more action and signal.
+def table_of_run(
+    table: Mapping[str, object], *, critic_points: bool, feeds_back: bool
+) -> dict[str, object]:
+    """A `[monitor]` table with what the run can do about an alarm, where it says nothing itself.
 
-    What the table says itself about either stays.
+    Args:
+        table: as the user wrote it.
+        critic_points: the critic may point for the learner; else silencing it changes nothing.
+        feeds_back: the run trains on its own records: one more action and signal.
     """
     offers = MonitorSettings.model_fields["offers"].default
+    if not critic_points:
+        offers = tuple(
+            kind for kind in offers if kind not in ("silence_critic", "unsilence_critic")
+        )
     rules = table.get("rules", {})
-    if not isinstance(rules, Mapping):
-        return dict(table)  # pydantic names the wrong type
+    if not feeds_back or not isinstance(rules, Mapping):  # pydantic names the wrong type
+        return {"offers": offers, **table}
     own = rules.get(FED, {})
     fed = {**FED_RULE.model_dump(), **own} if isinstance(own, Mapping) else own
     return {"offers": (*offers, "verified_only"), **table, "rules": {**rules, FED: fed}}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from critic.monitor.settings import MonitorSettings, offered_with_feedback
+from critic.monitor.settings import MonitorSettings, table_of_run
 from pipelines.errors import unknown_name
 from pipelines.settings.feedback_table import FeedbackTable
 from pipelines.settings.library import LibraryTable
@@ -217,15 +217,21 @@ class Settings(Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _watch_feedback(cls, tables: object) -> object:
-        """Where records are fed back, the monitor watches them and may restrict them."""
-        feedback = tables.get("feedback") if isinstance(tables, dict) else None
-        if not isinstance(tables, dict) or not isinstance(feedback, dict):
+    def _offer_what_helps(cls, tables: object) -> object:
+        """The monitor may order what this run can do, and watches what it feeds back."""
+        if not isinstance(tables, dict):
             return tables
-        monitor = tables.get("monitor", {})
-        if not feedback.get("steps") or not isinstance(monitor, dict):
-            return tables
-        return tables | {"monitor": offered_with_feedback(monitor)}
+        monitor, feedback, pointing = (
+            tables.get(name, {}) for name in ("monitor", "feedback", "pointing")
+        )
+        if not all(isinstance(table, dict) for table in (monitor, feedback, pointing)):
+            return tables  # pydantic names the wrong type
+        table = table_of_run(
+            monitor,
+            critic_points=pointing.get("source", "cheapest") in ("cheapest", "critic"),
+            feeds_back=bool(feedback.get("steps")),
+        )
+        return tables | {"monitor": table}
 
     @model_validator(mode="after")
     def _check_offers(self) -> "Settings":

@@ -9,8 +9,9 @@ The verifier pays, the critic points: a located first flaw takes the place of a 
 so that a sound prefix is not punished and a group that failed whole still carries signal (after
 VPPO, arXiv:2601.18984). The penalty is a constant for each token of the flawed step, whatever the
 number of steps: splitting or padding them does not pay. Nor does failing where nobody can say how,
-by leaving a step out: it would else be the only failure of a lost group that costs nothing. Pure functions; leaves out TRL's
-normalisation and loss, who may locate a flaw (`game/pointing.py`), and the rewards (`game/`).
+by leaving a step out: it would else be the only failure of a lost group that costs nothing. Pure
+functions; leaves out TRL's normalisation and loss, who may locate a flaw (`game/pointing.py`), and
+the rewards (`game/`).
 
 Axes: B completions, groups adjacent; T tokens of a completion; N groups; G completions of a group.
 """
