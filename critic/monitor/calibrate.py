@@ -1,6 +1,6 @@
 """How often is a healthy run alarmed, and how often is a fall seen? By simulation, no model.
 
-    python -m critic.monitor.calibrate [--runs 400] [--checks 40]
+    python -m critic.monitor.calibrate [--runs 400] [--checks 40] [--helpless]
 
 Three kinds of healthy run, whose readings vary by exactly the errors that they state: one that does
 not move at all, one that learns and then stays, and one that stands at its end from the start. A
@@ -166,8 +166,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--checks", type=int, default=40)
+    parser.add_argument(
+        "--helpless", action="store_true", help="with monitor.offers = [], as in a guarded run"
+    )
     options = parser.parse_args()
-    settings = MonitorSettings()
+    settings = MonitorSettings(offers=()) if options.helpless else MonitorSettings()
     for name, path in HEALTHY.items():
         counts = Counter[str]()
         for seed in range(options.runs):

@@ -211,7 +211,8 @@ class MonitorSettings(BaseModel):
             "retrain_critic",
             "double_audit",
         ),
-        description="The actions that the loop can carry out; the monitor orders no other. "
+        description="The actions that the loop can carry out; the monitor orders no other. A run "
+        "whose critic points at nothing leaves out silence_critic and unsilence_critic. "
         "A run with `feedback.steps` adds verified_only: from then on it feeds back only records "
         "that the verifier passed, of rounds whose check was clean. raise_real_share is for loops "
         "that also train on the data of others.",

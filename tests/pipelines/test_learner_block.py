@@ -109,6 +109,30 @@ def test_breaking_off_is_not_the_cheapest_way_to_fail(verifiers: Verifiers) -> N
     assert (found_BT.amin(1) == -1).all() and (found_BT <= 0).all()
 
 
+def test_leaving_a_line_out_is_not_the_cheapest_way_to_fail(verifiers: Verifiers) -> None:
+    """Prose, code points: each failure of a group that failed whole is pushed down somewhere."""
+    referee = referee_of(
+        verifiers, "tasks.dialect=free", "tasks.answer_in=hashes", "pointing.source=code"
+    )
+    block = block_of(referee, None, [Start(TASK)])
+    wrong = "4 + 1 = 5\n5 + 7 = 13\n13 + 6 = 19\n#### 19"
+    texts = [wrong, "4 + 1 = 5\n5 + 7 = 12\n#### 12", "It is easy.\n#### 5", "4 + 1 = 5\n"]
+    scored = block([0] * 4, samples_of(*texts))
+    assert [one.flaw is not None for one in scored] == [True, False, False, False]
+    width = max(map(len, texts)) + 1
+    ends = [[min(t + 1, len(text)) for t in range(width)] for text in texts]
+    found_BT = advantages(torch.zeros(4), scored, 4, 1.0, ends)
+    assert (found_BT.amin(1) == -1).all() and (found_BT <= 0).all()
+    pushed = [t for t, value in enumerate(found_BT[1].tolist()) if value]
+    assert "".join([*texts[1], "<end>"][t] for t in pushed) == "\n#### 12<end>"
+    silent = block_of(
+        referee_of(verifiers, "tasks.dialect=free", "pointing.source=none"), None, [Start(TASK)]
+    )
+    assert all(one.ending is None for one in silent([0] * 4, samples_of(*texts)))
+    right = "4 + 1 = 5\n5 + 7 = 12\n12 + 6 = 18\n#### 18"
+    assert block([0], samples_of(right))[0].ending is None
+
+
 def test_a_completion_is_judged_with_its_beginning(verifiers: Verifiers) -> None:
     """A reset: the span of the flaw counts from where the completion begins."""
     prefix = WRONG[: WRONG.index("c7")]
