@@ -44,6 +44,7 @@ from pipelines.run.checkpoints import Checkpoints
 from pipelines.run.early import check_source
 from pipelines.run.resumed import load_run
 from pipelines.settings.load import apply_overrides, load_settings, parse_settings
+from pipelines.settings.pack import with_pack
 from pipelines.settings.role_table import RoleTable
 from pipelines.settings.rollout_table import RolloutTable
 from pipelines.settings.tables import Settings
@@ -103,7 +104,11 @@ def find_origin(
                 "single settings by table.key=value"
             )
         tables = load_run(run).model_dump(mode="json")
-        settings = parse_settings(apply_overrides(tables, overrides))
+        if any(one.partition("=")[0].strip() == "tasks.pack" for one in overrides):
+            tables = with_pack(apply_overrides(tables | {"tasks": {}}, overrides))
+        else:
+            tables = apply_overrides(tables, overrides)
+        settings = parse_settings(tables)
         if run is source:
             learner, own_critic = _run_checkpoints(source, settings)
         else:

@@ -19,6 +19,7 @@ from pipelines.settings.library import (
     check_library_table,
 )
 from pipelines.settings.library_fields import field_names
+from pipelines.settings.pack import with_pack
 from pipelines.settings.tables import Settings
 from rewards.judge_settings import SECRET
 
@@ -47,7 +48,7 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    return parse_settings(apply_overrides(tables, overrides))
+    return parse_settings(with_pack(apply_overrides(tables, overrides)))
 
 
 def apply_overrides(tables: dict[str, object], overrides: Sequence[str]) -> dict[str, object]:

@@ -143,6 +143,11 @@ class MixturePart(SourceTable):
 class TaskTable(SourceTable):
     """Where tasks come from and how a solution to one is written."""
 
+    pack: str = Field(
+        default="",
+        description="A folder that brings all this and its rewards, such as "
+        "configs/packs/arithmetic; what the configuration says beside it lies over it.",
+    )
     dialect: Literal["chain", "tagged", "free"] = Field(
         default="tagged",
         description="How solutions and critiques are written. For chat models: any reasoning with "

@@ -1,0 +1,145 @@
+"""Task packs: ours and the documentation's judge as they say, and nothing beside one is lost."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from doc_blocks import block
+
+from data.records import SPLITS
+from data.source import draw_up_to
+from pipelines.errors import UserError
+from pipelines.game.curriculum import build_source
+from pipelines.game.referee import Referee, verifiers_of
+from pipelines.rollouts.sample import Sample
+from pipelines.settings.load import dump_settings, load_settings, parse_settings
+from pipelines.settings.tables import Settings
+from rewards.proof import prove, require
+from rewards.verifiers import Verifiers
+
+PACKS = Path(__file__).resolve().parents[2] / "configs" / "packs"
+BARE = "[run]\ndirectory = 'x'\n[learner]\nmodel = 'm'\n[critic]\nmodel = 'm'\n"
+PEN = '{"question": "A pen costs $1.35'
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    path = tmp_path / "bare.toml"
+    path.write_text(BARE)
+    return path
+
+
+@pytest.fixture
+def change(tmp_path: Path) -> Path:
+    """The pack that docs/use.md builds, its blocks as they stand there."""
+    folder = tmp_path / "change"
+    folder.mkdir()
+    rows = block(PEN).splitlines(keepends=True)
+    (folder / "train.jsonl").write_text("".join(rows[:4]))
+    (folder / "test.jsonl").write_text("".join(rows[4:]))
+    (folder / "pack.toml").write_text(block("# change/pack.toml"))
+    (folder / "prompt.txt").write_text(block("{question}\nCount in cents"))
+    (folder / "steps.py").write_text(block("# change/steps.py"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def verifiers() -> Iterator[Verifiers]:
+    with closing(Verifiers(timeout_seconds=20)) as verifiers:
+        yield verifiers
+
+
+def packed(bare: Path, folder: Path, *overrides: str) -> Settings:
+    return load_settings(bare, [f"tasks.pack={folder}", *overrides])
+
+
+@pytest.mark.parametrize("name", sorted(one.name for one in PACKS.iterdir()))
+def test_the_verifiers_of_our_packs_prove_themselves(
+    verifiers: Verifiers, bare: Path, name: str
+) -> None:
+    """References pass, planted wrong answers do not, and a problem says how to answer."""
+    settings = packed(bare, PACKS / name)
+    source = build_source(settings)
+    tasks = source.draw("test", 8, 0)
+    require(prove(verifiers, tasks, 4), min_tpr=1.0, min_tnr=0.95)
+    asked = Referee(settings, verifiers).problem(tasks[0])
+    how = "fenced block" if name == "python" else "boxed"
+    assert tasks[0].question in str(asked) and how in str(asked)
+    assert parse_settings(json.loads(dump_settings(settings))) == settings, (
+        "a run reads back what it began with"
+    )
+
+
+def test_every_program_of_the_pack_passes_its_tests_and_most_of_it_does_not(
+    verifiers: Verifiers, bare: Path
+) -> None:
+    settings = packed(bare, PACKS / "python")
+    source, referee = build_source(settings), Referee(settings, verifiers)
+    tasks = [t for split in SPLITS for t in draw_up_to(source, split, 32, 0)]
+    assert len(tasks) == 32
+    replies = [f"```python\n{task.reference}\n```" for task in tasks]
+    cut = ["\n".join(reply.splitlines()[:-2] + ["    return None", "```"]) for reply in replies]
+    for texts, passes in ((replies, True), (cut, False)):
+        read = referee.read_all(
+            [
+                (t, Sample(text, [], [], truncated=False), "")
+                for t, text in zip(tasks, texts, strict=True)
+            ]
+        )
+        assert [verdict.passed for _, verdict in read] == [passes] * len(tasks)
+
+
+def test_a_pack_as_the_documentation_builds_it(bare: Path, change: Path) -> None:
+    settings = packed(bare, change)
+    assert settings.tasks.path == str(change / "train.jsonl")
+    with closing(verifiers_of(settings.rewards)) as verifiers:
+        source, referee = build_source(settings), Referee(settings, verifiers)
+        (task,) = source.draw("test", 1, 0)
+        assert "lamp" in task.question
+        verifiers.prove_own_rewards(task)
+        text = "5000 cents - 1820 cents = 3180 cents\n3180 / 100 = $31.80\n\\boxed{31.80}"
+        solution, verdict = referee.read(task, Sample(text, [], [], truncated=False))
+        assert verdict.passed and verifiers.own_rewards([(task, solution)])[0].steps == (0.2, 0, 0)
+
+
+def test_the_configuration_lies_over_the_pack(bare: Path, change: Path) -> None:
+    over = packed(bare, change, "tasks.answer_in=hashes", "rewards.format_weight=0.5")
+    assert over.tasks.answer_in == "hashes" and over.tasks.family == "change"
+    assert over.rewards.format_weight == 0.5 and len(over.rewards.functions) == 1
+    (change / "rubric.md").write_text("Grade {completion}. End with Score: N")
+    assert packed(bare, change).rewards.judge is None, "a rubric alone asks nobody"
+    judge = "rewards.judge={base_url='http://localhost:1/v1', model='m'}"
+    asked = packed(bare, change, judge).rewards.judge
+    assert asked is not None and asked.prompt.startswith("Grade {completion}")
+
+
+@pytest.mark.parametrize(
+    ("folder", "override", "message"),
+    [
+        ("nowhere", "", r"there is no nowhere.pack\.toml: name a folder"),
+        ("{change}", "tasks.path=other.jsonl", r"sets tasks\.path beside it: remove one"),
+        ("{change}", "tasks.params={max_terms=3}", r"sets tasks\.params beside it"),
+        ("{change}", "tasks.answer_im=any", r"unknown key tasks\.answer_im"),
+    ],
+)
+def test_a_pack_that_cannot_be_what_was_meant_is_refused(
+    bare: Path, change: Path, folder: str, override: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        packed(bare, Path(folder.format(change=change)), *filter(None, [override]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[tasks", "not valid TOML"),
+        ("[learner]\nmodel = 'm'", r"holds the tables \[tasks\] and \[rewards\] alone: learner"),
+        ("[tasks]\nfamly = 'gcd'", r"unknown key tasks\.famly.*family"),
+    ],
+)
+def test_a_faulty_pack_is_named(bare: Path, change: Path, content: str, message: str) -> None:
+    (change / "pack.toml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        packed(bare, change)
