@@ -29,12 +29,14 @@ from exp_pointing import NO_CRITIC, NO_RESETS, check_played, was_halted
 from harness import ROOT, context, write_result
 from monitor_tables import NUM_SAMPLES, NUM_TASKS, arm_table, detector_table, law_table
 
+from critic.monitor.readings import NUM_START
 from critic.monitor.replay import COLD_START
 
 LOCKS = defaultdict[str, Lock](Lock)
 NUM_BASES = 4
 NUM_DEV = 5  # seeds on which the baselines' thresholds are chosen
 NUM_ROUNDS = 24
+NUM_SHORT = 12  # of an arm that has long collapsed by then
 RATE = 3e-4
 FAMILIES: Mapping[str, Sequence[str]] = {
     "sums": (
@@ -50,9 +52,10 @@ COLD_START_SIZES = (
     "sft.trainer.lr_scheduler_kwargs={num_decay_steps=300}",
 )  # fmt: skip
 SIZES = (
-    f"run.rounds={NUM_ROUNDS}", "learner.steps_per_round=1", "learner.max_completion_length=64",
+    "learner.steps_per_round=1", "learner.max_completion_length=64",
     "evaluate.every_rounds=1", f"evaluate.num_selection_tasks={NUM_TASKS}",
     f"evaluate.num_samples={NUM_SAMPLES}", "evaluate.num_probe_tasks=256",
+    f"evaluate.start_probes={NUM_START}",
     "evaluate.num_tasks=1", "evaluate.num_audit_tasks=1", "critic.critiques_per_audit=1",
     "critic.max_completion_length=8", "rollout.engine=transformers",  # no critic, any machine
     "pointing.source=none", NO_RESETS, *NO_CRITIC,
@@ -75,6 +78,7 @@ class Arm:
         overrides: of a GRPO run.
         mix, temperature: of self-consuming fine-tuning, where there is a mix.
         converged: begins with what the seed's "learning" run ended with.
+        rounds: of a GRPO run.
     """
 
     kind: str
@@ -82,6 +86,7 @@ class Arm:
     mix: str = ""
     temperature: float = 1.0
     converged: bool = False
+    rounds: int = NUM_ROUNDS
 
 
 def grpo_rate(rate: float) -> str:
@@ -91,9 +96,9 @@ def grpo_rate(rate: float) -> str:
 ARMS: Mapping[str, Arm] = {
     "learning": Arm("healthy", (grpo_rate(RATE),)),
     "stationary": Arm("healthy", (grpo_rate(0),)),
-    "rate_x30": Arm("collapse", (grpo_rate(30 * RATE),)),
-    "shuffled": Arm("collapse", (grpo_rate(RATE), "rewards.shuffled=true")),
-    "biased": Arm("collapse", (grpo_rate(RATE), *BIASED)),
+    "rate_x30": Arm("collapse", (grpo_rate(30 * RATE),), rounds=NUM_SHORT),
+    "shuffled": Arm("collapse", (grpo_rate(RATE), "rewards.shuffled=true"), rounds=NUM_SHORT),
+    "biased": Arm("collapse", (grpo_rate(RATE), *BIASED), rounds=NUM_SHORT),
     "consume_own": Arm("collapse", mix="own"),
     "consume_cool": Arm("collapse", mix="own", temperature=0.7),
     "consume_voted": Arm("collapse", mix="voted"),
@@ -135,7 +140,9 @@ def cold_start(family: str, seed: int, folder: Path, more: Sequence[str]) -> Non
 
 def overrides_of(job: Job, more: Sequence[str]) -> list[str]:
     """What makes an arm, in the order that counts."""
-    return [*FAMILIES[job.family], *COLD_START_SIZES, *SIZES, *more, *ARMS[job.arm].overrides]
+    arm = ARMS[job.arm]
+    rounds = f"run.rounds={arm.rounds}"
+    return [*FAMILIES[job.family], *COLD_START_SIZES, *SIZES, rounds, *more, *arm.overrides]
 
 
 def play(job: Job, folder: Path, more: Sequence[str]) -> dict[str, object]:

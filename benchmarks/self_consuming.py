@@ -144,7 +144,11 @@ class Loop:
 
     def row(self, generation: int) -> dict[str, object]:
         """What is read after a generation; -1 is before any."""
-        found: Found = self.probe.read(self.policy, self.tokenizer, generation)
+        found: Found = (
+            self.probe.read_start(self.policy, self.tokenizer)
+            if generation < 0
+            else self.probe.read(self.policy, self.tokenizer, generation)
+        )
         sizes = self.settings.evaluate
         tested = self.sample(self.tested, sizes.num_samples, 1.0, f"test {generation}")
         kind = COLD_START if generation < 0 else "round"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from critic.monitor.decide import begin, check
-from critic.monitor.readings import Reading
+from critic.monitor.readings import NUM_START, Reading, pooled
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from critic.monitor.state import Health
 from critic.value_drop import share_interval
@@ -98,7 +98,8 @@ def simulate(
     Paths of one seed share their noise: give each kind of run seeds of its own.
     """
     rng = random.Random(seed)
-    state, verdicts = begin(noisy(path(-1), rng), settings), []
+    start = pooled([noisy(path(-1), rng) for _ in range(NUM_START)])
+    state, verdicts = begin(start, settings), []
     for number in range(num_checks):
         state, health = check(state, noisy(path(number), rng), settings)
         verdicts.append(health)

@@ -34,18 +34,14 @@ from critic.monitor.evidence import (
     observe,
 )
 from critic.monitor.facts import facts
+from critic.monitor.orders import CHANNEL_ACTIONS, may_act, may_help, orders
 from critic.monitor.readings import Reading
-from critic.monitor.repair import CriticRecord, followed, repairs
-from critic.monitor.settings import CHANNELS, GOLD, ActionKind, Channel, MonitorSettings
-from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
+from critic.monitor.repair import CriticRecord, followed
+from critic.monitor.settings import CHANNELS, GOLD, Channel, MonitorSettings
+from critic.monitor.state import LEVELS, Health, Level, MonitorState
 from data.errors import unknown_name
 
 Readings = Mapping[str, Reading | None]
-CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
-    "N": ("raise_temperature", "retire_saturated"),
-    "E": ("verified_only", "raise_real_share", "silence_critic"),
-    "critic": ("silence_critic", "restore_critic"),
-}
 LEAST_EFFECTIVE = 0.1  # share of groups with both outcomes that a dead run must rule out
 
 
@@ -84,7 +80,7 @@ def check(
         )
     evidence = _weigh(state, readings, settings)
     target, why = _target(evidence, state, settings)
-    actions = _actions(target, why, evidence, state, settings)
+    actions = orders(target, why, evidence.channels, evidence.critic, state, settings)
     level, calm = _settle(target, state, settings)
     following = MonitorState(
         num_checks=state.num_checks + 1,
@@ -268,13 +264,13 @@ def _target(
         if (evidence.e_persisted or 0) >= settings.persist_checks:
             since = f"{evidence.e_persisted} checks after the run intervened"
             return "halt", f"channel E still alarms, {since}"
-        if not _may_help(state, settings):
+        if not may_help(state, settings):
             return "halt", "channel E alarms, and no action is left that could help the learner"
         return "intervene", "channel E alarms: the learner's errors are reinforced"
     if "N" in channels:
         return "intervene", "channel N alarms: samples bring nothing new"
     if "critic" in channels and any(
-        _may_act(kind, state, settings) for kind in CHANNEL_ACTIONS["critic"]
+        may_act(kind, state, settings) for kind in CHANNEL_ACTIONS["critic"]
     ):
         return "intervene", "the critic got worse"
     if alarming := [c for c in CHANNELS if evidence.streaks[c]]:
@@ -289,67 +285,6 @@ def _target(
             f"for {evidence.dead} checks all solutions fared alike: nothing to learn from",
         )
     return "ok", ""
-
-
-def _actions(
-    target: Level, why: str, evidence: _Evidence, state: MonitorState, settings: MonitorSettings
-) -> tuple[Action, ...]:
-    """The actions a level calls for, less those cooling down or used up."""
-    values: dict[ActionKind, float] = {
-        "raise_temperature": settings.temperature_step,
-        "retire_saturated": 1.0,
-        "verified_only": 1.0,
-        "silence_critic": 0.0,
-        "unsilence_critic": 1.0,
-        "restore_critic": -1.0 if state.critic.champion is None else state.critic.champion,
-        "retrain_critic": settings.retrain_rounds,
-        "double_audit": settings.audit_factor,
-        "raise_real_share": settings.real_share,
-    }
-    kinds: tuple[ActionKind, ...] = ()
-    if target == "warn":
-        kinds = ("double_audit",)
-    elif target == "intervene":
-        kinds = tuple(dict.fromkeys(kind for c in evidence.channels for kind in CHANNEL_ACTIONS[c]))
-    may_be_silenced = _is_left("silence_critic", state, settings)
-    further, because = repairs(evidence.critic, state.critic_is_silenced, may_be_silenced, settings)
-    if target == "halt":
-        further = ()
-    if state.critic_is_silenced:  # it is silent already
-        kinds = tuple(kind for kind in kinds if kind != "silence_critic")
-    wanted = [(kind, why) for kind in kinds] + [(kind, because) for kind in further]
-    return tuple(
-        Action(kind=kind, value=values[kind], why=reason)
-        for kind, reason in wanted
-        if _may_act(kind, state, settings)
-    )
-
-
-def _may_act(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:
-    if not _is_left(kind, state, settings):
-        return False
-    if kind == "restore_critic" and state.critic.champion is None:
-        return False
-    last = state.last_action.get(kind)
-    return last is None or state.num_checks - last > settings.cooldown_checks
-
-
-def _may_help(state: MonitorState, settings: MonitorSettings) -> bool:
-    """Whether the learner's errors may yet recede by an action: one that is left, or just taken."""
-    for kind in CHANNEL_ACTIONS["E"]:
-        taken = state.last_action.get(kind)
-        if taken is not None and state.num_checks - taken < settings.persist_checks:
-            return True
-        is_done = kind == "silence_critic" and state.critic_is_silenced
-        if not is_done and _may_act(kind, state, settings):
-            return True
-    return False
-
-
-def _is_left(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:
-    """Whether the loop can do it, and the run has not used it up."""
-    used = state.num_actions.get(kind, 0)
-    return kind in settings.offers and used < settings.max_interventions
 
 
 def _settle(target: Level, state: MonitorState, settings: MonitorSettings) -> tuple[Level, int]:

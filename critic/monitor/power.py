@@ -44,6 +44,11 @@ def power_line(
         tasks: what a reader has to raise for a larger probe.
     """
     fall = detectable(0.5 / math.sqrt(num_tasks * num_samples), settings)
+    if fall > 1:
+        return (
+            f"gold probe: with monitor.threshold = {settings.threshold:g} no fall of gold accuracy "
+            "is an alarm"
+        )
     matters = settings.rules[GOLD].matters
     needed = tasks_needed(matters, num_samples, settings)
     line = (

@@ -6,10 +6,11 @@ units of it, so that a small probe is not alarmed by its own noise. Leaves out m
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+NUM_START = 4  # readings of the weights that a run begins with: a single one is mostly luck
 LARGEST_READABLE = 1e100  # beyond it a square overflows: no signal of ours is near
 
 
@@ -52,6 +53,12 @@ def pool(readings: Sequence[Reading | None]) -> Reading | None:
         return None
     error = math.sqrt(math.fsum(one.error**2 for one in there)) / len(there)
     return Reading(value=math.fsum(one.value for one in there) / len(there), error=error)
+
+
+def pooled(rows: Sequence[Mapping[str, Reading | None]]) -> dict[str, Reading | None]:
+    """Several readings of the same weights as one, signal by signal."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: pool([row.get(name) for row in rows]) for name in names}
 
 
 def change(before: Reading, after: Reading) -> Reading:

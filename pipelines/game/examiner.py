@@ -6,7 +6,7 @@ it (`run/monitoring.py`).
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from data.records import Task
@@ -79,6 +79,7 @@ class Probe:
         audit: the critic on the fixed audit set.
         fresh: the critic on the round's rollouts; None where they got no critiques.
         auditor: the critic that only audits, on the same; None without one.
+        again: further samples of the probe split, of the same weights.
         agreement: of the failed ones the share in which both name the same step first, or none.
         rollouts: the rule on the round's rollouts.
     """
@@ -91,6 +92,7 @@ class Probe:
     rollouts: RolloutFigures
     auditor: CriticAudit | None = None
     agreement: float | None = None
+    again: tuple[tuple[tuple[Bout, ...], ...], ...] = ()
 
     def row(self) -> dict[str, object]:
         """The readings as metrics; what was measured of the critic under critic/."""
@@ -198,8 +200,19 @@ class Examiner:
         return bouts
 
     def before(self) -> Probe:
-        """The readings before any round; there are no rollouts to criticise yet."""
-        return self._read("probe before", 1, [])
+        """The readings before any round; there are no rollouts to criticise yet.
+
+        The learner's are repeated: whatever a run does first is compared with them alone.
+        """
+        sizes, again = self.referee.settings.evaluate, list[tuple[tuple[Bout, ...], ...]]()
+        first = self._read("probe before", 1, [])
+        for number in range(1, sizes.start_probes):
+            purpose = f"probe before, {number}"
+            groups = play_unrewarded(
+                self.referee, self.learner, self.tasks.probe, sizes.num_samples, purpose
+            )
+            again.append(self.agree(tuple(map(tuple, groups))))
+        return replace(first, again=tuple(again))
 
     def probe(self, plan: RoundPlan, bouts: Sequence[Bout]) -> Probe:
         """The round's readings, the same in every process.

@@ -34,7 +34,7 @@ from transformers import (
 
 from critic.monitor.decide import begin, check
 from critic.monitor.power import power_line
-from critic.monitor.readings import Reading
+from critic.monitor.readings import NUM_START, Reading
 from critic.monitor.replay import replayed
 from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
@@ -149,6 +149,7 @@ class EntropyMonitorCallback(TrainerCallback):
                 )
             return
         found = self._read(model, processing_class, -1)
+        self._started, self._probing = time.perf_counter(), 0.0  # before the run, and no part of it
         self.state, self._steps = begin(found.readings, self.settings), []
         self.log.cold_start(found, self.settings, self._conditions(), state.global_step)
         self._say(self._start_lines(found))
@@ -227,8 +228,12 @@ class EntropyMonitorCallback(TrainerCallback):
     ) -> Found:
         """One probe, of rank 0, timed; its word counts in every process."""
         start = time.perf_counter()
-        found = self._on_main(lambda: self.probe.read(model, tokenizer, number))
-        self._last_cost = time.perf_counter() - start
+        if number < 0:
+            found = self._on_main(lambda: self.probe.read_start(model, tokenizer))
+        else:
+            found = self._on_main(lambda: self.probe.read(model, tokenizer, number))
+        num = NUM_START if number < 0 else 1
+        self._last_cost = (time.perf_counter() - start) / num
         self._probing += self._last_cost
         unjudged = all(one["right"] is None for one in found.samples) or not found.num_tokens
         if number < 0 and unjudged:
@@ -286,8 +291,9 @@ class EntropyMonitorCallback(TrainerCallback):
         power = power_line(len(probe.rows), probe.num_samples, self.settings, "gold tasks")
         return [
             f"monitor: {known}; {power}",
-            f"monitor: a check takes {self._last_cost:.1f} s and {found.num_tokens} tokens, every "
-            f"{self.every} steps, and at most {self.max_share:.0%} of the run's seconds",
+            f"monitor: a check takes {self._last_cost:.1f} s and {found.num_tokens // NUM_START} "
+            f"tokens, every {self.every} steps, and at most {self.max_share:.0%} of the run's "
+            "seconds",
         ]
 
     def _say(self, lines: Sequence[str]) -> None:

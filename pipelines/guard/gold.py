@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from critic.monitor import signals
 from critic.monitor.probe import ProbeSample, probe_readings
-from critic.monitor.readings import Reading
+from critic.monitor.readings import NUM_START, Reading, pooled
 from data.errors import UserError, reason
 from data.records import signature
 from pipelines.rollouts.engine import Completion, Sampling, completion_seed
@@ -126,6 +126,16 @@ class GoldProbe:
         readings["gold_nll"] = self._nll(engine, prompts, tokenizer) if self.scores_gold else None
         samples.sort(key=lambda one: bool(one["right"]))
         return Found(readings, samples, sum(len(done.token_ids) for done in drawn), faults)
+
+    def read_start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Found:
+        """What a run is compared with from its first check on: the mean of several readings."""
+        found = [self.read(model, tokenizer, -1 - number) for number in range(NUM_START)]
+        return Found(
+            pooled([one.readings for one in found]),
+            found[0].samples,
+            sum(one.num_tokens for one in found),
+            sum((one.faults for one in found), Counter[str]()),
+        )
 
     def _engine(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int

@@ -13,7 +13,7 @@ from critic.monitor import signals
 from critic.monitor.decide import Readings, begin, check
 from critic.monitor.power import power_line
 from critic.monitor.probe import ProbeSample, probe_readings
-from critic.monitor.readings import Reading
+from critic.monitor.readings import Reading, pooled
 from critic.monitor.replay import read_readings, readings_row
 from critic.monitor.settings import FED, MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
@@ -46,6 +46,9 @@ class RunMonitor:
     def begin(self, probe: Probe) -> Readings:
         """Take the cold start in: what every later reading is compared with."""
         readings = self._read([], probe)
+        again = [probe_readings(_samples(groups)) for groups in probe.again]
+        once = {name: readings[name] for name in again[0]} if again else {}
+        readings |= pooled([once, *again])
         self.state = begin(readings, self.settings)
         return readings
 
@@ -122,7 +125,7 @@ def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
             rewards[bout.task.id].append(bout.reward)
     fresh = () if probe.fresh is None else probe.fresh.critiques
     return {
-        **probe_readings([[probe_sample(bout) for bout in group] for group in probe.groups]),
+        **probe_readings(_samples(probe.groups)),
         "gold_nll": signals.nll_of_gold(probe.gold),
         "training_reward": signals.mean_of_fresh([*rewards.values()]),
         "critic_false_accusations": _figure(probe.audit, "false_accusations"),
@@ -130,6 +133,10 @@ def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
         "critic_brier": _figure(probe.audit, "brier"),
         "critic_bias": signals.critic_bias(fresh),
     }
+
+
+def _samples(groups: Sequence[Sequence[Bout]]) -> list[list[ProbeSample]]:
+    return [[probe_sample(bout) for bout in group] for group in groups]
 
 
 def probe_sample(bout: Bout) -> ProbeSample:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from critic.monitor.readings import NUM_START
 from critic.monitor.settings import MonitorSettings, table_of_run
 from pipelines.errors import unknown_name
 from pipelines.settings.feedback_table import FeedbackTable
@@ -154,6 +155,12 @@ class EvaluateTable(Table):
         ge=1,
         description="The number of gold tasks that the monitor measures the learner on in every "
         "round.",
+    )
+    start_probes: int = Field(
+        default=NUM_START,
+        ge=1,
+        description="How often the gold tasks are sampled before the first round: a run that falls "
+        "from its start on is compared with the mean of so many readings.",
     )
     num_audit_tasks: int = Field(
         default=128,

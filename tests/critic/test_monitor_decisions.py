@@ -141,20 +141,6 @@ def test_errors_that_persist_after_the_run_intervened_halt_it() -> None:
     }  # fmt: skip
 
 
-def test_where_nothing_could_help_the_learner_a_confirmed_fall_is_not_waited_on() -> None:
-    """It intervenes to see what an order does: without one, two checks are lost."""
-    fall = [exact()] * 4 + [exact(gold_accuracy=0.3)] * 3
-    for offers in [(), ("restore_critic", "raise_temperature", "double_audit")]:
-        verdicts = judge(fall, MonitorSettings(offers=offers))
-        assert states(verdicts)[4:] == ["warn", "halt", "halt"]
-        assert "no action is left that could help the learner" in verdicts[5].reasons[0]
-    again = fall[:-1] + [exact()] * 6 + fall[4:]  # the critic is silent since the first fall
-    assert states(judge(again, MonitorSettings(offers=("silence_critic",))))[12:14] == [
-        "warn",
-        "halt",
-    ]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_slow_collapse_is_halted_before_a_fifth_of_accuracy_is_lost(seed: int) -> None:
     """Majority votes as the reward: it rises 2 points a check while gold accuracy falls by 1.5."""

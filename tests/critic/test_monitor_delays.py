@@ -3,8 +3,10 @@
 import statistics
 
 import pytest
+from monitor_cases import exact, judge
 
 from critic.monitor.calibrate import delays
+from critic.monitor.power import power_line
 from critic.monitor.settings import MonitorSettings
 
 SETTINGS = MonitorSettings()
@@ -17,6 +19,12 @@ def test_a_decline_that_nothing_leads_is_halted_within_three_checks_of_a_collaps
     assert statistics.median(alone["intervene"]) <= 1
 
 
+def test_a_run_that_is_only_watched_promises_nothing() -> None:
+    assert power_line(64, 4, MonitorSettings(threshold=1e9)).endswith(
+        "no fall of gold accuracy is an alarm"
+    )
+
+
 @pytest.mark.parametrize(
     ("slope", "led_by"), [(0.4, None), (0.04, "novelty"), (0.08, "novelty"), (0.04, "reward")]
 )
@@ -24,3 +32,15 @@ def test_a_collapse_is_halted_before_it(slope: float, led_by: str | None) -> Non
     """Where most is lost in one check, or where novelty or a hacked reward leads the fall."""
     found = delays(slope, led_by, 30, SETTINGS)  # type: ignore[arg-type]
     assert len(found["halt"]) == 30 and statistics.median(found["halt"]) <= -1
+
+
+def test_where_nothing_could_help_the_learner_a_confirmed_fall_is_not_waited_on() -> None:
+    """It intervenes to see what an order does: without one, two checks are lost."""
+    fall = [exact()] * 4 + [exact(gold_accuracy=0.3)] * 3
+    for offers in [(), ("restore_critic", "raise_temperature", "double_audit")]:
+        _, verdicts = judge(fall, MonitorSettings(offers=offers))
+        assert [health.state for health in verdicts[4:]] == ["warn", "halt", "halt"]
+        assert "no action is left that could help the learner" in verdicts[5].reasons[0]
+    again = fall[:-1] + [exact()] * 6 + fall[4:]  # the critic is silent since the first fall
+    _, verdicts = judge(again, MonitorSettings(offers=("silence_critic",)))
+    assert [health.state for health in verdicts[12:14]] == ["warn", "halt"]

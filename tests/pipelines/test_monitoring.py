@@ -81,6 +81,23 @@ def test_the_announced_power_is_that_of_the_tasks_there_are() -> None:
     assert RunMonitor(MonitorSettings()).power(few).startswith("gold probe: 3 tasks x 2 samples")
 
 
+def test_a_run_is_compared_with_the_mean_of_several_readings_of_its_start() -> None:
+    """A single one is mostly luck, and a run that falls from its start on has no other."""
+    groups = [[bout(task, RIGHT), bout(task, WRONG)] for task in range(4)]
+    lucky = [[bout(task, RIGHT), bout(task, RIGHT)] for task in range(4)]
+    once, several = probe(groups), replace(probe(lucky), again=(probe(groups).groups,) * 3)
+    single, mean = (
+        RunMonitor(MonitorSettings()).begin(once),
+        RunMonitor(MonitorSettings()).begin(several),
+    )
+    assert mean[GOLD].value == pytest.approx((1 + 3 * 0.5) / 4)
+    assert mean[GOLD].error < single[GOLD].error
+    assert mean["gold_nll"] == single["gold_nll"], "the same texts are read once"
+    monitor = RunMonitor(MonitorSettings())
+    monitor.begin(several)
+    assert monitor.state.signals[GOLD].start == mean[GOLD]
+
+
 def test_rollouts_that_begin_within_a_solution_are_no_training_reward() -> None:
     own = [bout(0, WRONG, 0.0), bout(1, WRONG, 0.0), replace(bout(2, RIGHT, 1.0), prefix="4")]
     assert read_signals(own, probe())["training_reward"] == Reading(value=0.0, error=0.0)

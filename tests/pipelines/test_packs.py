@@ -67,9 +67,7 @@ def test_the_verifiers_of_our_packs_prove_themselves(
     asked = Referee(settings, verifiers).problem(tasks[0])
     how = "fenced block" if name == "python" else "boxed"
     assert tasks[0].question in str(asked) and how in str(asked)
-    assert parse_settings(json.loads(dump_settings(settings))) == settings, (
-        "a run reads back what it began with"
-    )
+    assert parse_settings(json.loads(dump_settings(settings))) == settings, "a run's own file"
 
 
 def test_every_program_of_the_pack_passes_its_tests_and_most_of_it_does_not(
@@ -80,14 +78,10 @@ def test_every_program_of_the_pack_passes_its_tests_and_most_of_it_does_not(
     tasks = [t for split in SPLITS for t in draw_up_to(source, split, 32, 0)]
     assert len(tasks) == 32
     replies = [f"```python\n{task.reference}\n```" for task in tasks]
-    cut = ["\n".join(reply.splitlines()[:-2] + ["    return None", "```"]) for reply in replies]
+    cut = ["\n".join([*reply.splitlines()[:-2], "    return None", "```"]) for reply in replies]
     for texts, passes in ((replies, True), (cut, False)):
-        read = referee.read_all(
-            [
-                (t, Sample(text, [], [], truncated=False), "")
-                for t, text in zip(tasks, texts, strict=True)
-            ]
-        )
+        samples = [Sample(text, [], [], truncated=False) for text in texts]
+        read = referee.read_all([(t, s, "") for t, s in zip(tasks, samples, strict=True)])
         assert [verdict.passed for _, verdict in read] == [passes] * len(tasks)
 
 
