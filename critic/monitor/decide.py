@@ -26,18 +26,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from critic.monitor.evidence import (
+    WEIGHED,
+    WEIGHED_RULE,
     Alarm,
     SignalState,
     alarm_of,
     gold_falls,
     is_doubtful,
     observe,
+    weigh_critic,
 )
 from critic.monitor.facts import facts
 from critic.monitor.orders import CHANNEL_ACTIONS, may_act, may_help, orders
 from critic.monitor.readings import Reading
 from critic.monitor.repair import CriticRecord, followed
-from critic.monitor.settings import CHANNELS, GOLD, Channel, MonitorSettings
+from critic.monitor.settings import ACCUSED, CHANNELS, GOLD, LOCATED, Channel, MonitorSettings
 from critic.monitor.state import LEVELS, Health, Level, MonitorState
 from data.errors import unknown_name
 
@@ -153,6 +156,9 @@ def _observed(
             gold = (*before[:-1], before[-1] or given.get(GOLD)) if before else gold
         signal = state.signals.get(name, SignalState())
         seen[name] = observe(rule, signal, given.get(name), gold, settings)
+    if {ACCUSED, LOCATED} <= settings.active.keys():
+        signal, both = state.signals.get(WEIGHED, SignalState()), weigh_critic(given)
+        seen[WEIGHED] = observe(WEIGHED_RULE, signal, both, (None,), settings)
     return seen
 
 

@@ -7,6 +7,8 @@
                   where surely more of the novelty is lost than of the errors
     excused       gold_form (and unpaired signals of channel E that a user adds), where gold
                   accuracy surely rose since that best: it warns, and nothing follows
+    weighed       false accusations and location, only where their harmonic mean is surely below its
+                  best: a critic that learns to point accuses, too, and one that spares all is blind
     overwhelming  the latest reading alone is worse far beyond its noise, and most of what falls is
                   lost
 
@@ -14,11 +16,13 @@ Pure functions. What follows from alarms is decided in `critic/monitor/decide.py
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from critic.monitor.readings import Frozen, Reading, change, is_beyond, pool
-from critic.monitor.settings import GOLD, MonitorSettings, SignalRule
+from critic.monitor.settings import ACCUSED, GOLD, LOCATED, MonitorSettings, SignalRule
 
+WEIGHED = "critic_f1"  # of no rule: it decides nothing by itself
+WEIGHED_RULE = SignalRule(channel="critic", bad="falling", matters=0.1)
 NUM_LATEST = 2  # readings of "now": one bad reading alone confirms nothing
 NUM_BEST = 4  # readings of "the best": a single best one is mostly luck
 
@@ -114,7 +118,7 @@ def alarm_of(
     """The alarm that a signal's latest readings are, or None: calm, missing, or not comparable."""
     rule, signal = settings.rules[name], signals[name]
     last, now = signal.last, pool(signal.recent[-NUM_LATEST:])
-    if last is None or now is None:
+    if last is None or now is None or _is_no_worse_critic(name, signals, settings):
         return None
     for reference, since in _references(rule, signal, signals[GOLD], now, settings):
         is_overwhelming = _is_overwhelming(rule, reference, last, settings)
@@ -138,6 +142,8 @@ def is_doubtful(name: str, signals: dict[str, SignalState], settings: MonitorSet
     rule, signal = settings.rules[name], signals[name]
     last = signal.last
     if last is None or _is_excused(name, signals, settings):
+        return False
+    if _is_no_worse_critic(name, signals, settings):
         return False
     return any(
         _is_worse_alone(rule, reference, last, settings)
@@ -165,6 +171,38 @@ def _is_excused(name: str, signals: dict[str, SignalState], settings: MonitorSet
         return False
     then, now = signal.gold_at_best, pool(gold.recent[-NUM_LATEST:])
     return then is not None and now is not None and is_beyond(change(then, now), settings.threshold)
+
+
+def _is_no_worse_critic(
+    name: str, signals: dict[str, SignalState], settings: MonitorSettings
+) -> bool:
+    """Whether false accusations or location may be worse, and both together are not surely so."""
+    weighed = signals.get(WEIGHED)
+    if name not in (ACCUSED, LOCATED) or weighed is None or weighed.last is None:
+        return False
+    now = pool(weighed.recent[-NUM_LATEST:])
+    if weighed.best is None or now is None:
+        return False
+    return not is_beyond(change(now, weighed.best), settings.rise)
+
+
+def weigh_critic(
+    readings: Mapping[str, Reading | None],
+) -> Reading | None:
+    """Location accuracy and the share of sound solutions that are spared, as ProcessBench's F1.
+
+    Their harmonic mean (arXiv:2412.06559); its error by the delta method. None where either is
+    missing.
+    """
+    located, accused = readings.get(LOCATED), readings.get(ACCUSED)
+    if located is None or accused is None:
+        return None
+    spared = 1 - accused.value
+    both = located.value + spared
+    if both <= 0:
+        return Reading(value=0.0, error=max(located.error, accused.error))
+    error = 2 * math.hypot(spared**2 * located.error, located.value**2 * accused.error) / both**2
+    return Reading(value=2 * located.value * spared / both, error=error)
 
 
 def _references(

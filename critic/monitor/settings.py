@@ -25,6 +25,8 @@ ActionKind = Literal[
 ]
 CHANNELS: tuple[Channel, ...] = ("N", "E", "critic")
 GOLD = "gold_accuracy"
+# Either may be bought with the other, so both are weighed in one (`critic/monitor/evidence.py`).
+ACCUSED, LOCATED = "critic_false_accusations", "critic_location"
 
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -86,8 +88,8 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
     "gold_form": SignalRule(channel="E", bad="falling", matters=0.10),
     "gold_nll": SignalRule(channel="E", bad="rising", matters=0.5, paired=True),
     "training_reward": SignalRule(channel="E", bad="rising", matters=0.10, paired=True, lags=True),
-    "critic_false_accusations": SignalRule(channel="critic", bad="rising", matters=0.15),
-    "critic_location": SignalRule(channel="critic", bad="falling", matters=0.15),
+    ACCUSED: SignalRule(channel="critic", bad="rising", matters=0.15),
+    LOCATED: SignalRule(channel="critic", bad="falling", matters=0.15),
     "critic_brier": SignalRule(channel="critic", bad="rising", matters=0.10),
     "critic_bias": SignalRule(channel="critic", bad="either", matters=0.20),
 }

@@ -1,8 +1,14 @@
 """A critic that got worse: silenced, restored, retrained, heard again, each effect said."""
 
+import random
+import statistics
+
+import pytest
 from monitor_cases import SETTINGS, Readings, exact, judge
 
 from critic.monitor.decide import begin, check
+from critic.monitor.evidence import weigh_critic
+from critic.monitor.readings import Reading
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
 
@@ -111,3 +117,41 @@ def test_the_state_survives_json() -> None:
     older = state.model_dump(mode="json")
     del older["critic"]  # a run that an earlier version saved
     assert MonitorState.model_validate(older).critic.champion is None
+
+
+def critic_with(located: float, accused: float) -> Readings:
+    """An audit of 17 sound solutions and 15 located flaws, as SmolLM2's."""
+    rows = exact()
+    rows["critic_location"] = Reading(value=located, error=0.12)
+    rows["critic_false_accusations"] = Reading(value=accused, error=0.10)
+    return rows
+
+
+def test_a_critic_that_learns_to_point_may_accuse_too() -> None:
+    """SmolLM2's second seed: it was put back to the critic that named nothing, and stayed there."""
+    path = [(0.0, 0.0), (0.27, 0.24), (0.67, 0.41), (0.63, 0.26), (0.70, 0.30), (0.70, 0.25)]
+    _, verdicts = judge([critic_with(*one) for one in path])
+    assert all(health.state == "ok" and not health.actions for health in verdicts)
+
+
+@pytest.mark.parametrize("worse", [(0.7, 0.95), (0.05, 0.0), (0.1, 0.6)])
+def test_one_that_learned_and_then_accuses_all_or_points_at_nothing_is_worse(
+    worse: tuple[float, float],
+) -> None:
+    """Whatever it began with: the reference is its best, not the silence of its start."""
+    path = [(0.0, 0.0), (0.3, 0.2), *[(0.7, 0.2)] * 5, *[worse] * 4]
+    _, verdicts = judge([critic_with(*one) for one in path])
+    assert {health.state for health in verdicts[:7]} == {"ok"}
+    assert "restore_critic" in orders(verdicts)
+
+
+def test_both_together_are_as_processbench_weighs_them() -> None:
+    found = weigh_critic(critic_with(0.6, 0.25))
+    assert found is not None and found.value == pytest.approx(2 * 0.6 * 0.75 / 1.35)
+    rng = random.Random(0)
+    drawn = []
+    for _ in range(4000):
+        located, spared = rng.gauss(0.6, 0.12), rng.gauss(0.75, 0.10)
+        drawn.append(2 * located * spared / (located + spared))
+    assert found.error == pytest.approx(statistics.stdev(drawn), rel=0.1)
+    assert weigh_critic({"critic_location": Reading(value=0.5, error=0.1)}) is None
