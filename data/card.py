@@ -25,6 +25,7 @@ def card(
     sources: Mapping[str, str] | None = None,
     request: str = "",
     data_files: str = "round_*.parquet",
+    batches: str = "round",
 ) -> str:
     """Return the dataset card of these records as Markdown.
 
@@ -36,6 +37,7 @@ def card(
         sources: licences by the names of the generators of problems.
         request: the file beside the card that says what was asked for.
         data_files: where the shards lie, as seen from the card.
+        batches: what a shard holds, in a word: a run's round, or a generation's batch.
     """
     listed = list(records)
     models, sources = _licences(listed, models or {}, sources or {})
@@ -47,7 +49,7 @@ def card(
         "Problems with solutions sampled from a language model, each judged by a rule-based "
         "verifier and, where a critic took part, with its critiques. Load the shards with "
         f'`datasets.load_dataset("parquet", data_files="{data_files}")`.',
-        "## Counts\n\n" + _counts(listed, accepted),
+        "## Counts\n\n" + _counts(listed, accepted, batches),
         "## Acceptance\n\n" + _acceptance(listed, accepted),
         "## Diversity\n\n" + _diversity(accepted),
         "## Provenance\n\n" + _provenance(listed, request),
@@ -78,12 +80,12 @@ def _front_matter(num_records: int, title: str, licence: str, data_files: str) -
     return "\n".join(lines)
 
 
-def _counts(listed: Sequence[Record], accepted: Sequence[Record]) -> str:
+def _counts(listed: Sequence[Record], accepted: Sequence[Record], batches: str) -> str:
     rows = [("all", len(listed), len(accepted))]
     for kind, names in (
         ("split", [record.split for record in listed]),
         ("family", [record.family for record in listed]),
-        ("round", [str(record.round) for record in listed]),
+        (batches, [str(record.round) for record in listed]),
     ):
         good = Counter(name for name, record in zip(names, listed, strict=True) if record.accepted)
         rows += [(f"{kind} {name}", num, good[name]) for name, num in _ordered(Counter(names))]

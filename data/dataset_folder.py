@@ -186,7 +186,7 @@ class DatasetFolder:
         licences = progress.licences if progress is not None else {}
         text = card(
             self.records(), title=name, data_files="train/round_*.parquet", request=STATE_FILE,
-            models=licences.get("models"), sources=licences.get("sources"),
+            models=licences.get("models"), sources=licences.get("sources"), batches="batch",
         )  # fmt: skip
         write_text_atomic(self.path / "README.md", text)
 

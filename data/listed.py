@@ -8,6 +8,7 @@ problems are refused or left out, each named. Leaves out how rows are read (`dat
 
 import hashlib
 import random
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,8 @@ HELD_OUT: tuple[Split, ...] = ("test", "probe", "audit")
 LEAST_HELD_OUT = 8
 FEWEST_TASKS = 4  # that can be split at all
 SHORT = 1000  # a list of fewer tasks measures coarsely
-NUM_NAMED = 20  # faults that a message names; the run's tasks.json has all
+NUM_NAMED = 20  # kinds of fault that a message names; the run's tasks.json has every one
+_OWN_WORDS = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")  # of one row, in what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -309,9 +311,16 @@ def _splits(problems: Collection[str], has_test: bool) -> dict[str, Split]:
 
 
 def _named(faults: Sequence[Fault], num_rows: int) -> str:
-    """The faults in one line, with their number."""
+    """The faults in one line, of each kind the first, with their number."""
     if len(faults) == 1:
         return f"{faults[0]} (1 of {num_rows} rows)"
-    more = len(faults) - NUM_NAMED
-    named = "; ".join(map(str, faults[:NUM_NAMED])) + (f"; and {more} more" if more > 0 else "")
+    alike: dict[str, list[Fault]] = defaultdict(list)
+    for fault in faults:
+        alike[_OWN_WORDS.sub("", fault.reason)].append(fault)
+    kinds = [
+        f"{same[0]}" + (f" (and {len(same) - 1} more like it)" if len(same) > 1 else "")
+        for same in alike.values()
+    ]
+    more = len(kinds) - NUM_NAMED
+    named = "; ".join(kinds[:NUM_NAMED]) + (f"; and {more} more" if more > 0 else "")
     return f"{len(faults)} of {num_rows} rows are faulty: {named}"

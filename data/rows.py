@@ -274,6 +274,18 @@ def _answer(value: object, verifier: VerifierName) -> str:
 # -- loading --------------------------------------------------------------------------------------
 
 
+def check_dataset_path(path_or_id: str) -> None:
+    """Refuse what is no file or folder here, and by its look no hub id either.
+
+    Raises:
+        UserError: there is no such path.
+    """
+    path = Path(path_or_id)
+    looks_local = path.suffix in BUILDERS or path.is_absolute() or path_or_id.startswith((".", "~"))
+    if not path.exists() and (looks_local or path_or_id.count("/") > 1):
+        raise UserError(f"dataset {path_or_id} does not exist: check the path")
+
+
 def load_split(path_or_id: str, config: str, split: str) -> Any:
     """A split of what the datasets library loads, or of what it saved.
 
@@ -282,10 +294,8 @@ def load_split(path_or_id: str, config: str, split: str) -> Any:
     """
     import datasets  # here, since it takes half a second that other sources need not pay
 
+    check_dataset_path(path_or_id)
     path = Path(path_or_id)
-    looks_local = path.suffix in BUILDERS or path.is_absolute() or path_or_id.startswith((".", "~"))
-    if not path.exists() and (looks_local or path_or_id.count("/") > 1):
-        raise UserError(f"dataset {path_or_id} does not exist: check the path")
     try:
         if path.is_file():
             if path.suffix not in BUILDERS:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from data.atomic import write_text_atomic
 from pipelines.errors import UserError
 from pipelines.process import fail_clearly, prepare_process, require_checkout
-from pipelines.run.early import check_source
+from pipelines.run.named import check_named
 from pipelines.run.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with fail_clearly():
         require_checkout()
         _check_output(options.output)
-        check_source(str(options.source))  # before torch is imported
+        check_named(options.source, options.config, options.overrides)  # before torch is imported
         with Progress() as progress:
             report = _report(options, progress)
         if options.output is not None:

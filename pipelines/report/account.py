@@ -99,7 +99,9 @@ def _health(run: RunData) -> tuple[str, Tone]:
     if state != "finished":
         return f"unknown: how it ended is not recorded; {_so_far(run)}", "warn"
     stopped = run.status.get("stopped")
-    end = str(stopped) if stopped else f"all {len(run.rounds)} rounds are complete"
+    num = len(run.rounds)
+    complete = "its one round is complete" if num == 1 else f"all {num} rounds are complete"
+    end = str(stopped) if stopped else complete
     ill, tone = _ills(run)
     return (f"{ill}; {end}" if ill else f"yes: nothing speaks against it; {end}"), tone
 

@@ -11,6 +11,7 @@ from pipelines.errors import UserError
 from pipelines.policy.folder import check_adapter, check_folder, is_hub_id
 from pipelines.run.hub import check_push
 from pipelines.settings.tables import TRACKERS, Settings
+from pipelines.settings.task_table import TaskTable
 
 
 def check_early(settings: Settings, resume: bool) -> None:
@@ -43,7 +44,16 @@ def check_early(settings: Settings, resume: bool) -> None:
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
         if role.adapter:
             check_adapter(name, role)
-    for part in settings.tasks.mixture or (settings.tasks,):
+    check_tasks(settings.tasks)
+
+
+def check_tasks(tasks: TaskTable) -> None:
+    """Refuse a family, a file or a dataset's path that there is not.
+
+    Raises:
+        UserError: which.
+    """
+    for part in tasks.mixture or (tasks,):
         if part.source == "reasoning_gym":
             from data.puzzles import ReasoningGymSource  # a second, for its families alone
 
@@ -52,6 +62,10 @@ def check_early(settings: Settings, resume: bool) -> None:
             from data.rows import Fields, read_jsonl
 
             next(read_jsonl(Path(part.path), Fields()), None)  # is there such a file
+        else:
+            from data.rows import check_dataset_path
+
+            check_dataset_path(part.path)
 
 
 def check_source(source: str) -> None:

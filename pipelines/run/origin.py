@@ -26,7 +26,6 @@ from pipelines.policy.checkpoint import (
 )
 from pipelines.policy.fingerprint import WeightsId
 from pipelines.policy.folder import (
-    ADAPTER_CONFIG,
     ModelName,
     checkpoint_name,
     local_folder,
@@ -41,10 +40,7 @@ from pipelines.rollouts.spec import EngineSpec
 from pipelines.rollouts.transformers_engine import TransformersEngine
 from pipelines.rollouts.vllm_engine import VllmEngine, require_vllm
 from pipelines.run.checkpoints import Checkpoints
-from pipelines.run.early import check_source
-from pipelines.run.resumed import load_run
-from pipelines.settings.load import apply_overrides, load_settings, parse_settings
-from pipelines.settings.pack import with_pack
+from pipelines.run.named import folder_of, is_adapter, run_of, settings_of, settings_of_server
 from pipelines.settings.role_table import RoleTable
 from pipelines.settings.rollout_table import RolloutTable
 from pipelines.settings.tables import Settings
@@ -92,42 +88,23 @@ def find_origin(
     Raises:
         UserError: what is wrong with which of them.
     """
-    source = Path(local_folder(str(source)))
-    if source.name == "best" and _is_run(source.parent):
-        source = _best(source)
-    check_source(str(source))
-    run = source.absolute().parents[1] if _is_round(source) else source
-    if _is_run(run):
-        if config is not None:
-            raise UserError(
-                f"{run} is a run with settings of its own: leave out --config, and change "
-                "single settings by table.key=value"
-            )
-        tables = load_run(run).model_dump(mode="json")
-        if any(one.partition("=")[0].strip() == "tasks.pack" for one in overrides):
-            tables = with_pack(apply_overrides(tables | {"tasks": {}}, overrides))
-        else:
-            tables = apply_overrides(tables, overrides)
-        settings = parse_settings(tables)
-        if run is source:
-            learner, own_critic = _run_checkpoints(source, settings)
-        else:
-            learner, own_critic = str(source / "learner"), str(source / "critic")
+    source = folder_of(source)
+    run = run_of(source)
+    if run is None and not is_adapter(source):
+        check_checkpoint("FROM", str(source))
+    settings = settings_of(source, config, overrides)
+    if run is None:
+        learner = own_critic = str(source)
+    elif run == source:
+        learner, own_critic = _run_checkpoints(source, settings)
     else:
-        if not _is_adapter(source):
-            check_checkpoint("FROM", str(source))
-        if config is None:
-            raise UserError(
-                f"{source} is a checkpoint, which says nothing of tasks: add --config "
-                "configs/NAME.toml"
-            )
-        settings, learner, own_critic = load_settings(config, overrides), str(source), str(source)
+        learner, own_critic = str(source / "learner"), str(source / "critic")
     chosen = local_folder(str(critic)) if critic is not None else own_critic
     origin = Origin(settings, learner, chosen if criticise else None)
     if settings.rollout.engine == "vllm":
         require_vllm()
     for name, path in (("learner", origin.learner), ("critic", origin.critic)):
-        if path is not None and not _is_adapter(Path(path)):
+        if path is not None and not is_adapter(Path(path)):
             check_checkpoint(name, path)
     return origin
 
@@ -140,9 +117,8 @@ def served_origin(
     Raises:
         UserError: there is no configuration, or it is faulty.
     """
-    if config is None:
-        raise UserError("a server says nothing of tasks: add --config configs/NAME.toml")
-    return Origin(load_settings(config, overrides), model, model if criticise else None)
+    settings = settings_of_server(config, overrides)
+    return Origin(settings, model, model if criticise else None)
 
 
 def load_samplers(origin: Origin, seed: int, scratch: Path) -> tuple[Sampler, Sampler | None]:
@@ -181,35 +157,6 @@ def _sampler(name: str, served: Served, role: RoleTable, seed: int) -> Sampler:
     )  # fmt: skip
 
 
-def _is_run(source: Path) -> bool:
-    """Both kinds of directory have a config.json; a run's holds our tables."""
-    config = source / "config.json"
-    return config.is_file() and "run" in read_table(config)
-
-
-def _best(link: Path) -> Path:
-    """The round's folder that `RUN/best` names.
-
-    Raises:
-        UserError: the run has not selected one.
-    """
-    if not link.is_dir():
-        raise UserError(
-            f"{link.parent} has selected no best checkpoint: it does so with "
-            f"evaluate.every_rounds, after which it is evaluated; give {link.parent} for its last"
-        )
-    return link.resolve()
-
-
-def _is_round(source: Path) -> bool:
-    """Whether it is a round's folder within a run, which holds both roles' checkpoints."""
-    return source.absolute().parent.name == "checkpoints" and (source / "learner").is_dir()
-
-
-def _is_adapter(path: Path) -> bool:
-    return (path / ADAPTER_CONFIG).exists()
-
-
 def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
     """Learner and critic of a run: those its halt selected, else those of its last round."""
     status_file = source / "status.json"
@@ -234,7 +181,7 @@ def _run_checkpoints(source: Path, settings: Settings) -> tuple[str, str]:
 
 def _serve(path: str, role: RoleTable, rollout: RolloutTable, scratch: Path) -> Served:
     tokenizer, dtype, called = load_tokenizer(path), role.served_dtype, checkpoint_name(path)
-    if _is_adapter(Path(path)):
+    if is_adapter(Path(path)):
         policy, weights = _merge_adapter(Path(path), scratch, tokenizer)
         path, dtype = str(scratch), "float32"
     else:

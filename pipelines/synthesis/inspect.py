@@ -147,5 +147,5 @@ def _shown(value: object) -> str:
 
 
 def _block(name: str, text: str) -> list[str]:
-    first, *rest = text.splitlines() or [""]
+    first, *rest = text.splitlines() if text.strip() else ["(nothing but white space)"]
     return [f"{name:<9} {first}", *(f"{'':<9} {line}" for line in rest)]

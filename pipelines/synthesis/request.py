@@ -12,7 +12,8 @@ from data.dataset_folder import DatasetFolder, Progress, flat_arguments
 from data.errors import UserError, unknown_name
 from data.records import SPLITS, Split
 from data.shard import WHOLE, Shard
-from pipelines.run.early import check_source
+from pipelines.run.early import check_tasks
+from pipelines.run.named import check_named, settings_of_server
 
 if TYPE_CHECKING:  # it imports torch
     from pipelines.run.origin import Origin
@@ -58,11 +59,11 @@ class Request:
 
 
 def check_request(request: Request) -> None:
-    """Refuse what no settings could make right, before torch is imported.
+    """Refuse what can be refused before torch is imported.
 
     Raises:
-        UserError: a number is out of its range, options exclude each other, FROM is no folder, or
-            `--out` holds something else.
+        UserError: a number is out of its range, options exclude each other, FROM is no folder,
+            `--out` holds something else, the settings are faulty, or their tasks are nowhere.
     """
     for name, value, least in (
         ("--num", request.num, 1), ("--group", request.group, 1),
@@ -74,8 +75,10 @@ def check_request(request: Request) -> None:
         raise UserError("--critic and --no-critic exclude each other: leave out one")
     split_named(request.split)
     earlier_progress(DatasetFolder(request.out), request)
-    if not request.source.startswith(("http://", "https://")):
-        check_source(request.source)
+    if request.source.startswith(("http://", "https://")):
+        check_tasks(settings_of_server(request.config, request.overrides).tasks)
+    else:
+        check_named(Path(request.source), request.config, request.overrides)
 
 
 def split_named(name: str) -> Split:

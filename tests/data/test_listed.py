@@ -223,11 +223,20 @@ def test_every_faulty_row_is_named_and_left_out_on_request(tmp_path: Path) -> No
     assert any("5 of 10 rows are faulty" in line for line in source.remarks())
 
 
-def test_a_message_names_twenty_rows_and_the_report_all(tmp_path: Path) -> None:
+def test_a_message_names_each_kind_of_fault_once_and_the_report_every_row(tmp_path: Path) -> None:
+    """Of one kind of fault the first row stands for all: twenty equal lines tell no more."""
     path = write_rows(
-        tmp_path / "t.jsonl", [problem("")] * 30 + [problem(f"{n}?") for n in range(9)]
+        tmp_path / "t.jsonl",
+        [problem("")] * 28
+        + [problem("a?", answer=""), problem("b?", answer="")]
+        + [problem(f"{n}?") for n in range(9)],
     )
-    with pytest.raises(UserError, match=r"30 of 39 rows .*jsonl:20: .*; and 10 more: mend them"):
+    with pytest.raises(UserError) as caught:
+        jsonl_source(path)
+    named = str(caught.value)
+    assert "30 of 39 rows are faulty" in named and named.count("t.jsonl:") == 2
+    assert "jsonl:1: " in named and "(and 27 more like it)" in named and "(and 1 more" in named
+    with pytest.raises(UserError):
         jsonl_source(path)
     (report,) = jsonl_source(path, skip_faulty_rows=True).reports()
     assert len(report["faults"]) == 30

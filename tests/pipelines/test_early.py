@@ -115,6 +115,39 @@ def test_commands_on_checkpoints_refuse_as_early(
     assert said in refused_early(*given, *out, program=program)
 
 
+@pytest.mark.parametrize("program", ["dataset", "evaluate"])
+def test_their_settings_are_refused_as_early(tmp_path: Path, program: str) -> None:
+    """Of a checkpoint, of a run, and of a server: a typo was told after half a minute."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer_config.json"):
+        (model / name).write_text("{}")
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = load_settings(CONFIG, [f"run.directory={run}"])
+    (run / "config.json").write_text(dump_settings(settings))
+    first = ["generate"] if program == "dataset" else []
+    more = ["--num", "1", "--out", str(tmp_path / "set")] if program == "dataset" else []
+
+    def said(source: object, *given: str) -> str:
+        return refused_early(*first, str(source), *more, *given, program=program)
+
+    config = ["--config", str(CONFIG)]
+    assert 'did you mean "family"' in said(model, *config, "tasks.famly=gcd")
+    assert 'did you mean "temperature"' in said(run, "learner.temprature=1")
+    assert "no configuration file absent.toml" in said(model, "--config", "absent.toml")
+    assert "add --config" in said(model) and "leave out --config" in said(run, *config)
+    file = ("tasks.source=dataset", "tasks.family=", "tasks.params={}", "tasks.path=absent.csv")
+    assert "dataset absent.csv does not exist" in said(model, *config, *file)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert str(empty) in said(empty, *config)
+    if program == "dataset":
+        server = "http://localhost:1/v1"
+        assert 'did you mean "family"' in said(server, *config, "--model", "m", "tasks.famly=gcd")
+        assert "a server says nothing of tasks" in said(server, "--model", "m")
+
+
 def test_a_folder_that_holds_something_is_refused_as_early(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     given = ["generate", ".", "--num", "1", "--out", str(tmp_path)]
