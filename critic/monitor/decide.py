@@ -35,6 +35,7 @@ from critic.monitor.evidence import (
     is_doubtful,
     observe,
     weigh_critic,
+    weighed_so_far,
 )
 from critic.monitor.facts import facts
 from critic.monitor.orders import CHANNEL_ACTIONS, may_act, may_help, orders
@@ -157,8 +158,8 @@ def _observed(
         signal = state.signals.get(name, SignalState())
         seen[name] = observe(rule, signal, given.get(name), gold, settings)
     if {ACCUSED, LOCATED} <= settings.active.keys():
-        signal, both = state.signals.get(WEIGHED, SignalState()), weigh_critic(given)
-        seen[WEIGHED] = observe(WEIGHED_RULE, signal, both, (None,), settings)
+        signal = weighed_so_far(state.signals, settings)
+        seen[WEIGHED] = observe(WEIGHED_RULE, signal, weigh_critic(given), (None,), settings)
     return seen
 
 

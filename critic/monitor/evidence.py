@@ -7,8 +7,9 @@
                   where surely more of the novelty is lost than of the errors
     excused       gold_form (and unpaired signals of channel E that a user adds), where gold
                   accuracy surely rose since that best: it warns, and nothing follows
-    weighed       false accusations and location, only where their harmonic mean is surely below its
-                  best: a critic that learns to point accuses, too, and one that spares all is blind
+    weighed       false accusations and location, only where both together are surely worse than at
+                  their best: a critic that learns to point accuses, too, and one that spares all is
+                  blind
     overwhelming  the latest reading alone is worse far beyond its noise, and most of what falls is
                   lost
 
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from critic.monitor.readings import Frozen, Reading, change, is_beyond, pool
 from critic.monitor.settings import ACCUSED, GOLD, LOCATED, MonitorSettings, SignalRule
 
-WEIGHED = "critic_f1"  # of no rule: it decides nothing by itself
+WEIGHED = "critic_balanced_accuracy"  # of no rule: it decides nothing by itself
 WEIGHED_RULE = SignalRule(channel="critic", bad="falling", matters=0.1)
 NUM_LATEST = 2  # readings of "now": one bad reading alone confirms nothing
 NUM_BEST = 4  # readings of "the best": a single best one is mostly luck
@@ -186,23 +187,30 @@ def _is_no_worse_critic(
     return not is_beyond(change(now, weighed.best), settings.rise)
 
 
-def weigh_critic(
-    readings: Mapping[str, Reading | None],
-) -> Reading | None:
-    """Location accuracy and the share of sound solutions that are spared, as ProcessBench's F1.
+def weigh_critic(readings: Mapping[str, Reading | None]) -> Reading | None:
+    """The mean of location accuracy and of the share of sound solutions that are spared.
 
-    Their harmonic mean (arXiv:2412.06559); its error by the delta method. None where either is
-    missing.
+    Not their harmonic mean (ProcessBench's F1, arXiv:2412.06559): where one of them is 0 it is 0
+    whatever becomes of the other, so that a critic that names no flaw may come to accuse all. None
+    where either is missing.
     """
     located, accused = readings.get(LOCATED), readings.get(ACCUSED)
     if located is None or accused is None:
         return None
-    spared = 1 - accused.value
-    both = located.value + spared
-    if both <= 0:
-        return Reading(value=0.0, error=max(located.error, accused.error))
-    error = 2 * math.hypot(spared**2 * located.error, located.value**2 * accused.error) / both**2
-    return Reading(value=2 * located.value * spared / both, error=error)
+    return pool([located, Reading(value=1 - accused.value, error=accused.error)])
+
+
+def weighed_so_far(signals: Mapping[str, SignalState], settings: MonitorSettings) -> SignalState:
+    """What is remembered of both together; of an older state, from what it remembers of each."""
+    weighed = signals.get(WEIGHED)
+    if weighed is not None:
+        return weighed
+    weighed = SignalState()
+    accused, located = (signals.get(name, SignalState()).recent for name in (ACCUSED, LOCATED))
+    for one, other in zip(accused, located, strict=False):
+        both = weigh_critic({ACCUSED: one, LOCATED: other})
+        weighed = observe(WEIGHED_RULE, weighed, both, (None,), settings)
+    return weighed
 
 
 def _references(

@@ -7,7 +7,7 @@ import pytest
 from monitor_cases import SETTINGS, Readings, exact, judge
 
 from critic.monitor.decide import begin, check
-from critic.monitor.evidence import weigh_critic
+from critic.monitor.evidence import WEIGHED, weigh_critic
 from critic.monitor.readings import Reading
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
@@ -145,13 +145,35 @@ def test_one_that_learned_and_then_accuses_all_or_points_at_nothing_is_worse(
     assert "restore_critic" in orders(verdicts)
 
 
-def test_both_together_are_as_processbench_weighs_them() -> None:
+@pytest.mark.parametrize(
+    ("was", "worse"), [((0.0, 0.0), (0.0, 0.95)), ((0.05, 0.0), (0.05, 0.95)), ((0.9, 1.0), (0, 1))]
+)
+def test_one_that_is_worse_in_one_of_both_and_bad_in_the_other_is_worse(
+    was: tuple[float, float], worse: tuple[float, float]
+) -> None:
+    """Nothing was bought with it: a mean that is 0 where either is 0 never saw it."""
+    _, verdicts = judge([critic_with(*one) for one in [was] * 4 + [worse] * 4])
+    assert {health.state for health in verdicts[:4]} == {"ok"}
+    assert "restore_critic" in orders(verdicts)
+
+
+def test_a_state_that_was_saved_without_both_together_is_gone_on_with() -> None:
+    """Its best would else be what the critic is when the run is resumed."""
+    good, worse = critic_with(0.7, 0.2), critic_with(0.7, 0.95)
+    state, _ = judge([good] * 5)
+    older = state.model_dump(mode="json")
+    del older["signals"][WEIGHED]
+    resumed, found = MonitorState.model_validate(older), []
+    for _ in range(3):
+        resumed, health = check(resumed, worse, SETTINGS)
+        found.append(health)
+    assert found == judge([good] * 5 + [worse] * 3)[1][5:] and "restore_critic" in orders(found)
+
+
+def test_both_together_are_the_mean_of_what_is_located_and_what_is_spared() -> None:
     found = weigh_critic(critic_with(0.6, 0.25))
-    assert found is not None and found.value == pytest.approx(2 * 0.6 * 0.75 / 1.35)
+    assert found is not None and found.value == pytest.approx((0.6 + 0.75) / 2)
     rng = random.Random(0)
-    drawn = []
-    for _ in range(4000):
-        located, spared = rng.gauss(0.6, 0.12), rng.gauss(0.75, 0.10)
-        drawn.append(2 * located * spared / (located + spared))
+    drawn = [(rng.gauss(0.6, 0.12) + rng.gauss(0.75, 0.10)) / 2 for _ in range(4000)]
     assert found.error == pytest.approx(statistics.stdev(drawn), rel=0.1)
     assert weigh_critic({"critic_location": Reading(value=0.5, error=0.1)}) is None
