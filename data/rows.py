@@ -274,15 +274,20 @@ def _answer(value: object, verifier: VerifierName) -> str:
 # -- loading --------------------------------------------------------------------------------------
 
 
+def looks_local(path_or_id: str) -> bool:
+    """Whether a dataset's path or hub id is a path by its look, there or not."""
+    path = Path(path_or_id)
+    return path.suffix in BUILDERS or path.is_absolute() or path_or_id.startswith((".", "~"))
+
+
 def check_dataset_path(path_or_id: str) -> None:
     """Refuse what is no file or folder here, and by its look no hub id either.
 
     Raises:
         UserError: there is no such path.
     """
-    path = Path(path_or_id)
-    looks_local = path.suffix in BUILDERS or path.is_absolute() or path_or_id.startswith((".", "~"))
-    if not path.exists() and (looks_local or path_or_id.count("/") > 1):
+    is_local = looks_local(path_or_id) or path_or_id.count("/") > 1
+    if is_local and not Path(path_or_id).exists():
         raise UserError(f"dataset {path_or_id} does not exist: check the path")
 
 

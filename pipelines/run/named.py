@@ -56,10 +56,13 @@ def settings_of(folder: Path, config: Path | None, overrides: Sequence[str]) -> 
             f"{run} is a run with settings of its own: leave out --config, and change "
             "single settings by table.key=value"
         )
-    tables = load_run(run).model_dump(mode="json")
-    if any(one.partition("=")[0].strip() == "tasks.pack" for one in overrides):
-        return parse_settings(with_pack(apply_overrides(tables | {"tasks": {}}, overrides)))
-    return parse_settings(apply_overrides(tables, overrides))
+    own = load_run(run)
+    tables, tasks = own.model_dump(mode="json"), apply_overrides({}, overrides).get("tasks")
+    if not (isinstance(tasks, dict) and tasks.get("pack")):
+        return parse_settings(apply_overrides(tables, overrides))
+    tables["tasks"] = {}  # of its rewards only what the run set lies over the pack's
+    tables["rewards"] = own.rewards.model_dump(mode="json", exclude_defaults=True)
+    return parse_settings(with_pack(apply_overrides(tables, overrides)))
 
 
 def settings_of_server(config: Path | None, overrides: Sequence[str]) -> Settings:
@@ -73,8 +76,19 @@ def settings_of_server(config: Path | None, overrides: Sequence[str]) -> Setting
     return load_settings(config, overrides)
 
 
-def check_named(source: Path, config: Path | None, overrides: Sequence[str]) -> None:
+def check_named(
+    source: Path,
+    config: Path | None,
+    overrides: Sequence[str],
+    tasks_file: Path | None = None,
+) -> None:
     """Refuse a FROM, settings or tasks that cannot be, before torch is imported.
+
+    Args:
+        source: FROM.
+        config: for a checkpoint.
+        overrides: of the settings.
+        tasks_file: JSON lines in place of the settings' tasks, which need not be there then.
 
     Raises:
         UserError: what to change.
@@ -82,7 +96,8 @@ def check_named(source: Path, config: Path | None, overrides: Sequence[str]) -> 
     folder = folder_of(source)
     if folder.is_dir() and run_of(folder) is None and not is_adapter(folder):
         check_folder("FROM", str(folder))
-    check_tasks(settings_of(folder, config, overrides).tasks)
+    tasks = settings_of(folder, config, overrides).tasks
+    check_tasks(tasks if tasks_file is None else tasks.of_file(tasks_file))
 
 
 def is_adapter(folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
     pack.toml     [tasks] and [rewards], as in a configuration; its paths are within the folder
     prompt.txt    tasks.prompt_template, with {question}
-    rubric.md     rewards.judge.prompt, where the configuration has a judge
+    rubric.md     rewards.judge.prompt, where the configuration or the pack has a judge
     *.jsonl       problems, where pack.toml names them as tasks.path and tasks.test_path
     *.py          reward functions, where pack.toml names them under rewards.functions
 
@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from data.rows import looks_local
 from pipelines.errors import UserError, did_you_mean
 from pipelines.settings.task_table import SourceTable
 
@@ -62,14 +63,22 @@ def _read(folder: Path, has_judge: bool) -> Tables:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     for name, table in tables.items():
-        if name not in TABLES or not isinstance(table, dict):
+        if name not in TABLES:
             raise UserError(
                 f"{path}: a pack holds the tables [tasks] and [rewards] alone: {name} belongs "
                 f"into a configuration ({did_you_mean(name, TABLES)})"
             )
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: {name} = {table!r:.80} is no table: write [{name}] above it")
     tasks, rewards = tables.get("tasks", {}), tables.get("rewards", {})
+    if "pack" in tasks:
+        raise UserError(
+            f"{path}: tasks.pack = {tasks['pack']!r}: a pack names no other one: copy into it what "
+            "it needs of that"
+        )
     _place_files(tasks, folder)
-    for part in tasks.get("mixture", ()):
+    parts = tasks.get("mixture")
+    for part in parts if isinstance(parts, list) else ():  # pydantic names the wrong type
         if isinstance(part, dict):
             _place_files(part, folder)
     functions = rewards.get("functions")
@@ -78,8 +87,9 @@ def _read(folder: Path, has_judge: bool) -> Tables:
     wording, rubric = _text(folder / "prompt.txt"), _text(folder / "rubric.md")
     if wording:
         tasks.setdefault("prompt_template", wording)
-    if rubric and has_judge:
-        rewards["judge"] = {"prompt": rubric, **rewards.get("judge", {})}
+    judge = rewards.get("judge", {})
+    if rubric and isinstance(judge, dict) and (judge or has_judge):
+        rewards["judge"] = {"prompt": rubric, **judge}
     return {"tasks": tasks, "rewards": rewards}
 
 
@@ -92,7 +102,8 @@ def _place_files(part: Tables, folder: Path) -> None:
 
 
 def _is_within(given: str, folder: Path, source: object) -> bool:
-    return not Path(given).is_absolute() and (source == "jsonl" or (folder / given).exists())
+    is_path = source == "jsonl" or looks_local(given) or (folder / given).exists()
+    return is_path and not Path(given).is_absolute()
 
 
 def _placed(function: str, folder: Path) -> str:

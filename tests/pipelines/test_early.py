@@ -139,6 +139,12 @@ def test_their_settings_are_refused_as_early(tmp_path: Path, program: str) -> No
     assert "add --config" in said(model) and "leave out --config" in said(run, *config)
     file = ("tasks.source=dataset", "tasks.family=", "tasks.params={}", "tasks.path=absent.csv")
     assert "dataset absent.csv does not exist" in said(model, *config, *file)
+    if program == "evaluate":  # the run's own tasks are asked for no more: its file may be gone
+        gone = load_settings(CONFIG, [f"run.directory={run}", *file])
+        (run / "config.json").write_text(dump_settings(gone))
+        assert "absent.csv" in said(run)
+        told = said(run, "--tasks", str(tmp_path / "mine.jsonl"))
+        assert "mine.jsonl does not exist" in told and "absent.csv" not in told
     empty = tmp_path / "empty"
     empty.mkdir()
     assert str(empty) in said(empty, *config)

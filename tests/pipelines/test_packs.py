@@ -14,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee, verifiers_of
 from pipelines.rollouts.sample import Sample
+from pipelines.run.named import settings_of
 from pipelines.settings.load import dump_settings, load_settings, parse_settings
 from pipelines.settings.tables import Settings
 from rewards.proof import prove, require
@@ -107,6 +108,44 @@ def test_the_configuration_lies_over_the_pack(bare: Path, change: Path) -> None:
     judge = "rewards.judge={base_url='http://localhost:1/v1', model='m'}"
     asked = packed(bare, change, judge).rewards.judge
     assert asked is not None and asked.prompt.startswith("Grade {completion}")
+    (change / "pack.toml").write_text(
+        "[tasks]\nfamily = 'gcd'\n[rewards.judge]\nbase_url = 'http://localhost:1/v1'\nmodel = 'm'"
+    )
+    own = packed(bare, change).rewards.judge
+    assert own is not None and own.prompt == asked.prompt, "the pack's own judge is asked it, too"
+    (change / "pack.toml").write_text("[tasks]\nfamily = 'gcd'\n[rewards]\njudge = 'x'")
+    with pytest.raises(UserError, match=r"rewards\.judge"):
+        packed(bare, change, "rewards.judge.model=m")
+
+
+def test_a_file_of_a_dataset_is_the_packs_also_where_it_is_missing(
+    bare: Path, change: Path
+) -> None:
+    """It was read from where the command was given, where one of that name may lie."""
+    for given, path in (
+        ("rows.csv", change / "rows.csv"), ("./rows", change / "rows"), ("../a.json", None),
+        ("openai/gsm8k", Path("openai/gsm8k")), ("/abs/a.csv", Path("/abs/a.csv")),
+    ):  # fmt: skip
+        (change / "pack.toml").write_text(f"[tasks]\nsource = 'dataset'\npath = '{given}'")
+        assert Path(packed(bare, change).tasks.path) == (path or change / given)
+
+
+@pytest.mark.parametrize("key", ["tasks.pack={}", "'tasks'.pack={}", "tasks={{pack='{}'}}"])
+def test_a_pack_beside_a_run_brings_its_tasks_and_rewards(
+    tmp_path: Path, bare: Path, change: Path, key: str
+) -> None:
+    """Written as it may be; the run's defaults are nothing that it set."""
+    run = tmp_path / "run"
+    run.mkdir()
+    own = ["tasks.family=gcd", f"run.directory={run}", "rewards.length_penalty=0.25"]
+    (run / "config.json").write_text(dump_settings(load_settings(bare, own)))
+    pack, functions = (change / "pack.toml").read_text(), "[rewards.functions]"
+    timed = pack.replace(functions, f"[rewards]\ntimeout_seconds = 33\n{functions}")
+    (change / "pack.toml").write_text(timed)
+    found = settings_of(run, None, [key.format(change)])
+    assert found.tasks.family == "change" and found.tasks.answer_in == "boxed"
+    assert found.rewards.timeout_seconds == 33 and found.rewards.length_penalty == 0.25
+    assert settings_of(run, None, ["tasks.pack="]).tasks.family == "gcd", "none is named"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +170,9 @@ def test_a_pack_that_cannot_be_what_was_meant_is_refused(
         ("[tasks", "not valid TOML"),
         ("[learner]\nmodel = 'm'", r"holds the tables \[tasks\] and \[rewards\] alone: learner"),
         ("[tasks]\nfamly = 'gcd'", r"unknown key tasks\.famly.*family"),
+        ("tasks = 3", r"tasks = 3 is no table: write \[tasks\]"),
+        ("[tasks]\nmixture = 3", r"tasks\.mixture = 3: Input should be"),
+        ("[tasks]\npack = 'other'\nfamily = 'gcd'", "'other': a pack names no other one"),
     ],
 )
 def test_a_faulty_pack_is_named(bare: Path, change: Path, content: str, message: str) -> None:
