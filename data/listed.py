@@ -37,7 +37,8 @@ LEAST_HELD_OUT = 8
 FEWEST_TASKS = 4  # that can be split at all
 SHORT = 1000  # a list of fewer tasks measures coarsely
 NUM_NAMED = 20  # kinds of fault that a message names; the run's tasks.json has every one
-_OWN_WORDS = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")  # of one row, in what is wrong with it
+# Of one row, in what is wrong with it: quoted, perhaps cut short, and numbers.
+_OWN_WORDS = re.compile(r"(?<!\w)'[^']*(?:'|$)|\"[^\"]*(?:\"|$)|\d+")
 
 
 @dataclass(frozen=True)

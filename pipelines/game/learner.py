@@ -281,15 +281,17 @@ class LearnerBlock:
         return pointing.credit and pointing.source != "none" and rewards.outcome_weight > 0
 
     def _ending(self, attempt: Attempt) -> tuple[int, int] | None:
-        """How prose that failed ends: its last line and what ends it.
+        """How prose that failed ends: its last line that says anything, and what ends it.
 
-        Code finds no wrong line where one is left out, nor a critic that is blind to it.
+        Code finds no wrong line where one is left out, nor a critic that is blind to it. A fence
+        alone, or a line of marks, is not how it failed.
         """
         failed = attempt.verdict.counted and not attempt.verdict.passed
         if not (self._gives_credit and failed and self.referee.dialect.conversational):
             return None
         written = attempt.solution.text[len(attempt.prefix) :]
-        return (len(written.rstrip().rpartition("\n")[0]), len(written) + 1)
+        said = next((i for i in range(len(written), 0, -1) if written[i - 1].isalnum()), 0)
+        return (max(written.rfind("\n", 0, said), 0), len(written) + 1)
 
 
 def broken_off(solution: Solution, given: int) -> tuple[int, int]:

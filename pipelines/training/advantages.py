@@ -61,7 +61,7 @@ def advantages(
     baselines_N = step_baselines(scored, group_size)
     groups = [scored[first : first + group_size] for first in range(0, len(scored), group_size)]
     is_lost_N = [
-        flat and any(own.flaw is not None for own in group)
+        flat and any(own.flaw is not None and own.reward is not None for own in group)
         for flat, group in zip(is_flat_N.tolist(), groups, strict=True)
     ]
     for row, (own, ends) in enumerate(zip(scored, token_ends_BT, strict=True)):

@@ -236,10 +236,12 @@ def test_a_message_names_each_kind_of_fault_once_and_the_report_every_row(tmp_pa
     named = str(caught.value)
     assert "30 of 39 rows are faulty" in named and named.count("t.jsonl:") == 2
     assert "jsonl:1: " in named and "(and 27 more like it)" in named and "(and 1 more" in named
-    with pytest.raises(UserError):
-        jsonl_source(path)
     (report,) = jsonl_source(path, skip_faulty_rows=True).reports()
     assert len(report["faults"]) == 30
+    long = [{"question": f"{n}?", "answer": [letter * 90, "b"]} for n, letter in enumerate("cdef")]
+    path = write_rows(tmp_path / "long.jsonl", long + [problem(f"{n}?") for n in range(9)])
+    with pytest.raises(UserError, match=r"4 of 13 rows .*\(and 3 more like it\)"):
+        jsonl_source(path)  # what a row says is cut short there, and its quote with it
 
 
 def test_repeated_rows_are_one_task(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def test_how_a_failure_ends_counts_only_where_its_group_is_lost_and_flaws_are_lo
     assert torch.equal(found_BT[2], outcome_B[2].expand(len(ends[0]))), "its outcome is enough"
     lost = [Scored(0.0, ending=LAST)] * 3
     assert (advantages(torch.zeros(3), lost, 3, PENALTY, ends) == 0).all(), "nobody says anything"
+    lost[0] = Scored(None, flaw=SECOND)
+    assert (advantages(torch.zeros(3), lost, 3, PENALTY, ends) == 0).all(), "nor who is left out"
 
 
 def test_neither_splitting_nor_padding_steps_pays() -> None:

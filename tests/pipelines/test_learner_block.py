@@ -129,6 +129,9 @@ def test_leaving_a_line_out_is_not_the_cheapest_way_to_fail(verifiers: Verifiers
         referee_of(verifiers, "tasks.dialect=free", "pointing.source=none"), None, [Start(TASK)]
     )
     assert all(one.ending is None for one in silent([0] * 4, samples_of(*texts)))
+    for text in ("x = 4\n```\n", "#### 5\n\u200b\n--"):  # a fence, or marks, say nothing
+        (ended,) = block([0], samples_of(f"It is\n{text}"))
+        assert ended.ending == (5, 6 + len(text) + 1)
     right = "4 + 1 = 5\n5 + 7 = 12\n12 + 6 = 18\n#### 18"
     assert block([0], samples_of(right))[0].ending is None
 
