@@ -68,10 +68,16 @@ def may_act(kind: ActionKind, state: MonitorState, settings: MonitorSettings) ->
     """Whether an action may be ordered now: offered, not used up, not cooling down."""
     if not is_left(kind, state, settings):
         return False
-    if kind == "restore_critic" and state.critic.champion is None:
+    if kind == "restore_critic" and (state.critic.champion is None or _retrains(state, settings)):
         return False
     last = state.last_action.get(kind)
     return last is None or state.num_checks - last > settings.cooldown_checks
+
+
+def _retrains(state: MonitorState, settings: MonitorSettings) -> bool:
+    """Whether the critic is being retrained, which putting it back would undo."""
+    began = state.last_action.get("retrain_critic")
+    return began is not None and state.num_checks - began <= settings.retrain_rounds
 
 
 def may_help(state: MonitorState, settings: MonitorSettings) -> bool:

@@ -1,7 +1,8 @@
 """How a critic that got worse comes back: silenced, restored, retrained, heard again.
 
     alarms in two checks in a row ──► silence_critic, restore_critic (to its last good check)
-    silenced, and still alarming  ──► retrain_critic (true critiques alone, for some rounds)
+    silenced, and still alarming  ──► retrain_critic (true critiques alone, for some rounds); also
+                                      one that is not silenced, since it points at nothing
     silenced, and calm            ──► unsilence_critic, while it could be silenced once more
 
 Pure functions. Leaves out what an alarm is (`critic/monitor/evidence.py`), and carrying orders out
@@ -63,7 +64,7 @@ def followed(
 def repairs(
     record: CriticRecord, is_silenced: bool, may_be_silenced: bool, settings: MonitorSettings
 ) -> tuple[tuple[ActionKind, ...], str]:
-    """What a silenced critic calls for, and why.
+    """What a critic that is not heard calls for, and why.
 
     Args:
         record: after this check.
@@ -72,7 +73,9 @@ def repairs(
         settings: thresholds.
     """
     if not is_silenced:
-        return (), ""
+        if settings.critic_points or record.bad <= settings.consecutive:
+            return (), ""
+        return ("retrain_critic",), f"the critic still alarms, for {record.bad} checks"
     if record.bad >= settings.consecutive:
         return ("retrain_critic",), f"silenced, the critic alarms for {record.bad} checks"
     if record.calm >= settings.calm_checks and may_be_silenced:

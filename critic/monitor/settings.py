@@ -220,6 +220,13 @@ class MonitorSettings(BaseModel):
         "that also train on the data of others.",
     )
 
+    critic_points: bool = Field(
+        default=True,
+        description="Whether the critic may point at the learner's flaws, so that one that got "
+        "worse is silenced before it is retrained; a run whose `pointing.source` leaves it out "
+        "says false by itself.",
+    )
+
     @field_validator("rules", mode="before")
     @classmethod
     def _over_defaults(cls, given: object) -> object:
@@ -277,7 +284,8 @@ def table_of_run(
         )
     rules = table.get("rules", {})
     if not feeds_back or not isinstance(rules, Mapping):  # pydantic names the wrong type
-        return {"offers": offers, **table}
+        return {"critic_points": critic_points, "offers": offers, **table}
     own = rules.get(FED, {})
     fed = {**FED_RULE.model_dump(), **own} if isinstance(own, Mapping) else own
-    return {"offers": (*offers, "verified_only"), **table, "rules": {**rules, FED: fed}}
+    offers = (*offers, "verified_only")
+    return {"critic_points": critic_points, "offers": offers, **table, "rules": {**rules, FED: fed}}

@@ -9,7 +9,7 @@ from monitor_cases import SETTINGS, Readings, exact, judge
 from critic.monitor.decide import begin, check
 from critic.monitor.evidence import WEIGHED, weigh_critic
 from critic.monitor.readings import Reading
-from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
+from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings, table_of_run
 from critic.monitor.state import Health, MonitorState
 
 CRITIC = [name for name, rule in DEFAULT_RULES.items() if rule.channel == "critic"]
@@ -155,6 +155,17 @@ def test_one_that_is_worse_in_one_of_both_and_bad_in_the_other_is_worse(
     _, verdicts = judge([critic_with(*one) for one in [was] * 4 + [worse] * 4])
     assert {health.state for health in verdicts[:4]} == {"ok"}
     assert "restore_critic" in orders(verdicts)
+
+
+def test_one_that_points_at_nothing_is_retrained_without_being_silenced() -> None:
+    """Silence would change nothing, and without it no retraining was ever ordered."""
+    table = table_of_run({}, critic_points=False, feeds_back=False)
+    settings = MonitorSettings.model_validate(table)
+    good, worse = critic_with(0.7, 0.2), critic_with(0.7, 0.95)
+    found = orders(judge([good] * 5 + [worse] * 10, settings)[1])
+    assert found["restore_critic"] == [6, 10], "not while it is retrained"
+    assert found["retrain_critic"] == [7, 10] and "silence_critic" not in found
+    assert "retrain_critic" not in orders(judge([good] * 5 + [worse] * 2 + [good] * 4, settings)[1])
 
 
 def test_a_state_that_was_saved_without_both_together_is_gone_on_with() -> None:
