@@ -128,10 +128,14 @@ class GoldProbe:
         return Found(readings, samples, sum(len(done.token_ids) for done in drawn), faults)
 
     def read_start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Found:
-        """What a run is compared with from its first check on: the mean of several readings."""
+        """What a run is compared with from its first check on: the mean of several readings.
+
+        But of the surprise at given texts: to read the same ones again makes nothing surer.
+        """
         found = [self.read(model, tokenizer, -1 - number) for number in range(NUM_START)]
+        surprise = {"gold_nll": found[0].readings["gold_nll"]}
         return Found(
-            pooled([one.readings for one in found]),
+            pooled([one.readings for one in found]) | surprise,
             found[0].samples,
             sum(one.num_tokens for one in found),
             sum((one.faults for one in found), Counter[str]()),

@@ -130,8 +130,9 @@ def critic_with(located: float, accused: float) -> Readings:
 def test_a_critic_that_learns_to_point_may_accuse_too() -> None:
     """SmolLM2's second seed: it was put back to the critic that named nothing, and stayed there."""
     path = [(0.0, 0.0), (0.27, 0.24), (0.67, 0.41), (0.63, 0.26), (0.70, 0.30), (0.70, 0.25)]
-    _, verdicts = judge([critic_with(*one) for one in path])
+    state, verdicts = judge([critic_with(*one) for one in path])
     assert all(health.state == "ok" and not health.actions for health in verdicts)
+    assert state.critic.champion == 5, "the one to put back is the one that learned"
 
 
 @pytest.mark.parametrize("worse", [(0.7, 0.95), (0.05, 0.0), (0.1, 0.6)])

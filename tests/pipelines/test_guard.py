@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from pipeline_cases import random_llama, redraw_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from critic.monitor.readings import Reading
+from critic.monitor.readings import NUM_START, Reading, pool
 from critic.monitor.replay import replay
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from pipelines.errors import UserError
@@ -239,6 +239,13 @@ def test_same_weights_read_alike_and_checks_have_samples_of_their_own(base: Path
     assert probe.read(model, tokenizer, 1).readings == probe.read(model, tokenizer, 1).readings
     assert probe.read(model, tokenizer, 1).samples != probe.read(model, tokenizer, 2).samples
     assert end_ids(model, tokenizer) == [tokenizer.eos_token_id]
+    start, one = probe.read_start(model, tokenizer), probe.read(model, tokenizer, -1)
+    found = [probe.read(model, tokenizer, -1 - n).readings[GOLD] for n in range(NUM_START)]
+    gold, single = start.readings[GOLD], one.readings[GOLD]
+    assert gold is not None and single is not None and len({str(each) for each in found}) > 1
+    assert gold == pool(found) and gold.error < 0.6 * single.error, "each has its own samples"
+    nll = start.readings["gold_nll"]
+    assert nll is not None and nll == one.readings["gold_nll"], "the same texts are read once"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pointing_cases import (
 
 from pipelines.game.bout import Start
 from pipelines.game.critic import CriticGame
+from pipelines.game.evaluation import play_unrewarded
 from pipelines.game.examiner import Examiner, HeldOutTasks
 from pipelines.game.lessons import Lessons
 from pipelines.game.pool import START, Pool
@@ -179,4 +180,13 @@ def test_the_auditor_judges_what_the_critic_judged(
     assert row["critic/fresh/location_accuracy"] == 1.0
     assert critic.right
     alone = Examiner(referee, critic, critic, tasks, lambda own: own)
+    purposes = list[str]()
+
+    def sampled(*given: object) -> list:  # type: ignore[type-arg]
+        purposes.append(str(given[-1]))
+        return play_unrewarded(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pipelines.game.examiner.play_unrewarded", sampled)
+    again, num = alone.before().again, referee.settings.evaluate.start_probes
+    assert len(again) == num - 1 == len(set(purposes)) - 1, "each has seeds of its own"
     assert not any(name.startswith("auditor") for name in alone.probe(PLAN, bouts).row())

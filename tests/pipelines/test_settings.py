@@ -181,6 +181,19 @@ def test_every_field_says_what_it_does_in_a_whole_sentence() -> None:
             assert whole, f"{table.__name__}.{name} needs a whole sentence, has {said!r}"
 
 
+@pytest.mark.parametrize(
+    ("source", "points"), [("", True), ("critic", True), ("code", False), ("chance", False)]
+)
+def test_a_run_whose_critic_points_at_nothing_offers_no_silence(
+    smallest: Path, source: str, points: bool
+) -> None:
+    given = [f"pointing.source={source}"] if source else []
+    monitor = load_settings(smallest, given).monitor
+    assert ("silence_critic" in monitor.offers) is points is monitor.critic_points
+    own = load_settings(smallest, [*given, "monitor.offers=['silence_critic']"]).monitor
+    assert own.offers == ("silence_critic",), "what it says itself stays"
+
+
 def test_what_engines_on_gpus_share_is_handed_to_vllm() -> None:
     table = RolloutTable(placement="server", gpu_memory_utilization=0.4, tensor_parallel_size=2)
     options = engine_options(table)
