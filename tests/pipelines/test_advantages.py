@@ -138,6 +138,12 @@ def test_a_failure_that_nobody_locates_is_not_the_cheapest_of_a_lost_group() -> 
     assert (found_BT[2] == 0).all(), "a masked one ends nowhere"
 
 
+def test_the_tokens_of_an_ending_are_found_where_nothing_else_is_located() -> None:
+    ids_BT = torch.tensor([TOKENIZER(TEXTS[0])["input_ids"]] * 2)
+    found = ends_by_row(TOKENIZER, [Scored(0.0, ending=LAST), Scored(0.0)], ids_BT)
+    assert found == [token_ends(TOKENIZER, ids_BT[0].tolist()), [0] * len(ids_BT[0])]
+
+
 def test_how_a_failure_ends_counts_only_where_its_group_is_lost_and_flaws_are_located() -> None:
     ends, outcome_B = _ends(TEXTS[:3]), normalised([1.0, 0.0, 0.0])
     beside = [Scored(1.0), Scored(0.0, flaw=SECOND), Scored(0.0, ending=LAST)]

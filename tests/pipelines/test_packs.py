@@ -130,6 +130,20 @@ def test_a_file_of_a_dataset_is_the_packs_also_where_it_is_missing(
         assert Path(packed(bare, change).tasks.path) == (path or change / given)
 
 
+def test_the_files_of_a_packs_mixture_are_its_own_and_its_table_precedes_its_texts(
+    bare: Path, change: Path
+) -> None:
+    part = "[[tasks.mixture]]\nsource = 'jsonl'\nfamily = '{0}'\npath = '{0}.jsonl'\n"
+    table = "[tasks]\nprompt_template = 'Say {question}'\n"
+    (change / "pack.toml").write_text(table + part.format("train") + part.format("test"))
+    tasks = packed(bare, change).tasks
+    assert [Path(one.path) for one in tasks.mixture] == [
+        change / "train.jsonl",
+        change / "test.jsonl",
+    ]
+    assert tasks.prompt_template == "Say {question}"
+
+
 @pytest.mark.parametrize("key", ["tasks.pack={}", "'tasks'.pack={}", "tasks={{pack='{}'}}"])
 def test_a_pack_beside_a_run_brings_its_tasks_and_rewards(
     tmp_path: Path, bare: Path, change: Path, key: str
