@@ -274,10 +274,9 @@ def _answer(value: object, verifier: VerifierName) -> str:
 # -- loading --------------------------------------------------------------------------------------
 
 
-def looks_local(path_or_id: str) -> bool:
+def looks_local(name: str) -> bool:
     """Whether a dataset's path or hub id is a path by its look, there or not."""
-    path = Path(path_or_id)
-    return path.suffix in BUILDERS or path.is_absolute() or path_or_id.startswith((".", "~"))
+    return Path(name).suffix in BUILDERS or name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
 def check_dataset_path(path_or_id: str) -> None:
@@ -286,8 +285,7 @@ def check_dataset_path(path_or_id: str) -> None:
     Raises:
         UserError: there is no such path.
     """
-    is_local = looks_local(path_or_id) or path_or_id.count("/") > 1
-    if is_local and not Path(path_or_id).exists():
+    if looks_local(path_or_id) and not Path(path_or_id).exists():
         raise UserError(f"dataset {path_or_id} does not exist: check the path")
 
 
