@@ -38,7 +38,7 @@ def stopped(settings: Settings, played: int) -> str:
         return ""
     return (
         f"stopped by run.max_seconds = {table.max_seconds:g} after {played} of {table.rounds} "
-        f"rounds; go on: {command(settings)} (which gets as many seconds again; "
+        f"rounds{'' if played else ' (the start took longer)'}; go on: {command(settings)} (which gets as many seconds again; "
         "run.max_seconds=0 beside it lifts the limit)"
     )
 
