@@ -35,7 +35,7 @@ from pipelines.run.progress import Progress
 from pipelines.synthesis.decontaminate import HUMANEVAL, decontaminate, evaluation_texts
 from pipelines.synthesis.export import export
 from pipelines.synthesis.inspect import record_text, shown_records, statistics, statistics_text
-from pipelines.synthesis.merge import merge
+from pipelines.synthesis.merge import Merged, merge
 from pipelines.synthesis.plots import plots, write_page, write_picture
 from pipelines.synthesis.request import Request, check_request
 from pipelines.synthesis.verify import verify_records
@@ -106,6 +106,8 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         shard=read_shard(options.shard) if options.shard else WHOLE,
     )  # fmt: skip
     check_request(request)  # a mistake fails at once, before torch is imported
+    if options.ray is not None:
+        return _generate_on_ray(request, options)
     with Progress() as progress:
         progress.begin("loading PyTorch and the engine")
         prepare_process()
@@ -117,6 +119,14 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(json.dumps({"out": str(options.out)} | found))
     else:
         print(_summary(options.out, found))
+    return 0
+
+
+def _generate_on_ray(request: Request, options: argparse.Namespace) -> int:
+    from pipelines.synthesis.on_ray import generate_on_ray
+
+    merged = generate_on_ray(request, options.ray)
+    _say_merged(merged, options)
     return 0
 
 
@@ -175,10 +185,14 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    merged = merge(options.out, options.shards, partial=options.partial)
+    _say_merged(merge(options.out, options.shards, partial=options.partial), options)
+    return 0
+
+
+def _say_merged(merged: Merged, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"out": str(options.out)} | asdict(merged)))
-        return 0
+        return
     for row in merged.shards:
         print(f"{row['shard']}: {row['kept']} of {row['accepted']} accepted records kept")
     dropped = ", ".join(f"{num} {why}" for why, num in merged.dropped.items())
@@ -186,7 +200,6 @@ def _merge(options: argparse.Namespace) -> int:
         f"{merged.accepted} accepted and {merged.rejected} rejected records in {options.out}; "
         f"dropped by the merge, kept as rejected: {dropped or 'none'}"
     )
-    return 0
 
 
 def _decontaminate(options: argparse.Namespace) -> int:
@@ -239,6 +252,8 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--critic", type=Path, help="checkpoint that judges; default: FROM's own")
     making.add_argument("--no-critic", action="store_true", help="no critiques")
     making.add_argument("--shard", default="", metavar="i/n", help="this part of the tasks alone")
+    text = "this many shards as rows of a Ray data set, then merged"
+    making.add_argument("--ray", type=int, metavar="N", help=text)
     making.add_argument("--resume", action="store_true", help="continue what --out holds")
     merging = commands.add_parser("merge", help="join shards", allow_abbrev=False)
     merging.add_argument("out", type=Path, metavar="OUT", help="directory to write")

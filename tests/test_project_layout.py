@@ -45,6 +45,7 @@ OPTIONAL_LIBRARIES = {
     "deepspeed",
     "flash_attn",
     "kernels",
+    "ray",
     "triton",
     "wandb",
     "torchvision",

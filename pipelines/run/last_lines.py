@@ -36,9 +36,10 @@ def stopped(settings: Settings, played: int) -> str:
     table = settings.run
     if played >= table.rounds:
         return ""
+    start = "" if played else " (the start took longer)"
     return (
         f"stopped by run.max_seconds = {table.max_seconds:g} after {played} of {table.rounds} "
-        f"rounds; go on: {command(settings)} (which gets as many seconds again; "
+        f"rounds{start}; go on: {command(settings)} (which gets as many seconds again; "
         "run.max_seconds=0 beside it lifts the limit)"
     )
 

@@ -5,6 +5,7 @@ its text, and the run is started as configs/yours.toml says.
 """
 
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
@@ -34,6 +35,8 @@ from pipelines.game.bout import Start
 from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee, verifiers_of
 from pipelines.rl import main
+from pipelines.run.early import check_early
+from pipelines.run.origin import find_origin
 from pipelines.settings.load import load_settings
 from pipelines.settings.tables import Settings
 
@@ -209,3 +212,38 @@ def test_a_row_that_is_no_problem_is_named(
     assert listed["num_rows"] == 61 and sum(listed["num_tasks"].values()) == 60
     (fault,) = listed["faults"]
     assert f"{file}:61" in fault and said in fault
+
+
+@pytest.mark.slow
+def test_ones_own_demonstrations_come_first(walk: Walk, tmp_path: Path) -> None:
+    """TRL's own program, as docs/use.md shows it; what it saves is a model to start from."""
+    file, base = tmp_path / "demonstrations.jsonl", tmp_path / "base"
+    turns = [
+        {
+            "prompt": [{"role": "user", "content": one.question}],
+            "completion": [{"role": "assistant", "content": reply(one.right)}],
+        }
+        for one in PROBLEMS
+    ]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in turns))
+    text = block("model_name_or_path")
+    for shown, mine in (
+        (MODEL, walk.model), ("demonstrations.jsonl", file), ("runs/mine-base", base),
+    ):  # fmt: skip
+        assert shown in text, shown
+        text = text.replace(shown, str(mine))
+    config = tmp_path / "sft.yaml"
+    config.write_text(text)
+    program = Path(sys.executable).with_name("trl")
+    done = run([str(program), "sft", "--config", str(config)], environment(HF_HUB_OFFLINE="1"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = (AutoModelForCausalLM.from_pretrained(one) for one in (walk.model, base))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
+    settings = load_settings(
+        walk.config,
+        [f"learner.model={base}", f"critic.model={base}", f"run.directory={tmp_path / 'run'}"],
+    )
+    check_early(settings, resume=False)
+    find_origin(base, walk.config, (), None, True)
