@@ -125,7 +125,7 @@ def _generate(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _generate_on_ray(request: Request, options: argparse.Namespace) -> int:
     from pipelines.synthesis.on_ray import generate_on_ray
 
-    merged = generate_on_ray(request, options.ray)
+    merged = generate_on_ray(request, options.ray, prepare_process)
     _say_merged(merged, options)
     return 0
 

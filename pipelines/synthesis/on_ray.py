@@ -9,7 +9,7 @@ Several machines need a folder that all of them see. Leaves out starting a clust
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 from data.dataset_folder import DatasetFolder
 from data.errors import UserError
 from data.shard import WHOLE, Shard
-from pipelines.process import prepare_process
 from pipelines.synthesis.merge import Merged, merge
 from pipelines.synthesis.request import Request
 
@@ -57,12 +56,13 @@ def shards_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.shards")
 
 
-def generate_on_ray(request: Request, num: int) -> Merged:
+def generate_on_ray(request: Request, num: int, prepare: Callable[[], None]) -> Merged:
     """Generate `num` shards side by side, as many as the cluster holds, and merge them.
 
     Args:
         request: of the whole set; each shard accepts its share of `num`, rounded up.
         num: shards.
+        prepare: a worker's process, before it imports torch.
 
     Raises:
         UserError: what is wrong with the request, or why shards cannot be merged.
@@ -78,7 +78,9 @@ def generate_on_ray(request: Request, num: int) -> Merged:
         rows = ray.data.from_items(
             [{"number": number} for number in range(1, num + 1)], override_num_blocks=num
         )
-        rows.map(_generate_shard, fn_kwargs={"request": request, "num": num}, **needs).take_all()
+        rows.map(
+            _generate_shard, fn_kwargs={"request": request, "num": num, "prepare": prepare}, **needs
+        ).take_all()
     except ray.exceptions.RayTaskError as error:
         raise _in_one_line(error) from error
     finally:
@@ -88,9 +90,11 @@ def generate_on_ray(request: Request, num: int) -> Merged:
     return merge(request.out, parts)
 
 
-def _generate_shard(row: Row, request: Request, num: int) -> dict[str, int]:
+def _generate_shard(
+    row: Row, request: Request, num: int, prepare: Callable[[], None]
+) -> dict[str, int]:
     """One row: a shard, in a worker's own process."""
-    prepare_process()
+    prepare()
     from pipelines.synthesis.generate import generate  # it imports torch
 
     progress = generate(part_of(request, int(row["number"]), num))
