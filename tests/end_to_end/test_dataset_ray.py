@@ -9,6 +9,7 @@ from dataset_cases import command, records, refused
 from pipelines.dataset import main
 from pipelines.synthesis.on_ray import shards_folder
 
+pytestmark = pytest.mark.timeout(600)
 NEEDED = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is optional")
 
 
