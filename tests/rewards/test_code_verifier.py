@@ -244,7 +244,7 @@ def test_the_weak_sandbox_has_to_be_asked_for(
 
 def test_the_examples_of_the_documentation(verifiers: Verifiers, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "use.md").read_text()
-    section = page[page.index("### Programs") : page.index("## Your prompts")]
+    section = page[page.index("### Programs") : page.index("### Task packs")]
     rows = [line for line in section.splitlines() if line.startswith('{"question"')]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(rows))
