@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with fail_clearly():
         require_checkout()
         _check_output(options.output)
-        named = (options.source, options.config, options.overrides, options.tasks)
-        check_named(*named)  # before torch is imported
+        # Before torch is imported:
+        check_named(options.source, options.config, options.overrides, options.tasks)
         with Progress() as progress:
             report = _report(options, progress)
         if options.output is not None:

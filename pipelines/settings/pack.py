@@ -126,6 +126,7 @@ def _over(below: Mapping[str, object], above: Mapping[str, object]) -> Tables:
     merged = dict(below)
     for name, value in above.items():
         under = merged.get(name)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        merged[name] = _over(under, value) if both else value  # type: ignore[arg-type]
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = _over(under, value)
+        merged[name] = value
     return merged

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +21,14 @@ from pointing_cases import (
     samples_of,
 )
 
-from pipelines.game.bout import Start
+from data.records import Task
+from pipelines.game.bout import Bout, Start
 from pipelines.game.critic import CriticGame
-from pipelines.game.evaluation import play_unrewarded
+from pipelines.game.evaluation import Examinee, play_unrewarded
 from pipelines.game.examiner import Examiner, HeldOutTasks
 from pipelines.game.lessons import Lessons
 from pipelines.game.pool import START, Pool
+from pipelines.game.referee import Referee
 from pipelines.rollouts.sample import Weights
 from rewards.verifiers import Verifiers
 
@@ -182,9 +184,11 @@ def test_the_auditor_judges_what_the_critic_judged(
     alone = Examiner(referee, critic, critic, tasks, lambda own: own)
     purposes = list[str]()
 
-    def sampled(*given: object) -> list:  # type: ignore[type-arg]
-        purposes.append(str(given[-1]))
-        return play_unrewarded(*given)  # type: ignore[arg-type]
+    def sampled(
+        referee: Referee, player: Examinee, tasks: Sequence[Task], num: int, purpose: str
+    ) -> list[list[Bout]]:
+        purposes.append(purpose)
+        return play_unrewarded(referee, player, tasks, num, purpose)
 
     monkeypatch.setattr("pipelines.game.examiner.play_unrewarded", sampled)
     again, num = alone.before().again, referee.settings.evaluate.start_probes
