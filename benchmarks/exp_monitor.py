@@ -3,11 +3,11 @@
     python benchmarks/exp_monitor.py run       every arm, seed by seed; a killed one goes on
     python benchmarks/exp_monitor.py table     what there is so far
 
-Runs are only watched: the monitor cannot alarm in them, so that each goes on beyond its collapse,
-and its decisions, those of the baselines and each signal's ablation are replayed from one log with
-the thresholds in the code (`monitor_tables.py`). Collapse is a loss of held-out accuracy, of tasks
-and samples that no detector reads. Baselines choose their threshold on the first `NUM_DEV` seeds;
-the tables are of the others.
+Runs are only watched (`monitor.watch_only`), so that each goes on beyond its collapse, and its
+decisions, those of the baselines and each signal's ablation are replayed from one log with the
+thresholds in the code (`monitor_tables.py`). Collapse is a loss of held-out accuracy, of tasks and
+samples that no detector reads. Baselines choose their threshold on the first `NUM_DEV` seeds; the
+tables are of the others.
 
 GRPO arms are configs/tiny.toml with the overrides below and no critic, the others are generations
 of fine-tuning on the policy's own samples (`self_consuming.py`). Each family has `NUM_BASES` cold
@@ -61,7 +61,7 @@ SIZES = (
     "pointing.source=none", NO_RESETS, *NO_CRITIC,
     "learner.grpo.lr_scheduler_type=constant",
     "learner.grpo.beta=1e-6",  # moves nothing; TRL then logs the divergence from the start
-    "monitor.offers=[]", "monitor.threshold=1e9",  # only watched
+    "monitor.watch_only=true",
 )  # fmt: skip
 BIASED = (
     "rewards.outcome_weight=0",
@@ -234,9 +234,9 @@ def rounded(value: object) -> object:
     return value
 
 
-def jobs(families: Sequence[str], arms: Sequence[str], num_seeds: int) -> Iterator[Job]:
+def jobs(families: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> Iterator[Job]:
     """Seed by seed, so that a campaign that is cut off has some of every arm."""
-    for seed in range(num_seeds):
+    for seed in seeds:
         for family in families:
             yield from (Job(family, arm, seed) for arm in arms)
 
@@ -280,7 +280,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "monitor")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=25, help="of each arm")
+    parser.add_argument("--seeds", type=int, default=25, help="of each arm, those before too")
+    parser.add_argument("--first-seed", type=int, default=0, help="those before it are left out")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs, a thread each")
     parser.add_argument("--overrides", nargs="*", default=[], help="table.key=value, for every run")
     options = parser.parse_args()
@@ -292,7 +293,8 @@ def main() -> None:
     if len(current) < len(results):
         print(f"{len(results) - len(current)} results were played otherwise: left out")
     if options.stage == "run":
-        every = jobs(options.families, options.arms, options.seeds)
+        seeds = range(options.first_seed, options.seeds)
+        every = jobs(options.families, options.arms, seeds)
         wanted = [job for job in every if job.name not in current]
         for base in dict.fromkeys((job.family, job.seed % NUM_BASES) for job in wanted):
             cold_start(*base, options.folder, options.overrides)

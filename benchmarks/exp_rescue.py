@@ -30,7 +30,6 @@ from harness import RESULTS, ROOT, context, write_result
 from monitor_tables import LOSS, share
 
 from critic.monitor.replay import COLD_START
-from critic.monitor.settings import MonitorSettings
 
 FAMILY = "sums"
 NUM_LAST = 2  # readings that say how a run ended
@@ -38,9 +37,7 @@ FED = (
     "run.rounds=16", "learner.grpo.learning_rate=1e-4", "feedback.steps=4", "feedback.gate=none",
     "feedback.rate_factor=3",
 )  # fmt: skip
-ALERT = (
-    f"monitor.threshold={MonitorSettings().threshold}"  # the default, after `SIZES` took it away
-)
+ALERT = "monitor.watch_only=false"  # after `SIZES`
 ARMS: Mapping[str, Sequence[str]] = {
     "alone": ("monitor.offers=[]",),
     "halts": ("monitor.offers=[]", ALERT),

@@ -29,7 +29,7 @@ LOSS = 0.05  # of held-out accuracy, in two checks in a row: the event
 CERTAIN = 4.0
 NUM_BEST = 4  # a single best reading is mostly luck
 HEALTHY_LIMIT = 0.05  # of healthy development runs that a baseline may halt
-# Only watched: an order would have changed a run that was recorded without it.
+# No order: it would have changed a run that was recorded without it.
 FROZEN = MonitorSettings(offers=())
 
 

@@ -23,11 +23,14 @@ from mixes import MIXES, Attempt, kept, row_of
 from transformers import set_seed
 from trl import SFTConfig
 
+from critic.monitor.decide import begin, check, wants_more
 from critic.monitor.replay import COLD_START, readings_row
+from critic.monitor.settings import MonitorSettings
+from critic.monitor.state import MonitorState
 from data.records import Task
 from pipelines.game.curriculum import build_source
 from pipelines.game.referee import Referee, verifiers_of
-from pipelines.guard.gold import Found, GoldProbe, end_ids
+from pipelines.guard.gold import GoldProbe, end_ids
 from pipelines.policy.checkpoint import load_model, load_tokenizer
 from pipelines.rollouts.engine import Sampling, completion_seed
 from pipelines.rollouts.sample import Sample
@@ -38,6 +41,7 @@ from pipelines.settings.tables import Settings
 
 NUM_TASKS, NUM_SAMPLES = 32, 4  # of a generation's data
 NUM_STEPS, BATCH, RATE = 4, 32, 3e-4  # of its training: an epoch
+WATCHED = MonitorSettings(watch_only=True)
 NUM_SCORED = 64  # held-out samples of which the divergence is estimated
 
 
@@ -58,6 +62,7 @@ class Loop:
         self.source, sizes = build_source(settings), settings.evaluate
         probed = self.source.draw("probe", sizes.num_probe_tasks, 0)
         self.tested = self.source.draw("test", sizes.num_selection_tasks, 0)
+        self.monitor = MonitorState()
         self.probe = GoldProbe(
             [{"prompt": referee.problem(task), "task": task} for task in probed],
             self._is_right,
@@ -144,11 +149,18 @@ class Loop:
 
     def row(self, generation: int) -> dict[str, object]:
         """What is read after a generation; -1 is before any."""
-        found: Found = (
-            self.probe.read_start(self.policy, self.tokenizer)
-            if generation < 0
-            else self.probe.read(self.policy, self.tokenizer, generation)
-        )
+        if generation < 0:
+            found = self.probe.read_start(self.policy, self.tokenizer)
+            self.monitor = begin(found.readings, WATCHED)
+        else:
+            found = self.probe.read(
+                self.policy,
+                self.tokenizer,
+                generation,
+                lambda own: wants_more(self.monitor, own, WATCHED),
+                WATCHED.reads_again,
+            )
+            self.monitor, _ = check(self.monitor, found.readings, WATCHED)
         sizes = self.settings.evaluate
         tested = self.sample(self.tested, sizes.num_samples, 1.0, f"test {generation}")
         kind = COLD_START if generation < 0 else "round"

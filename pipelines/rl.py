@@ -56,9 +56,11 @@ def self_play(settings: Settings, resume: bool, progress: Progress) -> int:
             with timed("feedback"):
                 run.feedback.train(records, run.recent(), plan)
             with timed("probe and audit"):
-                probe = run.examiner.probe(plan, bouts)
+                probe, fed = run.examiner.probe(plan, bouts), run.feedback.fed_accuracy
+                while run.monitor.wants_more(bouts, probe, fed):
+                    probe = run.examiner.once_more(plan, probe)
             with timed("monitor"):
-                health = run.monitor.check(bouts, probe, run.feedback.fed_accuracy)
+                health = run.monitor.check(bouts, probe, fed)
             if health.halted:
                 halt(run, plan, bouts, probe, health)
                 return HALTED

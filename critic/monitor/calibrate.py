@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
-from critic.monitor.decide import begin, check
-from critic.monitor.readings import NUM_START, Reading, pooled
+from critic.monitor.decide import begin, check, wants_more
+from critic.monitor.readings import NUM_START, Reading, pooled, settled
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
 from critic.monitor.state import Health
 from critic.value_drop import share_interval
@@ -68,6 +68,10 @@ ERRORS: Means = {
     "critic_brier": 0.03,
     "critic_bias": 0.05,
 }
+SAMPLED = (  # what the gold tasks' own samples show, and show anew where they are sampled again
+    "token_entropy", "answer_entropy_within", "mutual_information", "distinct_ratio",
+    "effective_groups", GOLD, "gold_form",
+)  # fmt: skip
 
 
 def along(share: float) -> Means:
@@ -101,7 +105,11 @@ def simulate(
     start = pooled([noisy(path(-1), rng) for _ in range(NUM_START)])
     state, verdicts = begin(start, settings), []
     for number in range(num_checks):
-        state, health = check(state, noisy(path(number), rng), settings)
+        readings, fresh = noisy(path(number), rng), list[dict[str, Reading | None]]()
+        while len(fresh) < settings.reads_again and wants_more(state, readings, settings):
+            fresh.append(noisy({name: path(number)[name] for name in SAMPLED}, rng))
+            readings = settled(readings, fresh)
+        state, health = check(state, readings, settings)
         verdicts.append(health)
     return verdicts
 

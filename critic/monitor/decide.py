@@ -4,9 +4,9 @@
     alarms ──► channel N       no new information: novelty fell, gold accuracy did not rise
                channel E       errors reinforced: the learner got worse than it was
                channel critic  the critic got worse than it was
-    one check of alarms ──► warn      two in a row ──► intervene
+    one check of alarms ──► warn      two in a row ──► intervene, or one that gold accuracy confirms
     N and E, or E that persists after the run intervened ──► halt (the Entropy Threshold)
-    two in a row of E, where nothing that the run offers could help ──► halt
+    as much of E, where nothing that the run offers could help ──► halt
     most of gold accuracy lost in one check, or a fall of it that lost novelty or rising rewards
     have led for two ──► halt at once
 
@@ -29,17 +29,16 @@ from critic.monitor.evidence import (
     WEIGHED,
     WEIGHED_RULE,
     Alarm,
-    SignalState,
     alarm_of,
     gold_falls,
     is_doubtful,
-    observe,
     weigh_critic,
     weighed_so_far,
 )
 from critic.monitor.facts import facts
 from critic.monitor.orders import CHANNEL_ACTIONS, may_act, may_help, orders
 from critic.monitor.readings import Reading
+from critic.monitor.remember import SignalState, observe
 from critic.monitor.repair import CriticRecord, followed
 from critic.monitor.settings import ACCUSED, CHANNELS, GOLD, LOCATED, Channel, MonitorSettings
 from critic.monitor.state import LEVELS, Health, Level, MonitorState
@@ -56,6 +55,25 @@ def begin(readings: Readings, settings: MonitorSettings) -> MonitorState:
     of training breaks is not seen.
     """
     return MonitorState(signals=_observed(MonitorState(), readings, settings))
+
+
+def wants_more(state: MonitorState, readings: Readings, settings: MonitorSettings) -> bool:
+    """Whether gold accuracy, so read, may have fallen, and is not sure to.
+
+    It should be read again then, from fresh samples of the same weights, before it is judged: the
+    fresh ones alone, since what was low by luck would stay so in a mean with it.
+
+    Args:
+        state: before the check.
+        readings: that it would judge.
+        settings: thresholds.
+    """
+    if state.level == "halt":
+        return False
+    signals = _observed(state, readings, settings)
+    alarm = alarm_of(GOLD, signals, settings)
+    is_sure = alarm is not None and (alarm.is_confirmed or alarm.is_overwhelming)
+    return not is_sure and is_doubtful(GOLD, signals, settings)
 
 
 def check(
@@ -84,6 +102,8 @@ def check(
         )
     evidence = _weigh(state, readings, settings)
     target, why = _target(evidence, state, settings)
+    if settings.watch_only and target == "halt":
+        target, why = "intervene", f"{why}; only watched, so that the run goes on"
     actions = orders(target, why, evidence.channels, evidence.critic, state, settings)
     level, calm = _settle(target, state, settings)
     following = MonitorState(
@@ -185,7 +205,7 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     streaks = {c: state.streaks.get(c, 0) + 1 if alarming[c] else 0 for c in CHANNELS}
     channels = tuple(c for c in CHANNELS if streaks[c] >= settings.consecutive)
     overwhelming = _overwhelming(alarms, channels, signals, settings)
-    if GOLD in overwhelming:  # it needs no second check
+    if any(a.signal == GOLD and (a.is_confirmed or a.is_overwhelming) for a in alarms):
         channels = tuple(c for c in CHANNELS if c in (*channels, "E"))
     persisted = state.e_persisted
     if "E" in channels:

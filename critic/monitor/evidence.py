@@ -1,7 +1,10 @@
-"""What the monitor remembers of one signal, and whether its latest readings are an alarm.
+"""Whether a signal's latest readings are an alarm.
 
     unpaired      the mean of the two latest readings against the run's best mean of four: worse by
                   the threshold and by what matters, and the latest one alone is worse, too
+    confirmed     gold accuracy's latest reading alone is worse than its best by what matters and by
+                  the threshold, of its noise and of how the run's gold accuracy swings anyway:
+                  it takes many samples to be so sure, and no second check
     paired        the same two against the cold start, and against the two earliest of a rolling
                   window; only where gold accuracy surely did not rise over the same checks, and
                   where surely more of the novelty is lost than of the errors
@@ -13,42 +16,20 @@
     overwhelming  the latest reading alone is worse far beyond its noise, and most of what falls is
                   lost
 
-Pure functions. What follows from alarms is decided in `critic/monitor/decide.py`.
+Pure functions. What is remembered is in `critic/monitor/remember.py`, what follows from alarms in
+`critic/monitor/decide.py`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from critic.monitor.readings import Frozen, Reading, change, is_beyond, pool
+from critic.monitor.remember import NUM_BEST, SignalState, observe, swing_of
 from critic.monitor.settings import ACCUSED, GOLD, LOCATED, MonitorSettings, SignalRule
 
 WEIGHED = "critic_balanced_accuracy"  # of no rule: it decides nothing by itself
 WEIGHED_RULE = SignalRule(channel="critic", bad="falling", matters=0.1)
 NUM_LATEST = 2  # readings of "now": one bad reading alone confirms nothing
-NUM_BEST = 4  # readings of "the best": a single best one is mostly luck
-
-
-class SignalState(Frozen):
-    """What is remembered of one signal.
-
-    Attributes:
-        start: its first reading, beside one of gold accuracy where there is any: the cold start's.
-        gold_at_start: gold accuracy at the same time; of a signal that lags, the check before.
-        best: the best mean of four readings in a row so far; of fewer at the start.
-        gold_at_best: the mean of gold accuracy over the same checks.
-        recent: its latest readings, the earliest first; None where it could not be read.
-    """
-
-    start: Reading | None = None
-    gold_at_start: Reading | None = None
-    best: Reading | None = None
-    gold_at_best: Reading | None = None
-    recent: tuple[Reading | None, ...] = ()
-
-    @property
-    def last(self) -> Reading | None:
-        """This check's reading."""
-        return self.recent[-1] if self.recent else None
 
 
 class Alarm(Frozen):
@@ -56,7 +37,8 @@ class Alarm(Frozen):
 
     Attributes:
         is_excused: gold accuracy surely rose meanwhile, so that nothing may follow from it.
-        is_overwhelming: the latest reading needs no second.
+        is_overwhelming: the latest reading needs no second, and most is lost.
+        is_confirmed: the latest reading needs no second.
     """
 
     signal: str
@@ -65,6 +47,7 @@ class Alarm(Frozen):
     since: str
     is_excused: bool = False
     is_overwhelming: bool = False
+    is_confirmed: bool = False
 
     def line(self, rule: SignalRule) -> str:
         """Why it alarms, for a person."""
@@ -80,37 +63,6 @@ class Alarm(Frozen):
         )
 
 
-def observe(
-    rule: SignalRule,
-    signal: SignalState,
-    reading: Reading | None,
-    gold: Sequence[Reading | None],
-    settings: MonitorSettings,
-) -> SignalState:
-    """Take one reading in; a missing one takes its place, so that windows stay aligned.
-
-    Args:
-        gold: the latest readings of gold accuracy, this check's last; of a signal that lags, the
-            last is of the check before.
-    """
-    recent = (*signal.recent, reading)[-settings.window :]
-    lacks_gold = signal.gold_at_start is None and gold[-1] is not None
-    is_first = reading is not None and (signal.start is None or lacks_gold)
-    best, gold_at_best = signal.best, signal.gold_at_best
-    if reading is not None:
-        latest = pool(recent[-NUM_BEST:])
-        best = _better(rule, signal.best, latest)
-        if best is latest:
-            gold_at_best = pool(gold[-min(NUM_BEST, len(recent)) :])
-    return SignalState(
-        start=reading if is_first else signal.start,
-        gold_at_start=gold[-1] if is_first else signal.gold_at_start,
-        best=best,
-        gold_at_best=gold_at_best,
-        recent=recent,
-    )
-
-
 def alarm_of(
     name: str,
     signals: dict[str, SignalState],
@@ -123,14 +75,17 @@ def alarm_of(
         return None
     for reference, since in _references(rule, signal, signals[GOLD], now, settings):
         is_overwhelming = _is_overwhelming(rule, reference, last, settings)
-        if is_overwhelming or _is_worse(rule, reference, now, last, settings):
+        is_confirmed = name == GOLD and _is_confirmed(signal, reference, last, settings)
+        alone = is_overwhelming or is_confirmed
+        if alone or _is_worse(rule, reference, now, last, settings):
             return Alarm(
                 signal=name,
                 reference=reference,
-                now=last if is_overwhelming else now,
+                now=last if alone else now,
                 since=since,
                 is_excused=_is_excused(name, signals, settings),
                 is_overwhelming=is_overwhelming,
+                is_confirmed=is_confirmed,
             )
     return None
 
@@ -262,6 +217,17 @@ def _is_worse_alone(
     return large and is_beyond(alone, settings.threshold / 2)
 
 
+def _is_confirmed(
+    gold: SignalState, reference: Reading, last: Reading, settings: MonitorSettings
+) -> bool:
+    """Whether one reading of gold accuracy makes a fall sure, beyond how the run swings anyway."""
+    rule = settings.rules[GOLD]
+    lost = _worse_by(rule, reference, last)
+    error = math.hypot(lost.error, swing_of(gold, settings) * math.sqrt(1 + 1 / NUM_BEST))
+    sure = is_beyond(Reading(value=lost.value, error=error), settings.sure)
+    return sure and lost.value >= _matters(rule, reference)
+
+
 def _is_overwhelming(
     rule: SignalRule, reference: Reading, last: Reading, settings: MonitorSettings
 ) -> bool:
@@ -290,18 +256,6 @@ def _worse_by(rule: SignalRule, before: Reading, after: Reading) -> Reading:
     if rule.bad == "either":
         return Reading(value=abs(after.value) - abs(before.value), error=moved.error)
     return Reading(value=rule.sign * moved.value, error=moved.error)
-
-
-def _better(rule: SignalRule, best: Reading | None, other: Reading | None) -> Reading | None:
-    """The one that is better by its less favourable end: short means are noisy."""
-    if best is None or other is None:
-        return best or other
-
-    def badness(one: Reading) -> float:
-        value = abs(one.value) if rule.bad == "either" else rule.sign * one.value
-        return value + one.error
-
-    return other if badness(other) < badness(best) else best
 
 
 def _is_explained(

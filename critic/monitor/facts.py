@@ -5,8 +5,9 @@ Leaves out the level's own reason (`critic/monitor/decide.py`).
 
 from collections.abc import Mapping, Sequence
 
-from critic.monitor.evidence import Alarm, SignalState
+from critic.monitor.evidence import Alarm
 from critic.monitor.readings import change
+from critic.monitor.remember import SignalState
 from critic.monitor.repair import REPAIRS
 from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import MonitorState

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from critic.monitor.evidence import SignalState
+from critic.monitor.remember import SignalState
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import Health, MonitorState
 

@@ -15,6 +15,8 @@ CHANNEL_ACTIONS: Mapping[Channel, tuple[ActionKind, ...]] = {
     "critic": ("silence_critic", "restore_critic"),
 }
 
+ONCE: tuple[ActionKind, ...] = ("retire_saturated", "verified_only", "raise_real_share")
+
 
 def orders(
     target: Level,
@@ -68,6 +70,8 @@ def may_act(kind: ActionKind, state: MonitorState, settings: MonitorSettings) ->
     """Whether an action may be ordered now: offered, not used up, not cooling down."""
     if not is_left(kind, state, settings):
         return False
+    if kind in ONCE and kind in state.last_action:  # it is so from then on
+        return False
     if kind == "restore_critic" and (state.critic.champion is None or _retrains(state, settings)):
         return False
     last = state.last_action.get(kind)
@@ -95,4 +99,4 @@ def may_help(state: MonitorState, settings: MonitorSettings) -> bool:
 def is_left(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:
     """Whether the loop can do it, and the run has not used it up."""
     used = state.num_actions.get(kind, 0)
-    return kind in settings.offers and used < settings.max_interventions
+    return not settings.watch_only and kind in settings.offers and used < settings.max_interventions

@@ -5,7 +5,8 @@ Leaves out how often a healthy run is alarmed (`critic/monitor/calibrate.py`).
 
 import math
 
-from critic.monitor.evidence import NUM_BEST, NUM_LATEST
+from critic.monitor.evidence import NUM_LATEST
+from critic.monitor.remember import NUM_BEST
 from critic.monitor.settings import GOLD, MonitorSettings
 
 Z95 = 1.645  # one-sided
@@ -14,10 +15,13 @@ Z95 = 1.645  # one-sided
 def detectable(error: float, settings: MonitorSettings) -> float:
     """The fall of a reading that is confirmed within three checks in 95% of runs.
 
+    What may be a fall is read again, so often that the two latest readings are surer than the best.
+
     Args:
         error: of one reading.
     """
-    return (settings.threshold + Z95) * error * math.sqrt(1 / NUM_LATEST + 1 / NUM_BEST)
+    num = max(settings.reads_again, 1)
+    return (settings.threshold + Z95) * error * math.sqrt(1 / (NUM_LATEST * num) + 1 / NUM_BEST)
 
 
 def tasks_needed(fall: float, num_samples: int, settings: MonitorSettings) -> int:

@@ -61,6 +61,20 @@ def pooled(rows: Sequence[Mapping[str, Reading | None]]) -> dict[str, Reading | 
     return {name: pool([row.get(name) for row in rows]) for name in names}
 
 
+def settled(
+    first: Mapping[str, Reading | None], fresh: Sequence[Mapping[str, Reading | None]]
+) -> dict[str, Reading | None]:
+    """A check's readings, where some signals were read again: those of the fresh ones alone.
+
+    What was read again because it was low is low by luck too, and a mean with it would stay so.
+
+    Args:
+        first: every signal, as first read.
+        fresh: the signals that were read again, each time.
+    """
+    return {**first, **pooled(fresh)}
+
+
 def change(before: Reading, after: Reading) -> Reading:
     """`after` minus `before`, which share no noise."""
     return Reading(value=after.value - before.value, error=math.hypot(before.error, after.error))

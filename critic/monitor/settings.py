@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from critic.monitor.readings import NUM_START
 from data.errors import unknown_name
 
 Channel = Literal["N", "E", "critic"]
@@ -117,6 +118,25 @@ class MonitorSettings(BaseModel):
         description="A paired signal does not alarm where gold accuracy rose by so many of its "
         "standard errors, or may have risen by what matters of it, within so many.",
     )
+    sure: PositiveFinite = Field(
+        default=4.5,
+        description="A fall of gold accuracy needs no second check from so many standard errors "
+        "on, how it swings from check to check among them.",
+    )
+    swing: float = Field(
+        default=0.005,
+        ge=0,
+        le=1,
+        description="What gold accuracy is taken to move by from check to check without falling, "
+        "its noise aside, until the run's own checks say.",
+    )
+    reads_again: int = Field(
+        default=NUM_START,
+        ge=0,
+        description="How often the gold tasks are sampled afresh, before a check is judged, where "
+        "gold accuracy may have fallen and is not sure to: as often as that is so, and never more "
+        "than this.",
+    )
     overwhelming: PositiveFinite = Field(
         default=6.0,
         description="One reading alone is overwhelming from so many of its standard errors on, "
@@ -147,7 +167,8 @@ class MonitorSettings(BaseModel):
         default=2,
         ge=1,
         description="The number of checks in a row in which a channel alarms until the run "
-        "intervenes; before that it warns.",
+        "intervenes; before that it warns. A fall of gold accuracy that one check makes sure needs "
+        "no second.",
     )
     persist_checks: int = Field(
         default=2,
@@ -220,6 +241,11 @@ class MonitorSettings(BaseModel):
         "that also train on the data of others.",
     )
 
+    watch_only: bool = Field(
+        default=False,
+        description="Whether the monitor only says what it sees: it then orders nothing, and where "
+        "it would halt the run it stays at intervene.",
+    )
     critic_points: bool = Field(
         default=True,
         description="Whether the critic may point at the learner's flaws, so that one that got "

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from critic.monitor.evidence import SignalState
 from critic.monitor.readings import Frozen
+from critic.monitor.remember import SignalState
 from critic.monitor.repair import CriticRecord
 from critic.monitor.settings import ActionKind, Channel
 

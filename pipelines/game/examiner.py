@@ -7,6 +7,7 @@ it (`run/monitoring.py`).
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar
 
 from data.records import Task
@@ -79,7 +80,8 @@ class Probe:
         audit: the critic on the fixed audit set.
         fresh: the critic on the round's rollouts; None where they got no critiques.
         auditor: the critic that only audits, on the same; None without one.
-        again: further samples of the probe split, of the same weights.
+        again: further samples of the probe split, of the same weights; where there are any after
+            a round, `evaluation` is of them alone.
         agreement: of the failed ones the share in which both name the same step first, or none.
         rollouts: the rule on the round's rollouts.
     """
@@ -104,6 +106,7 @@ class Probe:
             "probe/masked_samples": evaluation.num_masked,
             "probe/num_tasks": evaluation.num_tasks,
             "probe/num_samples": evaluation.num_samples,
+            "probe/reads": 1 + len(self.again),
             "probe/nll": mean_nll(self.gold),
             "reward/pass_rate": self.rollouts.pass_rate,
             "reward/masked_samples": self.rollouts.num_masked,
@@ -204,14 +207,9 @@ class Examiner:
 
         The learner's are repeated: whatever a run does first is compared with them alone.
         """
-        sizes, again = self.referee.settings.evaluate, list[tuple[tuple[Bout, ...], ...]]()
+        num = self.referee.settings.evaluate.start_probes
         first = self._read("probe before", 1, [])
-        for number in range(1, sizes.start_probes):
-            purpose = f"probe before, {number}"
-            groups = play_unrewarded(
-                self.referee, self.learner, self.tasks.probe, sizes.num_samples, purpose
-            )
-            again.append(self.agree(tuple(map(tuple, groups))))
+        again = [self._sampled(f"probe before, {number}") for number in range(1, num)]
         return replace(first, again=tuple(again))
 
     def probe(self, plan: RoundPlan, bouts: Sequence[Bout]) -> Probe:
@@ -222,6 +220,19 @@ class Examiner:
             bouts: its rollouts, of all processes.
         """
         return self._read(f"probe {plan.round}", plan.audit_factor, bouts)
+
+    def once_more(self, plan: RoundPlan, probe: Probe) -> Probe:
+        """The round's readings, with one more of the learner on the gold tasks."""
+        fresh = self._sampled(f"probe {plan.round}, {1 + len(probe.again)}")
+        again = (*probe.again, fresh)
+        by_task = [tuple(chain.from_iterable(groups)) for groups in zip(*again, strict=True)]
+        return replace(probe, again=again, evaluation=mean_at_k(by_task))
+
+    def _sampled(self, purpose: str) -> tuple[tuple[Bout, ...], ...]:
+        """The learner's samples of the gold tasks, the same in every process."""
+        num = self.referee.settings.evaluate.num_samples
+        groups = play_unrewarded(self.referee, self.learner, self.tasks.probe, num, purpose)
+        return self.agree(tuple(map(tuple, groups)))
 
     def _read(self, purpose: str, audit_factor: int, bouts: Sequence[Bout]) -> Probe:
         num = self.referee.settings.evaluate.num_samples

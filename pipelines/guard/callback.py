@@ -18,6 +18,7 @@ Leaves out models whose weights are spread over processes (FSDP, DeepSpeed), whi
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from accelerate import PartialState
@@ -32,7 +33,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from critic.monitor.decide import begin, check
+from critic.monitor.decide import begin, check, wants_more
 from critic.monitor.power import power_line
 from critic.monitor.readings import NUM_START, Reading
 from critic.monitor.replay import replayed
@@ -189,8 +190,9 @@ class EntropyMonitorCallback(TrainerCallback):
             return control
         if not is_last and not self._on_main(self._may_check):
             return control
-        found = self._read(model, processing_class, self.state.num_checks)
-        readings = found.readings | {"training_reward": self._reward()}
+        reward = {"training_reward": self._reward()}
+        found = self._read(model, processing_class, self.state.num_checks, reward)
+        readings = found.readings | reward
         self.state, health = check(self.state, readings, self.settings)
         self.health = health
         self._steps.append(state.global_step)
@@ -224,17 +226,29 @@ class EntropyMonitorCallback(TrainerCallback):
     # -- parts ----------------------------------------------------------------------------------
 
     def _read(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, number: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        number: int,
+        beside: Mapping[str, Reading | None] = MappingProxyType({}),
     ) -> Found:
         """One probe, of rank 0, timed; its word counts in every process."""
         start = time.perf_counter()
         if number < 0:
             found = self._on_main(lambda: self.probe.read_start(model, tokenizer))
         else:
-            found = self._on_main(lambda: self.probe.read(model, tokenizer, number))
-        num = NUM_START if number < 0 else 1
-        self._last_cost = (time.perf_counter() - start) / num
-        self._probing += self._last_cost
+            found = self._on_main(
+                lambda: self.probe.read(
+                    model,
+                    tokenizer,
+                    number,
+                    lambda own: wants_more(self.state, {**own, **beside}, self.settings),
+                    self.settings.reads_again,
+                )
+            )
+        spent = time.perf_counter() - start
+        self._last_cost = spent / found.num_reads
+        self._probing += spent
         unjudged = all(one["right"] is None for one in found.samples) or not found.num_tokens
         if number < 0 and unjudged:
             why = next(iter(found.faults), "check returned None for each of them")

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from critic.monitor import signals
 from critic.monitor.probe import ProbeSample, probe_readings
-from critic.monitor.readings import NUM_START, Reading, pooled
+from critic.monitor.readings import NUM_START, Reading, pooled, settled
 from data.errors import UserError, reason
 from data.records import signature
 from pipelines.rollouts.engine import Completion, Sampling, completion_seed
@@ -24,6 +24,7 @@ from pipelines.rollouts.transformers_engine import TransformersEngine
 Row = Mapping[str, object]
 Check = Callable[[str, Row], bool | None]
 Answer = Callable[[str], str | None]
+WantsMore = Callable[[Mapping[str, Reading | None]], bool]
 
 
 def whole_text(completion: str) -> str | None:
@@ -40,12 +41,19 @@ class Found:
         samples: as a person reads them, the wrong ones first.
         num_tokens: sampled.
         faults: how often the user's functions failed on a sample, by their message.
+        num_reads: how often the gold tasks were sampled for it.
     """
 
     readings: dict[str, Reading | None]
     samples: list[dict[str, object]]
     num_tokens: int
     faults: Counter[str]
+    num_reads: int = 1
+
+
+def never(readings: Mapping[str, Reading | None]) -> bool:
+    """No reading is taken again."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -89,20 +97,43 @@ class GoldProbe:
         return all(row.get("completion") for row in self.rows)
 
     def read(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, check_number: int
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        check_number: int,
+        wants_more: WantsMore = never,
+        num_again: int = NUM_START,
     ) -> Found:
-        """Sample, check and score.
+        """Sample, check and score; what may be a fall is sampled again, and judged by that alone.
 
         Args:
             model: that trains, unwrapped.
             tokenizer: its own.
             check_number: names the check in the seeds; -1 is before training.
+            wants_more: whether readings should be taken again before they are judged.
+            num_again: how often at most.
         """
+        first = self._read(model, tokenizer, check_number)
+        readings, fresh = first.readings, list[Found]()
+        while len(fresh) < num_again and wants_more(readings):
+            fresh.append(self._read(model, tokenizer, check_number, 1 + len(fresh)))
+            readings = settled(first.readings, [one.readings for one in fresh])
+        return _together(readings, [first, *fresh])
+
+    def _read(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        number: int,
+        again: int = 0,
+    ) -> Found:
+        """One sampling, with seeds of its own; the surprise at given texts is scored once."""
         prompts = [prompt_ids(row["prompt"], tokenizer) for row in self.rows]
         engine = self._engine(model, tokenizer, max(map(len, prompts)))
         repeated = [ids for ids in prompts for _ in range(self.num_samples)]
         places = range(len(repeated))
-        seeds = [completion_seed(self.seed, "gold", check_number, place) for place in places]
+        named = f"{number}, {again}" if again else number
+        seeds = [completion_seed(self.seed, "gold", named, place) for place in places]
         faults = Counter[str]()
         if is_finite(model, prompts[0]):
             with torch.random.fork_rng():  # sampling seeds every device
@@ -123,7 +154,9 @@ class GoldProbe:
             groups[-1].append(sample)
             samples.append({"prompt": row["prompt"], "completion": text, "right": sample.passed})
         readings = probe_readings(groups)
-        readings["gold_nll"] = self._nll(engine, prompts, tokenizer) if self.scores_gold else None
+        if not again:
+            scored = self.scores_gold
+            readings["gold_nll"] = self._nll(engine, prompts, tokenizer) if scored else None
         samples.sort(key=lambda one: bool(one["right"]))
         return Found(readings, samples, sum(len(done.token_ids) for done in drawn), faults)
 
@@ -132,14 +165,9 @@ class GoldProbe:
 
         But of the surprise at given texts: to read the same ones again makes nothing surer.
         """
-        found = [self.read(model, tokenizer, -1 - number) for number in range(NUM_START)]
+        found = [self._read(model, tokenizer, -1 - number) for number in range(NUM_START)]
         surprise = {"gold_nll": found[0].readings["gold_nll"]}
-        return Found(
-            pooled([one.readings for one in found]) | surprise,
-            found[0].samples,
-            sum(one.num_tokens for one in found),
-            sum((one.faults for one in found), Counter[str]()),
-        )
+        return _together(pooled([one.readings for one in found]) | surprise, found)
 
     def _engine(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int
@@ -188,6 +216,17 @@ class GoldProbe:
         scores = engine.score(whole)
         tails = [own[len(ids) - 1 :] for own, ids in zip(scores, prompts, strict=True)]
         return signals.nll_of_gold(tails)
+
+
+def _together(readings: dict[str, Reading | None], found: Sequence[Found]) -> Found:
+    """Several samplings of the same weights, whose readings are given, as one."""
+    return Found(
+        readings,
+        found[0].samples,
+        sum(one.num_tokens for one in found),
+        sum((one.faults for one in found), Counter[str]()),
+        len(found),
+    )
 
 
 def prompt_ids(prompt: object, tokenizer: PreTrainedTokenizerBase) -> list[int]:

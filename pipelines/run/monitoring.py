@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from critic.monitor import signals
-from critic.monitor.decide import Readings, begin, check
+from critic.monitor.decide import Readings, begin, check, wants_more
 from critic.monitor.power import power_line
 from critic.monitor.probe import ProbeSample, probe_readings
-from critic.monitor.readings import Reading, pooled
+from critic.monitor.readings import Reading, pooled, settled
 from critic.monitor.replay import read_readings, readings_row
 from critic.monitor.settings import FED, MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
@@ -45,8 +45,7 @@ class RunMonitor:
 
     def begin(self, probe: Probe) -> Readings:
         """Take the cold start in: what every later reading is compared with."""
-        readings = self._read([], probe)
-        again = [probe_readings(_samples(groups)) for groups in probe.again]
+        readings, again = self._read([], probe), _again(probe)
         once = {name: readings[name] for name in again[0]} if again else {}
         readings |= pooled([once, *again])
         self.state = begin(readings, self.settings)
@@ -55,19 +54,32 @@ class RunMonitor:
     def check(
         self, bouts: Sequence[Bout], probe: Probe, fed_accuracy: Reading | None = None
     ) -> Health:
-        """Read this round's signals and judge them.
+        """Judge this round's signals.
 
         Args:
             bouts: the round's, of all processes.
             probe: the round's gold readings.
             fed_accuracy: the audit of what was fed back.
         """
-        readings = self._read(bouts, probe)
-        if FED in self.settings.rules:
-            readings[FED] = fed_accuracy
+        readings = self._of_round(bouts, probe, fed_accuracy)
         self.history.append(readings)
         self.state, health = check(self.state, readings, self.settings)
         return health
+
+    def wants_more(
+        self, bouts: Sequence[Bout], probe: Probe, fed_accuracy: Reading | None = None
+    ) -> bool:
+        """Whether the gold tasks should be sampled once more before `check` is given the same."""
+        if len(probe.again) >= self.settings.reads_again:
+            return False
+        return wants_more(self.state, self._of_round(bouts, probe, fed_accuracy), self.settings)
+
+    def _of_round(
+        self, bouts: Sequence[Bout], probe: Probe, fed_accuracy: Reading | None
+    ) -> Readings:
+        """The readings that a check judges."""
+        readings = settled(self._read(bouts, probe), _again(probe))
+        return readings | ({FED: fed_accuracy} if FED in self.settings.rules else {})
 
     def _read(self, bouts: Sequence[Bout], probe: Probe) -> Readings:
         """The signals, without the critic's as long as it has never been readable."""
@@ -133,6 +145,11 @@ def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
         "critic_brier": _figure(probe.audit, "brier"),
         "critic_bias": signals.critic_bias(fresh),
     }
+
+
+def _again(probe: Probe) -> list[dict[str, Reading | None]]:
+    """What each further sampling of the gold tasks gives."""
+    return [probe_readings(_samples(groups)) for groups in probe.again]
 
 
 def _samples(groups: Sequence[Sequence[Bout]]) -> list[list[ProbeSample]]:
