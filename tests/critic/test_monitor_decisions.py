@@ -105,13 +105,6 @@ def test_a_small_change_does_not_alarm_however_certain_and_a_large_one_must_be_c
     assert set(states(judge([vague[0]] * 6 + [vague[1]] * 6))) == {"ok"}
 
 
-def test_one_bad_reading_that_a_swing_may_be_never_makes_the_run_intervene() -> None:
-    """Recorded runs lost 43% of their accuracy in one check, and had it again in the next."""
-    verdicts = judge([exact()] * 5 + [exact(gold_accuracy=0.55 * 0.57)] + [exact()] * 10)
-    assert states(verdicts)[4:8] == ["ok", "warn", "ok", "ok"]
-    assert set(states(verdicts)[8:]) == {"ok"}
-
-
 # -- collapse ---------------------------------------------------------------------------------
 
 DULL = {"token_entropy": 0.02, "answer_entropy_within": 0.1, "distinct_ratio": 0.1}
@@ -119,7 +112,7 @@ DULL = {"token_entropy": 0.02, "answer_entropy_within": 0.1, "distinct_ratio": 0
 
 def test_gold_and_novelty_that_collapse_together_are_the_entropy_threshold() -> None:
     verdicts = judge([exact()] * 6 + [exact(gold_accuracy=0.3, **DULL)] * 3)
-    assert states(verdicts)[5:8] == ["ok", "warn", "halt"]
+    assert states(verdicts)[5:8] == ["ok", "intervene", "halt"]
     assert verdicts[7].channels == ("N", "E") and not verdicts[7].actions
     assert "Entropy Threshold" in verdicts[7].reasons[0]
     assert all(health.halted for health in verdicts[7:])
@@ -132,10 +125,10 @@ def test_a_collapse_in_the_first_round_is_seen_against_the_cold_start() -> None:
 
 def test_errors_that_persist_after_the_run_intervened_halt_it() -> None:
     verdicts = judge([exact()] * 4 + [exact(gold_accuracy=0.3)] * 5)
-    assert states(verdicts)[4:8] == ["warn", "intervene", "intervene", "halt"]
-    assert [a.kind for a in verdicts[5].actions] == ["silence_critic"]
+    assert states(verdicts)[4:7] == ["intervene", "intervene", "halt"]
+    assert [a.kind for a in verdicts[4].actions] == ["silence_critic"]
     every = MonitorSettings(offers=get_args(ActionKind))
-    ordered = judge([exact()] * 4 + [exact(gold_accuracy=0.3)] * 2, every)[5].actions
+    ordered = judge([exact()] * 4 + [exact(gold_accuracy=0.3)], every)[4].actions
     assert {a.kind: a.value for a in ordered} == {
         "verified_only": 1.0, "raise_real_share": 0.3, "silence_critic": 0.0,
     }  # fmt: skip
@@ -255,8 +248,8 @@ def test_errors_that_were_left_behind_do_not_hasten_the_next_halt() -> None:
     fallen = {**accuser(), GOLD: exact(gold_accuracy=0.3)[GOLD]}
     rows = [exact()] * 4 + [accuser()] * 2 + [fallen] * 2 + [accuser()] * 20 + [fallen] * 5
     verdicts = judge(rows, MonitorSettings(offers=("verified_only",)))
-    assert states(verdicts)[6:8] == ["warn", "intervene"]
-    assert states(verdicts)[28:] == ["warn", "intervene", "intervene", "halt", "halt"]
+    assert states(verdicts)[6:8] == ["intervene", "intervene"]
+    assert states(verdicts)[28:] == ["halt"] * 5, "what was ordered once cannot help again"
 
 
 # -- every state can be left, and nothing unreadable decides ------------------------------------
@@ -333,7 +326,7 @@ def test_the_announced_fall_is_confirmed_within_three_checks() -> None:
         16 * tasks_needed(0.2, 4, SETTINGS), rel=0.05
     )
     line = power_line(64, 4, SETTINGS)
-    assert "a fall of 14 points within 3 checks" in line
+    assert "a fall of 10 points within 3 checks" in line
     assert f"num_probe_tasks = {tasks_needed(0.05, 4, SETTINGS)}" in line
     assert "takes" not in power_line(10_000, 4, SETTINGS)
 

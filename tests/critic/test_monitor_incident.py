@@ -17,7 +17,8 @@ def incident(history: list[dict[str, float]]) -> dict[str, object]:
     rows = [{n: Reading(value=v, error=ERRORS[n]) for n, v in row.items()} for row in history]
     state = begin(rows[0], settings)
     for readings in rows:
-        state, health = check(state, readings, settings)
+        if state.level != "halt":
+            state, health = check(state, readings, settings)
     samples: list[dict[str, object]] = [
         {"problem": "a4b1", "solution": "a4=40 ```` | x", "reward": math.nan, "n": index}
         for index in range(30)
@@ -30,10 +31,10 @@ def test_record_says_what_happened_and_where_to_go_back_to() -> None:
     record = incident([GOOD] * 4 + [bad] * 4)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["last_clean_check"] == 3
-    assert record["quarantined_checks"] == [4, 5, 6, 7]
+    assert record["quarantined_checks"] == [4, 5, 6]
     assert record["num_samples"] == 30
     page = incident_markdown(record)
-    assert page.startswith("# Incident: halt at check 7\n")
+    assert page.startswith("# Incident: halt at check 6\n")
     assert "channel E still alarms" in page
     assert "Last clean check: 3." in page
     assert "| gold_accuracy | E | falling | 0.4 | 0.025 |" in page
@@ -45,6 +46,6 @@ def test_record_of_a_run_that_was_never_clean() -> None:
     good, broken = [{**GOOD}], [{**GOOD, "gold_form": 0.7, "gold_accuracy": 0.2}]
     record = incident(good + broken * 4)
     assert record["last_clean_check"] == 0
-    assert record["quarantined_checks"] == [1, 2, 3, 4]
+    assert record["quarantined_checks"] == [1, 2, 3]
     record["last_clean_check"] = None
     assert "No check was clean" in incident_markdown(record)

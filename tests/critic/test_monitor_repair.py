@@ -87,10 +87,10 @@ def test_nothing_is_known_of_a_critic_that_nobody_could_read() -> None:
 
 def test_a_critic_silenced_for_the_learners_errors_waits_for_them_to_end() -> None:
     fallen = exact(gold_accuracy=0.3)
-    _, verdicts = judge([exact()] * 4 + [fallen] * 3 + [exact()] * 6)
+    _, verdicts = judge([exact()] * 4 + [fallen] * 2 + [exact()] * 6)
     found = orders(verdicts)
-    assert found["silence_critic"] == [5] and "restore_critic" not in found
-    assert found["unsilence_critic"] == [8]
+    assert found["silence_critic"] == [4] and "restore_critic" not in found
+    assert found["unsilence_critic"] == [7]
 
 
 def test_where_nothing_is_offered_nothing_is_ordered() -> None:
