@@ -224,7 +224,8 @@ def _is_confirmed(
     rule = settings.rules[GOLD]
     lost = _worse_by(rule, reference, last)
     error = math.hypot(lost.error, swing_of(gold, settings) * math.sqrt(1 + 1 / NUM_BEST))
-    sure = is_beyond(Reading(value=lost.value, error=error), settings.sure)
+    bound = max(settings.sure, settings.threshold)
+    sure = is_beyond(Reading(value=lost.value, error=error), bound)
     return sure and lost.value >= _matters(rule, reference)
 
 

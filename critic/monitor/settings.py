@@ -121,7 +121,7 @@ class MonitorSettings(BaseModel):
     sure: PositiveFinite = Field(
         default=4.5,
         description="A fall of gold accuracy needs no second check from so many standard errors "
-        "on, how it swings from check to check among them.",
+        "on, never fewer than `threshold`; how it swings from check to check is among them.",
     )
     swing: float = Field(
         default=0.005,

@@ -233,19 +233,16 @@ class EntropyMonitorCallback(TrainerCallback):
         beside: Mapping[str, Reading | None] = MappingProxyType({}),
     ) -> Found:
         """One probe, of rank 0, timed; its word counts in every process."""
+
+        def wants(own: Mapping[str, Reading | None]) -> bool:
+            return wants_more(self.state, {**own, **beside}, self.settings)
+
         start = time.perf_counter()
         if number < 0:
             found = self._on_main(lambda: self.probe.read_start(model, tokenizer))
         else:
-            found = self._on_main(
-                lambda: self.probe.read(
-                    model,
-                    tokenizer,
-                    number,
-                    lambda own: wants_more(self.state, {**own, **beside}, self.settings),
-                    self.settings.reads_again,
-                )
-            )
+            again = self.settings.reads_again
+            found = self._on_main(lambda: self.probe.read(model, tokenizer, number, wants, again))
         spent = time.perf_counter() - start
         self._last_cost = spent / found.num_reads
         self._probing += spent

@@ -129,4 +129,5 @@ def _probe_row(readings: Readings, found: Found) -> dict[str, object]:
     row: dict[str, object] = readings_row(readable)
     if gold is not None:
         row["probe/mean_at_k"] = gold.value
-    return row | {"probe/tokens": found.num_tokens, "probe/faults": dict(found.faults)}
+    spent = {"probe/reads": found.num_reads, "probe/tokens": found.num_tokens}
+    return row | spent | {"probe/faults": dict(found.faults)}

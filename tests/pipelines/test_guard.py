@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from pipeline_cases import random_llama, redraw_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from critic.monitor.decide import begin
 from critic.monitor.readings import NUM_START, Reading, pool
 from critic.monitor.replay import replay
 from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
@@ -246,6 +248,33 @@ def test_same_weights_read_alike_and_checks_have_samples_of_their_own(base: Path
     assert gold == pool(found) and gold.error < 0.6 * single.error, "each has its own samples"
     nll = start.readings["gold_nll"]
     assert nll is not None and nll == one.readings["gold_nll"], "the same texts are read once"
+
+
+def test_what_may_be_a_fall_is_sampled_again_and_judged_by_that_alone(
+    base: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = loaded(base)
+    probe = GoldProbe(rows("gold"), is_right, max_new_tokens=2, batch_size=256)
+    asked = list[object]()
+
+    def twice(readings: Mapping[str, Reading | None]) -> bool:
+        asked.append(readings[GOLD])
+        return len(asked) < 3
+
+    once, found = probe.read(model, tokenizer, 1), probe.read(model, tokenizer, 1, twice)
+    assert found.num_reads == 3 and found.num_tokens > 2 * once.num_tokens
+    assert asked[0] == once.readings[GOLD] and len({str(each) for each in asked}) == 3
+    gold, single = found.readings[GOLD], once.readings[GOLD]
+    assert gold == asked[2] and gold is not None and single is not None
+    assert gold.error < 0.8 * single.error, "of two readings"
+    assert found.readings["gold_nll"] == once.readings["gold_nll"]
+    assert probe.read(model, tokenizer, 1, lambda own: True, 2).num_reads == 3, "no more than asked"
+    monitor = guard(tmp_path / "guard")
+    better = {**once.readings, GOLD: Reading(value=single.value + 0.08, error=single.error / 2)}
+    monitor.state = begin(better, monitor.settings)
+    assert monitor._read(model, tokenizer, 1).num_reads > 1
+    monitor.state = begin(once.readings, monitor.settings)
+    assert monitor._read(model, tokenizer, 1).num_reads == 1
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,29 @@ def test_a_run_is_compared_with_the_mean_of_several_readings_of_its_start() -> N
     assert monitor.state.signals[GOLD].start == mean[GOLD]
 
 
+def test_gold_tasks_are_read_again_where_they_may_have_fallen() -> None:
+    """And judged by the fresh samples alone; those of the critic and the rollouts stay."""
+
+    def sampled(right: int) -> Probe:
+        return probe(
+            [[bout(t, RIGHT if n < right else WRONG) for n in range(40)] for t in range(4)]
+        )
+
+    monitor, fallen = RunMonitor(MonitorSettings(reads_again=2)), sampled(14)
+    monitor.begin(sampled(20))
+    assert not monitor.wants_more([], sampled(20)) and monitor.wants_more([], fallen)
+    was_luck = replace(fallen, again=(sampled(19).groups,))
+    assert not monitor.wants_more([], was_luck)
+    assert monitor.wants_more([], replace(fallen, again=(fallen.groups,)))
+    assert not monitor.wants_more([], replace(fallen, again=(fallen.groups,) * 2)), "often enough"
+    assert not RunMonitor(MonitorSettings(reads_again=0)).wants_more([], fallen)
+    reward = [bout(0, RIGHT, 1.0), bout(1, WRONG, 0.0)]
+    monitor.check(reward, was_luck)
+    assert monitor.history[-1][GOLD] == read_signals([], sampled(19))[GOLD]
+    assert monitor.history[-1]["training_reward"] == read_signals(reward, fallen)["training_reward"]
+    assert monitor.state.level == "ok"
+
+
 def test_rollouts_that_begin_within_a_solution_are_no_training_reward() -> None:
     own = [bout(0, WRONG, 0.0), bout(1, WRONG, 0.0), replace(bout(2, RIGHT, 1.0), prefix="4")]
     assert read_signals(own, probe())["training_reward"] == Reading(value=0.0, error=0.0)
