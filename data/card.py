@@ -26,6 +26,7 @@ def card(
     request: str = "",
     data_files: str = "round_*.parquet",
     batches: str = "round",
+    loads_accepted: bool = False,
 ) -> str:
     """Return the dataset card of these records as Markdown.
 
@@ -38,13 +39,14 @@ def card(
         request: the file beside the card that says what was asked for.
         data_files: where the shards lie, as seen from the card.
         batches: what a shard holds, in a word: a run's round, or a generation's batch.
+        loads_accepted: whether the shards hold the accepted records alone.
     """
     listed = list(records)
     models, sources = _licences(listed, models or {}, sources or {})
     licence = licence or _common({*models.values(), *sources.values()})
     accepted = [record for record in listed if record.accepted]
     sections = [
-        _front_matter(len(listed), title, licence, data_files),
+        _front_matter(len(accepted if loads_accepted else listed), title, licence, data_files),
         f"# {title}",
         "Problems with solutions sampled from a language model, each judged by a rule-based "
         "verifier and, where a critic took part, with its critiques. Load the shards with "

@@ -187,6 +187,7 @@ class DatasetFolder:
         text = card(
             self.records(), title=name, data_files="train/round_*.parquet", request=STATE_FILE,
             models=licences.get("models"), sources=licences.get("sources"), batches="batch",
+            loads_accepted=True,
         )  # fmt: skip
         write_text_atomic(self.path / "README.md", text)
 

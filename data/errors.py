@@ -1,11 +1,15 @@
 """A user's mistake: its exception, its boundary with libraries, and the wording of a wrong name."""
 
 import difflib
+import errno
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 MAX_REASON = 400  # characters of a library's message
+# Of torch's archive writer, after a write that came short, and of safetensors.
+FULL_DISK = ("unexpected pos", "PytorchStreamWriter failed", "iostream error", "No space left on")
 
 
 class UserError(ValueError):
@@ -31,6 +35,31 @@ def as_user_error(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise
     except kinds as error:
         raise UserError(f"{what}: {reason(error)}") from error
+
+
+@contextmanager
+def full_disk_as_user_error(place: Path) -> Iterator[None]:
+    """Turn what writers raise where a disk is full into a `UserError` in one line.
+
+    Python's own say so; torch's archive writer and safetensors have words of their own.
+
+    Args:
+        place: what is being written to.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not _says_full(error):
+            raise
+        raise UserError(f"{place}: no room is left on the disk there: free some") from error
+
+
+def _says_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in FULL_DISK)
 
 
 def reason(error: BaseException) -> str:

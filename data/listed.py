@@ -104,10 +104,7 @@ class ListedSource:
         own = {key: found for key, found in rest.items() if key not in seen}
         in_test = sum(len(found) for key, found in rest.items() if key in seen)
         if reader.faults and not skip_faulty_rows:
-            raise UserError(
-                f"{_named(reader.faults, reader.num_rows)}: mend them, or leave them out with "
-                "tasks.skip_faulty_rows = true"
-            )
+            raise UserError(refused(reader.faults, reader.num_rows))
         if not own:
             raise UserError(f"{name} holds no tasks: give at least one question with its answer")
         tasks = reader.tasks(test | own, name)
@@ -309,6 +306,12 @@ def _splits(problems: Collection[str], has_test: bool) -> dict[str, Split]:
         )
         splits |= dict.fromkeys(spare[: max(0, missing)], wanted)
     return splits
+
+
+def refused(faults: Sequence[Fault], num_rows: int) -> str:
+    """What is said of a list with faulty rows."""
+    named = _named(faults, num_rows)
+    return f"{named}: mend them, or leave them out with tasks.skip_faulty_rows = true"
 
 
 def _named(faults: Sequence[Fault], num_rows: int) -> str:

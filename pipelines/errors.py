@@ -4,7 +4,14 @@
 Imports only `data.errors`, whose names it repeats for the rooms of `pipelines/`.
 """
 
-from data.errors import UserError, as_user_error, did_you_mean, reason, unknown_name
+from data.errors import (
+    UserError,
+    as_user_error,
+    did_you_mean,
+    full_disk_as_user_error,
+    reason,
+    unknown_name,
+)
 
 __all__ = [
     "EngineLostError",
@@ -12,6 +19,7 @@ __all__ = [
     "UserError",
     "as_user_error",
     "did_you_mean",
+    "full_disk_as_user_error",
     "reason",
     "unknown_name",
 ]

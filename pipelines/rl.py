@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, full_disk_as_user_error
 from pipelines.process import fail_clearly, prepare_process, require_checkout
 from pipelines.run.early import check_early
 from pipelines.run.progress import Progress
@@ -41,7 +41,8 @@ def self_play(settings: Settings, resume: bool, progress: Progress) -> int:
     from pipelines.run.ending import finish, halt  # only now: the process is prepared,
     from pipelines.run.session import Run  # and these import torch
 
-    with Run(settings, resume, progress) as run:
+    room = full_disk_as_user_error(settings.run.directory)
+    with Run(settings, resume, progress) as run, room:
         run.start()
         timed = run.stages.timed
         for plan in run.rounds():

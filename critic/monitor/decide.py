@@ -102,8 +102,6 @@ def check(
         )
     evidence = _weigh(state, readings, settings)
     target, why = _target(evidence, state, settings)
-    if settings.watch_only and target == "halt":
-        target, why = "intervene", f"{why}; only watched, so that the run goes on"
     actions = orders(target, why, evidence.channels, evidence.critic, state, settings)
     level, calm = _settle(target, state, settings)
     following = MonitorState(
@@ -278,7 +276,17 @@ def _last(signals: Mapping[str, SignalState], name: str) -> Reading | None:
 def _target(
     evidence: _Evidence, state: MonitorState, settings: MonitorSettings
 ) -> tuple[Level, str]:
-    """The level that this check's evidence asks for, before hysteresis, and why."""
+    """The level that this check leads to, before hysteresis, and why."""
+    target, why = _asked_for(evidence, state, settings)
+    if settings.watch_only and target == "halt":
+        return "intervene", f"{why}; only watched, so that the run goes on"
+    return target, why
+
+
+def _asked_for(
+    evidence: _Evidence, state: MonitorState, settings: MonitorSettings
+) -> tuple[Level, str]:
+    """The level that the evidence asks for."""
     channels = evidence.channels
     if GOLD in evidence.overwhelming:
         return "halt", f"{GOLD} collapsed in one check, and needs no second"

@@ -12,7 +12,7 @@ from typing import Any
 from data.records import Fits, Generator, Shown, Split, Task, make_task
 from data.rows import Row
 from data.source import TaskSource, draw_held_out
-from data.sources import Fields, Part, WithoutExamples, make_source
+from data.sources import Part, WithoutExamples, make_source
 from pipelines.errors import UserError
 from pipelines.game.bout import Bout, Start
 from pipelines.settings.tables import Settings
@@ -193,14 +193,10 @@ def _arguments(table: SourceTable, references: References) -> dict[str, Any]:
     """What the kind of source needs."""
     if table.source == "reasoning_gym":
         return {"family": table.family, "params": table.params}
-    fields = Fields(
-        table.question_field, table.answer_field, table.answer_pattern,
-        table.verifier, table.verifier_parameters,
-    )  # fmt: skip
     listed = {
-        "fields": fields, "test_path": table.test_path, "family": table.family or table.source,
-        "skip_faulty_rows": table.skip_faulty_rows,
-        "refusal": references.refusal,
+        "fields": table.fields, "test_path": table.test_path,
+        "family": table.family or table.source,
+        "skip_faulty_rows": table.skip_faulty_rows, "refusal": references.refusal,
     }  # fmt: skip
     if table.source == "jsonl":
         return {"path": table.path, **listed}

@@ -42,6 +42,7 @@ class Plot:
     needs: str
     draw: Draw
     folded: bool = False
+    optional: bool = False  # of models that have it: no empty card for the others
 
 
 def _chart(run: RunData, label: str, *, percent: bool = False, shaded: bool = False) -> Chart:
@@ -287,6 +288,7 @@ PLOTS = (
         "it, ▲ over one and a half.",
         "moe/load in round rows",
         draw_expert_load,
+        optional=True,
     ),
     _of_steps("Length", "rollout/mean_length", "tokens per completion", "Mean of each step."),
     _of_steps("Gradient norm", "policy/grad_norm", "norm", "Before clipping."),

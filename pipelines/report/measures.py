@@ -125,7 +125,7 @@ def fresh_tables(run: RunData) -> str:
             "critiques",
             "location accuracy",
         ]
-        cards += _card(_table(head, kinds))
+        cards += _card(_table(head, kinds), wide=True)
     return f'<h2>Critic on fresh rollouts</h2>\n<div class="grid">{cards}</div>'
 
 

@@ -108,10 +108,12 @@ def notes_box(run: RunData) -> str:
 
 
 def plots(run: RunData) -> str:
-    """The plots; one without data says which keys it needs."""
+    """The plots; one without data says which keys it needs, or is left out if it is optional."""
     cards, folded = [], []
     for plot in PLOTS:
         drawn = plot.draw(run, plot.title)
+        if plot.optional and not drawn:
+            continue
         body = drawn or f'<p class="muted">No data: needs {escape(plot.needs)}.</p>'
         card = (
             f'<section class="card plot"><h3>{escape(plot.title)}</h3>'

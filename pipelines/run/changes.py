@@ -36,6 +36,8 @@ RESUMABLE: Mapping[str, str] = {
     "same as before",
     "learner.max_completion_length": LONGER,
     "critic.max_completion_length": LONGER,
+    "rollout.probe_threshold": "so far may the sampler's log-probabilities be from the policy's, "
+    "from now on; what was sampled before was held to the other bound",
     "rollout.urls": PATIENCE,
     "rollout.servers": PATIENCE,
     "rollout.weights_directory": PATIENCE,

@@ -4,14 +4,17 @@ Leaves out what a model or a library must be loaded for (`run/checks.py`).
 """
 
 import importlib.util
+import netrc
 import os
+import sys
 from pathlib import Path
+from urllib.parse import urlparse
 
 from pipelines.errors import UserError
 from pipelines.policy.folder import check_adapter, check_folder, is_hub_id
 from pipelines.run.hub import check_push
 from pipelines.settings.tables import TRACKERS, Settings
-from pipelines.settings.task_table import TaskTable
+from pipelines.settings.task_table import SourceTable, TaskTable
 
 
 def check_early(settings: Settings, resume: bool) -> None:
@@ -30,6 +33,8 @@ def check_early(settings: Settings, resume: bool) -> None:
                 f"run.trackers: {tracker} needs the package {package}, which is not installed: "
                 f"pip install {package}, or remove it"
             )
+    if "wandb" in settings.run.trackers and os.environ.get("RANK", "0") == "0":
+        check_wandb()
     if settings.run.push_to and os.environ.get("RANK", "0") == "0":
         check_push(settings.run.push_to)
     critic = settings.critic
@@ -59,13 +64,52 @@ def check_tasks(tasks: TaskTable) -> None:
 
             ReasoningGymSource(part.family, part.params)
         elif part.source == "jsonl":
-            from data.rows import Fields, read_jsonl
-
-            next(read_jsonl(Path(part.path), Fields()), None)  # is there such a file
+            check_file(part)
         else:
             from data.rows import check_dataset_path
 
             check_dataset_path(part.path)
+
+
+def check_file(part: SourceTable) -> None:
+    """Refuse a file of tasks that is not there, or whose rows are faulty.
+
+    Raises:
+        UserError: each kind of fault with its first row.
+    """
+    from data.listed import refused
+    from data.rows import Fault, read_jsonl
+
+    for path in filter(None, (part.path, part.test_path)):
+        rows = list(read_jsonl(Path(path), part.fields))
+        faults = [row for row in rows if isinstance(row, Fault)]
+        if faults and not part.skip_faulty_rows:
+            raise UserError(refused(faults, len(rows)))
+
+
+def check_wandb() -> None:
+    """Refuse W&B where it would wait for a login that nobody can give it.
+
+    Raises:
+        UserError: how to log in, or to do without.
+    """
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online" or os.environ.get("WANDB_API_KEY") or sys.stdin.isatty():
+        return
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    settings = Path("wandb") / "settings"  # where `wandb offline` writes
+    if settings.is_file() and "offline" in settings.read_text(errors="replace"):
+        return
+    try:
+        file = os.environ.get("NETRC") or Path.home() / ".netrc"
+        known = netrc.netrc(file).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        known = None
+    if known is None:
+        raise UserError(
+            "run.trackers: nobody is logged in to W&B: set WANDB_MODE=offline to keep its files "
+            "on this machine, WANDB_API_KEY, or run `wandb login`"
+        )
 
 
 def check_source(source: str) -> None:

@@ -3,7 +3,7 @@
 Leaves out ends that nobody chose: an error or Ctrl-C (`run/session.py` records those).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from accelerate.utils import gather_object
 
@@ -12,6 +12,7 @@ from critic.monitor.state import Health
 from data.atomic import write_text_atomic
 from pipelines.game.bout import Bout, RoundPlan
 from pipelines.game.examiner import Probe
+from pipelines.report.account import FEW_FORMED
 from pipelines.report.write import write_report
 from pipelines.rollouts.ledger import balance
 from pipelines.run.final_table import table
@@ -68,10 +69,10 @@ def finish(run: Run) -> None:
         numbers = summary(files.path, files.rows(), run.stages, counts, level, seconds)
         numbers |= {"groups": groups} | ({"best": best} if best else {})
         files.write_json("summary.json", numbers)
-        _say_finished(run, last, level, table(numbers, files.path))
+        _say_finished(run, last, level, numbers)
 
 
-def _say_finished(run: Run, last: int | None, level: str, shown: str) -> None:
+def _say_finished(run: Run, last: int | None, level: str, numbers: Mapping) -> None:
     """The table, what it comes to, where the model is; status.json and the report say it too."""
     files, played = run.directory, 0 if last is None else last + 1
     model = None if last is None else run.checkpoints.folder(last) / "learner"
@@ -81,9 +82,12 @@ def _say_finished(run: Run, last: int | None, level: str, shown: str) -> None:
     facts: dict[str, object] = {"model": None if model is None else str(model)}
     facts |= {"stopped": why} if why else {}
     facts |= {"round": max(0, played - 1), "rounds_played": played, "monitor": level}
-    facts["next"] = last_line(run.settings, played, model)
+    formed = numbers["after"].get("well_formed")
+    facts["next"] = last_line(
+        run.settings, played, model, is_read=formed is None or formed >= FEW_FORMED
+    )
     said = tell_end(files, "finished", **facts)
-    print("\n".join([shown, "", *said.lines()]), flush=True)
+    print("\n".join([table(numbers, files.path), "", *said.lines()]), flush=True)
     if run.settings.run.push_to and model is not None:
         facts["pushed"] = push(model.resolve(), run.settings.run.push_to)
         tell_end(files, "finished", **facts)

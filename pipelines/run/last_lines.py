@@ -57,12 +57,25 @@ def after_halt(selected: Path | None) -> str:
     )
 
 
-def last_line(settings: Settings, played: int, model: Path | None) -> str:
-    """Where the model is and what may come next."""
+def last_line(settings: Settings, played: int, model: Path | None, is_read: bool = True) -> str:
+    """Where the model is and what may come next.
+
+    Args:
+        settings: the run's.
+        played: rounds that are complete.
+        model: the folder; None where there is none yet.
+        is_read: whether most of its answers could be read.
+    """
     if model is None:
         return f"model: none yet, no round is complete; next: {command(settings)}"
     run = settings.run.directory
     source = model.parent if model.parent.name == "best" else run
     more = "" if played < settings.run.rounds else f"run.rounds={2 * settings.run.rounds}"
     longer = command(settings, *filter(None, [more]))
+    if not is_read:
+        return (
+            f"model: {model}; next: see in {run / 'report.html'} what it writes, and why most of "
+            "it cannot be read (tasks.dialect, tasks.system, learner.max_completion_length), "
+            f"before a longer run: {longer}"
+        )
     return f"model: {model}; next: sparring-evaluate {source}, or longer: {longer}"

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from data.gold import check_pattern
+from data.rows import Fields
 from data.verifier_parameters import check_parameters
 from pipelines.errors import UserError
 from pipelines.settings.table import Table
@@ -89,6 +90,14 @@ class SourceTable(Table):
         description="Whether rows that are no problems are left out, named and counted, instead "
         "of refused.",
     )
+
+    @property
+    def fields(self) -> Fields:
+        """Where a listed row has what."""
+        return Fields(
+            self.question_field, self.answer_field, self.answer_pattern,
+            self.verifier, self.verifier_parameters,
+        )  # fmt: skip
 
     @field_validator("verifier")
     @classmethod

@@ -60,7 +60,7 @@ def statistics(reader: Reader) -> dict[str, object]:
     rates = [record.pass_rate for record in records if record.pass_rate is not None]
     return {
         "samples": len(records), "accepted": len(accepted), "rejected": len(rejected),
-        "accept_rate": _ratio(len(accepted) + reasons[SURPLUS], len(records)),
+        "accept_rate": _ratio(len(accepted), len(records)),
         "surplus": reasons[SURPLUS], "reasons": dict(reasons.most_common()),
         "verdicts": dict(Counter(r.verdict_outcome for r in records).most_common()),
         "mean_pass_rate": _ratio(sum(rates), len(rates)),

@@ -161,6 +161,7 @@ def test_the_card_counts_what_is_there() -> None:
     text = card(records, title='The "corpus"', licence="cc0-1.0")
     _, front, body = text.split("---\n", 2)
     header = yaml.safe_load(front)
+    assert header["size_categories"] == ["n<1K"]
     assert header["pretty_name"] == 'The "corpus"' and header["license"] == "cc0-1.0"
     assert header["configs"] == [{"config_name": "default", "data_files": "round_*.parquet"}]
     for line in (
@@ -179,6 +180,15 @@ def test_the_card_counts_what_is_there() -> None:
         "## Limits",
     ):
         assert line in body, line
+
+
+def test_the_size_is_that_of_what_a_reader_loads() -> None:
+    """200 of 1,024 were accepted, and the card said between a thousand and ten."""
+    reasons = ["" if n < 200 else "incorrect" for n in range(1024)]
+    records = [make(n, n // 4, reject_reason=reason) for n, reason in enumerate(reasons)]
+    for alone, size in ((True, "n<1K"), (False, "1K<n<10K")):
+        text = card(records, loads_accepted=alone)
+        assert yaml.safe_load(text.split("---\n", 2)[1])["size_categories"] == [size]
 
 
 def test_the_card_of_nothing_is_still_a_card() -> None:

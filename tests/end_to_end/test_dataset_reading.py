@@ -28,6 +28,7 @@ def test_stats_count_what_is_there(generated: Path, capsys: pytest.CaptureFixtur
     found, drawn = json.loads(capsys.readouterr().out), records(generated)
     assert (found["accepted"], found["samples"]) == (NUM, len(drawn))
     assert sum(found["reasons"].values()) == found["rejected"]
+    assert found["accept_rate"] == NUM / len(drawn), "as the terminal and the card say"
     correct = sum(record.verdict_outcome == "correct" for record in drawn)
     assert found["families"]["basic_arithmetic"] == {
         "samples": len(drawn), "correct": correct, "accepted": NUM,

@@ -1,6 +1,7 @@
 """A user's mistake is refused before torch is imported, and thus within three seconds."""
 
 import dataclasses
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from peft import LoraConfig
 from pipeline_cases import CONFIG
 from trl import GRPOConfig, SFTConfig
 
+from pipelines.errors import UserError
+from pipelines.run.early import check_wandb
 from pipelines.settings.library import GRPO, LORA, SFT, LibraryConfig
 from pipelines.settings.library_fields import field_names
 from pipelines.settings.load import dump_settings, load_settings
@@ -84,8 +87,15 @@ def test_a_typo_is_told_before_torch_is_imported(tmp_path: Path, override: str, 
 
 def test_other_mistakes_of_a_start_are_told_before_torch_is_imported(tmp_path: Path) -> None:
     absent = ("tasks.source=jsonl", "tasks.family=", "tasks.params={}", "tasks.path=absent.jsonl")
-    line = refused_early(*start(tmp_path), *absent)
+    begun = start(tmp_path)
+    line = refused_early(*begun, *absent)
     assert "task file absent.jsonl does not exist" in line
+
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\n')
+    wrong = (*absent[:3], f"tasks.path={mine}", "tasks.question_field=problm")
+    line = refused_early(*begun, *wrong)
+    assert "2 of 2 rows are faulty" in line and "problm" in line
 
     settings = load_settings(CONFIG, [f"run.directory={tmp_path}"])
     (tmp_path / "config.json").write_text(dump_settings(settings))
@@ -97,6 +107,25 @@ def test_other_mistakes_of_a_start_are_told_before_torch_is_imported(tmp_path: P
     assert "run.num_processes = 1 but the launcher started 2" in line
     line = refused_early("--config", str(CONFIG), "sft.trainer.lerning_rate=1", program="sft")
     assert 'did you mean "learning_rate"' in line
+
+
+def test_wandb_without_a_login_is_told_before_it_waits_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was an error after 21 seconds, of an engine that had been loaded for nothing."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(UserError, match=r"WANDB_MODE=offline .* WANDB_API_KEY, or run"):
+        check_wandb()
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", "x")):
+        with monkeypatch.context() as given:
+            given.setenv(name, value)
+            check_wandb()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n")
+    check_wandb()
 
 
 @pytest.mark.parametrize(

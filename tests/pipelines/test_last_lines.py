@@ -19,6 +19,9 @@ def test_a_finished_run_names_its_model_and_how_to_train_longer() -> None:
     best = Path("runs/x/best/learner")
     assert "next: sparring-evaluate runs/x/best, or longer:" in last_line(SETTINGS, 4, best)
     assert stopped(SETTINGS, 4) == ""
+    unread = last_line(SETTINGS, 4, model, is_read=False)
+    assert "runs/x/report.html" in unread and "sparring-evaluate" not in unread
+    assert unread.endswith(f"before a longer run: {RESUME} run.rounds=8")
 
 
 def test_a_run_that_stopped_early_goes_on_without_more_rounds() -> None:

@@ -158,7 +158,8 @@ def test_an_empty_directory_says_what_is_missing(tmp_path: Path) -> None:
     html = write_report(tmp_path).read_text()
     for name in ("metrics.jsonl", "status.json", "config.json", "versions.json", "summary.json"):
         assert f"{name} is missing" in html
-    assert html.count("No data: needs") == len(PLOTS) + 3
+    assert html.count("No data: needs") == sum(not plot.optional for plot in PLOTS) + 3
+    assert "Expert load" not in html, "a dense model has none"
     assert not drawings(html)
 
 

@@ -1,0 +1,44 @@
+"""A full disk is one line, whoever writes: Python, torch or safetensors. `/dev/full` is one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import UserError, full_disk_as_user_error
+
+FULL = Path("/dev/full")
+
+
+def python_writes() -> None:
+    FULL.write_text("x")
+
+
+def torch_writes_a_little() -> None:
+    torch.save({"weights": torch.zeros(10)}, FULL)
+
+
+def torch_writes_much() -> None:
+    torch.save({"weights": torch.zeros(10**6)}, FULL)
+
+
+def safetensors_writes() -> None:
+    """Its own words: it writes beside the path, which no device can stand in for."""
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    "write", [python_writes, torch_writes_a_little, torch_writes_much, safetensors_writes]
+)
+def test_a_full_disk_is_told_in_one_line(write) -> None:  # type: ignore[no-untyped-def]
+    with (
+        pytest.raises(UserError, match=r"^runs/x: no room is left"),
+        full_disk_as_user_error(Path("runs/x")),
+    ):
+        write()
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(2, "absent")])
+def test_nothing_else_is_blamed_on_the_disk(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error.args[-1])), full_disk_as_user_error(FULL):
+        raise error
