@@ -9,6 +9,7 @@ then left out of training, and counted: never a silent 0. Leaves out the process
 (`killable_worker.py`) and what becomes of the rewards (`pipelines/game/learner.py`).
 """
 
+import ast
 import asyncio
 import importlib
 import importlib.util
@@ -29,6 +30,7 @@ from rewards.worker_pool import WorkerPool
 Value = float | list[float] | None
 # Beyond it a group's mean may overflow in float32, and NaN would reach every weight.
 GREATEST = 1e30
+DEFINED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _EXPECTED = f"a finite number within {GREATEST:g} of 0, a list of them or None is expected"
 
 
@@ -189,6 +191,26 @@ def load_named(spec: str) -> Callable[..., Any]:
     if not callable(named):
         raise ValueError(f"{place} ({module.__file__}) has no function or class {name!r}")
     return named  # type: ignore[no-any-return]
+
+
+def check_named(spec: str) -> None:
+    """Refuse a file or a name in it that there is not, without running the file.
+
+    Raises:
+        ValueError: as `load_named`; a name that only running the file gives is not refused.
+    """
+    place, _, name = spec.rpartition(":")
+    if not place.endswith(".py"):
+        return
+    if not Path(place).is_file():
+        raise ValueError(f"there is no file {place}")
+    tree = ast.parse(Path(place).read_bytes(), place)
+    said = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    said |= {n.name for n in ast.walk(tree) if isinstance(n, DEFINED)}
+    brought = [n for n in ast.walk(tree) if isinstance(n, ast.alias)]
+    said |= {(one.asname or one.name).partition(".")[0] for one in brought}
+    if name not in said and not any(one.name == "*" for one in brought):
+        raise ValueError(f"{place} has no function or class {name!r}")
 
 
 async def _awaited(value: Awaitable[object]) -> object:

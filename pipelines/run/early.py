@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, as_user_error
 from pipelines.policy.folder import check_adapter, check_folder, is_hub_id
 from pipelines.run.hub import check_push
 from pipelines.settings.tables import TRACKERS, Settings
 from pipelines.settings.task_table import SourceTable, TaskTable
+from rewards.functions import check_named
 
 
 def check_early(settings: Settings, resume: bool) -> None:
@@ -33,6 +34,11 @@ def check_early(settings: Settings, resume: bool) -> None:
                 f"run.trackers: {tracker} needs the package {package}, which is not installed: "
                 f"pip install {package}, or remove it"
             )
+    own = [one for one in settings.run.trackers if one not in TRACKERS]
+    for key, named in (("run.trackers", own), ("rewards.functions", settings.rewards.functions)):
+        for name in named:
+            with as_user_error(f"{key}: {name}", ValueError, SyntaxError):
+                check_named(name)
     if "wandb" in settings.run.trackers and os.environ.get("RANK", "0") == "0":
         check_wandb()
     if settings.run.push_to and os.environ.get("RANK", "0") == "0":

@@ -69,11 +69,12 @@ def keys(prefix: str = "") -> list[Key]:
     """
     every = list(_keys(Settings, ""))
     dotted = prefix.strip(".")
-    found = [key for key in every if not dotted or f"{key.path}.".startswith(f"{dotted}.")]
+    inside = (f"{dotted}.", f"{dotted}{EACH}.")
+    found = [key for key in every if not dotted or f"{key.path}.".startswith(inside)]
     found = found or [key for key in every if key.path.startswith(dotted)]
     if not found:
-        inside = {part for key in every for part in _beginnings(key.path)}
-        raise UserError(unknown_name("key or table", prefix, inside))
+        known = {part for key in every for part in _beginnings(key.path)}
+        raise UserError(unknown_name("key or table", prefix, known))
     return found
 
 

@@ -1,5 +1,6 @@
 """A user's mistake is refused before torch is imported, and thus within three seconds."""
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -17,6 +18,7 @@ from pipelines.run.early import check_wandb
 from pipelines.settings.library import GRPO, LORA, SFT, LibraryConfig
 from pipelines.settings.library_fields import field_names
 from pipelines.settings.load import dump_settings, load_settings
+from rewards.functions import check_named
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "trl", "peft", "vllm")
@@ -107,6 +109,39 @@ def test_other_mistakes_of_a_start_are_told_before_torch_is_imported(tmp_path: P
     assert "run.num_processes = 1 but the launcher started 2" in line
     line = refused_early("--config", str(CONFIG), "sft.trainer.lerning_rate=1", program="sft")
     assert 'did you mean "learning_rate"' in line
+
+
+def test_a_wrong_name_of_ones_own_function_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    """The file is read and not run: a reward may import what takes long."""
+    mine, begun = tmp_path / "mine.py", start(tmp_path)
+    mine.write_text("import absent_library\n\ndef brevity(task, completion):\n    return 1.0\n")
+    said = refused_early(*begun, f'rewards.functions={{"{mine}:brevty"=1.0}}')
+    assert f"rewards.functions: {mine}:brevty: {mine} has no function or class 'brevty'" in said
+    said = refused_early(*begun, f'rewards.functions={{"{mine}x.py:f"=1.0}}')
+    assert f"there is no file {mine}x.py" in said
+    mine.write_text("def brevity(:\n")
+    assert "invalid syntax" in refused_early(*begun, f'run.trackers=["{mine}:Mine"]')
+
+
+@pytest.mark.parametrize(
+    ("text", "is_known"),
+    [
+        ("from elsewhere import reward", True),
+        ("import elsewhere as reward", True),
+        ("reward = make()", True),
+        ("from elsewhere import *", True),
+        ("class reward: pass", True),
+        ("if True:\n    async def reward(): pass", True),
+        ("def rewards(): pass", False),
+    ],
+)
+def test_only_a_name_that_nothing_can_give_is_refused(
+    tmp_path: Path, text: str, is_known: bool
+) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with contextlib.nullcontext() if is_known else pytest.raises(ValueError, match="no function"):
+        check_named(f"{tmp_path}/mine.py:reward")
+    check_named("package.module:reward")
 
 
 def test_wandb_without_a_login_is_told_before_it_waits_for_one(

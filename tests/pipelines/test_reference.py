@@ -46,6 +46,9 @@ def test_a_key_says_its_type_its_limits_and_its_default() -> None:
 def test_a_prefix_takes_a_table_and_a_wrong_one_names_the_nearest() -> None:
     assert {key.table for key in keys("rollout")} == {"rollout"}
     assert {key.path for key in keys("rewards.judge.")} > {"rewards.judge.model"}
+    assert [key.path for key in keys("tasks.examples")] == [
+        "tasks.examples", "tasks.examples[].question", "tasks.examples[].reply",
+    ]  # fmt: skip
     assert [key.path for key in keys("run.max")] == ["run.max_seconds"]
     with pytest.raises(UserError, match='did you mean "rollout"'):
         keys("rolout")
