@@ -1,13 +1,14 @@
 """How often is a healthy run alarmed, and how often is a fall seen? By simulation, no model.
 
-    python -m critic.monitor.calibrate [--runs 400] [--checks 40] [--helpless]
+    python -m critic.monitor.calibrate [--runs 400] [--checks 40] [--helpless] [--tasks 64]
+                                       [--swing 0]
 
 Three kinds of healthy run, whose readings vary by exactly the errors that they state: one that does
 not move at all, one that learns and then stays, and one that stands at its end from the start. A
 fall is a run that does not move, and then is worse by some points of gold accuracy at every check;
 a decline goes on falling, and what counts is how long after a collapse by the proof's definition
 the monitor acts.
-Leaves out real runs, whose policies move more than their readings' noise.
+Leaves out real runs, whose policies move in more ways than noise and a swing from check to check.
 """
 
 import argparse
@@ -95,19 +96,34 @@ def noisy(means: Means, rng: random.Random, size: float = 1.0) -> dict[str, Read
 
 
 def simulate(
-    path: Callable[[int], Means], num_checks: int, seed: int | str, settings: MonitorSettings
+    path: Callable[[int], Means],
+    num_checks: int,
+    seed: int | str,
+    settings: MonitorSettings,
+    size: float = 1.0,
+    swing: float = 0.0,
 ) -> list[Health]:
     """The verdicts on one run whose means are a function of the check; -1 is the cold start.
 
     Paths of one seed share their noise: give each kind of run seeds of its own.
+
+    Args:
+        path: the means.
+        num_checks: of the run.
+        seed: of its noise.
+        settings: thresholds.
+        size: of the noise, of that of 64 tasks by 4 samples.
+        swing: standard deviation by which gold accuracy moves at every check, noise aside.
     """
     rng = random.Random(seed)
-    start = pooled([noisy(path(-1), rng) for _ in range(NUM_START)])
+    start = pooled([noisy(path(-1), rng, size) for _ in range(NUM_START)])
     state, verdicts = begin(start, settings), []
     for number in range(num_checks):
-        readings, fresh = noisy(path(number), rng), list[dict[str, Reading | None]]()
+        means = dict(path(number))
+        means[GOLD] += rng.gauss(0, swing) if swing else 0.0
+        readings, fresh = noisy(means, rng, size), list[dict[str, Reading | None]]()
         while len(fresh) < settings.reads_again and wants_more(state, readings, settings):
-            fresh.append(noisy({name: path(number)[name] for name in SAMPLED}, rng))
+            fresh.append(noisy({name: means[name] for name in SAMPLED}, rng, size))
             readings = settled(readings, fresh)
         state, health = check(state, readings, settings)
         verdicts.append(health)
@@ -144,7 +160,12 @@ def decline(slope: float, led_by: Leader | None = None) -> Callable[[int], Means
 
 
 def delays(
-    slope: float, led_by: Leader | None, num_runs: int, settings: MonitorSettings
+    slope: float,
+    led_by: Leader | None,
+    num_runs: int,
+    settings: MonitorSettings,
+    size: float = 1.0,
+    swing: float = 0.0,
 ) -> dict[str, list[int]]:
     """How many checks after the second one that is 5 points lower a level is first reached.
 
@@ -154,7 +175,8 @@ def delays(
     found: dict[str, list[int]] = {"intervene": [], "halt": []}
     event = 5 + math.ceil(0.05 / slope - 1e-9)  # the second check whose true loss is 5 points
     for seed in range(num_runs):
-        verdicts = simulate(decline(slope, led_by), 24, f"{slope}/{led_by}/{seed}", settings)
+        path, named = decline(slope, led_by), f"{slope}/{led_by}/{seed}"
+        verdicts = simulate(path, 24, named, settings, size, swing)
         for level, reached in found.items():
             reached += [h.check - event for h in verdicts if h.state in (level, "halt")][:1]
     return found
@@ -178,19 +200,26 @@ def main() -> None:
     parser.add_argument(
         "--helpless", action="store_true", help="with monitor.offers = [], as in a guarded run"
     )
+    parser.add_argument("--tasks", type=int, default=64, help="gold tasks, of 4 samples each")
+    parser.add_argument(
+        "--swing", type=float, default=0.0, help="of gold accuracy from check to check, noise aside"
+    )
     options = parser.parse_args()
+    size, swing = math.sqrt(64 / options.tasks), options.swing
     settings = MonitorSettings(offers=()) if options.helpless else MonitorSettings()
     for name, path in HEALTHY.items():
         counts = Counter[str]()
         for seed in range(options.runs):
-            counts += outcome(simulate(path, options.checks, f"{name}/{seed}", settings))
+            counts += outcome(
+                simulate(path, options.checks, f"{name}/{seed}", settings, size, swing)
+            )
         for what in ("warn at the end", "intervened or halted", "halted"):
             low, high = share_interval(counts[what], options.runs)
             share = f"{counts[what] / options.runs:.1%} [{low:.1%}, {high:.1%}]"
             print(f"{name:<26}{what:<22}{share}")
     for fall in (0.05, 0.08, 0.10, 0.12, 0.15, 0.20):
         seen = sum(
-            any(health.channels for health in simulate(falls(fall), 8, seed, settings))
+            any(h.channels for h in simulate(falls(fall), 8, seed, settings, size, swing))
             for seed in range(options.runs)
         )
         print(
@@ -200,7 +229,7 @@ def main() -> None:
     num_runs = min(options.runs, 100)
     for led_by in (None, *get_args(Leader)):
         for slope in (0.01, 0.02, 0.04, 0.08, 0.16, 0.40):
-            found = delays(slope, led_by, num_runs, settings)
+            found = delays(slope, led_by, num_runs, settings, size, swing)
             said = [
                 f"{what} {statistics.median(own):+g} ({len(own) / num_runs:.0%})"
                 for what, own in found.items()
