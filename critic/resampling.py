@@ -75,8 +75,13 @@ def share_estimate(value: float, resampled_R: Floats, num_tasks: int) -> Estimat
     found = estimate(value, resampled_R, num_tasks)
     if found.interval is None or value not in (0.0, 1.0):
         return found
+    return Estimate(value, unanimous(value, num_tasks))
+
+
+def unanimous(value: float, num_tasks: int) -> Interval:
+    """The exact interval of a share that is 0, or 1, in each of so many tasks."""
     miss = 1 - QUANTILES[0] ** (1 / num_tasks)
-    return Estimate(value, (0.0, miss) if value == 0 else (1 - miss, 1.0))
+    return (0.0, miss) if value == 0 else (1 - miss, 1.0)
 
 
 def change(found: Estimate, *, lower_is_better: bool) -> Change:

@@ -17,6 +17,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from critic.resampling import unanimous
+
 Floats = NDArray[np.float64]
 NUM_RESAMPLES = 2000
 
@@ -124,6 +126,17 @@ def bootstrap(values_N: Sequence[float] | Floats, seed: int = 0) -> Interval:
     counts_RN = rng.multinomial(num, np.full(num, 1 / num), size=NUM_RESAMPLES)
     low, high = np.quantile(counts_RN @ per_task_N / num, [0.025, 0.975])
     return Interval(float(per_task_N.mean()), float(low), float(high))
+
+
+def share_over_tasks(values_N: Floats, seed: int = 0) -> Interval:
+    """As `bootstrap`, of shares; where all tasks agree on 0 or 1, with the exact bound of N tasks.
+
+    Resampling tasks that all agree shows no spread, but 8 of 8 does not mean always.
+    """
+    found = bootstrap(values_N, seed)
+    if found.value not in (0.0, 1.0):
+        return found
+    return Interval(found.value, *unanimous(found.value, len(values_N)))
 
 
 def at_tokens(points: Sequence[tuple[float, Floats]], tokens: float) -> Floats | None:

@@ -26,6 +26,7 @@ from pipelines.inference.estimates import (
     budgets,
     majority_at_k,
     pass_at_k,
+    share_over_tasks,
 )
 from pipelines.inference.redo import Standing
 
@@ -152,7 +153,7 @@ def method_rows(pool: Pool, seed: int = 0) -> list[MethodRow]:
             method=point.method,
             samples=point.samples,
             redos=point.redos,
-            accuracy=bootstrap(point.values_N, seed),
+            accuracy=share_over_tasks(point.values_N, seed),
             learner_tokens=point.learner_tokens,
             critic_tokens=point.critic_tokens,
             minus_majority=_difference(point.values_N, majority_N, seed),

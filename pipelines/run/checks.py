@@ -13,7 +13,7 @@ from pipelines.policy.folder import local_folder, role_path
 from pipelines.policy.fp8 import check_fp8
 from pipelines.rollouts.vllm_engine import require_vllm
 from pipelines.run.trackers import own_tracker
-from pipelines.settings.library import GRPO, LORA, check_library_table, names_of
+from pipelines.settings.library import GRPO, LORA, check_library_table, types_of
 from pipelines.settings.tables import TRACKERS, Settings
 from rewards.proof import Proof, prove, require
 from rewards.verifiers import Verifiers
@@ -26,8 +26,8 @@ def check_settings(settings: Settings) -> None:
         UserError: what to change.
     """
     for name, role in (("learner", settings.learner), ("critic", settings.critic)):
-        check_library_table(f"{name}.grpo", role.grpo, GRPO, names_of(GRPOConfig))
-        check_library_table(f"{name}.lora", role.lora, LORA, names_of(LoraConfig))
+        check_library_table(f"{name}.grpo", role.grpo, GRPO, types_of(GRPOConfig))
+        check_library_table(f"{name}.lora", role.lora, LORA, types_of(LoraConfig))
     for tracker in settings.run.trackers:
         if tracker not in TRACKERS:
             own_tracker(tracker)

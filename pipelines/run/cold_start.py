@@ -35,7 +35,7 @@ from pipelines.policy.tokenizer import character_tokenizer
 from pipelines.process import on_cpu
 from pipelines.run.progress import Progress
 from pipelines.run.trainer_options import REFUSALS, trainer_options
-from pipelines.settings.library import SFT, check_library_table, names_of
+from pipelines.settings.library import SFT, check_library_table, types_of
 from pipelines.settings.load import dump_settings
 from pipelines.settings.tables import Settings
 from pipelines.training.moe_losses import add_auxiliary_losses
@@ -53,7 +53,7 @@ def cold_start(settings: Settings, progress: Progress | None = None) -> Path:
     """
     if settings.sft is None:
         raise UserError("there is no [sft] table in the configuration: nothing to cold-start")
-    check_library_table("sft.trainer", settings.sft.trainer, SFT, names_of(SFTConfig))
+    check_library_table("sft.trainer", settings.sft.trainer, SFT, types_of(SFTConfig))
     target = settings.sft.directory
     fingerprint = json.dumps(
         json.loads(dump_settings(settings))["sft"]

@@ -140,14 +140,20 @@ def number(row: Row, key: str, absent: float = float("nan")) -> float:
 
 
 def console_line(row: Row) -> str:
-    """One optimizer step in one line."""
+    """One optimizer step in one line.
+
+    Of one that imitates the nats per token of what it imitates: its replies all earn 1.
+    """
     numbers = {
+        "imitation nll": row.get("imitation/nll"),
         "reward": row.get("reward/mean"),
         "passed": row.get("reward/pass_rate"),
         "entropy": row.get("rollout/token_entropy"),
         "length": row.get("rollout/mean_length"),
         "logprob gap": row.get("rollout/mismatch_max"),
     }
+    if row.get("block") == "imitation":
+        del numbers["reward"]
     shown = "  ".join(
         f"{name} {value:.3g}" for name, value in numbers.items() if isinstance(value, float)
     )

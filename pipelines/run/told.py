@@ -11,7 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
-from pipelines.errors import UserError
+from pipelines.errors import UnprovenSyncError, UserError
 from pipelines.report.account import Account
 from pipelines.report.write import account_of, write_report
 from pipelines.run.directory import RunDirectory
@@ -50,12 +50,13 @@ def tell_failure(
         go_on: what continues the run.
     """
     by_user = isinstance(error, UserError)
+    told = mended_first(go_on) if by_user or isinstance(error, UnprovenSyncError) else go_on
     if not by_user:
-        error.add_note(go_on)
+        error.add_note(told)
     state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     facts: dict[str, object] = {
         "round": round_,
-        "next": mended_first(go_on) if by_user else go_on,
+        "next": told,
         "error": f"{type(error).__name__}: {error}",
         "continue_with": f"--resume {directory.path}",
         "last_checkpoint": last,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from pipelines.errors import UserError, did_you_mean
 
@@ -75,6 +75,13 @@ GRPO_CHOICES: Mapping[str, tuple[object, ...]] = {
         "sequence_mask",
     ),
 }
+# A field's types in its annotation: the values that they take, and their name for a person.
+PLAIN: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "a text"),
+}
 TRUNCATED_SAMPLING = {"top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"}
 
 
@@ -100,25 +107,43 @@ SFT = LibraryConfig("trl.trainer.sft_config", "SFTConfig", SFT_OWNED)
 LORA = LibraryConfig("peft.tuners.lora.config", "LoraConfig")
 
 
-def names_of(config_class: type) -> list[str]:
-    """The names of a dataclass's fields."""
-    return [field.name for field in dataclasses.fields(config_class)]
+def types_of(config_class: type) -> dict[str, str]:
+    """A dataclass's fields by their names, each with its annotation."""
+    return {
+        field.name: field.type.__name__ if isinstance(field.type, type) else str(field.type)
+        for field in dataclasses.fields(config_class)
+    }
+
+
+def _misfit(value: object, annotation: str) -> str:
+    """What a value should be, of a field that holds plain values; "" where it fits.
+
+    A whole number fits where a number does, and a truth value is no number. Fields that may hold
+    more (a list, a choice, a class of the library) take anything here.
+    """
+    plain = annotation.removeprefix("Optional[").removesuffix("]").replace("typing.", "")
+    kinds = {one.strip() for one in plain.split("|")} - {"None"}
+    if not kinds <= PLAIN.keys():
+        return ""
+    fits = any(type(value) in PLAIN[kind][0] for kind in kinds)
+    return "" if fits else " or ".join(PLAIN[kind][1] for kind in sorted(kinds))
 
 
 def check_library_table(
-    dotted: str, table: LibraryTable, config: LibraryConfig, known: Collection[str]
+    dotted: str, table: LibraryTable, config: LibraryConfig, known: Mapping[str, str]
 ) -> None:
-    """Check the keys of a table against the library's fields, and against what the loop owns.
+    """Check a table against the library's fields, and against what the loop owns.
 
     Args:
         dotted: the table's name, such as "learner.grpo".
         table: the user's.
         config: what the table is for.
-        known: all fields of that class.
+        known: all fields of that class, with their annotations.
 
     Raises:
-        UserError: an unknown key or choice (the nearest is named), a key that the loop sets
-            itself, or sampling truncation, which would bias the importance ratio.
+        UserError: an unknown key or choice (the nearest is named), a value of another type, a key
+            that the loop sets itself, or sampling truncation, which would bias the importance
+            ratio.
     """
     for key, value in table.items():
         if key in TRUNCATED_SAMPLING:
@@ -136,6 +161,8 @@ def check_library_table(
             raise UserError(f"unknown key {dotted}.{key} in {config.name}: {hint}")
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"{dotted}.{key} = nan is no number: give one")
+        if expected := _misfit(value, known[key]):
+            raise UserError(f"{dotted}.{key} = {value!r} must be {expected}")
         choices = config.choices.get(key, (value,))
         if value not in choices:
             hint = did_you_mean(str(value), map(str, choices))

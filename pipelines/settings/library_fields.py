@@ -1,4 +1,4 @@
-"""The fields of a library's config dataclass, read from its source without importing the library.
+"""The fields of a library's config dataclass and their types, read from its source, not imported.
 
 TRL and peft take ten seconds and more to import; a mistyped key is worth none of them. Leaves out
 what may stand in a table (`settings/library.py`). What cannot be read so is None, and is left to
@@ -8,19 +8,21 @@ the check that has the class itself (`run/checks.py`).
 import ast
 import functools
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 
 @functools.cache
-def field_names(module: str, name: str) -> tuple[str, ...] | None:
-    """Names of a dataclass's fields, those of its bases first, as `dataclasses.fields` has them.
+def field_types(module: str, name: str) -> Mapping[str, str] | None:
+    """A dataclass's fields, those of its bases first, as `dataclasses.fields` has them.
 
     Args:
         module: dotted name of the module that defines the class or imports it from its own package.
         name: the class.
 
     Returns:
-        None where the library is not installed, or the class or a base of it is not found.
+        Each field's annotation by its name; None where the library is not installed, or the class
+        or a base of it is not found.
     """
     file = _file(module)
     if file is None:
@@ -30,27 +32,27 @@ def field_names(module: str, name: str) -> tuple[str, ...] | None:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return _fields(node, module)
     origin = _imported_from(tree, name, module, is_package=file.name == "__init__.py")
-    return None if origin is None else field_names(*origin)
+    return None if origin is None else field_types(*origin)
 
 
-def _fields(node: ast.ClassDef, module: str) -> tuple[str, ...] | None:
-    names: dict[str, None] = {}
+def _fields(node: ast.ClassDef, module: str) -> Mapping[str, str] | None:
+    types: dict[str, str] = {}
     for base in node.bases:
         if not isinstance(base, ast.Name):
             return None
-        inherited = field_names(module, base.id)
+        inherited = field_types(module, base.id)
         if inherited is None:
             return None
-        names |= dict.fromkeys(inherited)
+        types |= inherited
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        names |= dict.fromkeys(
-            line.target.id
+        types |= {
+            line.target.id: ast.unparse(line.annotation)
             for line in node.body
             if isinstance(line, ast.AnnAssign)
             and isinstance(line.target, ast.Name)
             and "ClassVar" not in ast.unparse(line.annotation)
-        )
-    return tuple(names)
+        }
+    return types
 
 
 def _imported_from(

@@ -18,7 +18,7 @@ from pipelines.settings.library import (
     LibraryTable,
     check_library_table,
 )
-from pipelines.settings.library_fields import field_names
+from pipelines.settings.library_fields import field_types
 from pipelines.settings.pack import with_pack
 from pipelines.settings.tables import Settings
 from rewards.judge_settings import SECRET
@@ -69,7 +69,7 @@ def parse_settings(tables: dict[str, object]) -> Settings:
     except ValidationError as error:
         raise UserError("; ".join(_explain(item) for item in error.errors())) from None
     for dotted, table, config in library_tables(settings):
-        known = field_names(config.module, config.name) if table else None
+        known = field_types(config.module, config.name) if table else None
         if known is not None:  # else whoever imports the library finds out
             check_library_table(dotted, table, config, known)
     return settings

@@ -15,8 +15,16 @@ from trl import GRPOConfig, SFTConfig
 
 from pipelines.errors import UserError
 from pipelines.run.early import check_wandb
-from pipelines.settings.library import GRPO, LORA, SFT, LibraryConfig
-from pipelines.settings.library_fields import field_names
+from pipelines.settings.library import (
+    GRPO,
+    LORA,
+    SFT,
+    TRUNCATED_SAMPLING,
+    LibraryConfig,
+    check_library_table,
+    types_of,
+)
+from pipelines.settings.library_fields import field_types
 from pipelines.settings.load import dump_settings, load_settings
 from rewards.functions import check_named
 
@@ -58,16 +66,23 @@ def start(folder: Path) -> list[str]:
 def test_fields_read_from_the_source_are_the_classes_own(
     config: LibraryConfig, config_class: type
 ) -> None:
-    names = tuple(field.name for field in dataclasses.fields(config_class))
-    assert field_names(config.module, config.name) == names
+    found, named = field_types(config.module, config.name), types_of(config_class)
+    assert found is not None and list(found) == list(named)
     assert config_class.__name__ == config.name
     package = config.module.partition(".")[0]
-    assert field_names(package, config.name) in (names, None), "never others"
+    assert field_types(package, config.name) in (found, None), "never others"
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(config_class)
+        if field.default not in (None, dataclasses.MISSING)
+        and field.name not in TRUNCATED_SAMPLING
+    }  # fmt: skip
+    for types in (found, named):  # what the library itself puts there must fit
+        check_library_table("x", defaults, LibraryConfig("", ""), types)
 
 
 def test_what_cannot_be_read_is_left_to_the_class_itself() -> None:
-    assert field_names("trl.trainer.grpo_config", "NoSuchConfig") is None
-    assert field_names("no_such_library.config", "Config") is None
+    assert field_types("trl.trainer.grpo_config", "NoSuchConfig") is None
+    assert field_types("no_such_library.config", "Config") is None
 
 
 @pytest.mark.parametrize(
@@ -77,6 +92,11 @@ def test_what_cannot_be_read_is_left_to_the_class_itself() -> None:
         ("learner.grpo.loss_type=dapoo", 'did you mean "dapo"?'),
         ("critic.lora={rank=8}", "unknown key critic.lora.rank in LoraConfig"),
         ("sft.trainer.max_step=9", 'in SFTConfig: did you mean "max_steps"'),
+        ("learner.grpo.learning_rate=abc", "learning_rate = 'abc' must be a number"),
+        ('learner.grpo.learning_rate="1e-5"', "learning_rate = '1e-5' must be a number"),
+        ("learner.grpo.per_device_train_batch_size=eight", "must be a whole number"),
+        ("learner.grpo.bf16=1", "learner.grpo.bf16 = 1 must be true or false"),
+        ("critic.lora.r=true", "critic.lora.r = True must be a whole number"),
         ("learner.modell=x", 'did you mean "model"'),
         ("tasks.params.min_term=3", "min_term"),
         ("tasks.family=basic_arithmetics", 'did you mean "basic_arithmetic"'),

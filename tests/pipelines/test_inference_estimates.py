@@ -17,6 +17,7 @@ from pipelines.inference.estimates import (
     budgets,
     majority_at_k,
     pass_at_k,
+    share_over_tasks,
 )
 
 SOLUTIONS = st.lists(
@@ -101,6 +102,17 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     assert 0.95 - 4 * error < np.mean(covered) <= 0.95 + 3 * error
     constant = bootstrap([0.25] * 9)
     assert (constant.low, constant.value, constant.high) == pytest.approx((0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [([1.0] * 8, 0.631, 1.0), ([0.0], 0.0, 0.975), ([0.5] * 4, 0.5, 0.5)]
+)
+def test_tasks_that_all_agree_leave_room_for_others(
+    values: list[float], low: float, high: float
+) -> None:
+    """8 of 8 was "100.0% [100.0, 100.0]": 0.025 ** (1 / 8) is 63%."""
+    found = share_over_tasks(np.array(values))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_differences_are_paired() -> None:
