@@ -249,24 +249,32 @@ def is_current(name: str, found: Mapping, more: Sequence[str]) -> bool:
 
 
 def show(results: Mapping[str, Mapping]) -> str:
-    """Every table, a family at a time, and both together."""
+    """Every table of fresh seeds, a family at a time and both together, then development."""
     named = [(Job(f, a, int(s)), run) for n, run in results.items() for f, a, s in [n.split("/")]]
-    parts = []
     families = list(dict.fromkeys(job.family for job, _ in named))
+    parts = []
     for chosen in [*([family] for family in families), *([families] if len(families) > 1 else [])]:
         own = [(job, run) for job, run in named if job.family in chosen]
-        arms = {arm: [run for job, run in own if job.arm == arm] for arm in ARMS}
-        arms = {arm: runs for arm, runs in arms.items() if runs}
+        fresh = [(job, run) for job, run in own if not is_dev(job)]
+        parts += [f"## {' and '.join(chosen)}", *tables_of(fresh or own)]
         by_stage = [
             [(ARMS[job.arm].kind == "healthy", run) for job, run in own if is_dev(job) == dev]
             for dev in (True, False)
         ]
-        parts += [f"## {' and '.join(chosen)}", arm_table(arms)]
         if all(by_stage):
-            parts.append(detector_table(*by_stage))
-        healthy = {arm: runs for arm, runs in arms.items() if ARMS[arm].kind == "healthy"}
-        parts.append(law_table(healthy))
+            parts.insert(len(parts) - 1, detector_table(*by_stage))
+    dev = [(job, run) for job, run in named if is_dev(job)]
+    if len(dev) < len(named):
+        parts += [f"## the first {NUM_DEV} seeds", *tables_of(dev)[:1]]
     return "\n\n".join(parts)
+
+
+def tables_of(runs: Sequence[tuple[Job, Mapping]]) -> list[str]:
+    """Arm by arm what became of the runs, and of the entropy law in the healthy ones."""
+    arms = {arm: [run for job, run in runs if job.arm == arm] for arm in ARMS}
+    arms = {arm: found for arm, found in arms.items() if found}
+    healthy = {arm: found for arm, found in arms.items() if ARMS[arm].kind == "healthy"}
+    return [arm_table(arms), law_table(healthy)]
 
 
 def is_dev(job: Job) -> bool:

@@ -132,7 +132,8 @@ def test_every_table_is_drawn() -> None:
         for arm, path in (("stationary", STEADY), ("rate_x30", FALLING)):
             results[f"sums/{arm}/{seed}"] = run_of(path, seed, **DULL)
     page = show(results)
-    assert "| stationary | 7 |" in page and "| monitor: halt |" in page
+    assert "| stationary | 2 |" in page and "| monitor: halt |" in page
+    assert "## the first 5 seeds" in page and "| stationary | 5 |" in page
     assert "halt without token_entropy" in page
     assert detector_table([], [(False, run_of(FALLING, 1))]).count("\n") > 8
 
