@@ -27,7 +27,8 @@ from threading import Lock
 from campaign import AT_ONCE, call, play_all
 from exp_pointing import NO_CRITIC, NO_RESETS, check_played, was_halted
 from harness import ROOT, context, write_result
-from monitor_tables import NUM_SAMPLES, NUM_TASKS, arm_table, detector_table, law_table
+from law_tables import law_table
+from monitor_tables import NUM_SAMPLES, NUM_TASKS, arm_table, detector_table
 
 from critic.monitor.readings import NUM_START
 from critic.monitor.replay import COLD_START
@@ -222,13 +223,18 @@ def outcome(directory: Path) -> dict[str, object]:
 
 def point(row: Mapping[str, object]) -> dict[str, object]:
     """What the tables read of a row, to six digits; the decisions are those of these digits."""
-    kept = ("evaluation/mean_at_k", "kl", "monitor/signals", "monitor/errors")
+    kept = (
+        "evaluation/mean_at_k", "kl", "monitor/signals", "monitor/errors", "monitor/first",
+        "probe/reads",
+    )  # fmt: skip
     return {name: rounded(row[name]) for name in kept if name in row}
 
 
 def rounded(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return list(map(rounded, value))
     if isinstance(value, dict):
         return {name: rounded(one) for name, one in value.items()}
     return value

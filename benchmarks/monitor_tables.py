@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from scipy import stats
 
 from critic.monitor.decide import LEVELS
-from critic.monitor.entropy_law import foretell, points_of
 from critic.monitor.replay import COLD_START, replayed
 from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import Level, MonitorState
@@ -31,6 +30,7 @@ NUM_BEST = 4  # a single best reading is mostly luck
 HEALTHY_LIMIT = 0.05  # of healthy development runs that a baseline may halt
 # No order: it would have changed a run that was recorded without it.
 FROZEN = MonitorSettings(offers=())
+PATIENT = MonitorSettings(offers=(), sure=1e9)  # no check is sure by itself
 
 
 # -- one run ------------------------------------------------------------------------------------
@@ -119,11 +119,31 @@ def saved(run: Run, judged: Judged) -> float | None:
 
 
 def signal(point: Point, name: str) -> float | None:
-    """A signal's value."""
-    table = point["monitor/signals"]
+    """A signal's value, as a detector that reads nothing again has it."""
+    table = read_once(point)["monitor/signals"]
     assert isinstance(table, Mapping)
     value = table.get(name)
     return None if value is None else float(value)
+
+
+def read_once(point: Point) -> Point:
+    """A check as it was first read, where the monitor had the gold tasks sampled again."""
+    first = point.get("monitor/first")
+    if not isinstance(first, Mapping):
+        return point
+    both = {}
+    for place, key in enumerate(("monitor/signals", "monitor/errors")):
+        table = point[key]
+        assert isinstance(table, Mapping)
+        own = {name: one and one[place] for name, one in first.items()}
+        both[key] = {**table, **own}
+    return {**point, **both}
+
+
+def once(run: Run) -> Run:
+    """A run as it was first read throughout."""
+    start, *rounds = points(run)
+    return {"start": start, "rounds": list(map(read_once, rounds))}
 
 
 def fall_of(name: str) -> Callable[[Run, float], int | None]:
@@ -265,6 +285,8 @@ def detector_table(dev: Sequence[tuple[bool, Run]], fresh: Sequence[tuple[bool, 
 
     for level in LEVELS[:0:-1]:
         add(f"monitor: {level}", lambda run, level=level: judge(run).reached.get(level))
+    add("halt without reading again", lambda run: judge(once(run)).reached.get("halt"))
+    add("halt without a sure check", lambda run: judge(run, PATIENT).reached.get("halt"))
     healthy = [run for is_healthy, run in dev if is_healthy]
     for name, baseline in BASELINES.items():
         threshold = chosen(baseline, healthy)
@@ -321,24 +343,3 @@ def arm_table(arms: Mapping[str, Sequence[Run]]) -> str:
 
 def _median(values: Sequence[int]) -> str:
     return f"{statistics.median(values):+g}" if values else "-"
-
-
-def law_table(arms: Mapping[str, Sequence[Run]]) -> str:
-    """How often the entropy law of a run's early checks foretold the rest."""
-    lines = [
-        "| arm | laws | ceiling kept | end within 5 points of it | of the law at the end's entropy "
-        "| end above the ceiling, mean |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, runs in arms.items():
-        found = [one for run in runs if (one := foretell(points_of(metrics(run)))) is not None]
-        num = len(found)
-        if not num:
-            continue
-        above = statistics.fmean(one.end - one.law.ceiling for one in found)
-        counts = [
-            sum(getattr(one, what) for one in found) for what in ("kept", "reached", "followed")
-        ]
-        cells = [f"{num} of {len(runs)}", *(share(count, num) for count in counts), f"{above:+.2f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)

@@ -24,6 +24,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from critic.monitor.decide import begin, check, wants_more
+from critic.monitor.readings import first_row
 from critic.monitor.replay import COLD_START, readings_row
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import MonitorState
@@ -168,6 +169,8 @@ class Loop:
             "kind": kind,
             "round": max(generation, 0),
             **readings_row({**found.readings, "training_reward": None}),
+            **first_row(found.first),
+            "probe/reads": found.num_reads,
             "evaluation/mean_at_k": sum(one.passed for one in tested) / len(tested),
             "kl": self.divergence(tested[:: max(1, len(tested) // NUM_SCORED)]),
         }

@@ -58,8 +58,9 @@ def self_play(settings: Settings, resume: bool, progress: Progress) -> int:
                 run.feedback.train(records, run.recent(), plan)
             with timed("probe and audit"):
                 probe, fed = run.examiner.probe(plan, bouts), run.feedback.fed_accuracy
-                while run.monitor.wants_more(bouts, probe, fed):
-                    probe = run.examiner.once_more(plan, probe)
+                if run.monitor.wants_more(bouts, probe, fed):
+                    num = run.monitor.settings.reads_again
+                    probe = run.examiner.again(plan, probe, num)
             with timed("monitor"):
                 health = run.monitor.check(bouts, probe, fed)
             if health.halted:

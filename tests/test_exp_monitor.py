@@ -31,9 +31,11 @@ from monitor_tables import (
     detector_table,
     event_of,
     judge,
+    once,
     saved,
     score,
     share,
+    signal,
 )
 
 from critic.monitor.calibrate import BEFORE, ERRORS
@@ -126,6 +128,18 @@ def test_an_ablated_signal_does_not_decide() -> None:
     assert "training_reward" not in ablated("training_reward").active and FROZEN.offers == ()
 
 
+def test_a_reading_that_was_taken_again_is_not_the_baselines() -> None:
+    """They would profit from what the monitor chose to look at."""
+    again = run_of(STEADY, 1)
+    one = again["rounds"][8]  # type: ignore[index]
+    now = one["monitor/signals"][GOLD]
+    one["monitor/first"] = {GOLD: [now - 0.2, 0.03]}
+    assert signal(one, GOLD) == now - 0.2 and one["monitor/signals"][GOLD] == now
+    first = once(again)["rounds"][8]  # type: ignore[index]
+    assert first["monitor/errors"][GOLD] == 0.03
+    assert once(run_of(STEADY, 1)) == run_of(STEADY, 1)
+
+
 def test_every_table_is_drawn() -> None:
     results = {}
     for seed in range(7):
@@ -134,7 +148,7 @@ def test_every_table_is_drawn() -> None:
     page = show(results)
     assert "| stationary | 2 |" in page and "| monitor: halt |" in page
     assert "## the first 5 seeds" in page and "| stationary | 5 |" in page
-    assert "halt without token_entropy" in page
+    assert "halt without token_entropy" in page and "halt without reading again" in page
     assert detector_table([], [(False, run_of(FALLING, 1))]).count("\n") > 8
 
 

@@ -88,11 +88,12 @@ HEALTHY: Mapping[str, Callable[[int], Means]] = {
 
 
 def noisy(means: Means, rng: random.Random, size: float = 1.0) -> dict[str, Reading | None]:
-    """One check's readings: each mean with its own error's noise, times `size`."""
-    return {
-        name: Reading(value=mean + rng.gauss(0, size * ERRORS[name]), error=size * ERRORS[name])
-        for name, mean in means.items()
-    }
+    """One check's readings: each mean with its own error's noise, the gold tasks' times `size`."""
+    found: dict[str, Reading | None] = {}
+    for name, mean in means.items():
+        error = ERRORS[name] * (size if name in (*SAMPLED, "gold_nll") else 1.0)
+        found[name] = Reading(value=mean + rng.gauss(0, error), error=error)
+    return found
 
 
 def simulate(
@@ -112,7 +113,7 @@ def simulate(
         num_checks: of the run.
         seed: of its noise.
         settings: thresholds.
-        size: of the noise, of that of 64 tasks by 4 samples.
+        size: of the gold tasks' noise, as a share of that of 64 tasks by 4 samples.
         swing: standard deviation by which gold accuracy moves at every check, noise aside.
     """
     rng = random.Random(seed)
@@ -121,9 +122,10 @@ def simulate(
     for number in range(num_checks):
         means = dict(path(number))
         means[GOLD] += rng.gauss(0, swing) if swing else 0.0
-        readings, fresh = noisy(means, rng, size), list[dict[str, Reading | None]]()
-        while len(fresh) < settings.reads_again and wants_more(state, readings, settings):
-            fresh.append(noisy({name: means[name] for name in SAMPLED}, rng, size))
+        readings = noisy(means, rng, size)
+        if settings.reads_again and wants_more(state, readings, settings):
+            again = {name: means[name] for name in SAMPLED}
+            fresh = [noisy(again, rng, size) for _ in range(settings.reads_again)]
             readings = settled(readings, fresh)
         state, health = check(state, readings, settings)
         verdicts.append(health)

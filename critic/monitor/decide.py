@@ -32,6 +32,7 @@ from critic.monitor.evidence import (
     alarm_of,
     gold_falls,
     is_doubtful,
+    may_have_fallen,
     weigh_critic,
     weighed_so_far,
 )
@@ -41,7 +42,7 @@ from critic.monitor.readings import Reading
 from critic.monitor.remember import SignalState, observe
 from critic.monitor.repair import CriticRecord, followed
 from critic.monitor.settings import ACCUSED, CHANNELS, GOLD, LOCATED, Channel, MonitorSettings
-from critic.monitor.state import LEVELS, Health, Level, MonitorState
+from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
 from data.errors import unknown_name
 
 Readings = Mapping[str, Reading | None]
@@ -73,7 +74,7 @@ def wants_more(state: MonitorState, readings: Readings, settings: MonitorSetting
     signals = _observed(state, readings, settings)
     alarm = alarm_of(GOLD, signals, settings)
     is_sure = alarm is not None and (alarm.is_confirmed or alarm.is_overwhelming)
-    return not is_sure and is_doubtful(GOLD, signals, settings)
+    return not is_sure and may_have_fallen(signals, settings)
 
 
 def check(
@@ -103,6 +104,8 @@ def check(
     evidence = _weigh(state, readings, settings)
     target, why = _target(evidence, state, settings)
     actions = orders(target, why, evidence.channels, evidence.critic, state, settings)
+    if settings.watch_only:
+        target, why, actions = _only_said(target, why, actions)
     level, calm = _settle(target, state, settings)
     following = MonitorState(
         num_checks=state.num_checks + 1,
@@ -276,17 +279,7 @@ def _last(signals: Mapping[str, SignalState], name: str) -> Reading | None:
 def _target(
     evidence: _Evidence, state: MonitorState, settings: MonitorSettings
 ) -> tuple[Level, str]:
-    """The level that this check leads to, before hysteresis, and why."""
-    target, why = _asked_for(evidence, state, settings)
-    if settings.watch_only and target == "halt":
-        return "intervene", f"{why}; only watched, so that the run goes on"
-    return target, why
-
-
-def _asked_for(
-    evidence: _Evidence, state: MonitorState, settings: MonitorSettings
-) -> tuple[Level, str]:
-    """The level that the evidence asks for."""
+    """The level that this check's evidence asks for, before hysteresis, and why."""
     channels = evidence.channels
     if GOLD in evidence.overwhelming:
         return "halt", f"{GOLD} collapsed in one check, and needs no second"
@@ -320,6 +313,16 @@ def _asked_for(
             f"for {evidence.dead} checks all solutions fared alike: nothing to learn from",
         )
     return "ok", ""
+
+
+def _only_said(
+    target: Level, why: str, actions: tuple[Action, ...]
+) -> tuple[Level, str, tuple[Action, ...]]:
+    """What a monitor that only watches makes of a level and its orders: words."""
+    if target == "halt":
+        return "intervene", f"{why}; only watched, so that the run goes on", ()
+    would = ", ".join(action.kind for action in actions)
+    return target, f"{why}; only watched: it would have ordered {would}" if would else why, ()
 
 
 def _settle(target: Level, state: MonitorState, settings: MonitorSettings) -> tuple[Level, int]:

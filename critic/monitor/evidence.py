@@ -2,9 +2,9 @@
 
     unpaired      the mean of the two latest readings against the run's best mean of four: worse by
                   the threshold and by what matters, and the latest one alone is worse, too
-    confirmed     gold accuracy's latest reading alone is worse than its best by what matters and by
-                  the threshold, of its noise and of how the run's gold accuracy swings anyway:
-                  it takes many samples to be so sure, and no second check
+    confirmed     gold accuracy is worse than its best by what matters and by `sure`, of its noise
+                  and of how a run may swing: in one reading, deeper than any dip that the run came
+                  back from, or in two on average
     paired        the same two against the cold start, and against the two earliest of a rolling
                   window; only where gold accuracy surely did not rise over the same checks, and
                   where surely more of the novelty is lost than of the errors
@@ -24,11 +24,13 @@ import math
 from collections.abc import Mapping
 
 from critic.monitor.readings import Frozen, Reading, change, is_beyond, pool
-from critic.monitor.remember import NUM_BEST, SignalState, observe, swing_of
+from critic.monitor.remember import NUM_BEST, SignalState, matters_of, observe, worse_by
 from critic.monitor.settings import ACCUSED, GOLD, LOCATED, MonitorSettings, SignalRule
 
 WEIGHED = "critic_balanced_accuracy"  # of no rule: it decides nothing by itself
 WEIGHED_RULE = SignalRule(channel="critic", bad="falling", matters=0.1)
+DEEPER = 1.5  # times the deepest dip that the run came back from, to be no other dip
+WORTH = 0.6  # of `threshold`: a healthy run reads again in a twelfth of its checks
 NUM_LATEST = 2  # readings of "now": one bad reading alone confirms nothing
 
 
@@ -38,7 +40,7 @@ class Alarm(Frozen):
     Attributes:
         is_excused: gold accuracy surely rose meanwhile, so that nothing may follow from it.
         is_overwhelming: the latest reading needs no second, and most is lost.
-        is_confirmed: the latest reading needs no second.
+        is_confirmed: what was read makes it sure, and no further check is waited for.
     """
 
     signal: str
@@ -75,17 +77,17 @@ def alarm_of(
         return None
     for reference, since in _references(rule, signal, signals[GOLD], now, settings):
         is_overwhelming = _is_overwhelming(rule, reference, last, settings)
-        is_confirmed = name == GOLD and _is_confirmed(signal, reference, last, settings)
-        alone = is_overwhelming or is_confirmed
-        if alone or _is_worse(rule, reference, now, last, settings):
+        confirmed = _is_confirmed(signal, reference, last, settings) if name == GOLD else None
+        alone = last if is_overwhelming else confirmed
+        if alone is not None or _is_worse(rule, reference, now, last, settings):
             return Alarm(
                 signal=name,
                 reference=reference,
-                now=last if alone else now,
+                now=now if alone is None else alone,
                 since=since,
                 is_excused=_is_excused(name, signals, settings),
                 is_overwhelming=is_overwhelming,
-                is_confirmed=is_confirmed,
+                is_confirmed=confirmed is not None,
             )
     return None
 
@@ -107,6 +109,14 @@ def is_doubtful(name: str, signals: dict[str, SignalState], settings: MonitorSet
     )
 
 
+def may_have_fallen(signals: dict[str, SignalState], settings: MonitorSettings) -> bool:
+    """Whether gold accuracy's latest reading alone is so low that it is worth reading again."""
+    gold, rule = signals[GOLD], settings.rules[GOLD]
+    if gold.last is None or gold.best is None or not is_doubtful(GOLD, signals, settings):
+        return False
+    return is_beyond(worse_by(rule, gold.best, gold.last), WORTH * settings.threshold)
+
+
 def gold_falls(signals: dict[str, SignalState], settings: MonitorSettings) -> bool:
     """Whether gold accuracy's latest reading alone is worse than its best by what matters.
 
@@ -116,8 +126,8 @@ def gold_falls(signals: dict[str, SignalState], settings: MonitorSettings) -> bo
     rule, gold = settings.rules[GOLD], signals[GOLD]
     if gold.best is None or gold.last is None:
         return False
-    lost = _worse_by(rule, gold.best, gold.last)
-    return lost.value >= _matters(rule, gold.best) and is_beyond(lost, settings.threshold / 2)
+    lost = worse_by(rule, gold.best, gold.last)
+    return lost.value >= matters_of(rule, gold.best) and is_beyond(lost, settings.threshold / 2)
 
 
 def _is_excused(name: str, signals: dict[str, SignalState], settings: MonitorSettings) -> bool:
@@ -201,7 +211,7 @@ def _is_worse(
     rule: SignalRule, reference: Reading, now: Reading, last: Reading, settings: MonitorSettings
 ) -> bool:
     """Whether the change is certain and large enough, and the latest reading alone agrees."""
-    matters, worse = _matters(rule, reference), _worse_by(rule, reference, now)
+    matters, worse = matters_of(rule, reference), worse_by(rule, reference, now)
     if worse.value < matters or matters == 0:
         return False
     certain = is_beyond(worse, settings.threshold)
@@ -212,51 +222,52 @@ def _is_worse_alone(
     rule: SignalRule, reference: Reading, last: Reading, settings: MonitorSettings
 ) -> bool:
     """Whether one reading is worse by half of what two must be worse by."""
-    alone = _worse_by(rule, reference, last)
-    large = alone.value >= _matters(rule, reference) / 2
+    alone = worse_by(rule, reference, last)
+    large = alone.value >= matters_of(rule, reference) / 2
     return large and is_beyond(alone, settings.threshold / 2)
 
 
 def _is_confirmed(
     gold: SignalState, reference: Reading, last: Reading, settings: MonitorSettings
-) -> bool:
-    """Whether one reading of gold accuracy makes a fall sure, beyond how the run swings anyway."""
-    rule = settings.rules[GOLD]
-    lost = _worse_by(rule, reference, last)
-    error = math.hypot(lost.error, swing_of(gold, settings) * math.sqrt(1 + 1 / NUM_BEST))
-    bound = max(settings.sure, settings.threshold)
-    sure = is_beyond(Reading(value=lost.value, error=error), bound)
-    return sure and lost.value >= _matters(rule, reference)
+) -> Reading | None:
+    """The reading that makes a fall of gold accuracy sure, beyond how a run may swing; or None.
+
+    The latest one alone, if it is deeper than every dip that the run came back from; or the mean of
+    two, each of which alone is worse, too.
+    """
+    rule, now = settings.rules[GOLD], pool(gold.recent[-NUM_LATEST:])
+    least = matters_of(rule, reference)
+
+    def is_sure(one: Reading, num: int) -> bool:
+        lost = worse_by(rule, reference, one)
+        error = math.hypot(lost.error, settings.swing * math.sqrt(1 / num + 1 / NUM_BEST))
+        bound = max(settings.sure, settings.threshold)
+        return lost.value >= least and is_beyond(Reading(value=lost.value, error=error), bound)
+
+    deeper = worse_by(rule, reference, last).value >= DEEPER * gold.dip
+    if deeper and is_sure(last, 1):
+        return last
+    both = [one for one in gold.recent[-NUM_LATEST:] if one is not None]
+    each = [_is_worse_alone(rule, reference, one, settings) for one in both]
+    is_lasting = len(both) == NUM_LATEST and all(each)
+    return now if is_lasting and now is not None and is_sure(now, NUM_LATEST) else None
 
 
 def _is_overwhelming(
     rule: SignalRule, reference: Reading, last: Reading, settings: MonitorSettings
 ) -> bool:
     """Whether one reading is worse far beyond its noise, and most of what falls is lost."""
-    alone, least = _worse_by(rule, reference, last), _matters(rule, reference)
+    alone, least = worse_by(rule, reference, last), matters_of(rule, reference)
     if rule.bad == "falling":
         least = max(least, settings.overwhelming_share * abs(reference.value))
     bound = max(settings.overwhelming, settings.threshold)
     return least > 0 and alone.value >= least and is_beyond(alone, bound)
 
 
-def _matters(rule: SignalRule, reference: Reading) -> float:
-    """The smallest change that may alarm, in the signal's unit."""
-    return rule.matters * (abs(reference.value) if rule.relative else 1.0)
-
-
 def _may_have_risen(gold: Reading, settings: MonitorSettings) -> bool:
     """Whether a change of gold accuracy is a rise, or the probe too small to rule one out."""
     highest = gold.value + settings.rise * gold.error
     return is_beyond(gold, settings.rise) or highest >= settings.rules[GOLD].matters
-
-
-def _worse_by(rule: SignalRule, before: Reading, after: Reading) -> Reading:
-    """The change from one reading to another, positive where it is bad."""
-    moved = change(before, after)
-    if rule.bad == "either":
-        return Reading(value=abs(after.value) - abs(before.value), error=moved.error)
-    return Reading(value=rule.sign * moved.value, error=moved.error)
 
 
 def _is_explained(

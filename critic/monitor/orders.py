@@ -99,4 +99,4 @@ def may_help(state: MonitorState, settings: MonitorSettings) -> bool:
 def is_left(kind: ActionKind, state: MonitorState, settings: MonitorSettings) -> bool:
     """Whether the loop can do it, and the run has not used it up."""
     used = state.num_actions.get(kind, 0)
-    return not settings.watch_only and kind in settings.offers and used < settings.max_interventions
+    return kind in settings.offers and used < settings.max_interventions

@@ -70,9 +70,19 @@ def settled(
 
     Args:
         first: every signal, as first read.
-        fresh: the signals that were read again, each time.
+        fresh: the signals that were read again, each time; where no one of them could be read,
+            the first reading stays.
     """
-    return {**first, **pooled(fresh)}
+    return {**first, **{name: one for name, one in pooled(fresh).items() if one is not None}}
+
+
+def first_row(first: Mapping[str, Reading | None]) -> dict[str, object]:
+    """The metrics of readings that were taken again, which decide nothing any more."""
+    table = {
+        name: [one.value, one.error] if one is not None and one.is_readable else None
+        for name, one in first.items()
+    }
+    return {"monitor/first": table} if table else {}
 
 
 def change(before: Reading, after: Reading) -> Reading:

@@ -1,16 +1,14 @@
-"""What the monitor remembers of one signal: its start, its best, its latest readings, its swing.
+"""What the monitor remembers of one signal: its start, its best, its latest readings, its dips.
 
 Pure functions. Leaves out what is made of it (`critic/monitor/evidence.py`).
 """
 
-import math
 from collections.abc import Sequence
 
-from critic.monitor.readings import Frozen, Reading, pool
+from critic.monitor.readings import Frozen, Reading, change, pool
 from critic.monitor.settings import MonitorSettings, SignalRule
 
 NUM_BEST = 4  # readings of "the best": a single best one is mostly luck
-NUM_PRIOR = 8  # bends that `MonitorSettings.swing` counts as: so few readings show nothing yet
 
 
 class SignalState(Frozen):
@@ -22,9 +20,8 @@ class SignalState(Frozen):
         best: the best mean of four readings in a row so far; of fewer at the start.
         gold_at_best: the mean of gold accuracy over the same checks.
         recent: its latest readings, the earliest first; None where it could not be read.
-        bends: the sum of what each three readings in a row, the latest aside, show of how it moves
-            from check to check beyond their noise: a variance each.
-        num_bends: how many.
+        dip: the most by which a reading was worse than the best before it, and the run came back.
+        falling: the same of the readings since it was last back; 0 while it is.
     """
 
     start: Reading | None = None
@@ -32,8 +29,8 @@ class SignalState(Frozen):
     best: Reading | None = None
     gold_at_best: Reading | None = None
     recent: tuple[Reading | None, ...] = ()
-    bends: float = 0.0
-    num_bends: int = 0
+    dip: float = 0.0
+    falling: float = 0.0
 
     @property
     def last(self) -> Reading | None:
@@ -58,7 +55,7 @@ def observe(
     lacks_gold = signal.gold_at_start is None and gold[-1] is not None
     is_first = reading is not None and (signal.start is None or lacks_gold)
     best, gold_at_best = signal.best, signal.gold_at_best
-    bend = _bend(signal.recent[-3:])
+    dip, falling = _dips(rule, signal, reading)
     if reading is not None:
         latest = pool(recent[-NUM_BEST:])
         best = _better(rule, signal.best, latest)
@@ -70,31 +67,32 @@ def observe(
         best=best,
         gold_at_best=gold_at_best,
         recent=recent,
-        bends=signal.bends + (bend or 0.0),
-        num_bends=signal.num_bends + (bend is not None),
+        dip=dip,
+        falling=falling,
     )
 
 
-def _bend(three: Sequence[Reading | None]) -> float | None:
-    """The variance that three readings in a row show beyond their noise; a trend adds none to it.
-
-    The second difference of independent readings has 6 times their variance.
-    """
-    there = [one for one in three if one is not None]
-    if len(there) < 3:
-        return None
-    first, middle, last = there
-    noise = first.error**2 + 4 * middle.error**2 + last.error**2
-    return ((first.value - 2 * middle.value + last.value) ** 2 - noise) / 6
+def _dips(rule: SignalRule, signal: SignalState, reading: Reading | None) -> tuple[float, float]:
+    """The deepest dip that the run came back from, and how deep it is in one now."""
+    if reading is None or signal.best is None:
+        return signal.dip, signal.falling
+    lost = worse_by(rule, signal.best, reading).value
+    if lost < matters_of(rule, signal.best) / 2:
+        return max(signal.dip, signal.falling), 0.0
+    return signal.dip, max(signal.falling, lost)
 
 
-def swing_of(signal: SignalState, settings: MonitorSettings) -> float:
-    """How far gold accuracy moves from check to check without falling, its noise aside.
+def matters_of(rule: SignalRule, reference: Reading) -> float:
+    """The smallest change that may alarm, in the signal's unit."""
+    return rule.matters * (abs(reference.value) if rule.relative else 1.0)
 
-    A standard deviation, of the bends so far and of the prior that `swing` is.
-    """
-    variance = NUM_PRIOR * settings.swing**2 + signal.bends
-    return math.sqrt(max(variance, 0.0) / (NUM_PRIOR + signal.num_bends))
+
+def worse_by(rule: SignalRule, before: Reading, after: Reading) -> Reading:
+    """The change from one reading to another, positive where it is bad."""
+    moved = change(before, after)
+    if rule.bad == "either":
+        return Reading(value=abs(after.value) - abs(before.value), error=moved.error)
+    return Reading(value=rule.sign * moved.value, error=moved.error)
 
 
 def _better(rule: SignalRule, best: Reading | None, other: Reading | None) -> Reading | None:

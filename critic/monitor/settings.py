@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from critic.monitor.readings import NUM_START
 from data.errors import unknown_name
 
 Channel = Literal["N", "E", "critic"]
@@ -119,23 +118,23 @@ class MonitorSettings(BaseModel):
         "standard errors, or may have risen by what matters of it, within so many.",
     )
     sure: PositiveFinite = Field(
-        default=4.5,
-        description="A fall of gold accuracy needs no second check from so many standard errors "
-        "on, never fewer than `threshold`; how it swings from check to check is among them.",
+        default=4.0,
+        description="A fall of gold accuracy is not waited on from so many standard errors on, "
+        "never fewer than `threshold`; `swing` is among them. One check is then enough, if it is "
+        "half as deep again as any dip that the run came back from.",
     )
     swing: float = Field(
-        default=0.005,
+        default=0.0075,
         ge=0,
         le=1,
-        description="What gold accuracy is taken to move by from check to check without falling, "
-        "its noise aside, until the run's own checks say.",
+        description="The standard deviation by which gold accuracy is taken to move from check to "
+        "check without falling, its noise aside.",
     )
     reads_again: int = Field(
-        default=NUM_START,
+        default=3,
         ge=0,
         description="How often the gold tasks are sampled afresh, before a check is judged, where "
-        "gold accuracy may have fallen and is not sure to: as often as that is so, and never more "
-        "than this.",
+        "gold accuracy may have fallen and is not sure to; the fresh samples alone are judged.",
     )
     overwhelming: PositiveFinite = Field(
         default=6.0,
@@ -243,8 +242,8 @@ class MonitorSettings(BaseModel):
 
     watch_only: bool = Field(
         default=False,
-        description="Whether the monitor only says what it sees: it then orders nothing, and where "
-        "it would halt the run it stays at intervene.",
+        description="Whether the monitor only says what it sees and would do: it then orders "
+        "nothing, and where it would halt the run it stays at intervene.",
     )
     critic_points: bool = Field(
         default=True,

@@ -7,7 +7,6 @@ it (`run/monitoring.py`).
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TypeVar
 
 from data.records import Task
@@ -80,8 +79,8 @@ class Probe:
         audit: the critic on the fixed audit set.
         fresh: the critic on the round's rollouts; None where they got no critiques.
         auditor: the critic that only audits, on the same; None without one.
-        again: further samples of the probe split, of the same weights; where there are any after
-            a round, `evaluation` is of them alone.
+        again: further samples of the probe split, of the same weights; `evaluation` is of the first
+            ones, since whether there are others depends on those.
         agreement: of the failed ones the share in which both name the same step first, or none.
         rollouts: the rule on the round's rollouts.
     """
@@ -221,12 +220,10 @@ class Examiner:
         """
         return self._read(f"probe {plan.round}", plan.audit_factor, bouts)
 
-    def once_more(self, plan: RoundPlan, probe: Probe) -> Probe:
-        """The round's readings, with one more of the learner on the gold tasks."""
-        fresh = self._sampled(f"probe {plan.round}, {1 + len(probe.again)}")
-        again = (*probe.again, fresh)
-        by_task = [tuple(chain.from_iterable(groups)) for groups in zip(*again, strict=True)]
-        return replace(probe, again=again, evaluation=mean_at_k(by_task))
+    def again(self, plan: RoundPlan, probe: Probe, num: int) -> Probe:
+        """The round's readings, with so many more of the learner on the gold tasks."""
+        fresh = [self._sampled(f"probe {plan.round}, {number}") for number in range(1, 1 + num)]
+        return replace(probe, again=tuple(fresh))
 
     def _sampled(self, purpose: str) -> tuple[tuple[Bout, ...], ...]:
         """The learner's samples of the gold tasks, the same in every process."""

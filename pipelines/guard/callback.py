@@ -188,7 +188,7 @@ class EntropyMonitorCallback(TrainerCallback):
         is_last = state.global_step >= state.max_steps
         if self.halted or (state.global_step % self.every and not is_last):
             return control
-        if not is_last and not self._on_main(self._may_check):
+        if not is_last and not self._on_main(lambda: self._may_spend(self._last_cost)):
             return control
         reward = {"training_reward": self._reward()}
         found = self._read(model, processing_class, self.state.num_checks, reward)
@@ -235,13 +235,14 @@ class EntropyMonitorCallback(TrainerCallback):
         """One probe, of rank 0, timed; its word counts in every process."""
 
         def wants(own: Mapping[str, Reading | None]) -> bool:
-            return wants_more(self.state, {**own, **beside}, self.settings)
+            cost = time.perf_counter() - start
+            wanted = wants_more(self.state, {**own, **beside}, self.settings)
+            return wanted and self._may_spend((1 + again) * cost, already=cost)
 
-        start = time.perf_counter()
+        again, start = self.settings.reads_again, time.perf_counter()
         if number < 0:
             found = self._on_main(lambda: self.probe.read_start(model, tokenizer))
         else:
-            again = self.settings.reads_again
             found = self._on_main(lambda: self.probe.read(model, tokenizer, number, wants, again))
         spent = time.perf_counter() - start
         self._last_cost = spent / found.num_reads
@@ -252,10 +253,10 @@ class EntropyMonitorCallback(TrainerCallback):
             raise UserError(f"no gold sample could be judged: {why}")
         return found
 
-    def _may_check(self) -> bool:
-        """Whether one more check like the last stays within the budget."""
-        spent = time.perf_counter() - self._started + self._last_cost
-        return self._probing + self._last_cost <= self.max_share * spent
+    def _may_spend(self, cost: float, already: float = 0.0) -> bool:
+        """Whether a check of so many seconds, some spent already, stays within the budget."""
+        age = time.perf_counter() - self._started + cost - already
+        return self._probing + cost <= self.max_share * age
 
     def _share(self) -> float:
         """What checks took of the run's seconds so far."""

@@ -8,7 +8,7 @@ drawn (`guard/callback.py`).
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,6 +42,7 @@ class Found:
         num_tokens: sampled.
         faults: how often the user's functions failed on a sample, by their message.
         num_reads: how often the gold tasks were sampled for it.
+        first: what they showed before they were sampled again; empty where they were not.
     """
 
     readings: dict[str, Reading | None]
@@ -49,6 +50,7 @@ class Found:
     num_tokens: int
     faults: Counter[str]
     num_reads: int = 1
+    first: Mapping[str, Reading | None] = field(default_factory=dict)
 
 
 def never(readings: Mapping[str, Reading | None]) -> bool:
@@ -111,14 +113,17 @@ class GoldProbe:
             tokenizer: its own.
             check_number: names the check in the seeds; -1 is before training.
             wants_more: whether readings should be taken again before they are judged.
-            num_again: how often at most.
+            num_again: how often.
         """
         first = self._read(model, tokenizer, check_number)
-        readings, fresh = first.readings, list[Found]()
-        while len(fresh) < num_again and wants_more(readings):
-            fresh.append(self._read(model, tokenizer, check_number, 1 + len(fresh)))
-            readings = settled(first.readings, [one.readings for one in fresh])
-        return _together(readings, [first, *fresh])
+        if not (num_again and wants_more(first.readings)):
+            return first
+        numbers = range(1, 1 + num_again)
+        fresh = [self._read(model, tokenizer, check_number, number) for number in numbers]
+        readings = settled(first.readings, [one.readings for one in fresh])
+        found = _together(readings, [*fresh, first])
+        sampled = {name: first.readings[name] for name in fresh[0].readings}
+        return replace(found, first=sampled)
 
     def _read(
         self,

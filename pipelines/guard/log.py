@@ -16,7 +16,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from critic.monitor.incident import incident_markdown, incident_record
-from critic.monitor.readings import Reading
+from critic.monitor.readings import Reading, first_row
 from critic.monitor.replay import COLD_START, readings_row
 from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
@@ -126,7 +126,7 @@ def _probe_row(readings: Readings, found: Found) -> dict[str, object]:
     """What a probe read, as metrics; those that cannot be judged as null."""
     readable = {name: one if one and one.is_readable else None for name, one in readings.items()}
     gold = readable[GOLD]
-    row: dict[str, object] = readings_row(readable)
+    row: dict[str, object] = readings_row(readable) | first_row(found.first)
     if gold is not None:
         row["probe/mean_at_k"] = gold.value
     spent = {"probe/reads": found.num_reads, "probe/tokens": found.num_tokens}

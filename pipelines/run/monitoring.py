@@ -34,6 +34,8 @@ class RunMonitor:
 
     Attributes:
         history: the readings of every check so far.
+        first: what the latest check's gold tasks showed before they were sampled again; empty where
+            they were not.
         critic_was_read: whether most of its critiques could be read at some check. One that writes
             none accuses nobody: what it learns to say would all be worse than its silence.
     """
@@ -41,6 +43,7 @@ class RunMonitor:
     def __init__(self, settings: MonitorSettings) -> None:
         self.settings, self.state = settings, MonitorState()
         self.history: list[Readings] = []
+        self.first: Readings = {}
         self.critic_was_read = False
 
     def begin(self, probe: Probe) -> Readings:
@@ -62,6 +65,7 @@ class RunMonitor:
             fed_accuracy: the audit of what was fed back.
         """
         readings = self._of_round(bouts, probe, fed_accuracy)
+        self.first = probe_readings(_samples(probe.groups)) if probe.again else {}
         self.history.append(readings)
         self.state, health = check(self.state, readings, self.settings)
         return health
@@ -69,10 +73,10 @@ class RunMonitor:
     def wants_more(
         self, bouts: Sequence[Bout], probe: Probe, fed_accuracy: Reading | None = None
     ) -> bool:
-        """Whether the gold tasks should be sampled once more before `check` is given the same."""
-        if len(probe.again) >= self.settings.reads_again:
-            return False
-        return wants_more(self.state, self._of_round(bouts, probe, fed_accuracy), self.settings)
+        """Whether the gold tasks should be sampled again before `check` is given the same."""
+        return self.settings.reads_again > 0 and wants_more(
+            self.state, self._of_round(bouts, probe, fed_accuracy), self.settings
+        )
 
     def _of_round(
         self, bouts: Sequence[Bout], probe: Probe, fed_accuracy: Reading | None

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
+from critic.monitor.readings import first_row
 from critic.monitor.state import Health
 from data.corpus import Corpus
 from data.dedup import DuplicateIndex
@@ -318,6 +319,7 @@ class Run:
         """Append the round's row to the metrics."""
         row = {"run/seconds": round(self.clock.seconds(), 1)}
         row |= round_row(plan.round, probe, health, self.monitor.history[-1], records)
+        row |= first_row(self.monitor.first)
         row |= take_learner_facts(self.roles.learner) | self.feedback.row | self.proposer.row
         row |= self.critic_game.recorded_row
         row["critic/too_long"] = sum(gather_object([self.referee.take_num_too_long()]))

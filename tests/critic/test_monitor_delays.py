@@ -19,12 +19,12 @@ def test_a_decline_that_nothing_leads_is_halted_within_two_checks_of_a_collapse(
     assert statistics.median(alone["intervene"]) <= 0
 
 
-def test_to_read_again_is_worth_two_checks_where_nothing_could_help() -> None:
-    """The probe is the same, and so is what a healthy run is spared."""
-    again, once = (
-        delays(0.08, None, 30, MonitorSettings(offers=(), reads_again=number)) for number in (4, 0)
-    )
-    assert statistics.median(again["halt"]) < 0 < statistics.median(once["halt"]) + 1
+def test_a_larger_probe_halts_a_decline_before_it_is_a_collapse() -> None:
+    """With 256 tasks and readings taken again; with 64 read once it is after it."""
+    settings = MonitorSettings(offers=())
+    large = delays(0.06, None, 30, settings, size=0.5)["halt"]
+    small = delays(0.06, None, 30, MonitorSettings(offers=(), reads_again=0, sure=1e9))["halt"]
+    assert statistics.median(large) <= -1 < 0 < statistics.median(small)
 
 
 def test_a_run_that_is_only_watched_promises_nothing() -> None:

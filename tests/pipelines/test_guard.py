@@ -257,22 +257,26 @@ def test_what_may_be_a_fall_is_sampled_again_and_judged_by_that_alone(
     probe = GoldProbe(rows("gold"), is_right, max_new_tokens=2, batch_size=256)
     asked = list[object]()
 
-    def twice(readings: Mapping[str, Reading | None]) -> bool:
+    def always(readings: Mapping[str, Reading | None]) -> bool:
         asked.append(readings[GOLD])
-        return len(asked) < 3
+        return True
 
-    once, found = probe.read(model, tokenizer, 1), probe.read(model, tokenizer, 1, twice)
+    once, found = probe.read(model, tokenizer, 1), probe.read(model, tokenizer, 1, always, 2)
     assert found.num_reads == 3 and found.num_tokens > 2 * once.num_tokens
-    assert asked[0] == once.readings[GOLD] and len({str(each) for each in asked}) == 3
     gold, single = found.readings[GOLD], once.readings[GOLD]
-    assert gold == asked[2] and gold is not None and single is not None
-    assert gold.error < 0.8 * single.error, "of two readings"
+    assert asked == [single] == [found.first[GOLD]] and gold is not None and single is not None
+    assert gold.value != single.value and gold.error < 0.8 * single.error, "of two readings"
     assert found.readings["gold_nll"] == once.readings["gold_nll"]
-    assert probe.read(model, tokenizer, 1, lambda own: True, 2).num_reads == 3, "no more than asked"
-    monitor = guard(tmp_path / "guard")
+    assert found.samples != once.samples, "a person sees what was judged"
+    assert (once.num_reads, once.first) == (1, {})
+    assert probe.read(model, tokenizer, 1, always, 0).num_reads == 1
+    monitor = guard(tmp_path / "guard", max_share=1.0)
     better = {**once.readings, GOLD: Reading(value=single.value + 0.08, error=single.error / 2)}
     monitor.state = begin(better, monitor.settings)
-    assert monitor._read(model, tokenizer, 1).num_reads > 1
+    assert monitor._read(model, tokenizer, 1).num_reads == 1 + monitor.settings.reads_again
+    monitor.max_share = 1e-9
+    assert monitor._read(model, tokenizer, 1).num_reads == 1, "the budget holds"
+    monitor.max_share = 1.0
     monitor.state = begin(once.readings, monitor.settings)
     assert monitor._read(model, tokenizer, 1).num_reads == 1
 

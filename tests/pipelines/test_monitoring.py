@@ -110,15 +110,15 @@ def test_gold_tasks_are_read_again_where_they_may_have_fallen() -> None:
     monitor.begin(sampled(20))
     assert not monitor.wants_more([], sampled(20)) and monitor.wants_more([], fallen)
     was_luck = replace(fallen, again=(sampled(19).groups,))
-    assert not monitor.wants_more([], was_luck)
-    assert monitor.wants_more([], replace(fallen, again=(fallen.groups,)))
-    assert not monitor.wants_more([], replace(fallen, again=(fallen.groups,) * 2)), "often enough"
     assert not RunMonitor(MonitorSettings(reads_again=0)).wants_more([], fallen)
     reward = [bout(0, RIGHT, 1.0), bout(1, WRONG, 0.0)]
     monitor.check(reward, was_luck)
+    assert monitor.first[GOLD] == read_signals([], fallen)[GOLD] and "gold_nll" not in monitor.first
     assert monitor.history[-1][GOLD] == read_signals([], sampled(19))[GOLD]
     assert monitor.history[-1]["training_reward"] == read_signals(reward, fallen)["training_reward"]
     assert monitor.state.level == "ok"
+    monitor.check([], sampled(20))
+    assert monitor.first == {}
 
 
 def test_rollouts_that_begin_within_a_solution_are_no_training_reward() -> None:
