@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,10 @@ from pathlib import Path
 
 MAX_REASON = 400  # characters of a library's message
 # Of torch's archive writer, after a write that came short, and of safetensors.
-FULL_DISK = ("unexpected pos", "PytorchStreamWriter failed", "iostream error", "No space left on")
+FULL_DISK = (
+    r"unexpected pos \d+ vs \d+", "PytorchStreamWriter failed",
+    "^basic_ios::clear: iostream error", "No space left on device",
+)  # fmt: skip
 
 
 class UserError(ValueError):
@@ -53,13 +57,14 @@ def full_disk_as_user_error(place: Path) -> Iterator[None]:
     except Exception as error:
         if not _says_full(error):
             raise
-        raise UserError(f"{place}: no room is left on the disk there: free some") from error
+        where = getattr(error, "filename", None) or place
+        raise UserError(f"{where}: no room is left on the disk there: free some") from error
 
 
 def _says_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(words in str(error) for words in FULL_DISK)
+    return any(re.search(words, str(error)) for words in FULL_DISK)
 
 
 def reason(error: BaseException) -> str:

@@ -134,9 +134,10 @@ def share_over_tasks(values_N: Floats, seed: int = 0) -> Interval:
     Resampling tasks that all agree shows no spread, but 8 of 8 does not mean always.
     """
     found = bootstrap(values_N, seed)
-    if found.value not in (0.0, 1.0):
+    end = round(found.value)
+    if not np.allclose(values_N, end):
         return found
-    return Interval(found.value, *unanimous(found.value, len(values_N)))
+    return Interval(found.value, *unanimous(end, len(values_N)))
 
 
 def at_tokens(points: Sequence[tuple[float, Floats]], tokens: float) -> Floats | None:

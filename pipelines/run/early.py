@@ -7,8 +7,8 @@ import importlib.util
 import netrc
 import os
 import sys
+from itertools import islice
 from pathlib import Path
-from urllib.parse import urlparse
 
 from pipelines.errors import UserError, as_user_error
 from pipelines.policy.folder import check_adapter, check_folder, is_hub_id
@@ -16,6 +16,8 @@ from pipelines.run.hub import check_push
 from pipelines.settings.tables import TRACKERS, Settings
 from pipelines.settings.task_table import SourceTable, TaskTable
 from rewards.functions import check_named
+
+FIRST_ROWS = 1000  # of a file: all are read when there is a run to read them for
 
 
 def check_early(settings: Settings, resume: bool) -> None:
@@ -78,7 +80,7 @@ def check_tasks(tasks: TaskTable) -> None:
 
 
 def check_file(part: SourceTable) -> None:
-    """Refuse a file of tasks that is not there, or whose rows are faulty.
+    """Refuse a file of tasks that is not there, or whose first rows are faulty.
 
     Raises:
         UserError: each kind of fault with its first row.
@@ -87,31 +89,32 @@ def check_file(part: SourceTable) -> None:
     from data.rows import Fault, read_jsonl
 
     for path in filter(None, (part.path, part.test_path)):
-        rows = list(read_jsonl(Path(path), part.fields))
+        rows = list(islice(read_jsonl(Path(path), part.fields), FIRST_ROWS))
         faults = [row for row in rows if isinstance(row, Fault)]
         if faults and not part.skip_faulty_rows:
             raise UserError(refused(faults, len(rows)))
 
 
 def check_wandb() -> None:
-    """Refuse W&B where it would wait for a login that nobody can give it.
+    """Refuse W&B where it would surely wait for a login that nobody can give it.
 
     Raises:
         UserError: how to log in, or to do without.
     """
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode != "online" or os.environ.get("WANDB_API_KEY") or sys.stdin.isatty():
+    named = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL")
+    asks = sys.stdin is not None and sys.stdin.isatty()
+    if asks or os.environ.get("WANDB_MODE", "online") != "online":
         return
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    settings = Path("wandb") / "settings"  # where `wandb offline` writes
-    if settings.is_file() and "offline" in settings.read_text(errors="replace"):
+    home = Path(os.environ.get("HOME", "/"))
+    # A settings file may name a mode or another server: W&B itself reads it.
+    files = (Path("wandb") / "settings", home / ".config" / "wandb" / "settings")
+    if any(map(os.environ.get, named)) or any(file.exists() for file in files):
         return
     try:
-        file = os.environ.get("NETRC") or Path.home() / ".netrc"
-        known = netrc.netrc(file).authenticators(host)
+        found = netrc.netrc(os.environ.get("NETRC") or home / ".netrc")
     except (OSError, netrc.NetrcParseError):
-        known = None
-    if known is None:
+        found = None
+    if found is None or found.authenticators("api.wandb.ai") is None:
         raise UserError(
             "run.trackers: nobody is logged in to W&B: set WANDB_MODE=offline to keep its files "
             "on this machine, WANDB_API_KEY, or run `wandb login`"

@@ -82,6 +82,7 @@ PLAIN: Mapping[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
     "str": ((str,), "a text"),
 }
+LOOSE = {"fsdp", "lora_alpha"}  # take more than their annotation says
 TRUNCATED_SAMPLING = {"top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"}
 
 
@@ -118,12 +119,14 @@ def types_of(config_class: type) -> dict[str, str]:
 def _misfit(value: object, annotation: str) -> str:
     """What a value should be, of a field that holds plain values; "" where it fits.
 
-    A whole number fits where a number does, and a truth value is no number. Fields that may hold
-    more (a list, a choice, a class of the library) take anything here.
+    A whole number fits where a number does, and a whole one written with a point where a whole
+    number does; a truth value is no number. Fields that may hold more (a list, a choice, a class of
+    the library) take anything here.
     """
-    plain = annotation.removeprefix("Optional[").removesuffix("]").replace("typing.", "")
+    plain = annotation.replace("typing.", "").removeprefix("Optional[").removesuffix("]")
     kinds = {one.strip() for one in plain.split("|")} - {"None"}
-    if not kinds <= PLAIN.keys():
+    is_whole = isinstance(value, float) and value.is_integer() and "int" in kinds
+    if is_whole or not kinds <= PLAIN.keys():
         return ""
     fits = any(type(value) in PLAIN[kind][0] for kind in kinds)
     return "" if fits else " or ".join(PLAIN[kind][1] for kind in sorted(kinds))
@@ -161,7 +164,8 @@ def check_library_table(
             raise UserError(f"unknown key {dotted}.{key} in {config.name}: {hint}")
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"{dotted}.{key} = nan is no number: give one")
-        if expected := _misfit(value, known[key]):
+        loose = key in config.choices or key in LOOSE
+        if not loose and (expected := _misfit(value, known[key])):
             raise UserError(f"{dotted}.{key} = {value!r} must be {expected}")
         choices = config.choices.get(key, (value,))
         if value not in choices:

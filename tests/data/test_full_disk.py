@@ -38,7 +38,15 @@ def test_a_full_disk_is_told_in_one_line(write) -> None:  # type: ignore[no-unty
         write()
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(2, "absent")])
+def test_the_full_disk_is_the_one_that_was_written_to() -> None:
+    with pytest.raises(UserError, match=r"^/dev/shm/x: no room"), full_disk_as_user_error(FULL):
+        raise OSError(28, "No space left on device", "/dev/shm/x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), FileNotFoundError(2, "absent"), ValueError("unexpected position kind")],
+)
 def test_nothing_else_is_blamed_on_the_disk(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error.args[-1])), full_disk_as_user_error(FULL):
         raise error

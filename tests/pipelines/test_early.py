@@ -95,6 +95,7 @@ def test_what_cannot_be_read_is_left_to_the_class_itself() -> None:
         ("learner.grpo.learning_rate=abc", "learning_rate = 'abc' must be a number"),
         ('learner.grpo.learning_rate="1e-5"', "learning_rate = '1e-5' must be a number"),
         ("learner.grpo.per_device_train_batch_size=eight", "must be a whole number"),
+        ("learner.grpo.scale_rewards=2", "is not a choice"),
         ("learner.grpo.bf16=1", "learner.grpo.bf16 = 1 must be true or false"),
         ("critic.lora.r=true", "critic.lora.r = True must be a whole number"),
         ("learner.modell=x", 'did you mean "model"'),
@@ -152,6 +153,8 @@ def test_a_wrong_name_of_ones_own_function_is_told_before_torch_is_imported(tmp_
         ("from elsewhere import *", True),
         ("class reward: pass", True),
         ("if True:\n    async def reward(): pass", True),
+        ("globals()[f'{1}_reward'] = print", True),
+        ("def __getattr__(name): return print", True),
         ("def rewards(): pass", False),
     ],
 )
@@ -168,17 +171,26 @@ def test_wandb_without_a_login_is_told_before_it_waits_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was an error after 21 seconds, of an engine that had been loaded for nothing."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("MODE", "API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(UserError, match=r"WANDB_MODE=offline .* WANDB_API_KEY, or run"):
         check_wandb()
-    for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", "x")):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError):
+        check_wandb()
+    for name, value in (("MODE", "offline"), ("API_KEY", "x"), ("IDENTITY_TOKEN_FILE", "x")):
         with monkeypatch.context() as given:
-            given.setenv(name, value)
+            given.setenv(f"WANDB_{name}", value)
             check_wandb()
+    own = tmp_path / ".config" / "wandb" / "settings"
+    own.parent.mkdir(parents=True)
+    own.write_text("[default]\nbase_url = https://wandb.example\n")
+    check_wandb()
+    own.unlink()
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n")
     check_wandb()
 

@@ -105,7 +105,13 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "low", "high"), [([1.0] * 8, 0.631, 1.0), ([0.0], 0.0, 0.975), ([0.5] * 4, 0.5, 0.5)]
+    ("values", "low", "high"),
+    [
+        ([1.0] * 8, 0.631, 1.0),
+        ([0.0], 0.0, 0.975),
+        ([0.5] * 4, 0.5, 0.5),
+        ([1 - 1e-16] * 8, 0.631, 1.0),
+    ],
 )
 def test_tasks_that_all_agree_leave_room_for_others(
     values: list[float], low: float, high: float
