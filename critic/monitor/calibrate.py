@@ -1,7 +1,7 @@
 """How often is a healthy run alarmed, and how often is a fall seen? By simulation, no model.
 
-    python -m critic.monitor.calibrate [--runs 400] [--checks 40] [--helpless] [--tasks 64]
-                                       [--swing 0]
+    python -m critic.monitor.calibrate [--runs 400] [--checks 40] [--helpless | --guard]
+                                       [--tasks 64] [--swing 0]
 
 Three kinds of healthy run, whose readings vary by exactly the errors that they state: one that does
 not move at all, one that learns and then stays, and one that stands at its end from the start. A
@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 from critic.monitor.decide import begin, check, wants_more
 from critic.monitor.readings import NUM_START, Reading, pooled, settled
-from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings
+from critic.monitor.settings import DEFAULT_RULES, FOREIGN_SWING, GOLD, MonitorSettings
 from critic.monitor.state import Health
 from critic.value_drop import share_interval
 
@@ -200,7 +200,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--checks", type=int, default=40)
     parser.add_argument(
-        "--helpless", action="store_true", help="with monitor.offers = [], as in a guarded run"
+        "--helpless", action="store_true", help="with monitor.offers = [], as without a critic"
+    )
+    parser.add_argument(
+        "--guard", action="store_true", help="the same, and the swing that a foreign run may have"
     )
     parser.add_argument("--tasks", type=int, default=64, help="gold tasks, of 4 samples each")
     parser.add_argument(
@@ -209,6 +212,8 @@ def main() -> None:
     options = parser.parse_args()
     size, swing = math.sqrt(64 / options.tasks), options.swing
     settings = MonitorSettings(offers=()) if options.helpless else MonitorSettings()
+    if options.guard:
+        settings = MonitorSettings(offers=(), swing=FOREIGN_SWING)
     for name, path in HEALTHY.items():
         counts = Counter[str]()
         for seed in range(options.runs):

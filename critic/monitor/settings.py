@@ -31,6 +31,10 @@ ACCUSED, LOCATED = "critic_false_accusations", "critic_location"
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+# Of a run that is not ours: fine-tuning at a constant rate swings by 1.5 points and more.
+FOREIGN_SWING = 0.015
+
+
 class SignalRule(BaseModel):
     """How one signal is judged."""
 

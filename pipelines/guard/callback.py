@@ -37,7 +37,7 @@ from critic.monitor.decide import begin, check, wants_more
 from critic.monitor.power import power_line
 from critic.monitor.readings import NUM_START, Reading
 from critic.monitor.replay import replayed
-from critic.monitor.settings import GOLD, MonitorSettings
+from critic.monitor.settings import FOREIGN_SWING, GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
 from data.errors import UserError
 from pipelines.guard.gold import Answer, Check, Found, GoldProbe, Row, reward_reading, whole_text
@@ -67,7 +67,7 @@ class EntropyMonitorCallback(TrainerCallback):
             of `every` rather than go beyond it.
         saves: whether the trainer saves a checkpoint at each clean check.
         restore: whether a halted run's model gets the weights of its last clean checkpoint.
-        settings: thresholds; the defaults without.
+        settings: thresholds; without, the defaults with a larger `swing`.
         batch_size: completions that are sampled at a time.
         seed: of the samples.
 
@@ -100,9 +100,7 @@ class EntropyMonitorCallback(TrainerCallback):
         self.probe = GoldProbe(rows, check, answer, num_samples, max_new_tokens, batch_size, seed)
         self.every, self.max_share, self.reward_span = every, max_share, reward_span
         self.saves, self.restore = saves, restore
-        self.settings = guard_settings(
-            settings or MonitorSettings(), self.probe.scores_gold, reward_span is not None
-        )
+        self.settings = guard_settings(settings, self.probe.scores_gold, reward_span is not None)
         self.log = GuardLog(Path(directory))
         self.state = MonitorState()
         self.health: Health | None = None
@@ -331,18 +329,19 @@ class EntropyMonitorCallback(TrainerCallback):
 
 
 def guard_settings(
-    settings: MonitorSettings, scores_gold: bool, judges_reward: bool
+    given: MonitorSettings | None, scores_gold: bool, judges_reward: bool
 ) -> MonitorSettings:
     """The thresholds for what a foreign run can be asked: no critic, no form, no interventions.
 
     Args:
-        settings: the thresholds.
+        given: the thresholds; None takes the defaults, and a swing that such a run may have.
         scores_gold: whether right completions are given.
         judges_reward: whether the reward's scale is given.
     """
+    settings = given or MonitorSettings(swing=FOREIGN_SWING)
     unread = {name for name, rule in settings.rules.items() if rule.channel == "critic"}
-    given = {"gold_form": False, "gold_nll": scores_gold, "training_reward": judges_reward}
-    unread |= {name for name, is_given in given.items() if not is_given}
+    read = {"gold_form": False, "gold_nll": scores_gold, "training_reward": judges_reward}
+    unread |= {name for name, is_read in read.items() if not is_read}
     rules = {
         name: rule.model_copy(update={"watched": False}) if name in unread else rule
         for name, rule in settings.rules.items()
