@@ -104,8 +104,7 @@ def check(
     evidence = _weigh(state, readings, settings)
     target, why = _target(evidence, state, settings)
     actions = orders(target, why, evidence.channels, evidence.critic, state, settings)
-    if settings.watch_only:
-        target, why, actions = _only_said(target, why, actions)
+    target, why, actions = _done_or_said(target, why, actions, settings)
     level, calm = _settle(target, state, settings)
     following = MonitorState(
         num_checks=state.num_checks + 1,
@@ -315,10 +314,12 @@ def _target(
     return "ok", ""
 
 
-def _only_said(
-    target: Level, why: str, actions: tuple[Action, ...]
+def _done_or_said(
+    target: Level, why: str, actions: tuple[Action, ...], settings: MonitorSettings
 ) -> tuple[Level, str, tuple[Action, ...]]:
-    """What a monitor that only watches makes of a level and its orders: words."""
+    """A level and its orders, of which a monitor that only watches makes words."""
+    if not settings.watch_only:
+        return target, why, actions
     if target == "halt":
         return "intervene", f"{why}; only watched, so that the run goes on", ()
     would = ", ".join(action.kind for action in actions)
