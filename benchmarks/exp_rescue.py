@@ -3,7 +3,7 @@
     python benchmarks/exp_rescue.py run       every arm, seed by seed; a killed one goes on
     python benchmarks/exp_rescue.py table     what there is so far
 
-    alone        the monitor watches, and does nothing
+    alone        the monitor only watches
     halts        it may halt, and intervenes in nothing
     intervenes   it may restrict the feedback to verified records of rounds whose check was clean,
                  and halt

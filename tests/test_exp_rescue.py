@@ -19,10 +19,12 @@ def test_arms_differ_in_what_the_monitor_may_do_alone() -> None:
     plain = [settings.model_dump(exclude={"monitor"}) for settings in arms.values()]
     assert all(one == plain[0] for one in plain)
     default = MonitorSettings()
-    assert arms["alone"].monitor.threshold > 1e6 and arms["alone"].monitor.offers == ()
+    assert arms["alone"].monitor.watch_only and arms["alone"].monitor.offers == ()
     for arm, offers in (("halts", ()), ("intervenes", ("verified_only",))):
         monitor = arms[arm].monitor
-        assert (monitor.threshold, monitor.offers) == (default.threshold, offers)
+        assert (
+            (monitor.watch_only, monitor.offers) == (default.watch_only, offers) == (False, offers)
+        )
     assert plain[0]["feedback"]["gate"] == "none" and plain[0]["feedback"]["steps"] > 0
 
 

@@ -30,7 +30,7 @@ from critic.monitor.settings import ACCUSED, GOLD, LOCATED, MonitorSettings, Sig
 WEIGHED = "critic_balanced_accuracy"  # of no rule: it decides nothing by itself
 WEIGHED_RULE = SignalRule(channel="critic", bad="falling", matters=0.1)
 DEEPER = 1.5  # times the deepest dip that the run came back from, to be no other dip
-WORTH = 0.6  # of `threshold`: a healthy run reads again in a twelfth of its checks
+WORTH = 0.6  # of `threshold`, alone: reading again costs a healthy run a tenth of its probe
 NUM_LATEST = 2  # readings of "now": one bad reading alone confirms nothing
 
 

@@ -16,6 +16,7 @@ from pipelines.errors import UserError
 from pipelines.game.curriculum import Curriculum, build_source
 from pipelines.game.examiner import HeldOutTasks
 from pipelines.policy.tokenizer import character_tokenizer
+from pipelines.report.account import FEW_FORMED
 from pipelines.run.origin import find_origin
 from pipelines.run.selection import MEAN, best_round, selection_tasks
 from pipelines.run.trackers import numbers
@@ -75,10 +76,11 @@ def test_the_last_line_says_where_the_model_is_and_what_comes_next(
 ) -> None:
     run, printed = selecting
     last = printed.rstrip().splitlines()[-1]
-    assert last == (
-        f"model: {run}/best/learner; next: sparring-evaluate {run}/best, or longer: python "
-        f"pipelines/rl.py --resume {run} run.rounds={2 * ROUNDS}"
-    )
+    longer = f"python pipelines/rl.py --resume {run} run.rounds={2 * ROUNDS}"
+    few = json.loads((run / "summary.json").read_text())["after"]["well_formed"] < FEW_FORMED
+    evaluate = f"sparring-evaluate {run}/best, or longer: {longer}"
+    assert last.startswith(f"model: {run}/best/learner; next: ") and last.endswith(longer)
+    assert last.endswith(evaluate) != few and (f"see in {run}/report.html" in last) == few
     assert (run / "best" / "learner" / "model.safetensors").exists()
     found = status(run)
     assert found["model"] == f"{run}/best/learner" and found["rounds_played"] == ROUNDS
