@@ -24,8 +24,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from critic.monitor.decide import begin, check, wants_more
-from critic.monitor.readings import first_row
-from critic.monitor.replay import COLD_START, readings_row
+from critic.monitor.replay import COLD_START, first_row, readings_row
 from critic.monitor.settings import MonitorSettings
 from critic.monitor.state import MonitorState
 from data.records import Task

@@ -54,7 +54,7 @@ def full_disk_as_user_error(place: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # safetensors' is of no common class
         if not _says_full(error):
             raise
         where = getattr(error, "filename", None) or place

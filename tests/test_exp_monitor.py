@@ -32,6 +32,7 @@ from monitor_tables import (
     event_of,
     judge,
     once,
+    points,
     saved,
     score,
     share,
@@ -131,12 +132,13 @@ def test_an_ablated_signal_does_not_decide() -> None:
 def test_a_reading_that_was_taken_again_is_not_the_baselines() -> None:
     """They would profit from what the monitor chose to look at."""
     again = run_of(STEADY, 1)
-    one = again["rounds"][8]  # type: ignore[index]
+    one = points(again)[9]
+    assert isinstance(one, dict)
     now = one["monitor/signals"][GOLD]
     one["monitor/first"] = {GOLD: [now - 0.2, 0.03]}
     assert signal(one, GOLD) == now - 0.2 and one["monitor/signals"][GOLD] == now
-    first = once(again)["rounds"][8]  # type: ignore[index]
-    assert first["monitor/errors"][GOLD] == 0.03
+    first = points(once(again))[9]["monitor/errors"]
+    assert isinstance(first, dict) and first[GOLD] == 0.03
     assert once(run_of(STEADY, 1)) == run_of(STEADY, 1)
 
 

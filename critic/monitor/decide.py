@@ -73,7 +73,7 @@ def wants_more(state: MonitorState, readings: Readings, settings: MonitorSetting
         return False
     signals = _observed(state, readings, settings)
     alarm = alarm_of(GOLD, signals, settings)
-    is_sure = alarm is not None and (alarm.is_confirmed or alarm.is_overwhelming)
+    is_sure = alarm is not None and alarm.is_sure
     return not is_sure and may_have_fallen(signals, settings)
 
 
@@ -205,7 +205,7 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     streaks = {c: state.streaks.get(c, 0) + 1 if alarming[c] else 0 for c in CHANNELS}
     channels = tuple(c for c in CHANNELS if streaks[c] >= settings.consecutive)
     overwhelming = _overwhelming(alarms, channels, signals, settings)
-    if any(a.signal == GOLD and (a.is_confirmed or a.is_overwhelming) for a in alarms):
+    if any(alarm.is_sure for alarm in alarms):
         channels = tuple(c for c in CHANNELS if c in (*channels, "E"))
     persisted = state.e_persisted
     if "E" in channels:

@@ -51,6 +51,11 @@ class Alarm(Frozen):
     is_overwhelming: bool = False
     is_confirmed: bool = False
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is a fall of gold accuracy that needs no second check."""
+        return self.signal == GOLD and (self.is_confirmed or self.is_overwhelming)
+
     def line(self, rule: SignalRule) -> str:
         """Why it alarms, for a person."""
         moved = change(self.reference, self.now)

@@ -76,15 +76,6 @@ def settled(
     return {**first, **{name: one for name, one in pooled(fresh).items() if one is not None}}
 
 
-def first_row(first: Mapping[str, Reading | None]) -> dict[str, object]:
-    """The metrics of readings that were taken again, which decide nothing any more."""
-    table = {
-        name: [one.value, one.error] if one is not None and one.is_readable else None
-        for name, one in first.items()
-    }
-    return {"monitor/first": table} if table else {}
-
-
 def change(before: Reading, after: Reading) -> Reading:
     """`after` minus `before`, which share no noise."""
     return Reading(value=after.value - before.value, error=math.hypot(before.error, after.error))

@@ -64,6 +64,15 @@ def readings_row(readings: Mapping[str, Reading | None]) -> dict[str, object]:
     }
 
 
+def first_row(first: Mapping[str, Reading | None]) -> dict[str, object]:
+    """The metrics of readings that were taken again, which decide nothing any more."""
+    table = {
+        name: [one.value, one.error] if one is not None and one.is_readable else None
+        for name, one in first.items()
+    }
+    return {"monitor/first": table} if table else {}
+
+
 def read_readings(row: Mapping[str, object], number: int) -> dict[str, Reading | None]:
     """The readings of a row of the metrics.
 

@@ -53,11 +53,6 @@ class Found:
     first: Mapping[str, Reading | None] = field(default_factory=dict)
 
 
-def never(readings: Mapping[str, Reading | None]) -> bool:
-    """No reading is taken again."""
-    return False
-
-
 @dataclass(frozen=True)
 class GoldProbe:
     """The gold tasks and how they are sampled, the same at every check.
@@ -103,8 +98,8 @@ class GoldProbe:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         check_number: int,
-        wants_more: WantsMore = never,
-        num_again: int = NUM_START,
+        wants_more: WantsMore | None = None,
+        num_again: int = 0,
     ) -> Found:
         """Sample, check and score; what may be a fall is sampled again, and judged by that alone.
 
@@ -112,11 +107,11 @@ class GoldProbe:
             model: that trains, unwrapped.
             tokenizer: its own.
             check_number: names the check in the seeds; -1 is before training.
-            wants_more: whether readings should be taken again before they are judged.
+            wants_more: whether readings should be taken again before they are judged; None never.
             num_again: how often.
         """
         first = self._read(model, tokenizer, check_number)
-        if not (num_again and wants_more(first.readings)):
+        if wants_more is None or not num_again or not wants_more(first.readings):
             return first
         numbers = range(1, 1 + num_again)
         fresh = [self._read(model, tokenizer, check_number, number) for number in numbers]

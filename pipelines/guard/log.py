@@ -16,8 +16,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from critic.monitor.incident import incident_markdown, incident_record
-from critic.monitor.readings import Reading, first_row
-from critic.monitor.replay import COLD_START, readings_row
+from critic.monitor.readings import Reading
+from critic.monitor.replay import COLD_START, first_row, readings_row
 from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
 from data.atomic import write_text_atomic

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 
-from critic.monitor.readings import first_row
+from critic.monitor.replay import first_row
 from critic.monitor.state import Health
 from data.corpus import Corpus
 from data.dedup import DuplicateIndex

@@ -1,5 +1,6 @@
 """A full disk is one line, whoever writes: Python, torch or safetensors. `/dev/full` is one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def safetensors_writes() -> None:
 @pytest.mark.parametrize(
     "write", [python_writes, torch_writes_a_little, torch_writes_much, safetensors_writes]
 )
-def test_a_full_disk_is_told_in_one_line(write) -> None:  # type: ignore[no-untyped-def]
+def test_a_full_disk_is_told_in_one_line(write: Callable[[], None]) -> None:
     with (
         pytest.raises(UserError, match=r"^runs/x: no room is left"),
         full_disk_as_user_error(Path("runs/x")),
