@@ -40,6 +40,7 @@ BEFORE: Means = {
     "training_reward": 0.20,
     "critic_false_accusations": 0.20,
     "critic_location": 0.70,
+    "critic_parsed": 1.0,  # of one that is read always, which has no noise
     "critic_brier": 0.15,
     "critic_bias": 0.05,
 }
@@ -66,6 +67,7 @@ ERRORS: Means = {
     "training_reward": 0.04,
     "critic_false_accusations": 0.05,
     "critic_location": 0.05,
+    "critic_parsed": 0.0,
     "critic_brier": 0.03,
     "critic_bias": 0.05,
 }
@@ -92,7 +94,8 @@ def noisy(means: Means, rng: random.Random, size: float = 1.0) -> dict[str, Read
     found: dict[str, Reading | None] = {}
     for name, mean in means.items():
         error = ERRORS[name] * (size if name in (*SAMPLED, "gold_nll") else 1.0)
-        found[name] = Reading(value=mean + rng.gauss(0, error), error=error)
+        off = rng.gauss(0, error) if error else 0.0
+        found[name] = Reading(value=mean + off, error=error)
     return found
 
 

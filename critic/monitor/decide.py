@@ -40,8 +40,16 @@ from critic.monitor.facts import facts
 from critic.monitor.orders import CHANNEL_ACTIONS, may_act, may_help, orders
 from critic.monitor.readings import Reading
 from critic.monitor.remember import SignalState, observe
-from critic.monitor.repair import CriticRecord, followed
-from critic.monitor.settings import ACCUSED, CHANNELS, GOLD, LOCATED, Channel, MonitorSettings
+from critic.monitor.repair import CriticRecord, followed, tells_nothing
+from critic.monitor.settings import (
+    ACCUSED,
+    CHANNELS,
+    GOLD,
+    LOCATED,
+    PARSED,
+    Channel,
+    MonitorSettings,
+)
 from critic.monitor.state import LEVELS, Action, Health, Level, MonitorState
 from data.errors import unknown_name
 
@@ -192,10 +200,12 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     least = {c: settings.quorum if c == "N" else 1 for c in CHANNELS}
     alarming = {c: counts[c] >= least[c] for c in CHANNELS}
     doubts = {rule.channel for name, rule in rules.items() if is_doubtful(name, signals, settings)}
+    judged = [n for n, rule in rules.items() if rule.channel == "critic" and n != PARSED]
     critic = followed(
         state.critic,
         state.num_checks,
-        is_read=any(_last(signals, n) for n, rule in rules.items() if rule.channel == "critic"),
+        is_read=any(_last(signals, name) for name in judged),
+        is_idle=tells_nothing({name: _last(signals, name) for name in signals}),
         alarms=alarming["critic"],
         is_doubtful="critic" in doubts,
         learner_alarms=alarming["E"],
@@ -306,6 +316,8 @@ def _target(
         return "warn", f"{', '.join(excused)} got worse while {GOLD} rose"
     if evidence.blind >= settings.blind_checks:
         return "warn", f"{GOLD} could not be read for {evidence.blind} checks: nothing is certain"
+    if evidence.critic.idle >= settings.dead_checks:
+        return "warn", f"for {evidence.critic.idle} checks the critic told nothing"
     if _is_dead(evidence, settings):
         return (
             "warn",

@@ -24,7 +24,7 @@ def facts(
     state: MonitorState,
     settings: MonitorSettings,
 ) -> tuple[str, ...]:
-    """A line for each alarm, for each signal that could not be read, and for what actions did.
+    """A line for each alarm, for the signals that could not be read, and for what actions did.
 
     Args:
         alarms: of this check.
@@ -34,9 +34,9 @@ def facts(
     """
     rules = settings.rules
     lines = [alarm.line(rules[alarm.signal]) for alarm in alarms]
-    for name, rule in settings.active.items():
-        if signals[name].last is None:
-            lines.append(f"{name} ({rule.channel}): no reading, so not judged")
+    unread = [name for name in settings.active if signals[name].last is None]
+    if unread:
+        lines.append(f"no reading, so not judged: {', '.join(unread)}")
     if state.critic_is_silenced:
         lines.append("the critic is silenced, so that its signals decide nothing")
     return (*lines, *_effects(signals, state))

@@ -14,6 +14,7 @@ from critic.monitor.state import Health, MonitorState
 
 MAX_SAMPLES = 20
 MAX_TABLE_CHECKS = 12
+PLAIN = r"(?!_)[\w.+-]{1,40}(?<!_)"  # nothing in it that Markdown reads
 
 
 def incident_record(
@@ -80,10 +81,8 @@ def incident_markdown(record: Mapping[str, object]) -> str:
         f"## Samples ({len(_rows(record['samples']))} of {record['num_samples']})",
         "",
     ]
-    for sample in _rows(record["samples"]):
-        for key, value in sample.items():
-            lines += [f"**{key}**", "", *_fenced(str(value)), ""]
-        lines += ["---", ""]
+    for number, sample in enumerate(_rows(record["samples"]), 1):
+        lines += [f"### {number}", "", *_sample_lines(sample), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -126,8 +125,11 @@ def _listed(value: object) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _text(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _table(rows: list[dict[str, object]]) -> list[str]:
@@ -138,6 +140,17 @@ def _table(rows: list[dict[str, object]]) -> list[str]:
     lines = [columns, ["---"] * len(columns)]
     lines += [[_cell(row.get(column)) for column in columns] for row in rows]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _sample_lines(sample: Mapping[str, object]) -> list[str]:
+    """A sample's plain short fields on one line, texts as they are; empty ones are left out."""
+    told = {key: _text(value) for key, value in sample.items() if value not in (None, "", [], {})}
+    plain = {key: text for key, text in told.items() if re.fullmatch(PLAIN, text)}
+    lines = [" · ".join(f"{key}: {text}" for key, text in plain.items())] if plain else []
+    for key, text in told.items():
+        if key not in plain:
+            lines += ["", f"**{key}**", "", *_fenced(text)]
+    return lines
 
 
 def _fenced(text: str) -> list[str]:

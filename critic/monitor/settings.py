@@ -27,6 +27,7 @@ CHANNELS: tuple[Channel, ...] = ("N", "E", "critic")
 GOLD = "gold_accuracy"
 # Either may be bought with the other, so both are weighed in one (`critic/monitor/evidence.py`).
 ACCUSED, LOCATED = "critic_false_accusations", "critic_location"
+PARSED = "critic_parsed"
 
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -94,6 +95,7 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
     "training_reward": SignalRule(channel="E", bad="rising", matters=0.10, paired=True, lags=True),
     ACCUSED: SignalRule(channel="critic", bad="rising", matters=0.15),
     LOCATED: SignalRule(channel="critic", bad="falling", matters=0.15),
+    PARSED: SignalRule(channel="critic", bad="falling", matters=0.15),
     "critic_brier": SignalRule(channel="critic", bad="rising", matters=0.10),
     "critic_bias": SignalRule(channel="critic", bad="either", matters=0.20),
 }

@@ -38,8 +38,19 @@ def test_record_says_what_happened_and_where_to_go_back_to() -> None:
     assert "channel E still alarms" in page
     assert "Last clean check: 3." in page
     assert "| gold_accuracy | E | falling | 0.4 | 0.025 |" in page
-    assert "effective_groups (N): no reading" in page
+    assert "no reading, so not judged: effective_groups" in page
     assert "`````\na4=40 ```` | x\n`````" in page
+
+
+def test_samples_are_read_at_a_glance_and_nothing_of_them_is_left_out() -> None:
+    record = incident([GOOD] * 2 + [{**GOOD, "gold_accuracy": 0.1}] * 4)
+    sample = {"task": "61ef", "solution": "2 * 3 * 4", "reward": 1 / 3, "defect": None,
+              "begun_with": "", "marks": [], "length": 0, "said": "__all__"}  # fmt: skip
+    page = incident_markdown({**record, "samples": [sample], "num_samples": 1})
+    _, shown = page.split("### 1\n\n")
+    assert shown.startswith("task: 61ef · reward: 0.3333 · length: 0\n\n**solution**\n\n```\n")
+    assert "```\n2 * 3 * 4\n```" in shown and "```\n__all__\n```" in shown  # no italics, no bold
+    assert "defect" not in shown and "marks" not in shown and "begun_with" not in shown
 
 
 def test_record_of_a_run_that_was_never_clean() -> None:

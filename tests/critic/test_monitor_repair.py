@@ -42,6 +42,27 @@ def test_it_is_silenced_and_put_back_to_its_last_good_check_at_once() -> None:
     assert f"{GOLD} " in said(verdicts[7], "silence_critic:"), "silencing is meant for the learner"
 
 
+@pytest.mark.parametrize(
+    ("told", "warned"),
+    [
+        ({"critic_parsed": 0.1, "critic_location": None, "critic_false_accusations": None}, True),
+        ({"critic_location": 0.1, "critic_false_accusations": 0.3}, True),  # at random
+        ({"critic_location": 0.4, "critic_false_accusations": 0.3}, False),
+        ({"critic_parsed": None, "critic_location": 0.1, "critic_false_accusations": 0.3}, False),
+    ],
+)
+def test_one_that_told_nothing_from_the_start_is_warned_of(told: dict, warned: bool) -> None:
+    """A critic with random weights was never better, so that nothing of it got worse."""
+    path = [exact(**told)] * (SETTINGS.dead_checks + 2)
+    _, verdicts = judge([*path, exact()])
+    states = [health.state for health in verdicts]
+    silent = ["ok"] * (SETTINGS.dead_checks - 1)
+    assert states == [*silent, *(["warn"] * 3 if warned else ["ok"] * 3), "ok"]
+    assert orders(verdicts) == ({"double_audit": [4]} if warned else {}), "it is asked, no more"
+    if warned:
+        assert verdicts[-2].reasons[0] == "for 7 checks the critic told nothing"
+
+
 def test_it_is_heard_again_when_its_signals_are_calm() -> None:
     state, verdicts = judge([exact()] * 4 + [accuser()] * 2 + [exact()] * 8)
     assert orders(verdicts)["unsilence_critic"] == [7] and not state.critic_is_silenced

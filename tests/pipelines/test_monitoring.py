@@ -155,6 +155,18 @@ def test_a_critic_that_cannot_be_read_is_no_baseline() -> None:
         assert one.history[-1]["critic_brier"] is not None
 
 
+def test_a_critic_at_work_that_is_never_read_is_warned_of_and_one_without_work_is_not() -> None:
+    states = []
+    for works in (True, False):
+        monitor = RunMonitor(MonitorSettings(), critic_works=works)
+        groups = [[bout(task, RIGHT), bout(task, WRONG, answer="7")] for task in range(4)]
+        mute = replace(audited(parsed=False), groups=groups)
+        monitor.begin(mute)
+        checks = [monitor.check([], mute) for _ in range(5)]
+        states.append(["told nothing" in " ".join(health.reasons) for health in checks])
+    assert states == [[False] * 4 + [True], [False] * 5]
+
+
 def test_the_monitor_goes_on_where_it_was_saved() -> None:
     groups = [[bout(task, RIGHT), bout(task, WRONG, answer="7")] for task in range(4)]
     first, second = RunMonitor(MonitorSettings()), RunMonitor(MonitorSettings())
