@@ -1,0 +1,58 @@
+"""The spoiled runs: each arm spoils what its name says, and a result counts for its own arm."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from exp_sabotage import ARMS, SPREAD, Job, is_current, overrides_of, randomize, table
+from harness import ROOT
+
+from pipelines.policy.checkpoint import load_model
+from pipelines.settings.load import load_settings
+
+CONFIGS = [ROOT / "configs" / f"{name}.toml" for name in ("tiny", "smollm2")]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_spoils_one_thing(config: Path, arm: str) -> None:
+    found, plain = (
+        load_settings(config, overrides_of(Job(config, one, 3))) for one in (arm, "none")
+    )
+    assert found.run.seed == plain.run.seed == 3
+    assert found.rewards.shuffled == (arm == "shuffled")
+    untaught = found.critic.imitation_steps < plain.critic.imitation_steps
+    assert untaught == (arm == "random_critic")
+    rates = [float(str(one.learner.grpo["learning_rate"])) for one in (found, plain)]
+    assert rates[0] == pytest.approx(rates[1] * (30 if arm == "rate_x30" else 1))
+
+
+def test_a_result_counts_only_if_it_was_played_as_its_arm_is_today() -> None:
+    found = {"overrides": overrides_of(Job(CONFIGS[0], "shuffled", 1))}
+    assert is_current("tiny/shuffled/1", found)
+    assert not is_current("tiny/shuffled/2", found) and not is_current("tiny/none/1", found)
+    assert not is_current("other/shuffled/1", found)
+
+
+def test_a_random_critic_knows_nothing_of_its_base(judgeable: Path, tmp_path: Path) -> None:
+    randomize(judgeable, tmp_path / "random")
+    spoiled, base = (
+        dict(load_model(str(path), "float32").named_parameters())
+        for path in (tmp_path / "random", judgeable)
+    )
+    assert spoiled.keys() == base.keys()
+    for name, weight in spoiled.items():
+        if weight.dim() > 1 and weight.numel() > 1000:
+            assert float(weight.detach().std()) == pytest.approx(SPREAD, rel=0.2), name
+            assert not torch.equal(weight, base[name]), name
+
+
+def test_the_table_shows_how_a_run_went_and_what_was_said() -> None:
+    found = {"gold_accuracy": [0.5, None], "states": ["ok", "halt"], "reasons": ["E alarms", "x"]}
+    assert table({"tiny/none/0": found}).splitlines()[-1] == (
+        "| tiny/none/0 | 0.50, - | ok, halt | E alarms |"
+    )
