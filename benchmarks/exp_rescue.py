@@ -1,4 +1,4 @@
-"""Do the monitor's interventions rescue a run? A learner that is fed its own unverified samples.
+"""Do the monitor's interventions rescue a run? A learner fed its own hot, unverified samples.
 
     python benchmarks/exp_rescue.py run       every arm, seed by seed; a killed one goes on
     python benchmarks/exp_rescue.py table     what there is so far
@@ -9,9 +9,11 @@
                  and halt
 
 Each round takes a GRPO step, then supervised steps on everything that the learner just wrote, right
-or wrong (`feedback.gate=none`). Cold starts and held-out tasks are those of `exp_monitor.py`; a run
-has recovered where its last two readings of held-out accuracy are on average less than 5 points
-below its start. What a halted run keeps is the checkpoint that it was rolled back to.
+or wrong (`feedback.gate=none`), at temperature 1.2: it imitates a hotter policy than it is, which
+grows hotter with it. At temperature 1 nothing collapses. Cold starts and held-out tasks are those of
+`exp_monitor.py`, read at the same temperature; a run has recovered where its last two readings of
+held-out accuracy are on average less than 5 points below its start. What a halted run keeps is the
+checkpoint that it was rolled back to. The first seed served to choose the temperature.
 benchmarks/results/rescue.json is written after each run. Leaves out how a run is played
 (`pipelines/`).
 """
@@ -34,8 +36,8 @@ from critic.monitor.replay import COLD_START
 FAMILY = "sums"
 NUM_LAST = 2  # readings that say how a run ended
 FED = (
-    "run.rounds=16", "learner.grpo.learning_rate=1e-4", "feedback.steps=4", "feedback.gate=none",
-    "feedback.rate_factor=3",
+    "run.rounds=16", "learner.grpo.learning_rate=1e-4", "learner.temperature=1.2",
+    "feedback.steps=4", "feedback.gate=none", "feedback.rate_factor=3",
 )  # fmt: skip
 ALERT = "monitor.watch_only=false"  # after `SIZES`
 ARMS: Mapping[str, Sequence[str]] = {
@@ -126,7 +128,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "rescue")
     parser.add_argument("--bases", type=Path, default=ROOT / "runs" / "monitor")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=10, help="of each arm")
+    parser.add_argument("--seeds", type=int, default=10, help="of each arm, those before too")
+    parser.add_argument("--first-seed", type=int, default=1, help="those before it are left out")
     options = parser.parse_args()
     path = RESULTS / "rescue.json"
     results: dict[str, Mapping] = json.loads(path.read_text())["results"] if path.exists() else {}
@@ -137,7 +140,8 @@ def main() -> None:
     if len(current) < len(results):
         print(f"{len(results) - len(current)} results were played otherwise: left out")
     if options.stage == "run":
-        every = [Job(arm, seed) for seed in range(options.seeds) for arm in options.arms]
+        seeds = range(options.first_seed, options.seeds)
+        every = [Job(arm, seed) for seed in seeds for arm in options.arms]
         wanted = [job for job in every if job.name not in current]
         for seed in {job.seed for job in wanted}:
             cold_start(FAMILY, seed, options.bases, ())
