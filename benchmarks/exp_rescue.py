@@ -10,10 +10,10 @@
 
 Each round takes a GRPO step, then supervised steps on everything that the learner just wrote, right
 or wrong (`feedback.gate=none`), at temperature 1.2: it imitates a hotter policy than it is, which
-grows hotter with it. At temperature 1 nothing collapses. Cold starts and held-out tasks are those of
-`exp_monitor.py`, read at the same temperature; a run has recovered where its last two readings of
-held-out accuracy are on average less than 5 points below its start. What a halted run keeps is the
-checkpoint that it was rolled back to. The first seed served to choose the temperature.
+grows hotter with it. Cold starts and held-out tasks are those of `exp_monitor.py`, read at the same
+temperature; a run has recovered where its last two readings of held-out accuracy are on average
+less than 5 points below its start. What a halted run keeps is the checkpoint that it was rolled
+back to. Seed 0 served to choose the temperature: at 1 it learned.
 benchmarks/results/rescue.json is written after each run. Leaves out how a run is played
 (`pipelines/`).
 """
