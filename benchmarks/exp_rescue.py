@@ -34,6 +34,7 @@ from monitor_tables import LOSS, share
 from critic.monitor.replay import COLD_START
 
 FAMILY = "sums"
+FRESH = 1  # the first seed that served no choice
 NUM_LAST = 2  # readings that say how a run ended
 FED = (
     "run.rounds=16", "learner.grpo.learning_rate=1e-4", "learner.temperature=1.2",
@@ -70,11 +71,15 @@ def play(job: Job, folder: Path, bases: Path) -> dict[str, object]:
 
 
 def outcome(directory: Path) -> dict[str, object]:
-    """Held-out accuracy check by check, the monitor's levels and orders, and what is kept."""
+    """Held-out accuracy check by check, the monitor's levels and orders, and what is kept.
+
+    The round that a run is halted in is not examined on held-out tasks.
+    """
     rows = list(map(json.loads, (directory / "metrics.jsonl").read_text().splitlines()))
     start = next(row for row in rows if row["kind"] == COLD_START)
     rounds = [row for row in rows if row["kind"] == "round"]
-    held_out = [row["evaluation/mean_at_k"] for row in rounds]
+    was_read = "evaluation/mean_at_k"
+    held_out = [row[was_read] for row in rounds if was_read in row]
     found: dict[str, object] = {
         "start": start["evaluation/mean_at_k"],
         "held_out": held_out,
@@ -97,14 +102,15 @@ def kept(found: Mapping) -> float:
 
 
 def table(results: Mapping[str, Mapping]) -> str:
-    """One row per arm."""
+    """One row per arm, of the fresh seeds."""
     lines = [
         "| arm | runs | start | lowest | what is kept | recovered, without a halt | halted "
         "| nothing lost: kept within 5 points of the start |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    fresh = {name: found for name, found in results.items() if int(name.split("/")[1]) >= FRESH}
     for arm in ARMS:
-        runs = [found for name, found in results.items() if name.split("/")[0] == arm]
+        runs = [found for name, found in fresh.items() if name.split("/")[0] == arm]
         if not runs:
             continue
         whole = [found["start"] - kept(found) < LOSS for found in runs]
@@ -128,8 +134,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "rescue")
     parser.add_argument("--bases", type=Path, default=ROOT / "runs" / "monitor")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=10, help="of each arm, those before too")
-    parser.add_argument("--first-seed", type=int, default=1, help="those before it are left out")
+    parser.add_argument("--seeds", type=int, default=10, help="fresh ones, of each arm")
     options = parser.parse_args()
     path = RESULTS / "rescue.json"
     results: dict[str, Mapping] = json.loads(path.read_text())["results"] if path.exists() else {}
@@ -140,7 +145,7 @@ def main() -> None:
     if len(current) < len(results):
         print(f"{len(results) - len(current)} results were played otherwise: left out")
     if options.stage == "run":
-        seeds = range(options.first_seed, options.seeds)
+        seeds = range(FRESH, FRESH + options.seeds)
         every = [Job(arm, seed) for seed in seeds for arm in options.arms]
         wanted = [job for job in every if job.name not in current]
         for seed in {job.seed for job in wanted}:

@@ -48,7 +48,7 @@ class Job:
 
 
 def overrides_of(job: Job) -> list[str]:
-    """What spoils a run; the random critic's folder comes on top."""
+    """What spoils a run; the folder of a random critic comes on top (`base_of`)."""
     rate = load_settings(job.config).learner.grpo["learning_rate"]
     assert isinstance(rate, float | str), "the configs give one"
     own: Mapping[str, Sequence[str]] = {
@@ -57,6 +57,12 @@ def overrides_of(job: Job) -> list[str]:
         "rate_x30": (f"learner.grpo.learning_rate={30 * float(rate):g}",),
     }
     return [f"run.seed={job.seed}", *own.get(job.arm, ())]
+
+
+def settings_of(job: Job) -> list[str]:
+    """What a result is of: one whose arm is played otherwise today is left out."""
+    random = [f"critic.model=normal(0, {SPREAD})"] if job.arm == "random_critic" else []
+    return [*overrides_of(job), *random]
 
 
 def play(job: Job, folder: Path) -> dict[str, object]:
@@ -70,7 +76,7 @@ def play(job: Job, folder: Path) -> dict[str, object]:
             start = [f"run.directory={directory}", *given, *base_of(job, folder)]
             arguments = ["--config", str(job.config), *start]
         call(ROOT / "pipelines" / "rl.py", arguments, log, threads=2)
-    return outcome(directory) | {"overrides": given}
+    return outcome(directory) | {"overrides": settings_of(job)}
 
 
 def base_of(job: Job, folder: Path) -> list[str]:
@@ -136,7 +142,7 @@ def is_current(name: str, found: Mapping) -> bool:
     return (
         arm in ARMS
         and path.exists()
-        and found["overrides"] == overrides_of(Job(path, arm, int(seed)))
+        and found["overrides"] == settings_of(Job(path, arm, int(seed)))
     )
 
 

@@ -1,5 +1,6 @@
 """The arms of the rescue comparison differ in the monitor alone; what is kept is what counts."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from exp_rescue import ARMS, kept, overrides_of, table
+from exp_rescue import ARMS, kept, outcome, overrides_of, table
 from harness import ROOT
 
 from critic.monitor.settings import MonitorSettings
@@ -39,12 +40,25 @@ def test_a_halted_run_keeps_what_it_was_rolled_back_to() -> None:
     assert kept(run(0.41, 0.3, 0.1)) == pytest.approx(0.2)
 
 
+def test_a_halted_run_is_read_though_its_last_round_was_not_examined(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"kind": "cold_start", "evaluation/mean_at_k": 0.4}]
+    for number, (state, found) in enumerate([("ok", 0.41), ("ok", 0.39), ("halt", None)]):
+        row = {"kind": "round", "round": number, "monitor/state": state, "monitor/actions": []}
+        rows.append(row if found is None else row | {"evaluation/mean_at_k": found})
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "status.json").write_text('{"state": "halted"}')
+    (tmp_path / "incident.json").write_text('{"last_clean_check": 1}')
+    found = outcome(tmp_path)
+    assert found["held_out"] == [0.41, 0.39] and found["halted"] and kept(found) == 0.39
+
+
 def test_a_run_that_was_halted_has_not_recovered_but_lost_nothing() -> None:
     shown = table(
         {
-            "alone/0": run(0.3, 0.2, 0.2),
-            "halts/0": run(0.3, 0.2, halted=True),
-            "intervenes/0": run(0.3, 0.4, 0.38),
+            "alone/0": run(0.4, 0.4, 0.4),  # of the seed that chose the temperature
+            "alone/1": run(0.3, 0.2, 0.2),
+            "halts/1": run(0.3, 0.2, halted=True),
+            "intervenes/1": run(0.3, 0.4, 0.38),
         }
     ).splitlines()
     cells = {line.split("|")[1].strip(): line.split("|") for line in shown[2:]}

@@ -1,5 +1,6 @@
 """The spoiled runs: each arm spoils what its name says, and a result counts for its own arm."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,7 +9,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from exp_sabotage import ARMS, SPREAD, Job, is_current, overrides_of, randomize, table
+from exp_sabotage import (
+    ARMS,
+    SPREAD,
+    Job,
+    base_of,
+    is_current,
+    overrides_of,
+    randomize,
+    settings_of,
+    table,
+)
 from harness import ROOT
 
 from pipelines.policy.checkpoint import load_model
@@ -32,10 +43,23 @@ def test_an_arm_spoils_one_thing(config: Path, arm: str) -> None:
 
 
 def test_a_result_counts_only_if_it_was_played_as_its_arm_is_today() -> None:
-    found = {"overrides": overrides_of(Job(CONFIGS[0], "shuffled", 1))}
+    found = {"overrides": settings_of(Job(CONFIGS[0], "shuffled", 1))}
     assert is_current("tiny/shuffled/1", found)
     assert not is_current("tiny/shuffled/2", found) and not is_current("tiny/none/1", found)
     assert not is_current("other/shuffled/1", found)
+    untaught = {"overrides": overrides_of(Job(CONFIGS[0], "random_critic", 1))}
+    assert not is_current("tiny/random_critic/1", untaught), "its weights are part of the arm"
+
+
+def test_one_arm_alone_is_given_a_random_critic(judgeable: Path, tmp_path: Path) -> None:
+    base = tmp_path / "tiny" / "base" / "0"
+    shutil.copytree(judgeable, base)
+    (base / "cold_start.json").touch()
+    plain = base_of(Job(CONFIGS[0], "none", 0), tmp_path)
+    assert plain == [f"sft.directory={base}"]
+    spoiled = base_of(Job(CONFIGS[0], "random_critic", 0), tmp_path)
+    (critic,) = [one.removeprefix("critic.model=") for one in spoiled if one not in plain]
+    assert Path(critic, "config.json").exists() and Path(critic) != base
 
 
 def test_a_random_critic_knows_nothing_of_its_base(judgeable: Path, tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ BEFORE: Means = {
     "training_reward": 0.20,
     "critic_false_accusations": 0.20,
     "critic_location": 0.70,
-    "critic_parsed": 1.0,  # of one that is read always, which has no noise
     "critic_brier": 0.15,
     "critic_bias": 0.05,
 }
@@ -67,7 +66,6 @@ ERRORS: Means = {
     "training_reward": 0.04,
     "critic_false_accusations": 0.05,
     "critic_location": 0.05,
-    "critic_parsed": 0.0,
     "critic_brier": 0.03,
     "critic_bias": 0.05,
 }
@@ -94,8 +92,7 @@ def noisy(means: Means, rng: random.Random, size: float = 1.0) -> dict[str, Read
     found: dict[str, Reading | None] = {}
     for name, mean in means.items():
         error = ERRORS[name] * (size if name in (*SAMPLED, "gold_nll") else 1.0)
-        off = rng.gauss(0, error) if error else 0.0
-        found[name] = Reading(value=mean + off, error=error)
+        found[name] = Reading(value=mean + rng.gauss(0, error), error=error)
     return found
 
 

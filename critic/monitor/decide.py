@@ -40,13 +40,13 @@ from critic.monitor.facts import facts
 from critic.monitor.orders import CHANNEL_ACTIONS, may_act, may_help, orders
 from critic.monitor.readings import Reading
 from critic.monitor.remember import SignalState, observe
-from critic.monitor.repair import CriticRecord, followed, tells_nothing
+from critic.monitor.repair import CriticRecord, at_chance, followed
 from critic.monitor.settings import (
     ACCUSED,
+    AUROC,
     CHANNELS,
     GOLD,
     LOCATED,
-    PARSED,
     Channel,
     MonitorSettings,
 )
@@ -200,12 +200,12 @@ def _weigh(state: MonitorState, readings: Readings, settings: MonitorSettings) -
     least = {c: settings.quorum if c == "N" else 1 for c in CHANNELS}
     alarming = {c: counts[c] >= least[c] for c in CHANNELS}
     doubts = {rule.channel for name, rule in rules.items() if is_doubtful(name, signals, settings)}
-    judged = [n for n, rule in rules.items() if rule.channel == "critic" and n != PARSED]
     critic = followed(
         state.critic,
         state.num_checks,
-        is_read=any(_last(signals, name) for name in judged),
-        is_idle=tells_nothing({name: _last(signals, name) for name in signals}),
+        settings,
+        auroc=readings.get(AUROC),
+        is_read=any(_last(signals, n) for n, rule in rules.items() if rule.channel == "critic"),
         alarms=alarming["critic"],
         is_doubtful="critic" in doubts,
         learner_alarms=alarming["E"],
@@ -316,13 +316,13 @@ def _target(
         return "warn", f"{', '.join(excused)} got worse while {GOLD} rose"
     if evidence.blind >= settings.blind_checks:
         return "warn", f"{GOLD} could not be read for {evidence.blind} checks: nothing is certain"
-    if evidence.critic.idle >= settings.dead_checks:
-        return "warn", f"for {evidence.critic.idle} checks the critic told nothing"
     if _is_dead(evidence, settings):
         return (
             "warn",
             f"for {evidence.dead} checks all solutions fared alike: nothing to learn from",
         )
+    if (line := at_chance(evidence.critic.auroc, settings)) and not state.critic_is_silenced:
+        return "warn", line
     return "ok", ""
 
 

@@ -14,7 +14,9 @@ from critic.monitor.state import Health, MonitorState
 
 MAX_SAMPLES = 20
 MAX_TABLE_CHECKS = 12
-PLAIN = r"(?!_)[\w.+-]{1,40}(?<!_)"  # nothing in it that Markdown reads
+EMPTY = ("-", "(empty)")
+# Nothing in it that Markdown reads: no emphasis, no link.
+PLAIN = r"(?!www\.)(?:[A-Za-z0-9.+-]|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])){1,40}"
 
 
 def incident_record(
@@ -125,11 +127,8 @@ def _listed(value: object) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return _text(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _table(rows: list[dict[str, object]]) -> list[str]:
@@ -143,14 +142,22 @@ def _table(rows: list[dict[str, object]]) -> list[str]:
 
 
 def _sample_lines(sample: Mapping[str, object]) -> list[str]:
-    """A sample's plain short fields on one line, texts as they are; empty ones are left out."""
-    told = {key: _text(value) for key, value in sample.items() if value not in (None, "", [], {})}
-    plain = {key: text for key, text in told.items() if re.fullmatch(PLAIN, text)}
-    lines = [" · ".join(f"{key}: {text}" for key, text in plain.items())] if plain else []
-    for key, text in told.items():
+    """A sample's plain short fields on one line, and its texts as they are."""
+    shown = {key: _field(value) for key, value in sample.items()}
+    plain = [key for key, text in shown.items() if text in EMPTY or re.fullmatch(PLAIN, text)]
+    lines = [" · ".join(f"{key}: {shown[key]}" for key in plain)] if plain else []
+    for key, text in shown.items():
         if key not in plain:
             lines += ["", f"**{key}**", "", *_fenced(text)]
     return lines
+
+
+def _field(value: object) -> str:
+    if value == "":
+        return EMPTY[1]
+    if value in (None, [], {}):
+        return EMPTY[0]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _fenced(text: str) -> list[str]:

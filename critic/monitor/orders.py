@@ -5,7 +5,7 @@ Leaves out which level it is (`critic/monitor/decide.py`) and carrying actions o
 
 from collections.abc import Mapping, Sequence
 
-from critic.monitor.repair import CriticRecord, repairs
+from critic.monitor.repair import CriticRecord, at_chance, repairs
 from critic.monitor.settings import ActionKind, Channel, MonitorSettings
 from critic.monitor.state import Action, Level, MonitorState
 
@@ -48,7 +48,7 @@ def orders(
         "raise_real_share": settings.real_share,
     }
     kinds: tuple[ActionKind, ...] = ()
-    if target == "warn":
+    if target == "warn" and not at_chance(critic.auroc, settings):  # asked more, it says no more
         kinds = ("double_audit",)
     elif target == "intervene":
         kinds = tuple(dict.fromkeys(kind for c in channels for kind in CHANNEL_ACTIONS[c]))

@@ -5,20 +5,21 @@
                                       one that is not silenced, since it points at nothing
     silenced, and calm            ──► unsilence_critic, while it could be silenced once more
 
-A critic that never was any good is not worse than before, and nothing alarms: one that for
-`dead_checks` told nothing is warned of.
+A critic that never was any good does not get worse, so that nothing alarms: one whose verdicts are
+no better than chance is warned of, is no champion, and is not heard again.
 
 Pure functions. Leaves out what an alarm is (`critic/monitor/evidence.py`), and carrying orders out
 (`pipelines/run/monitoring.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from critic.monitor.readings import Frozen, Reading
-from critic.monitor.settings import ACCUSED, LOCATED, PARSED, ActionKind, MonitorSettings
+from critic.monitor.readings import Frozen, Reading, is_beyond, pool
+from critic.monitor.settings import ActionKind, MonitorSettings
 
 REPAIRS: tuple[ActionKind, ...] = ("silence_critic", "restore_critic", "retrain_critic")
-LEAST_READ = 0.5  # share of its critiques that must be read before a critic tells anything
+CHANCE = 0.5  # the AUROC of a critic that says nothing, the same of all, or anything at random
+BETTER = 2.0  # standard errors above it that are no luck: 2% of critics at chance pass
 
 
 class CriticRecord(Frozen):
@@ -30,38 +31,22 @@ class CriticRecord(Frozen):
             nor channel E alarmed.
         champion: the last check whose critic had signals none of which alarmed, nor would have if
             the next reading had been as bad.
-        idle: checks in a row at which it told nothing (`tells_nothing`), and was heard.
+        auroc: of its verdicts on the audit, at the latest `dead_checks` checks that have it.
     """
 
     bad: int = 0
     calm: int = 0
-    idle: int = 0
+    auroc: tuple[Reading, ...] = ()
     champion: int | None = None
-
-
-def tells_nothing(readings: Mapping[str, Reading | None]) -> bool:
-    """Whether a critic at work says nothing that helps: it is not read, or accuses at random.
-
-    One that names a step of so many solutions by chance locates no more of the flawed ones than it
-    accuses of the sound ones.
-
-    Args:
-        readings: of one check; without `critic_parsed` no critic is at work.
-    """
-    parsed, located, accused = (readings.get(name) for name in (PARSED, LOCATED, ACCUSED))
-    if parsed is None:
-        return False
-    if parsed.value < LEAST_READ:
-        return True
-    return located is not None and accused is not None and located.value <= accused.value
 
 
 def followed(
     record: CriticRecord,
     check: int,
+    settings: MonitorSettings,
     *,
     is_read: bool,
-    is_idle: bool,
+    auroc: Reading | None,
     alarms: bool,
     is_doubtful: bool,
     learner_alarms: bool,
@@ -72,20 +57,46 @@ def followed(
     Args:
         record: before it.
         check: its number.
-        is_read: whether what it says could be judged.
-        is_idle: whether it told nothing.
+        settings: thresholds.
+        is_read: whether any of the critic's signals has a reading.
+        auroc: of its verdicts; None where no critic is at work, or it could not be measured.
         alarms: whether one of them alarms.
         is_doubtful: whether another reading like one of these may be an alarm.
         learner_alarms: whether channel E alarms.
         is_silenced: whether the critic was silenced before the check.
     """
-    is_calm = is_silenced and is_read and not alarms and not learner_alarms
-    is_good = is_read and not alarms and not is_doubtful
+    latest = record.auroc
+    if auroc is not None and auroc.is_readable:
+        latest = (*latest, auroc)[-settings.dead_checks :]
+    knows = not at_chance(latest, settings)
+    is_calm = knows and is_silenced and is_read and not alarms and not learner_alarms
+    is_good = knows and is_read and not alarms and not is_doubtful
     return CriticRecord(
+        auroc=latest,
         bad=record.bad + 1 if alarms else 0,
         calm=record.calm + 1 if is_calm else 0,
-        idle=record.idle + 1 if is_idle and not is_silenced else 0,
         champion=check if is_good else record.champion,
+    )
+
+
+def at_chance(latest: Sequence[Reading], settings: MonitorSettings) -> str:
+    """That a critic's verdicts are no better than chance, with the figures; else an empty line.
+
+    AUROC does not depend on how many of the audited solutions are sound, and a critique that cannot
+    be read counts as undecided.
+
+    Args:
+        latest: AUROC at the latest checks.
+        settings: thresholds; fewer than `dead_checks` readings say nothing.
+    """
+    found = pool(latest)
+    if found is None or len(latest) < settings.dead_checks:
+        return ""
+    if is_beyond(Reading(value=found.value - CHANCE, error=found.error), BETTER):
+        return ""
+    return (
+        f"over {len(latest)} checks the critic's verdicts were no better than chance: AUROC "
+        f"{found.value:.2f} ± {found.error:.2g}"
     )
 
 

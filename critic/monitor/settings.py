@@ -27,7 +27,7 @@ CHANNELS: tuple[Channel, ...] = ("N", "E", "critic")
 GOLD = "gold_accuracy"
 # Either may be bought with the other, so both are weighed in one (`critic/monitor/evidence.py`).
 ACCUSED, LOCATED = "critic_false_accusations", "critic_location"
-PARSED = "critic_parsed"
+AUROC = "critic_auroc"  # alarms at no change; what it never rose above does (`repair.py`)
 
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -95,9 +95,9 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
     "training_reward": SignalRule(channel="E", bad="rising", matters=0.10, paired=True, lags=True),
     ACCUSED: SignalRule(channel="critic", bad="rising", matters=0.15),
     LOCATED: SignalRule(channel="critic", bad="falling", matters=0.15),
-    PARSED: SignalRule(channel="critic", bad="falling", matters=0.15),
     "critic_brier": SignalRule(channel="critic", bad="rising", matters=0.10),
     "critic_bias": SignalRule(channel="critic", bad="either", matters=0.20),
+    AUROC: SignalRule(channel="critic", bad="falling", matters=0.10, watched=False),
 }
 FED = "fed_accuracy"
 # Not among the defaults: where nothing is fed back it could never be read.
@@ -206,7 +206,7 @@ class MonitorSettings(BaseModel):
         ge=1,
         description="The monitor warns when in so many checks in a row most solutions were wrong "
         "and all fared alike, a round's rollouts or each gold task's: nothing is there to learn "
-        "from.",
+        "from; or when over so many the verdicts of a critic at work were no better than chance.",
     )
     temperature_step: PositiveFinite = Field(
         default=0.1, description="What raise_temperature adds to the sampling temperature."

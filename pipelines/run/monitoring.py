@@ -14,9 +14,8 @@ from critic.monitor.decide import Readings, begin, check, wants_more
 from critic.monitor.power import power_line
 from critic.monitor.probe import ProbeSample, probe_readings
 from critic.monitor.readings import Reading, pooled, settled
-from critic.monitor.repair import LEAST_READ
 from critic.monitor.replay import read_readings, readings_row
-from critic.monitor.settings import FED, PARSED, MonitorSettings
+from critic.monitor.settings import AUROC, FED, MonitorSettings
 from critic.monitor.state import Action, Health, MonitorState
 from data.records import signature
 from pipelines.game.audit import CriticAudit
@@ -27,6 +26,7 @@ from pipelines.settings.tables import Settings
 from pipelines.training.trainer import RoleTrainer
 
 MAX_TEMPERATURE = 1.5
+LEAST_READABLE = 0.5  # share of its critiques that must be read before a critic is compared with
 
 
 class RunMonitor:
@@ -45,7 +45,7 @@ class RunMonitor:
 
         Args:
             settings: thresholds.
-            critic_works: whether the critic points or is trained, so that it has to tell something.
+            critic_works: whether the critic is trained, or alone points: only then it has to know.
         """
         self.settings, self.state = settings, MonitorState()
         self.critic_works = critic_works
@@ -93,14 +93,14 @@ class RunMonitor:
         return readings | ({FED: fed_accuracy} if FED in self.settings.rules else {})
 
     def _read(self, bouts: Sequence[Bout], probe: Probe) -> Readings:
-        """The signals, without the critic's as long as it has never been readable."""
-        readings = read_signals(bouts, probe)
-        parsed = readings[PARSED]
-        self.critic_was_read |= parsed is not None and parsed.value >= LEAST_READ
+        """The signals; without those of which a critic that was never read would be a baseline."""
+        readings, parsed = read_signals(bouts, probe), _figure(probe.audit, "parsed")
+        self.critic_was_read |= parsed is not None and parsed.value >= LEAST_READABLE
         if not self.critic_was_read:
             rules = self.settings.rules
             readings |= {n: None for n in readings if n in rules and rules[n].channel == "critic"}
-        return readings | {PARSED: parsed if self.critic_works else None}
+        auroc = _figure(probe.audit, "auroc") if self.critic_works else None
+        return readings | {AUROC: auroc}
 
     @property
     def is_clean(self) -> bool:
@@ -154,8 +154,8 @@ def read_signals(bouts: Sequence[Bout], probe: Probe) -> Readings:
         "training_reward": signals.mean_of_fresh([*rewards.values()]),
         "critic_false_accusations": _figure(probe.audit, "false_accusations"),
         "critic_location": _figure(probe.audit, "location_accuracy"),
-        PARSED: _figure(probe.audit, "parsed"),
         "critic_brier": _figure(probe.audit, "brier"),
+        AUROC: _figure(probe.audit, "auroc"),
         "critic_bias": signals.critic_bias(fresh),
     }
 

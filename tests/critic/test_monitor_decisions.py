@@ -234,7 +234,7 @@ def test_a_silenced_critic_leaves_clean_checks_and_no_halt() -> None:
     for readings in [exact()] * 4 + [accuser()] * 2 + [silent] * 30:
         state, health = check(state, readings, SETTINGS)
     assert health.state == "ok" and state.last_clean_check == 35
-    assert health.missing == tuple(n for n in DEFAULT_RULES if n.startswith("critic_"))
+    assert health.missing == tuple(n for n in SETTINGS.active if n.startswith("critic_"))
 
 
 @pytest.mark.parametrize("table", [{"offers": ()}, {"max_interventions": 0}])

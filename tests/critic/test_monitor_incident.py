@@ -45,12 +45,12 @@ def test_record_says_what_happened_and_where_to_go_back_to() -> None:
 def test_samples_are_read_at_a_glance_and_nothing_of_them_is_left_out() -> None:
     record = incident([GOOD] * 2 + [{**GOOD, "gold_accuracy": 0.1}] * 4)
     sample = {"task": "61ef", "solution": "2 * 3 * 4", "reward": 1 / 3, "defect": None,
-              "begun_with": "", "marks": [], "length": 0, "said": "__all__"}  # fmt: skip
+              "begun_with": "", "marks": [], "length": 0, "said": "a._b_.c"}  # fmt: skip
     page = incident_markdown({**record, "samples": [sample], "num_samples": 1})
     _, shown = page.split("### 1\n\n")
-    assert shown.startswith("task: 61ef · reward: 0.3333 · length: 0\n\n**solution**\n\n```\n")
-    assert "```\n2 * 3 * 4\n```" in shown and "```\n__all__\n```" in shown  # no italics, no bold
-    assert "defect" not in shown and "marks" not in shown and "begun_with" not in shown
+    plain = "task: 61ef · reward: 0.333333 · defect: - · begun_with: (empty) · marks: - · length: 0"
+    assert shown.startswith(f"{plain}\n\n**solution**\n\n```\n2 * 3 * 4\n```\n")
+    assert "```\na._b_.c\n```" in shown, "it would be italic"
 
 
 def test_record_of_a_run_that_was_never_clean() -> None:

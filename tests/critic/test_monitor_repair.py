@@ -9,7 +9,7 @@ from monitor_cases import SETTINGS, Readings, exact, judge
 from critic.monitor.decide import begin, check
 from critic.monitor.evidence import WEIGHED, weigh_critic
 from critic.monitor.readings import Reading
-from critic.monitor.settings import DEFAULT_RULES, GOLD, MonitorSettings, table_of_run
+from critic.monitor.settings import AUROC, DEFAULT_RULES, GOLD, MonitorSettings, table_of_run
 from critic.monitor.state import Health, MonitorState
 
 CRITIC = [name for name, rule in DEFAULT_RULES.items() if rule.channel == "critic"]
@@ -43,24 +43,42 @@ def test_it_is_silenced_and_put_back_to_its_last_good_check_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "warned"),
+    ("auroc", "error", "warned"),
     [
-        ({"critic_parsed": 0.1, "critic_location": None, "critic_false_accusations": None}, True),
-        ({"critic_location": 0.1, "critic_false_accusations": 0.3}, True),  # at random
-        ({"critic_location": 0.4, "critic_false_accusations": 0.3}, False),
-        ({"critic_parsed": None, "critic_location": 0.1, "critic_false_accusations": 0.3}, False),
+        (0.5, 0.0, True),  # none of its critiques can be read
+        (0.55, 0.06, True),  # at random, with some luck
+        (0.3, 0.05, True),  # it clears the flawed and accuses the sound
+        (0.65, 0.06, False),
+        (None, 0.0, False),  # no critic is at work
     ],
 )
-def test_one_that_told_nothing_from_the_start_is_warned_of(told: dict, warned: bool) -> None:
-    """A critic with random weights was never better, so that nothing of it got worse."""
-    path = [exact(**told)] * (SETTINGS.dead_checks + 2)
-    _, verdicts = judge([*path, exact()])
-    states = [health.state for health in verdicts]
+def test_one_that_knows_nothing_is_warned_of(auroc: float, error: float, warned: bool) -> None:
+    """A critic with random weights was never better, so that nothing of it gets worse."""
+    told = {AUROC: None if auroc is None else Reading(value=auroc, error=error)}
+    state, verdicts = judge([{**exact(), **told}] * (SETTINGS.dead_checks + 3))
     silent = ["ok"] * (SETTINGS.dead_checks - 1)
-    assert states == [*silent, *(["warn"] * 3 if warned else ["ok"] * 3), "ok"]
-    assert orders(verdicts) == ({"double_audit": [4]} if warned else {}), "it is asked, no more"
-    if warned:
-        assert verdicts[-2].reasons[0] == "for 7 checks the critic told nothing"
+    assert [health.state for health in verdicts] == [*silent, *["warn" if warned else "ok"] * 4]
+    assert not orders(verdicts), "asked more often, it says no more"
+    assert state.critic.champion == (3 if warned else 7), "before it was known to know nothing"
+    said = "over 5 checks the critic's verdicts were no better than chance: AUROC"
+    assert (said in verdicts[-1].reasons[0]) if warned else not verdicts[-1].reasons
+    for readings in [{**exact(), AUROC: Reading(value=0.9, error=0.02)}] * 3:
+        state, health = check(state, readings, SETTINGS)
+    assert health.state == "ok", "it has learned"
+
+
+def test_silenced_one_that_knows_nothing_is_not_heard_again() -> None:
+    told = {AUROC: Reading(value=0.5, error=0.05)}
+    path = [exact()] * 4 + [accuser()] * 2 + [exact()] * 8
+    _, verdicts = judge([{**row, **told} for row in path])
+    assert "silence_critic" in orders(verdicts) and "unsilence_critic" not in orders(verdicts)
+    assert verdicts[-1].state == "ok", "a silenced critic decides nothing"
+
+
+def test_checks_without_its_verdicts_are_left_out_of_the_count() -> None:
+    told = {AUROC: Reading(value=0.5, error=0.05)}
+    _, verdicts = judge([{**exact(), **told}, exact()] * SETTINGS.dead_checks)
+    assert [health.state for health in verdicts] == ["ok"] * 8 + ["warn"] * 2
 
 
 def test_it_is_heard_again_when_its_signals_are_calm() -> None:
