@@ -55,10 +55,10 @@ def test_a_halted_run_is_read_though_its_last_round_was_not_examined(tmp_path: P
 def test_a_run_that_was_halted_has_not_recovered_but_lost_nothing() -> None:
     shown = table(
         {
-            "alone/0": run(0.4, 0.4, 0.4),  # of the seed that chose the temperature
-            "alone/1": run(0.3, 0.2, 0.2),
-            "halts/1": run(0.3, 0.2, halted=True),
-            "intervenes/1": run(0.3, 0.4, 0.38),
+            "alone/0": run(0.4, 0.4, 0.4),  # of a seed that served a choice
+            "alone/7": run(0.3, 0.2, 0.2),
+            "halts/7": run(0.3, 0.2, halted=True),
+            "intervenes/7": run(0.3, 0.4, 0.38),
         }
     ).splitlines()
     cells = {line.split("|")[1].strip(): line.split("|") for line in shown[2:]}
