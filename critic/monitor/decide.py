@@ -40,7 +40,7 @@ from critic.monitor.facts import facts
 from critic.monitor.orders import CHANNEL_ACTIONS, may_act, may_help, orders
 from critic.monitor.readings import Reading
 from critic.monitor.remember import SignalState, observe
-from critic.monitor.repair import CriticRecord, at_chance, followed
+from critic.monitor.repair import CriticRecord, at_chance, followed, since_repair
 from critic.monitor.settings import (
     ACCUSED,
     AUROC,
@@ -131,7 +131,7 @@ def check(
             evidence.e_persisted if level == "intervene" or evidence.streaks["E"] else None
         ),
         last_clean_check=state.num_checks if evidence.is_clean else state.last_clean_check,
-        critic=evidence.critic,
+        critic=since_repair(evidence.critic, [action.kind for action in actions]),
     )
     held = "" if target == level else f"{level} is held: {calm} of {settings.calm_checks} calm"
     return following, Health(

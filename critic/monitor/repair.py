@@ -5,21 +5,22 @@
                                       one that is not silenced, since it points at nothing
     silenced, and calm            ──► unsilence_critic, while it could be silenced once more
 
-A critic that never was any good does not get worse, so that nothing alarms: one whose verdicts are
-no better than chance is warned of, is no champion, and is not heard again.
+A critic that never was any good does not get worse, so that nothing alarms: one whose verdicts stay
+at chance is warned of, has no champion to go back to, and is not heard again.
 
 Pure functions. Leaves out what an alarm is (`critic/monitor/evidence.py`), and carrying orders out
 (`pipelines/run/monitoring.py`).
 """
 
+import statistics
 from collections.abc import Sequence
 
-from critic.monitor.readings import Frozen, Reading, is_beyond, pool
+from critic.monitor.readings import Frozen, Reading, is_beyond
 from critic.monitor.settings import ActionKind, MonitorSettings
 
 REPAIRS: tuple[ActionKind, ...] = ("silence_critic", "restore_critic", "retrain_critic")
 CHANCE = 0.5  # the AUROC of a critic that says nothing, the same of all, or anything at random
-BETTER = 2.0  # standard errors above it that are no luck: 2% of critics at chance pass
+BETTER = 2.0  # standard errors above it that are not luck: 2% of critics at chance pass
 
 
 class CriticRecord(Frozen):
@@ -31,13 +32,13 @@ class CriticRecord(Frozen):
             nor channel E alarmed.
         champion: the last check whose critic had signals none of which alarmed, nor would have if
             the next reading had been as bad.
-        auroc: of its verdicts on the audit, at the latest `dead_checks` checks that have it.
+        auroc: of its verdicts on the audit, at the latest `chance_checks` checks that have it.
     """
 
     bad: int = 0
     calm: int = 0
-    auroc: tuple[Reading, ...] = ()
     champion: int | None = None
+    auroc: tuple[Reading, ...] = ()
 
 
 def followed(
@@ -67,36 +68,44 @@ def followed(
     """
     latest = record.auroc
     if auroc is not None and auroc.is_readable:
-        latest = (*latest, auroc)[-settings.dead_checks :]
+        latest = (*latest, auroc)[-max(settings.chance_checks, 1) :]
     knows = not at_chance(latest, settings)
     is_calm = knows and is_silenced and is_read and not alarms and not learner_alarms
     is_good = knows and is_read and not alarms and not is_doubtful
     return CriticRecord(
-        auroc=latest,
         bad=record.bad + 1 if alarms else 0,
         calm=record.calm + 1 if is_calm else 0,
-        champion=check if is_good else record.champion,
+        champion=check if is_good else record.champion if knows else None,
+        auroc=latest,
     )
+
+
+def since_repair(record: CriticRecord, ordered: Sequence[ActionKind]) -> CriticRecord:
+    """The record after a check's orders: what was measured of other weights is forgotten."""
+    changed = {"restore_critic", "retrain_critic"} & set(ordered)
+    return record.model_copy(update={"auroc": ()}) if changed else record
 
 
 def at_chance(latest: Sequence[Reading], settings: MonitorSettings) -> str:
     """That a critic's verdicts are no better than chance, with the figures; else an empty line.
 
     AUROC does not depend on how many of the audited solutions are sound, and a critique that cannot
-    be read counts as undecided.
+    be read counts as undecided. Every audit is of the same solutions, whose luck the mean of
+    several keeps: its error is the mean of theirs.
 
     Args:
         latest: AUROC at the latest checks.
-        settings: thresholds; fewer than `dead_checks` readings say nothing.
+        settings: thresholds; fewer than `chance_checks` readings say nothing.
     """
-    found = pool(latest)
-    if found is None or len(latest) < settings.dead_checks:
+    if not settings.chance_checks or len(latest) < settings.chance_checks:
         return ""
-    if is_beyond(Reading(value=found.value - CHANCE, error=found.error), BETTER):
+    value = statistics.fmean(one.value for one in latest)
+    error = statistics.fmean(one.error for one in latest)
+    if is_beyond(Reading(value=value - CHANCE, error=error), BETTER):
         return ""
     return (
         f"over {len(latest)} checks the critic's verdicts were no better than chance: AUROC "
-        f"{found.value:.2f} ± {found.error:.2g}"
+        f"{value:.2f} ± {error:.2g}"
     )
 
 

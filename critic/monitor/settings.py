@@ -27,7 +27,7 @@ CHANNELS: tuple[Channel, ...] = ("N", "E", "critic")
 GOLD = "gold_accuracy"
 # Either may be bought with the other, so both are weighed in one (`critic/monitor/evidence.py`).
 ACCUSED, LOCATED = "critic_false_accusations", "critic_location"
-AUROC = "critic_auroc"  # alarms at no change; what it never rose above does (`repair.py`)
+AUROC = "critic_auroc"  # no change of it alarms; where it stays at chance (`repair.py`) does
 
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -206,7 +206,13 @@ class MonitorSettings(BaseModel):
         ge=1,
         description="The monitor warns when in so many checks in a row most solutions were wrong "
         "and all fared alike, a round's rollouts or each gold task's: nothing is there to learn "
-        "from; or when over so many the verdicts of a critic at work were no better than chance.",
+        "from.",
+    )
+    chance_checks: int = Field(
+        default=5,
+        ge=0,
+        description="The monitor warns when over so many checks the verdicts of a critic at work, "
+        "one that is trained or points without code, were no better than chance; 0 never does.",
     )
     temperature_step: PositiveFinite = Field(
         default=0.1, description="What raise_temperature adds to the sampling temperature."

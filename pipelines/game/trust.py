@@ -32,8 +32,7 @@ NUM_ROUNDS = 3  # a round's audit has some 16 tasks
 
 def leaves_open(table: PointingTable) -> bool:
     """Whether a critic points where no code confirms it, so that some of its word stays open."""
-    by_critic = table.source == "critic" or (table.source == "cheapest" and not table.step_checks)
-    return by_critic and table.confirm
+    return table.by_critic and table.confirm
 
 
 class Trust:

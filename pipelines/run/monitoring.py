@@ -45,7 +45,7 @@ class RunMonitor:
 
         Args:
             settings: thresholds.
-            critic_works: whether the critic is trained, or alone points: only then it has to know.
+            critic_works: whether the critic is trained, or points without code.
         """
         self.settings, self.state = settings, MonitorState()
         self.critic_works = critic_works

@@ -110,9 +110,7 @@ class Run:
         self.critic_game = CriticGame(self.referee, critic, self.round_log.remark, agreed)
         self.resets = Resets(settings.pointing, settings.run.seed)
         self.examiner = Examiner(self.referee, learner, critic, held_out, gather_object, self.pool)
-        trains_critic = settings.critic.imitation_steps + settings.critic.steps_per_round > 0
-        critic_works = trains_critic or settings.pointing.source == "critic"
-        self.monitor = RunMonitor(settings.monitor, critic_works=critic_works)
+        self.monitor = RunMonitor(settings.monitor, critic_works=settings.critic_works)
         self.interventions = Interventions()
         self.selection = Selection(self.examiner, self.tasks.selection, self.round_log, settings)
         kept_out = [*held_out.all(), *self.tasks.selection]

@@ -89,3 +89,8 @@ class PointingTable(Table):
         description="How strongly those beginnings are preferred from which about half of the "
         "continuations should pass; 0 draws all alike.",
     )
+
+    @property
+    def by_critic(self) -> bool:
+        """Whether the critic points, and no code in its place."""
+        return self.source == "critic" or (self.source == "cheapest" and not self.step_checks)

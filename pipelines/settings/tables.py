@@ -240,6 +240,12 @@ class Settings(Table):
         )
         return tables | {"monitor": table}
 
+    @property
+    def critic_works(self) -> bool:
+        """Whether the critic is trained, or points without code: only then it has to know."""
+        trained = self.critic.imitation_steps + self.critic.steps_per_round > 0
+        return trained or self.pointing.by_critic
+
     @model_validator(mode="after")
     def _check_offers(self) -> "Settings":
         offers = self.monitor.offers

@@ -46,7 +46,7 @@ def test_it_is_silenced_and_put_back_to_its_last_good_check_at_once() -> None:
     ("auroc", "error", "warned"),
     [
         (0.5, 0.0, True),  # none of its critiques can be read
-        (0.55, 0.06, True),  # at random, with some luck
+        (0.55, 0.03, True),  # at random, with some luck, which stays as long as the audit does
         (0.3, 0.05, True),  # it clears the flawed and accuses the sound
         (0.65, 0.06, False),
         (None, 0.0, False),  # no critic is at work
@@ -55,11 +55,11 @@ def test_it_is_silenced_and_put_back_to_its_last_good_check_at_once() -> None:
 def test_one_that_knows_nothing_is_warned_of(auroc: float, error: float, warned: bool) -> None:
     """A critic with random weights was never better, so that nothing of it gets worse."""
     told = {AUROC: None if auroc is None else Reading(value=auroc, error=error)}
-    state, verdicts = judge([{**exact(), **told}] * (SETTINGS.dead_checks + 3))
-    silent = ["ok"] * (SETTINGS.dead_checks - 1)
+    state, verdicts = judge([{**exact(), **told}] * (SETTINGS.chance_checks + 3))
+    silent = ["ok"] * (SETTINGS.chance_checks - 1)
     assert [health.state for health in verdicts] == [*silent, *["warn" if warned else "ok"] * 4]
     assert not orders(verdicts), "asked more often, it says no more"
-    assert state.critic.champion == (3 if warned else 7), "before it was known to know nothing"
+    assert state.critic.champion == (None if warned else 7)
     said = "over 5 checks the critic's verdicts were no better than chance: AUROC"
     assert (said in verdicts[-1].reasons[0]) if warned else not verdicts[-1].reasons
     for readings in [{**exact(), AUROC: Reading(value=0.9, error=0.02)}] * 3:
@@ -77,8 +77,21 @@ def test_silenced_one_that_knows_nothing_is_not_heard_again() -> None:
 
 def test_checks_without_its_verdicts_are_left_out_of_the_count() -> None:
     told = {AUROC: Reading(value=0.5, error=0.05)}
-    _, verdicts = judge([{**exact(), **told}, exact()] * SETTINGS.dead_checks)
+    _, verdicts = judge([{**exact(), **told}, exact()] * SETTINGS.chance_checks)
     assert [health.state for health in verdicts] == ["ok"] * 8 + ["warn"] * 2
+
+
+def test_what_was_measured_of_other_weights_is_forgotten_with_them() -> None:
+    low, high = (({AUROC: Reading(value=value, error=0.02)}) for value in (0.5, 0.9))
+    good = [{**exact(), **high}] * 4
+    state, verdicts = judge([*good, *[{**accuser(), **low}] * 2])
+    assert orders(verdicts)["restore_critic"] == [5] and not state.critic.auroc
+
+
+def test_nobody_is_warned_where_no_checks_are_asked_for() -> None:
+    told = {AUROC: Reading(value=0.5, error=0.0)}
+    _, verdicts = judge([{**exact(), **told}] * 8, MonitorSettings(chance_checks=0))
+    assert {health.state for health in verdicts} == {"ok"}
 
 
 def test_it_is_heard_again_when_its_signals_are_calm() -> None:

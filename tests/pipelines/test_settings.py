@@ -37,6 +37,24 @@ def test_our_configurations_load_and_survive_a_round_trip(checkout: Path, name: 
     assert parse_settings(json.loads(dump_settings(settings))) == settings
 
 
+@pytest.mark.parametrize(
+    ("overrides", "works"),
+    [
+        (["critic.imitation_steps=1"], True),
+        (["critic.steps_per_round=1"], True),
+        ([], False),  # code points, where it can
+        (["pointing.step_checks=false"], True),
+        (["pointing.source=critic"], True),
+        (["pointing.source=none"], False),
+    ],
+)
+def test_a_critic_is_at_work_that_is_trained_or_points_without_code(
+    smallest: Path, overrides: list[str], works: bool
+) -> None:
+    idle = ["critic.imitation_steps=0", "critic.steps_per_round=0"]
+    assert load_settings(smallest, [*idle, *overrides]).critic_works == works
+
+
 def test_overrides_are_toml_or_a_bare_word(smallest: Path) -> None:
     settings = load_settings(smallest, [
         "run.rounds=7", "tasks.family=basic_arithmetic", "learner.grpo.learning_rate=1e-5",
