@@ -109,11 +109,18 @@ def randomize(base: Path, path: Path) -> None:
 
 
 def outcome(directory: Path) -> dict[str, object]:
-    """The gold probe's accuracy and the monitor's level, round by round, and what it said last."""
+    """Accuracy and the monitor's level, round by round, what it said last, and of which commit."""
     rows = list(map(json.loads, (directory / "metrics.jsonl").read_text().splitlines()))
     read = [row for row in rows if row["kind"] in (COLD_START, "round")]
     rounds = [row for row in read if row["kind"] == "round"]
+    examined = {when: directory / f"{when}.json" for when in ("before", "after")}
     return {
+        "commit": json.loads((directory / "versions.json").read_text())["commit"],
+        "held_out": {
+            when: json.loads(path.read_text())["figures"]["mean_at_k"]
+            for when, path in examined.items()
+            if path.exists()  # a halted run is not examined at its end
+        },
         "gold_accuracy": [row["monitor/signals"]["gold_accuracy"] for row in read],
         "states": [row["monitor/state"] for row in rounds],
         "orders": [[one["kind"] for one in row["monitor/actions"]] for row in rounds],
@@ -125,13 +132,14 @@ def outcome(directory: Path) -> dict[str, object]:
 def table(results: Mapping[str, Mapping]) -> str:
     """One row per run."""
     lines = [
-        "| run/arm/seed | gold accuracy, round by round | the monitor | what it said at the end |",
-        "|---|---|---|---|",
+        "| run/arm/seed | held out | gold probe, by round | the monitor | what it said last |",
+        "|---|---|---|---|---|",
     ]
     for name, found in sorted(results.items()):
         curve = ", ".join("-" if one is None else f"{one:.2f}" for one in found["gold_accuracy"])
+        held_out = " → ".join(f"{100 * one:.1f}%" for one in found["held_out"].values())
         why = found["reasons"][0] if found["reasons"] else ""
-        lines.append(f"| {name} | {curve} | {', '.join(found['states'])} | {why} |")
+        lines.append(f"| {name} | {held_out} | {curve} | {', '.join(found['states'])} | {why} |")
     return "\n".join(lines)
 
 

@@ -35,11 +35,24 @@ def test_an_arm_spoils_one_thing(config: Path, arm: str) -> None:
         load_settings(config, overrides_of(Job(config, one, 3))) for one in (arm, "none")
     )
     assert found.run.seed == plain.run.seed == 3
-    assert found.rewards.shuffled == (arm == "shuffled")
-    untaught = found.critic.imitation_steps < plain.critic.imitation_steps
-    assert untaught == (arm == "random_critic")
-    rates = [float(str(one.learner.grpo["learning_rate"])) for one in (found, plain)]
-    assert rates[0] == pytest.approx(rates[1] * (30 if arm == "rate_x30" else 1))
+    found_tables, plain_tables = found.model_dump(), plain.model_dump()
+    spoiled = {
+        f"{table}.{key}": value
+        for table, keys in found_tables.items()
+        for key, value in (keys or {}).items()
+        if value != plain_tables[table][key]
+    }
+    rate = {**plain.learner.grpo}
+    rate["learning_rate"] = pytest.approx(30 * rate["learning_rate"])
+    assert (
+        spoiled
+        == {
+            "none": {},
+            "shuffled": {"rewards.shuffled": True},
+            "random_critic": {"critic.imitation_steps": 0},
+            "rate_x30": {"learner.grpo": rate},
+        }[arm]
+    )
 
 
 def test_a_result_counts_only_if_it_was_played_as_its_arm_is_today() -> None:
@@ -55,8 +68,9 @@ def test_one_arm_alone_is_given_a_random_critic(judgeable: Path, tmp_path: Path)
     base = tmp_path / "tiny" / "base" / "0"
     shutil.copytree(judgeable, base)
     (base / "cold_start.json").touch()
-    plain = base_of(Job(CONFIGS[0], "none", 0), tmp_path)
-    assert plain == [f"sft.directory={base}"]
+    plain = [f"sft.directory={base}"]
+    for arm in ("none", "shuffled", "rate_x30"):
+        assert base_of(Job(CONFIGS[0], arm, 0), tmp_path) == plain
     spoiled = base_of(Job(CONFIGS[0], "random_critic", 0), tmp_path)
     (critic,) = [one.removeprefix("critic.model=") for one in spoiled if one not in plain]
     assert Path(critic, "config.json").exists() and Path(critic) != base
@@ -76,7 +90,10 @@ def test_a_random_critic_knows_nothing_of_its_base(judgeable: Path, tmp_path: Pa
 
 
 def test_the_table_shows_how_a_run_went_and_what_was_said() -> None:
-    found = {"gold_accuracy": [0.5, None], "states": ["ok", "halt"], "reasons": ["E alarms", "x"]}
+    found = {
+        "held_out": {"before": 0.004, "after": 0.86}, "gold_accuracy": [0.5, None],
+        "states": ["ok", "halt"], "reasons": ["E alarms", "x"],
+    }  # fmt: skip
     assert table({"tiny/none/0": found}).splitlines()[-1] == (
-        "| tiny/none/0 | 0.50, - | ok, halt | E alarms |"
+        "| tiny/none/0 | 0.4% → 86.0% | 0.50, - | ok, halt | E alarms |"
     )

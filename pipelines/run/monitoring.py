@@ -95,11 +95,11 @@ class RunMonitor:
     def _read(self, bouts: Sequence[Bout], probe: Probe) -> Readings:
         """The signals; without those of which a critic that was never read would be a baseline."""
         readings, parsed = read_signals(bouts, probe), _figure(probe.audit, "parsed")
+        auroc = readings[AUROC] if self.critic_works else None
         self.critic_was_read |= parsed is not None and parsed.value >= LEAST_READABLE
         if not self.critic_was_read:
             rules = self.settings.rules
             readings |= {n: None for n in readings if n in rules and rules[n].channel == "critic"}
-        auroc = _figure(probe.audit, "auroc") if self.critic_works else None
         return readings | {AUROC: auroc}
 
     @property

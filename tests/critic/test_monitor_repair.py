@@ -54,8 +54,8 @@ def test_it_is_silenced_and_put_back_to_its_last_good_check_at_once() -> None:
 )
 def test_one_that_knows_nothing_is_warned_of(auroc: float, error: float, warned: bool) -> None:
     """A critic with random weights was never better, so that nothing of it gets worse."""
-    told = {AUROC: None if auroc is None else Reading(value=auroc, error=error)}
-    state, verdicts = judge([{**exact(), **told}] * (SETTINGS.chance_checks + 3))
+    verdict = {AUROC: None if auroc is None else Reading(value=auroc, error=error)}
+    state, verdicts = judge([{**exact(), **verdict}] * (SETTINGS.chance_checks + 3))
     silent = ["ok"] * (SETTINGS.chance_checks - 1)
     assert [health.state for health in verdicts] == [*silent, *["warn" if warned else "ok"] * 4]
     assert not orders(verdicts), "asked more often, it says no more"
@@ -68,16 +68,16 @@ def test_one_that_knows_nothing_is_warned_of(auroc: float, error: float, warned:
 
 
 def test_silenced_one_that_knows_nothing_is_not_heard_again() -> None:
-    told = {AUROC: Reading(value=0.5, error=0.05)}
+    verdict = {AUROC: Reading(value=0.5, error=0.05)}
     path = [exact()] * 4 + [accuser()] * 2 + [exact()] * 8
-    _, verdicts = judge([{**row, **told} for row in path])
+    _, verdicts = judge([{**row, **verdict} for row in path])
     assert "silence_critic" in orders(verdicts) and "unsilence_critic" not in orders(verdicts)
     assert verdicts[-1].state == "ok", "a silenced critic decides nothing"
 
 
 def test_checks_without_its_verdicts_are_left_out_of_the_count() -> None:
-    told = {AUROC: Reading(value=0.5, error=0.05)}
-    _, verdicts = judge([{**exact(), **told}, exact()] * SETTINGS.chance_checks)
+    verdict = {AUROC: Reading(value=0.5, error=0.05)}
+    _, verdicts = judge([{**exact(), **verdict}, exact()] * SETTINGS.chance_checks)
     assert [health.state for health in verdicts] == ["ok"] * 8 + ["warn"] * 2
 
 
@@ -89,8 +89,8 @@ def test_what_was_measured_of_other_weights_is_forgotten_with_them() -> None:
 
 
 def test_nobody_is_warned_where_no_checks_are_asked_for() -> None:
-    told = {AUROC: Reading(value=0.5, error=0.0)}
-    _, verdicts = judge([{**exact(), **told}] * 8, MonitorSettings(chance_checks=0))
+    verdict = {AUROC: Reading(value=0.5, error=0.0)}
+    _, verdicts = judge([{**exact(), **verdict}] * 8, MonitorSettings(chance_checks=0))
     assert {health.state for health in verdicts} == {"ok"}
 
 
