@@ -36,6 +36,7 @@ from critic.monitor.replay import COLD_START
 LOCKS = defaultdict[str, Lock](Lock)
 NUM_BASES = 4
 NUM_DEV = 5  # seeds on which the baselines' thresholds are chosen
+UNSEEN = {"sums": 16, "doublings": 10}  # the first seeds on which what leads was not chosen
 NUM_ROUNDS = 24
 NUM_SHORT = 12  # of an arm that has long collapsed by then
 RATE = 3e-4
@@ -263,16 +264,21 @@ def show(results: Mapping[str, Mapping]) -> str:
         own = [(job, run) for job, run in named if job.family in chosen]
         fresh = [(job, run) for job, run in own if not is_dev(job)]
         parts += [f"## {' and '.join(chosen)}", *tables_of(fresh or own)]
-        by_stage = [
-            [(ARMS[job.arm].kind == "healthy", run) for job, run in own if is_dev(job) == dev]
-            for dev in (True, False)
-        ]
-        if all(by_stage):
-            parts.insert(len(parts) - 1, detector_table(*by_stage))
+        dev = [(job, run) for job, run in own if is_dev(job)]
+        if dev and fresh:
+            parts.insert(len(parts) - 1, detector_table(kinds(dev), kinds(fresh)))
     dev = [(job, run) for job, run in named if is_dev(job)]
+    if unseen := [(job, run) for job, run in named if job.seed >= UNSEEN[job.family]]:
+        parts += ["## seeds that what leads was not chosen on", tables_of(unseen)[0]]
+        parts += [detector_table(kinds(dev), kinds(unseen))] if dev else []
     if len(dev) < len(named):
         parts += [f"## the first {NUM_DEV} seeds", *tables_of(dev)[:1]]
     return "\n\n".join(parts)
+
+
+def kinds(runs: Sequence[tuple[Job, Mapping]]) -> list[tuple[bool, Mapping]]:
+    """Whether each is healthy by design, and the run."""
+    return [(ARMS[job.arm].kind == "healthy", run) for job, run in runs]
 
 
 def tables_of(runs: Sequence[tuple[Job, Mapping]]) -> list[str]:
