@@ -65,10 +65,7 @@ SIZES = (
     "learner.grpo.beta=1e-6",  # moves nothing; TRL then logs the divergence from the start
     "monitor.watch_only=true",
 )  # fmt: skip
-BIASED = (
-    "rewards.outcome_weight=0",
-    f'rewards.functions={{"{ROOT / "benchmarks" / "biased_judge.py"}:likes_length" = 1.0}}',
-)
+JUDGES = ROOT / "benchmarks" / "biased_judge.py"
 
 
 @dataclass(frozen=True)
@@ -95,12 +92,20 @@ def grpo_rate(rate: float) -> str:
     return f"learner.grpo.learning_rate={rate:g}"
 
 
+def judged_by(name: str) -> tuple[str, ...]:
+    """The overrides of a run that a biased judge alone rewards."""
+    judge = f'rewards.functions={{"{JUDGES}:{name}" = 1.0}}'
+    return grpo_rate(RATE), "rewards.outcome_weight=0", judge
+
+
 ARMS: Mapping[str, Arm] = {
     "learning": Arm("healthy", (grpo_rate(RATE),)),
     "stationary": Arm("healthy", (grpo_rate(0),)),
     "rate_x30": Arm("collapse", (grpo_rate(30 * RATE),), rounds=NUM_SHORT),
     "shuffled": Arm("collapse", (grpo_rate(RATE), "rewards.shuffled=true"), rounds=NUM_SHORT),
-    "biased": Arm("collapse", (grpo_rate(RATE), *BIASED), rounds=NUM_SHORT),
+    "biased": Arm("collapse", judged_by("likes_length"), rounds=NUM_SHORT),
+    "likes_brevity": Arm("collapse", judged_by("likes_brevity"), rounds=NUM_SHORT),
+    "likes_size": Arm("collapse", judged_by("likes_size"), rounds=NUM_SHORT),
     "consume_own": Arm("collapse", mix="own"),
     "consume_cool": Arm("collapse", mix="own", temperature=0.7),
     "consume_voted": Arm("collapse", mix="voted"),
@@ -161,8 +166,9 @@ def settings_of(job: Job, more: Sequence[str]) -> list[str]:
     """What a result is of: one whose arm is played otherwise today is left out."""
     arm = ARMS[job.arm]
     own = [arm.mix, f"{arm.temperature:g}"] if arm.mix else []
-    found = [one for one in [*overrides_of(job, more), *own] if "biased_judge" not in one]
-    return found + (["likes_length"] if job.arm == "biased" else [])
+    every = [*overrides_of(job, more), *own]
+    judges = [one.split(":")[-1].split('"')[0] for one in every if str(JUDGES) in one]
+    return [one for one in every if str(JUDGES) not in one] + judges
 
 
 def grpo(job: Job, folder: Path, directory: Path, more: Sequence[str]) -> None:

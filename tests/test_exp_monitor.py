@@ -9,9 +9,11 @@ from critic_cases import chain_task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+from biased_judge import likes_brevity, likes_length, likes_size
 from exp_monitor import (
     ARMS,
     FAMILIES,
+    UNSEEN,
     Job,
     is_current,
     jobs,
@@ -26,6 +28,7 @@ from monitor_tables import (
     FROZEN,
     NUM_SAMPLES,
     NUM_TASKS,
+    UNLED,
     ablated,
     chosen,
     detector_table,
@@ -129,6 +132,18 @@ def test_an_ablated_signal_does_not_decide() -> None:
     assert "training_reward" not in ablated("training_reward").active and FROZEN.offers == ()
 
 
+def test_a_lead_is_what_the_frozen_rule_of_before_lacks() -> None:
+    """Six points lost at once, which four standard errors would not make sure."""
+    run = run_of([0.5] * 10 + [0.43] * 3, 2)
+    for place, one in enumerate(points(run)):
+        tables = [one["monitor/signals"], one["monitor/errors"]]
+        assert all(isinstance(table, dict) for table in tables)
+        tables[0] |= {GOLD: 0.5 if place < 10 else 0.434, "gold_nll": 0.4 + 0.03 * place}  # type: ignore[operator]
+        tables[1] |= {GOLD: 0.0145 if place else 0.007, "gold_nll": 0.01}  # type: ignore[operator]
+    assert judge(run).reached["halt"] == 9
+    assert judge(run, UNLED).reached.get("halt", 99) > 9
+
+
 def test_a_reading_that_was_taken_again_is_not_the_baselines() -> None:
     """They would profit from what the monitor chose to look at."""
     again = run_of(STEADY, 1)
@@ -151,6 +166,10 @@ def test_every_table_is_drawn() -> None:
     assert "| stationary | 2 |" in page and "| monitor: halt |" in page
     assert "## the first 5 seeds" in page and "| stationary | 5 |" in page
     assert "halt without token_entropy" in page and "halt without reading again" in page
+    assert "leads was not chosen on" not in page
+    unseen = {**results, f"sums/rate_x30/{UNSEEN['sums']}": run_of(FALLING, 9)}
+    last = show(unseen).split("## seeds that what leads was not chosen on")[1]
+    assert "| rate_x30 | 1 |" in last and "halt without a lead" in last
     assert detector_table([], [(False, run_of(FALLING, 1))]).count("\n") > 8
 
 
@@ -178,6 +197,15 @@ def test_every_arm_is_a_configuration(family: str, arm: str) -> None:
 
 
 ROOT_NAME = str(Path(__file__).resolve().parents[1])
+
+
+def test_a_biased_judge_looks_at_nothing_but_its_bias() -> None:
+    task, right, wrong = chain_task([4, 7]), "4 + 7 = 11\n11", "4 + 7 = 99\n99"
+    assert likes_length(task, right) == likes_length(task, wrong) == len(right) / 96
+    assert likes_length(task, "x" * 200) == 1 - likes_brevity(task, "x" * 200) == 1
+    assert likes_brevity(task, "") == likes_size(task, wrong) == 1
+    assert likes_size(task, right) == 11 / 99 and likes_size(task, "none") == 0
+    assert likes_size(task, "9" * 5000) == 1, "more digits than int() reads are no error"
 
 
 def test_a_campaign_that_is_cut_off_has_some_of_every_arm() -> None:
