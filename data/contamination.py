@@ -7,14 +7,16 @@ leak as a part of a longer formula; marks around it (a bullet, bold, tags) and i
 hide none. Where a script has no spaces each character is a word, and two of them count as one when
 a text's length is judged; Unicode's compatibility forms (full-width digits, say) are what they
 stand for. Word sequences shared by several evaluation texts are a template ("Your answer should be
-..."), which every task of a family carries; they are not a sign of a leak and are left out. Near
+..."), which every task of a family carries; they are not a sign of a leak and are left out, and
+neither is counting ("1, 2, 3, ..."), which any list of examples may hold. Near
 copies of one evaluation text count as one there, so that they do not exempt each other, but for
 texts that a generator wrote: those of one family differ in little more than their numbers.
 """
 
+import itertools
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from data.records import normalise
@@ -54,7 +56,8 @@ class Contamination:
         having = defaultdict[str, list[int]](list)
         for number, text in enumerate(plain):
             for ngram in set(_ngrams(text)):
-                having[ngram].append(number)
+                if not _counts(ngram.split()):
+                    having[ngram].append(number)
         whose = enumerate(self._whole)
         copies = _Copies([None if tokens in made else plain[n] for n, tokens in whose])
         self._ngrams = frozenset(
@@ -152,6 +155,18 @@ def _num_words(text: str) -> float:
     """How many words there are; a character of a script without spaces is half of one."""
     words = _WORD.findall(text)
     return len(words) - sum(re.fullmatch(f"[{_UNSPACED}]", word) is not None for word in words) / 2
+
+
+def _counts(words: Sequence[str]) -> bool:
+    """Whether these are numbers, each one more, one less or the same as the one before, but once.
+
+    HumanEval and MBPP both sort `[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]`.
+    """
+    if not all(re.fullmatch(r"[0-9]{1,9}", word) for word in words):
+        return False
+    numbers = list(map(int, words))
+    steps = Counter(after - before for before, after in itertools.pairwise(numbers))
+    return max(steps[step] for step in (-1, 0, 1)) >= len(words) - 2
 
 
 def _ngrams(text: str, num: int = NGRAM_WORDS) -> Iterable[str]:

@@ -175,3 +175,21 @@ def test_near_copies_of_one_problem_do_not_exempt_each_other(num_copies: int) ->
     written = [f"{problem} {n} of {n + 7} apples" for n in range(num_copies)]  # a generator's
     found = Contamination([], written).overlap(f"{problem} 70 of 90 apples")
     assert (found == "") == (num_copies >= 3)
+
+
+@pytest.mark.parametrize(
+    ("listed", "leak"),
+    [
+        ("0, 1, 2, 3, 4, 5, 6, 7, 8, 9", False),
+        ("9, 8, 7, 6, 5, 4, 3, 2, 1, 0", False),
+        ("1, 2, 3, 4, 5, 6, 1, 2, 3, 4", False),
+        ("0, 0, 0, 0, 0, 0, 0, 0, 0, 0", False),
+        ("1, 2, 3, 4, 5, 1, 2, 4, 3, 5", True),
+        ("12, 7, 31, 5, 8, 9, 4, 40, 2, 6", True),
+    ],
+)
+def test_counting_is_no_leak_and_other_numbers_are(listed: str, leak: bool) -> None:
+    """Seven of MBPP's 974 tasks count as tasks of HumanEval do, and share nothing else."""
+    index = Contamination([f"Sort a list that was shuffled. >>> f([{listed}]) gives it back"])
+    assert (index.overlap(f"Push values on a heap: {listed}") != "") == leak
+    assert index.overlap(f">>> f([{listed}]) gives it back"), "with words around it says something"
