@@ -153,3 +153,25 @@ def test_a_fall_that_only_a_lead_makes_sure_is_read_again_first() -> None:
     assert check(state, doubtful, SETTINGS)[1].state == "intervene"
     assert wants_more(state, doubtful, SETTINGS)
     assert not wants_more(state, {**doubtful, GOLD: Reading(value=0.36, error=0.02)}, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("fall", "before", "now", "sure"),
+    [
+        (0.04, 0.21, 0.24, True),  # of three points and more, where surprise is up by a tenth
+        (0.04, 0.21, 0.227, False),  # certain, and no tenth
+        (0.028, 0.21, 0.24, False),  # as certain, and no three points
+        (0.04, 0.30, 0.24, True),  # above its best, if not above its start
+    ],
+)
+def test_what_is_certain_must_be_large_enough_too(
+    fall: float, before: float, now: float, sure: bool
+) -> None:
+    settings = MonitorSettings(offers=(), swing=0.001)
+
+    def precise(gold: float, surprise: float) -> Readings:
+        own = {GOLD: Reading(value=gold, error=0.004)}
+        return {**exact(), **own, "gold_nll": Reading(value=surprise, error=0.002)}
+
+    rows = [precise(0.55, before), *[precise(0.55, 0.21)] * 8, precise(0.55 - fall, now)]
+    assert states(judge(rows, settings))[-1] == ("halt" if sure else "ok")
