@@ -36,7 +36,6 @@ from critic.monitor.replay import COLD_START
 LOCKS = defaultdict[str, Lock](Lock)
 NUM_BASES = 4
 NUM_DEV = 5  # seeds on which the baselines' thresholds are chosen
-UNSEEN = {"sums": 16, "doublings": 10}  # the first seeds on which what leads was not chosen
 NUM_ROUNDS = 24
 NUM_SHORT = 12  # of an arm that has long collapsed by then
 RATE = 3e-4
@@ -274,9 +273,6 @@ def show(results: Mapping[str, Mapping]) -> str:
         if dev and fresh:
             parts.insert(len(parts) - 1, detector_table(kinds(dev), kinds(fresh)))
     dev = [(job, run) for job, run in named if is_dev(job)]
-    if unseen := [(job, run) for job, run in named if job.seed >= UNSEEN[job.family]]:
-        parts += ["## seeds that what leads was not chosen on", tables_of(unseen)[0]]
-        parts += [detector_table(kinds(dev), kinds(unseen))] if dev else []
     if len(dev) < len(named):
         parts += [f"## the first {NUM_DEV} seeds", *tables_of(dev)[:1]]
     return "\n\n".join(parts)

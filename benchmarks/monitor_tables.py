@@ -30,11 +30,7 @@ NUM_BEST = 4  # a single best reading is mostly luck
 HEALTHY_LIMIT = 0.05  # of healthy development runs that a baseline may halt
 # No order: it would have changed a run that was recorded without it.
 FROZEN = MonitorSettings(offers=())
-# No check is sure by itself; nothing leads.
-PATIENT = MonitorSettings.model_validate(
-    {"offers": (), "sure": 1e9, "rules": {"gold_nll": {"leads": 0}}}
-)
-UNLED = MonitorSettings.model_validate({"offers": (), "rules": {"gold_nll": {"leads": 0}}})
+PATIENT = MonitorSettings(offers=(), sure=1e9)  # no check is sure by itself
 
 
 # -- one run ------------------------------------------------------------------------------------
@@ -289,7 +285,6 @@ def detector_table(dev: Sequence[tuple[bool, Run]], fresh: Sequence[tuple[bool, 
 
     for level in LEVELS[:0:-1]:
         add(f"monitor: {level}", lambda run, level=level: judge(run).reached.get(level))
-    add("halt without a lead (60a4073)", lambda run: judge(run, UNLED).reached.get("halt"))
     add("halt without reading again", lambda run: judge(once(run)).reached.get("halt"))
     add("halt without a sure check", lambda run: judge(run, PATIENT).reached.get("halt"))
     healthy = [run for is_healthy, run in dev if is_healthy]

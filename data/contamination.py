@@ -8,7 +8,7 @@ hide none. Where a script has no spaces each character is a word, and two of the
 a text's length is judged; Unicode's compatibility forms (full-width digits, say) are what they
 stand for. Word sequences shared by several evaluation texts are a template ("Your answer should be
 ..."), which every task of a family carries; they are not a sign of a leak and are left out, and
-neither is counting ("1, 2, 3, ..."), which any list of examples may hold. Near
+neither is counting ("1, 2, 3, ...") in a text that says more: any list of examples counts. Near
 copies of one evaluation text count as one there, so that they do not exempt each other, but for
 texts that a generator wrote: those of one family differ in little more than their numbers.
 """
@@ -55,9 +55,10 @@ class Contamination:
         ]
         having = defaultdict[str, list[int]](list)
         for number, text in enumerate(plain):
-            for ngram in set(_ngrams(text)):
-                if not _counts(ngram.split()):
-                    having[ngram].append(number)
+            ngrams = set(_ngrams(text))
+            telling = {ngram for ngram in ngrams if not _counts(ngram.split())}
+            for ngram in telling or ngrams:
+                having[ngram].append(number)
         whose = enumerate(self._whole)
         copies = _Copies([None if tokens in made else plain[n] for n, tokens in whose])
         self._ngrams = frozenset(
@@ -158,7 +159,7 @@ def _num_words(text: str) -> float:
 
 
 def _counts(words: Sequence[str]) -> bool:
-    """Whether these are numbers, each one more, one less or the same as the one before, but once.
+    """Whether these are numbers that count up, count down or repeat, with one step that does not.
 
     HumanEval and MBPP both sort `[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]`.
     """

@@ -13,7 +13,6 @@ from biased_judge import likes_brevity, likes_length, likes_size
 from exp_monitor import (
     ARMS,
     FAMILIES,
-    UNSEEN,
     Job,
     is_current,
     jobs,
@@ -28,7 +27,6 @@ from monitor_tables import (
     FROZEN,
     NUM_SAMPLES,
     NUM_TASKS,
-    UNLED,
     ablated,
     chosen,
     detector_table,
@@ -132,18 +130,6 @@ def test_an_ablated_signal_does_not_decide() -> None:
     assert "training_reward" not in ablated("training_reward").active and FROZEN.offers == ()
 
 
-def test_a_lead_is_what_the_frozen_rule_of_before_lacks() -> None:
-    """Six points lost at once, which four standard errors would not make sure."""
-    run = run_of([0.5] * 10 + [0.43] * 3, 2)
-    for place, one in enumerate(points(run)):
-        tables = [one["monitor/signals"], one["monitor/errors"]]
-        assert all(isinstance(table, dict) for table in tables)
-        tables[0] |= {GOLD: 0.5 if place < 10 else 0.434, "gold_nll": 0.4 + 0.03 * place}  # type: ignore[operator]
-        tables[1] |= {GOLD: 0.0145 if place else 0.007, "gold_nll": 0.01}  # type: ignore[operator]
-    assert judge(run).reached["halt"] == 9
-    assert judge(run, UNLED).reached.get("halt", 99) > 9
-
-
 def test_a_reading_that_was_taken_again_is_not_the_baselines() -> None:
     """They would profit from what the monitor chose to look at."""
     again = run_of(STEADY, 1)
@@ -166,10 +152,6 @@ def test_every_table_is_drawn() -> None:
     assert "| stationary | 2 |" in page and "| monitor: halt |" in page
     assert "## the first 5 seeds" in page and "| stationary | 5 |" in page
     assert "halt without token_entropy" in page and "halt without reading again" in page
-    assert "leads was not chosen on" not in page
-    unseen = {**results, f"sums/rate_x30/{UNSEEN['sums']}": run_of(FALLING, 9)}
-    last = show(unseen).split("## seeds that what leads was not chosen on")[1]
-    assert "| rate_x30 | 1 |" in last and "halt without a lead" in last
     assert detector_table([], [(False, run_of(FALLING, 1))]).count("\n") > 8
 
 

@@ -3,12 +3,11 @@
     python -m critic.monitor.calibrate [--runs 400] [--checks 40] [--helpless | --guard]
                                        [--tasks 64] [--swing 0]
 
-Four kinds of healthy run, whose readings vary by exactly the errors that they state: one that does
-not move at all, one that learns and then stays, one that stands at its end from the start, and one
-that moves away from the words of the gold solutions and is right as often as before. A fall is a
-run that does not move, and then is worse by some points of gold accuracy at every check; a decline
-goes on falling, and what counts is how long after a collapse by the proof's definition the monitor
-acts.
+Three kinds of healthy run, whose readings vary by exactly the errors that they state: one that does
+not move at all, one that learns and then stays, and one that stands at its end from the start. A
+fall is a run that does not move, and then is worse by some points of gold accuracy at every check;
+a decline goes on falling, and what counts is how long after a collapse by the proof's definition
+the monitor acts.
 Leaves out real runs, whose policies move in more ways than noise and a swing from check to check.
 """
 
@@ -22,13 +21,12 @@ from typing import Literal, get_args
 
 from critic.monitor.decide import begin, check, wants_more
 from critic.monitor.readings import NUM_START, Reading, pooled, settled
-from critic.monitor.settings import DEFAULT_RULES, FOREIGN, GOLD, MonitorSettings
+from critic.monitor.settings import DEFAULT_RULES, FOREIGN_SWING, GOLD, MonitorSettings
 from critic.monitor.state import Health
 from critic.value_drop import share_interval
 
 Means = Mapping[str, float]
-# What moves three checks before gold accuracy does.
-Leader = Literal["novelty", "reward", "surprise"]
+Leader = Literal["novelty", "reward"]  # what moves three checks before gold accuracy does
 # A run before training, and the same when it has learned; the errors are those of 64 tasks by 4.
 BEFORE: Means = {
     "token_entropy": 0.40,
@@ -86,7 +84,6 @@ HEALTHY: Mapping[str, Callable[[int], Means]] = {
     "stationary": lambda check: BEFORE,
     "learning, then a plateau": lambda check: along(1 / (1 + math.exp(4 - check))),
     "converged": lambda check: AFTER,
-    "rewording": lambda check: {**BEFORE, "gold_nll": min(0.44 + 0.04 * check, 0.8)},
 }
 
 
@@ -146,9 +143,8 @@ def decline(slope: float, led_by: Leader | None = None) -> Callable[[int], Means
 
     Args:
         slope: what is lost per check.
-        led_by: what moves from check 2 on: four tenths of novelty are lost at every check, the
-            training reward rises by 8 points at every check, or the surprise at gold solutions by
-            a fifth of what it was.
+        led_by: what moves from check 2 on: four tenths of novelty are lost at every check, or the
+            training reward rises by 8 points at every check.
     """
     base = {**BEFORE, GOLD: 0.6, "training_reward": 0.6}
     novel = [name for name, rule in DEFAULT_RULES.items() if rule.channel == "N" and name in base]
@@ -160,8 +156,6 @@ def decline(slope: float, led_by: Leader | None = None) -> Callable[[int], Means
             moved = {name: base[name] * 0.6**led for name in novel}
         elif led_by == "reward":
             moved = {"training_reward": min(base["training_reward"] + 0.08 * led, 1.0)}
-        elif led_by == "surprise":
-            moved = {"gold_nll": base["gold_nll"] * (1 + 0.2 * led)}
         return {**base, **moved, GOLD: max(base[GOLD] - slope * past, 0.0)}
 
     return path
@@ -219,7 +213,7 @@ def main() -> None:
     size, swing = math.sqrt(64 / options.tasks), options.swing
     settings = MonitorSettings(offers=()) if options.helpless else MonitorSettings()
     if options.guard:
-        settings = MonitorSettings.model_validate({**FOREIGN, "offers": ()})
+        settings = MonitorSettings(offers=(), swing=FOREIGN_SWING)
     for name, path in HEALTHY.items():
         counts = Counter[str]()
         for seed in range(options.runs):

@@ -81,7 +81,7 @@ def wants_more(state: MonitorState, readings: Readings, settings: MonitorSetting
         return False
     signals = _observed(state, readings, settings)
     alarm = alarm_of(GOLD, signals, settings)
-    is_sure = alarm is not None and alarm.is_sure and not alarm.led_by
+    is_sure = alarm is not None and alarm.is_sure
     return not is_sure and may_have_fallen(signals, settings)
 
 

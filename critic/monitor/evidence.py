@@ -4,8 +4,7 @@
                   the threshold and by what matters, and the latest one alone is worse, too
     confirmed     gold accuracy is worse than its best by what matters and by `sure`, of its noise
                   and of how a run may swing: in one reading, deeper than any dip that the run came
-                  back from, or in two on average; of less, and less surely, where a signal leads:
-                  the surprise at gold solutions grows before they are got wrong
+                  back from, or in two on average
     paired        the same two against the cold start, and against the two earliest of a rolling
                   window; only where gold accuracy surely did not rise over the same checks, and
                   where surely more of the novelty is lost than of the errors
@@ -42,7 +41,6 @@ class Alarm(Frozen):
         is_excused: gold accuracy surely rose meanwhile, so that nothing may follow from it.
         is_overwhelming: the latest reading needs no second, and most is lost.
         is_confirmed: what was read makes it sure, and no further check is waited for.
-        led_by: the signal without whose lead it would not be sure.
     """
 
     signal: str
@@ -52,7 +50,6 @@ class Alarm(Frozen):
     is_excused: bool = False
     is_overwhelming: bool = False
     is_confirmed: bool = False
-    led_by: str = ""
 
     @property
     def is_sure(self) -> bool:
@@ -67,7 +64,6 @@ class Alarm(Frozen):
         )
         beside = ", and gold accuracy did not rise" if rule.paired else ""
         beside = ", but gold accuracy rose" if self.is_excused else beside
-        beside = f", after {self.led_by} had got worse" if self.led_by else beside
         return (
             f"{self.signal} ({rule.channel}): {self.reference.value:.4g} {self.since}, now "
             f"{self.now.value:.4g} ± {self.now.error:.2g} ({size}){beside}"
@@ -86,9 +82,7 @@ def alarm_of(
         return None
     for reference, since in _references(rule, signal, signals[GOLD], now, settings):
         is_overwhelming = _is_overwhelming(rule, reference, last, settings)
-        confirmed, led_by = None, ""
-        if name == GOLD:
-            confirmed, led_by = _confirmed(signals, reference, last, settings)
+        confirmed = _is_confirmed(signal, reference, last, settings) if name == GOLD else None
         alone = last if is_overwhelming else confirmed
         if alone is not None or _is_worse(rule, reference, now, last, settings):
             return Alarm(
@@ -99,7 +93,6 @@ def alarm_of(
                 is_excused=_is_excused(name, signals, settings),
                 is_overwhelming=is_overwhelming,
                 is_confirmed=confirmed is not None,
-                led_by="" if is_overwhelming else led_by,
             )
     return None
 
@@ -239,54 +232,21 @@ def _is_worse_alone(
     return large and is_beyond(alone, settings.threshold / 2)
 
 
-def _confirmed(
-    signals: dict[str, SignalState], reference: Reading, last: Reading, settings: MonitorSettings
-) -> tuple[Reading | None, str]:
-    """The reading that makes a fall of gold accuracy sure, and whose lead it takes; or None."""
-    gold, least = signals[GOLD], matters_of(settings.rules[GOLD], reference)
-    bound = max(settings.sure, settings.threshold)
-    sure = _sure_fall(gold, reference, last, settings, least, bound)
-    leader = _leader(signals, settings) if sure is None else ""
-    if not leader:
-        return sure, ""
-    least *= settings.led_share
-    sure = _sure_fall(gold, reference, last, settings, least, settings.threshold)
-    return sure, leader if sure is not None else ""
-
-
-def _leader(signals: dict[str, SignalState], settings: MonitorSettings) -> str:
-    """A signal that leads gold accuracy and is surely worse than at its best; or nothing."""
-    for name, rule in settings.active.items():
-        best, last = signals[name].best, signals[name].last
-        if rule.leads and best is not None and last is not None:
-            moved = worse_by(rule, best, last)
-            if moved.value >= rule.leads * abs(best.value) and is_beyond(moved, settings.threshold):
-                return name
-    return ""
-
-
-def _sure_fall(
-    gold: SignalState,
-    reference: Reading,
-    last: Reading,
-    settings: MonitorSettings,
-    least: float,
-    bound: float,
+def _is_confirmed(
+    gold: SignalState, reference: Reading, last: Reading, settings: MonitorSettings
 ) -> Reading | None:
-    """The reading that is surely worse, beyond how a run may swing; or None.
+    """The reading that makes a fall of gold accuracy sure, beyond how a run may swing; or None.
 
     The latest one alone, if it is deeper than every dip that the run came back from; or the mean of
     two, each of which alone is worse, too.
-
-    Args:
-        least: what must be lost of gold accuracy.
-        bound: how surely, in standard errors.
     """
     rule, now = settings.rules[GOLD], pool(gold.recent[-NUM_LATEST:])
+    least = matters_of(rule, reference)
 
     def is_sure(one: Reading, num: int) -> bool:
         lost = worse_by(rule, reference, one)
         error = math.hypot(lost.error, settings.swing * math.sqrt(1 / num + 1 / NUM_BEST))
+        bound = max(settings.sure, settings.threshold)
         return lost.value >= least and is_beyond(Reading(value=lost.value, error=error), bound)
 
     deeper = worse_by(rule, reference, last).value >= DEEPER * gold.dip

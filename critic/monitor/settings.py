@@ -32,9 +32,8 @@ AUROC = "critic_auroc"  # no change of it alarms; where it stays at chance (`rep
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-# Of a run that is not ours: fine-tuning at a constant rate swings by 1.5 points and more, and other
-# texts than the gold solutions lead away from their words in health, too.
-FOREIGN: Mapping[str, object] = {"swing": 0.015, "rules": {"gold_nll": {"leads": 0}}}
+# Of a run that is not ours: fine-tuning at a constant rate swings by 1.5 points and more.
+FOREIGN_SWING = 0.015
 
 
 class SignalRule(BaseModel):
@@ -71,13 +70,6 @@ class SignalRule(BaseModel):
     watched: bool = Field(
         default=True, description="Whether the signal decides; one that does not is only logged."
     )
-    leads: float = Field(
-        default=0.0,
-        ge=0,
-        description="Where the signal is worse than its best by this share of it, and by "
-        "`threshold`, a smaller fall of gold accuracy is sure (`led_share`); 0: it leads nothing. "
-        "By itself that is no alarm.",
-    )
 
     @property
     def sign(self) -> float:
@@ -99,7 +91,7 @@ DEFAULT_RULES: Mapping[str, SignalRule] = {
     "effective_groups": _novelty(),
     GOLD: SignalRule(channel="E", bad="falling", matters=0.05),
     "gold_form": SignalRule(channel="E", bad="falling", matters=0.10),
-    "gold_nll": SignalRule(channel="E", bad="rising", matters=0.5, paired=True, leads=0.1),
+    "gold_nll": SignalRule(channel="E", bad="rising", matters=0.5, paired=True),
     "training_reward": SignalRule(channel="E", bad="rising", matters=0.10, paired=True, lags=True),
     ACCUSED: SignalRule(channel="critic", bad="rising", matters=0.15),
     LOCATED: SignalRule(channel="critic", bad="falling", matters=0.15),
@@ -136,13 +128,6 @@ class MonitorSettings(BaseModel):
         description="A fall of gold accuracy is not waited on from so many standard errors on, "
         "never fewer than `threshold`; `swing` is among them. One check is then enough, if it is "
         "half as deep again as any dip that the run came back from.",
-    )
-    led_share: float = Field(
-        default=0.6,
-        gt=0,
-        le=1,
-        description="Where a signal leads (`rules.NAME.leads`), a fall of gold accuracy is sure "
-        "from `threshold` on, and from this share of what matters.",
     )
     swing: float = Field(
         default=0.0075,

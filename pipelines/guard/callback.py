@@ -37,7 +37,7 @@ from critic.monitor.decide import begin, check, wants_more
 from critic.monitor.power import power_line
 from critic.monitor.readings import NUM_START, Reading
 from critic.monitor.replay import replayed
-from critic.monitor.settings import FOREIGN, GOLD, MonitorSettings
+from critic.monitor.settings import FOREIGN_SWING, GOLD, MonitorSettings
 from critic.monitor.state import Health, MonitorState
 from data.errors import UserError
 from pipelines.guard.gold import Answer, Check, Found, GoldProbe, Row, reward_reading, whole_text
@@ -67,7 +67,7 @@ class EntropyMonitorCallback(TrainerCallback):
             of `every` rather than go beyond it.
         saves: whether the trainer saves a checkpoint at each clean check.
         restore: whether a halted run's model gets the weights of its last clean checkpoint.
-        settings: thresholds; without, the defaults with a larger `swing`, and no signal that leads.
+        settings: thresholds; without, the defaults with a larger `swing`.
         batch_size: completions that are sampled at a time.
         seed: of the samples.
 
@@ -334,11 +334,11 @@ def guard_settings(
     """The thresholds for what a foreign run can be asked: no critic, no form, no interventions.
 
     Args:
-        given: the thresholds; None takes the defaults, those of `FOREIGN` apart.
+        given: the thresholds; None takes the defaults, and a swing that such a run may have.
         scores_gold: whether right completions are given.
         judges_reward: whether the reward's scale is given.
     """
-    settings = given or MonitorSettings.model_validate(FOREIGN)
+    settings = given or MonitorSettings(swing=FOREIGN_SWING)
     unread = {name for name, rule in settings.rules.items() if rule.channel == "critic"}
     read = {"gold_form": False, "gold_nll": scores_gold, "training_reward": judges_reward}
     unread |= {name for name, is_read in read.items() if not is_read}

@@ -8,7 +8,7 @@ from monitor_cases import judge as judged
 
 from critic.monitor.decide import begin, check, wants_more
 from critic.monitor.readings import Reading, settled
-from critic.monitor.settings import FOREIGN, GOLD, MonitorSettings
+from critic.monitor.settings import GOLD, MonitorSettings
 from critic.monitor.state import Health
 
 DULL = {"token_entropy": 0.02, "answer_entropy_within": 0.1, "distinct_ratio": 0.1}
@@ -54,7 +54,7 @@ def test_what_may_be_a_fall_is_read_again_and_only_that() -> None:
     state = begin(exact(), SETTINGS)
     for _ in range(3):
         state, _ = check(state, exact(), SETTINGS)
-    for gold, again in [(0.55, False), (0.6, False), (0.475, True), (0.3, False), (0.1, False)]:
+    for gold, again in [(0.55, False), (0.6, False), (0.48, True), (0.3, False), (0.1, False)]:
         readings = exact(gold_accuracy=gold)
         assert wants_more(state, readings, SETTINGS) == again, gold
         assert wants_more(state, readings, MonitorSettings(watch_only=True)) == again
@@ -99,79 +99,3 @@ def test_a_watched_run_is_judged_to_its_end(bad: dict[str, float]) -> None:
     if "halt" in states(acting):
         said = [line for health in watched for line in health.reasons]
         assert any("only watched, so that the run goes on" in line for line in said)
-
-
-THRICE = 0.0145  # the error of 64 tasks that were sampled three times
-
-
-def led(gold: float, surprise: float | None) -> Readings:
-    return {**exact(gold_nll=surprise), GOLD: Reading(value=gold, error=THRICE)}
-
-
-@pytest.mark.parametrize(
-    ("gold", "surprise", "sure"),
-    [
-        (0.475, 0.40, True),
-        (0.475, 0.30, False),  # large enough, and no more than its noise
-        (0.475, 0.21, False),
-        (0.475, 0.10, False),
-        (0.475, None, False),
-        (0.53, 0.40, False),  # too little is lost
-        (0.55, 0.60, False),  # a lead alone is none
-    ],
-)
-def test_a_lesser_fall_is_sure_where_surprise_has_grown(
-    gold: float, surprise: float | None, sure: bool
-) -> None:
-    """Seven and a half points: 3.6 standard errors; a fall that nothing leads must have 4."""
-    rows = [exact()] * 8
-    assert states(judge([*rows, led(gold, surprise)]))[-1] == ("intervene" if sure else "ok")
-    helpless = MonitorSettings(offers=())
-    assert states(judge([*rows, led(gold, surprise)], helpless))[-1] == ("halt" if sure else "ok")
-
-
-def test_a_lead_is_said_and_can_be_switched_off() -> None:
-    rows = [*[exact()] * 8, led(0.475, 0.40)]
-    assert "after gold_nll had got worse" in " ".join(judge(rows)[-1].reasons)
-    unled: list[dict[str, object]] = [
-        {"rules": {"gold_nll": {"leads": 0}}},
-        {"rules": {"gold_nll": {"watched": False}}},
-        {"led_share": 1.0, "swing": 0.02},
-        dict(FOREIGN),
-    ]
-    for table in unled:
-        settings = MonitorSettings.model_validate(table)
-        assert states(judge(rows, settings))[-1] == "ok", table
-
-
-def test_a_fall_that_only_a_lead_makes_sure_is_read_again_first() -> None:
-    """A low reading of one in a hundred must not do what four standard errors may."""
-    state = begin(exact(), SETTINGS)
-    for _ in range(4):
-        state, _ = check(state, exact(), SETTINGS)
-    doubtful = {**exact(gold_nll=0.40), GOLD: Reading(value=0.46, error=0.02)}
-    assert check(state, doubtful, SETTINGS)[1].state == "intervene"
-    assert wants_more(state, doubtful, SETTINGS)
-    assert not wants_more(state, {**doubtful, GOLD: Reading(value=0.36, error=0.02)}, SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("fall", "before", "now", "sure"),
-    [
-        (0.04, 0.21, 0.24, True),  # of three points and more, where surprise is up by a tenth
-        (0.04, 0.21, 0.227, False),  # certain, and no tenth
-        (0.028, 0.21, 0.24, False),  # as certain, and no three points
-        (0.04, 0.30, 0.24, True),  # above its best, if not above its start
-    ],
-)
-def test_what_is_certain_must_be_large_enough_too(
-    fall: float, before: float, now: float, sure: bool
-) -> None:
-    settings = MonitorSettings(offers=(), swing=0.001)
-
-    def precise(gold: float, surprise: float) -> Readings:
-        own = {GOLD: Reading(value=gold, error=0.004)}
-        return {**exact(), **own, "gold_nll": Reading(value=surprise, error=0.002)}
-
-    rows = [precise(0.55, before), *[precise(0.55, 0.21)] * 8, precise(0.55 - fall, now)]
-    assert states(judge(rows, settings))[-1] == ("halt" if sure else "ok")

@@ -45,7 +45,7 @@ def states(verdicts: list[Health]) -> list[str]:
 # -- health -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in HEALTHY if name != "rewording"])
+@pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_is_left_alone(name: str) -> None:
     """At most 5% are intervened or halted, and at most 5% are warned at their end."""
     counts = Counter[str]()

@@ -193,3 +193,4 @@ def test_counting_is_no_leak_and_other_numbers_are(listed: str, leak: bool) -> N
     index = Contamination([f"Sort a list that was shuffled. >>> f([{listed}]) gives it back"])
     assert (index.overlap(f"Push values on a heap: {listed}") != "") == leak
     assert index.overlap(f">>> f([{listed}]) gives it back"), "with words around it says something"
+    assert Contamination([f"{listed}, 11"]).overlap(f"So: {listed}, 11, done"), "it says no more"
